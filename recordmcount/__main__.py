@@ -1,0 +1,21 @@
+"""`python -m recordmcount`, and `python -I -S .../recordmcount/__main__.py`, which starts faster.
+
+Run by its path, nothing of the package can be found yet; this file stays small because Python
+never caches a compiled main script.
+"""
+
+import sys
+
+if not __package__:
+    sys.path.insert(0, __file__.rpartition("/recordmcount/")[0] or ".")
+
+
+def main() -> int:
+    """The console script; returns the exit status."""
+    from recordmcount.cli import main
+
+    return main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Rebuild a static library (`ar`, the common System V / GNU format) around changed members.
+
+Members grow, so everything behind them moves, and the archive's symbol index, which names
+members by their file offsets, must follow. Names, order, dates, owners and modes stay.
+(Format: System V ABI, "Archive File"; GNU: binutils/bfd documentation of `/`, `//`, `/SYM64/`.)
+"""
+
+from .errors import FormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MAGIC = b"!<arch>\n"
+HEADER_SIZE = 60  # name 16, date 12, uid 6, gid 6, mode 8, size 10, "`\n"
+SIZE_FIELD = slice(48, 58)
+HEADER_END = b"`\n"
+# Special members of the GNU format: symbol index in 4 or 8 byte words, and long names.
+INDEX_WORDS = {b"/": 4, b"/SYM64/": 8}
+LONG_NAMES = b"//"
+
+
+def rebuild(path: str, content: bytes, new_member: "Callable[[str, bytes], bytes]") -> bytes:
+    """The archive `content` with every object member replaced by new_member(name, its bytes).
+
+    Raises FormatError where the archive is broken or of another kind (BSD).
+    """
+    out = bytearray(MAGIC)
+    moved: dict[int, int] = {}
+    index: tuple[int, int, int] | None = None  # where it is in `out`, its size, its word
+    long_names = b""
+    for at, header, member in _members(path, content):
+        moved[at] = len(out)
+        name = header[:16].rstrip(b" ")
+        if name in INDEX_WORDS:
+            index = (len(out) + HEADER_SIZE, len(member), INDEX_WORDS[name])
+        elif name == LONG_NAMES:
+            long_names = member
+        else:
+            member = new_member(_member_name(path, name, long_names), member)
+        size = b"%-10d" % len(member)
+        out += header[: SIZE_FIELD.start] + size + header[SIZE_FIELD.stop :] + member
+        out += b"\n" * (len(out) % 2)
+    if index is not None:
+        _move_index(path, out, index, moved)
+    return bytes(out)
+
+
+def _members(path: str, content: bytes) -> "Iterator[tuple[int, bytes, bytes]]":
+    """(file offset of the header, header, contents) of each member."""
+    at = len(MAGIC)
+    while at < len(content):
+        header = content[at : at + HEADER_SIZE]
+        digits = header[SIZE_FIELD].rstrip(b" ")
+        if not header.endswith(HEADER_END) or not digits.isdigit():
+            raise FormatError(path, f"no archive member header at {at:#x}")
+        start = at + HEADER_SIZE
+        end = start + int(digits)
+        if end > len(content):
+            raise FormatError(path, f"the archive member at {at:#x} is truncated")
+        if header.startswith((b"#1/", b"__.SYMDEF")):
+            raise FormatError(path, "a BSD archive: only the GNU format is supported")
+        yield at, header, content[start:end]
+        at = end + end % 2
+
+
+def _member_name(path: str, name: bytes, long_names: bytes) -> str:
+    if name.startswith(b"/") and name[1:].isdigit():
+        start = int(name[1:])
+        end = long_names.find(b"/\n", start)
+        if end < 0:
+            raise FormatError(path, f"archive member name {start} is not in the table of names")
+        name = long_names[start:end]
+    return name.removesuffix(b"/").decode("utf-8", "backslashreplace")
+
+
+def _move_index(
+    path: str, out: bytearray, index: tuple[int, int, int], moved: dict[int, int]
+) -> None:
+    """Make the symbol index name the members' new offsets (big-endian words after a count)."""
+    at, size, word = index
+    count = int.from_bytes(out[at : at + word], "big")
+    if word * (count + 1) > size:
+        raise FormatError(path, "the archive's symbol index is truncated")
+    for place in range(at + word, at + word * (count + 1), word):
+        member = int.from_bytes(out[place : place + word], "big")
+        if member not in moved:
+            raise FormatError(path, f"the symbol index names no member at {member:#x}")
+        if moved[member] >> (8 * word):
+            raise FormatError(path, "the archive grows beyond its symbol index")
+        out[place : place + word] = moved[member].to_bytes(word, "big")

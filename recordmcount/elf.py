@@ -1,0 +1,397 @@
+"""A read-only, bounds-checked model of an ELF file: 32 and 64 bit, REL and RELA, any section count.
+
+Nothing is trusted: every offset, size and index is compared with what contains it before it is
+used, and anything that does not fit is a `FormatError`. Only what is asked for is read, because
+an object is mostly debug information and a build has thousands of objects.
+
+Field names and numbers are those of the System V gABI (chapters "Object Files", "Sections",
+"Symbol Table", "Relocation"), with SHF_/SHT_ extensions of GNU and LLVM where they are marked.
+"""
+
+from itertools import compress, repeat
+from struct import Struct
+
+from .errors import FormatError, UnrecognizedError
+from .x86 import EM_386, EM_X86_64
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    # (section offset, type, symbol index, addend); the addend of a REL entry is None: in place.
+    Relocation = tuple[int, int, int, int | None]
+    # (st_name, st_value, st_size, st_info, st_other, st_shndx)
+    RawSymbol = tuple[int, int, int, int, int, int]
+
+ELFCLASS32, ELFCLASS64 = 1, 2
+ELFDATA2LSB = 1
+ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
+
+SHN_UNDEF = 0
+SHN_LORESERVE = 0xFF00
+SHN_XINDEX = 0xFFFF
+
+SHT_PROGBITS = 1
+SHT_SYMTAB = 2
+SHT_STRTAB = 3
+SHT_RELA = 4
+SHT_DYNAMIC = 6
+SHT_NOBITS = 8
+SHT_REL = 9
+SHT_DYNSYM = 11
+SHT_GROUP = 17
+SHT_SYMTAB_SHNDX = 18
+SHT_CREL = 0x40000014  # LLVM 20, compact relocations
+SHT_LLVM_ADDRSIG = 0x6FFF4C03
+SHT_LLVM_CALL_GRAPH_PROFILE_INDICES = 0x6FFF4C02  # before LLVM 13: symbol indices inside
+SHT_LLVM_CALL_GRAPH_PROFILE = 0x6FFF4C09
+
+SHF_WRITE = 0x1
+SHF_ALLOC = 0x2
+SHF_EXECINSTR = 0x4
+SHF_INFO_LINK = 0x40
+SHF_LINK_ORDER = 0x80
+SHF_GROUP = 0x200
+SHF_COMPRESSED = 0x800
+
+GRP_COMDAT = 1
+
+STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
+STT_FUNC, STT_SECTION, STT_GNU_IFUNC = 2, 3, 10
+
+# Relocations are searched in pieces of this many entries: memory stays small and in the cache.
+CHUNK = 4096
+
+
+class Layout:
+    """Where the fields of one ELF class lie. Two exist: `ELF32` and `ELF64`."""
+
+    __slots__ = (
+        "is_64", "word", "ehdr", "shdr", "sym", "rel", "rela", "info_symbol",
+    )  # fmt: skip
+
+    def __init__(self, is_64: bool) -> None:
+        self.is_64 = is_64
+        self.word = 8 if is_64 else 4
+        # e_ident, e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags,
+        # e_ehsize, e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx
+        self.ehdr = Struct("<16sHHIQQQIHHHHHH" if is_64 else "<16sHHIIIIIHHHHHH")
+        # sh_name, sh_type, sh_flags, sh_addr, sh_offset, sh_size, sh_link, sh_info,
+        # sh_addralign, sh_entsize
+        self.shdr = Struct("<IIQQQQIIQQ" if is_64 else "<10I")
+        self.sym = Struct("<IBBHQQ" if is_64 else "<IIIBBH")
+        # r_info of ELF64 is (type, symbol), two words; of ELF32 one word, symbol << 8 | type.
+        self.rel = Struct("<QII" if is_64 else "<II")
+        self.rela = Struct("<QIIq" if is_64 else "<IIi")
+        self.info_symbol = 12 if is_64 else 5  # offset of the symbol's lowest byte in an entry
+
+
+ELF32 = Layout(is_64=False)
+ELF64 = Layout(is_64=True)
+
+
+class Section:
+    """One section header by the names of the gABI; `offset` is a file offset, sizes are bytes."""
+
+    __slots__ = (
+        "index", "name", "type", "flags", "vaddr", "offset", "size", "link", "info", "addralign",
+        "entsize",
+    )  # fmt: skip
+
+    def __init__(self, index: int, name: str, header: tuple[int, ...]) -> None:
+        self.index = index
+        self.name = name
+        (_, self.type, self.flags, self.vaddr, self.offset, self.size, self.link, self.info,
+         self.addralign, self.entsize) = header  # fmt: skip
+
+
+class Object:
+    """An ELF file for x86: `read(offset, size)` must give exactly those bytes or raise.
+
+    Attributes: `path`, `size` (bytes), `layout`, `type` (e_type), `machine` (e_machine),
+    `header` (the ELF header's bytes), `headers` (raw section headers, in the order of
+    `Layout.shdr`), `shstrndx`.
+
+    Raises UnrecognizedError for what is not x86 ELF, FormatError for what is broken.
+    """
+
+    __slots__ = (
+        "path", "size", "_read", "layout", "type", "machine", "header", "headers", "shstrndx",
+        "_names", "_symtab", "_symbols", "_strings",
+    )  # fmt: skip
+
+    def __init__(self, path: str, size: int, read: "Callable[[int, int], bytes]") -> None:
+        self.path = path
+        self.size = size
+        self._read = read
+        self._symtab: int | None = None
+        self._symbols: bytes | None = None
+        self._strings: bytes | None = None
+        self.header, self.layout = self._read_header()
+        fields = self.layout.ehdr.unpack(self.header)
+        self.type: int = fields[1]
+        self.machine: int = fields[2]
+        self._check_machine()
+        self.headers, self.shstrndx = self._read_sections(fields)
+        self._names = self._string_table(self.shstrndx) if self.shstrndx else b"\0"
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def read(self, offset: int, size: int, what: str) -> bytes:
+        """`size` bytes at file offset `offset`; FormatError if they are not all in the file."""
+        if offset + size > self.size:
+            raise FormatError(
+                self.path, f"{what} at {offset:#x}, {size:#x} bytes, is outside the file"
+            )
+        data = self._read(offset, size)
+        if len(data) != size:
+            raise FormatError(self.path, "the file shrank while it was read")
+        return data
+
+    def _read_header(self) -> tuple[bytes, Layout]:
+        ident = self.read(0, min(self.size, 64), "the ELF header")
+        # The kernel's tool looks at the encoding first, so its wording covers any other file.
+        encoding = ident[5] if len(ident) > 5 else 0
+        if encoding != ELFDATA2LSB:
+            raise UnrecognizedError(
+                self.path, f"unrecognized ELF data encoding {encoding}: {self.path}"
+            )
+        if not ident.startswith(b"\x7fELF"):
+            raise UnrecognizedError(self.path, f"unrecognized ET_REL file {self.path}")
+        if ident[4] not in (ELFCLASS32, ELFCLASS64):
+            raise FormatError(self.path, f"unrecognized ELF class {ident[4]}")
+        layout = ELF64 if ident[4] == ELFCLASS64 else ELF32
+        if len(ident) < layout.ehdr.size:
+            raise FormatError(self.path, "the ELF header is truncated")
+        return ident[: layout.ehdr.size], layout
+
+    def _check_machine(self) -> None:
+        if self.machine != EM_X86_64 and (self.machine != EM_386 or self.layout.is_64):
+            raise UnrecognizedError(
+                self.path, f"unrecognized e_machine {self.machine} {self.path}"
+            )
+
+    def _read_sections(self, fields: tuple[int, ...]) -> tuple[list[tuple[int, ...]], int]:
+        shoff, shentsize, shnum, shstrndx = fields[6], fields[11], fields[12], fields[13]
+        shdr = self.layout.shdr
+        if not shoff:
+            return [], 0
+        if shentsize != shdr.size:
+            raise FormatError(self.path, f"e_shentsize is {shentsize}, not {shdr.size}")
+        if shnum == 0 or shstrndx == SHN_XINDEX:  # gABI "Extended section numbering"
+            first = shdr.unpack(self.read(shoff, shdr.size, "the section header table"))
+            shnum = shnum or first[5]
+            shstrndx = first[6] if shstrndx == SHN_XINDEX else shstrndx
+        table = self.read(shoff, shnum * shdr.size, "the section header table")
+        if shnum and shstrndx >= shnum:
+            raise FormatError(self.path, f"e_shstrndx {shstrndx} names no section")
+        return list(shdr.iter_unpack(table)), shstrndx
+
+    # --- sections -----------------------------------------------------------------------------
+
+    def section(self, index: int) -> Section:
+        """Section `index`; FormatError where there is none."""
+        if not 0 <= index < len(self.headers):
+            raise FormatError(self.path, f"there is no section {index}")
+        header = self.headers[index]
+        return Section(index, string_at(self._names, header[0]), header)
+
+    def named(self, name: bytes) -> list[int]:
+        """The indices of all sections of exactly this name."""
+        places = string_places(self._names, name)
+        return [i for i, header in enumerate(self.headers) if header[0] in places]
+
+    def of_type(self, *types: int) -> list[int]:
+        """The indices of all sections of these types, in file order."""
+        return [i for i, header in enumerate(self.headers) if header[1] in types]
+
+    def content(self, index: int) -> bytes:
+        """The bytes of section `index` (none for SHT_NOBITS)."""
+        section = self.section(index)
+        if section.type == SHT_NOBITS:
+            return b""
+        return self.read(section.offset, section.size, f"section {index}")
+
+    def _string_table(self, index: int) -> bytes:
+        if self.section_type(index) != SHT_STRTAB:
+            raise FormatError(self.path, f"section {index} is no string table")
+        header = self.headers[index]
+        table = self.read(header[4], header[5], f"string table {index}")
+        if table and table[-1]:
+            raise FormatError(self.path, f"string table {index} does not end in NUL")
+        return table
+
+    def section_type(self, index: int) -> int:
+        """sh_type of section `index`, or 0 (SHT_NULL) where there is no such section."""
+        return self.headers[index][1] if 0 <= index < len(self.headers) else 0
+
+    @property
+    def section_names(self) -> bytes:
+        """The section name string table."""
+        return self._names
+
+    # --- symbols ------------------------------------------------------------------------------
+
+    @property
+    def symtab(self) -> int | None:
+        """The index of the SHT_SYMTAB section; None in a stripped file."""
+        if self._symtab is None:
+            tables = self.of_type(SHT_SYMTAB)
+            if not tables:
+                return None
+            if len(tables) > 1:
+                raise FormatError(self.path, "more than one symbol table")
+            if self.headers[tables[0]][9] != self.layout.sym.size:
+                raise FormatError(self.path, "symbol table with an unknown entry size")
+            self._symtab = tables[0]
+        return self._symtab
+
+    @property
+    def symbol_bytes(self) -> bytes:
+        """The symbol table's bytes; empty where there is none."""
+        if self._symbols is None:
+            self._symbols = b"" if self.symtab is None else self.content(self.symtab)
+            if len(self._symbols) % self.layout.sym.size:
+                raise FormatError(self.path, "the symbol table ends inside a symbol")
+        return self._symbols
+
+    @property
+    def symbol_names(self) -> bytes:
+        """The string table of the symbol table."""
+        if self._strings is None:
+            self._strings = (
+                b"" if self.symtab is None else self._string_table(self.headers[self.symtab][6])
+            )
+        return self._strings
+
+    @property
+    def symbol_count(self) -> int:
+        """How many symbols the table has, the null symbol counted."""
+        return len(self.symbol_bytes) // self.layout.sym.size
+
+    def symbols_named(self, names: "Iterable[bytes]") -> frozenset[int]:
+        """The indices of all symbols that have one of these names."""
+        strings, table, size = self.symbol_names, self.symbol_bytes, self.layout.sym.size
+        places: set[int] = set()
+        for name in names:
+            places |= string_places(strings, name)
+        if len(places) > 16:  # a name that is the tail of many: one pass instead of many searches
+            name_of = Struct(f"<I{size - 4}x").iter_unpack(table)
+            return frozenset(i for i, (place,) in enumerate(name_of) if place in places)
+        found: set[int] = set()
+        for place in places:
+            pattern = place.to_bytes(4, "little")
+            at = table.find(pattern)
+            while at >= 0:
+                if at % size == 0:
+                    found.add(at // size)
+                at = table.find(pattern, at + 1)
+        return frozenset(found)
+
+    def raw_symbols(self) -> "Iterator[RawSymbol]":
+        """Every symbol in order as (name, value, size, info, other, shndx), shndx resolved.
+
+        `name` is an offset into `symbol_names`; `value` of an ET_REL file is a section offset.
+        """
+        extended = self.symbol_shndx
+        is_64 = self.layout.is_64
+        for i, fields in enumerate(self.layout.sym.iter_unpack(self.symbol_bytes)):
+            if is_64:
+                name, info, other, shndx, value, size = fields
+            else:
+                name, value, size, info, other, shndx = fields
+            if shndx == SHN_XINDEX:
+                shndx = int.from_bytes(extended[4 * i : 4 * i + 4], "little")
+            elif shndx >= SHN_LORESERVE:
+                shndx = SHN_UNDEF  # SHN_ABS, SHN_COMMON and others: no section holds it
+            yield name, value, size, info, other, shndx
+
+    @property
+    def symbol_shndx(self) -> bytes:
+        """The contents of the SHT_SYMTAB_SHNDX section that belongs to the symbol table."""
+        for index in self.of_type(SHT_SYMTAB_SHNDX):
+            if self.headers[index][6] == self.symtab:
+                return self.content(index)
+        return b""
+
+    # --- relocations --------------------------------------------------------------------------
+
+    def relocations_naming(
+        self, index: int, symbols: frozenset[int]
+    ) -> "Iterator[tuple[list[int], list[Relocation]]]":
+        """The relocations of section `index` that name one of `symbols`, piece by piece.
+
+        Yields (entry numbers, relocations), in file order; pieces without any are left out.
+        """
+        _, kind, _, _, offset, size, _, _, _, entsize = self.headers[index]
+        entry = self.layout.rela if kind == SHT_RELA else self.layout.rel
+        if entsize != entry.size or size % entsize:
+            raise FormatError(self.path, f"relocation section {index} has an unknown entry size")
+        low_bytes = {symbol & 0xFF for symbol in symbols}
+        for start in range(0, size, CHUNK * entsize):
+            piece = self.read(
+                offset + start, min(CHUNK * entsize, size - start), f"relocation section {index}"
+            )
+            # The column of the symbols' lowest bytes, searched by memchr, finds the candidates.
+            numbers = _positions(piece[self.layout.info_symbol :: entsize], low_bytes)
+            entries = self._unpack_relocations(piece, entry, numbers)
+            if not {relocation[2] for relocation in entries} <= symbols:
+                chosen = [relocation[2] in symbols for relocation in entries]
+                numbers = list(compress(numbers, chosen))
+                entries = list(compress(entries, chosen))
+            if entries:
+                base = start // entsize
+                yield [base + number for number in numbers], entries
+
+    def relocations(self, index: int) -> "Iterator[Relocation]":
+        """All relocations of section `index`, in file order."""
+        _, kind, _, _, offset, size, _, _, _, entsize = self.headers[index]
+        entry = self.layout.rela if kind == SHT_RELA else self.layout.rel
+        content = self.read(offset, size, f"relocation section {index}")
+        if entsize != entry.size or size % entsize:
+            raise FormatError(self.path, f"relocation section {index} has an unknown entry size")
+        yield from self._unpack_relocations(content, entry, range(size // entsize))
+
+    def _unpack_relocations(
+        self, piece: bytes, entry: Struct, numbers: "Iterable[int]"
+    ) -> "list[Relocation]":
+        places = [number * entry.size for number in numbers]
+        raw = map(entry.unpack_from, repeat(piece), places)
+        if not self.layout.is_64:
+            return [
+                (offset, info & 0xFF, info >> 8, addend[0] if addend else None)
+                for offset, info, *addend in raw
+            ]
+        if entry is self.layout.rel:
+            return [(offset, kind, symbol, None) for offset, kind, symbol in raw]
+        return list(raw)
+
+
+def _positions(column: bytes, values: set[int]) -> list[int]:
+    """Where in `column` one of `values` stands, ascending."""
+    found = []
+    for value in values:
+        at = column.find(value)
+        while at >= 0:
+            found.append(at)
+            at = column.find(value, at + 1)
+    if len(values) > 1:
+        found.sort()
+    return found
+
+
+def string_at(table: bytes, offset: int) -> str:
+    """The string at `offset` of a string table; empty where the offset is outside of it."""
+    end = table.find(b"\0", offset)
+    return table[offset:end].decode("utf-8", "backslashreplace") if end >= 0 else ""
+
+
+def string_places(table: bytes, name: bytes) -> set[int]:
+    """Where in a string table `name` can be named: offsets, the tails of longer names included."""
+    places = set()
+    terminated = name + b"\0"
+    at = table.find(terminated)
+    while at >= 0:
+        places.add(at)
+        at = table.find(terminated, at + 1)
+    return places

@@ -1,0 +1,168 @@
+"""Commit bytes to a file so that its path always holds the whole old or the whole new contents.
+
+`append` writes behind the end of the file, where nothing refers to it, and then publishes it by
+one write of the ELF header. `replace` writes a temporary beside the file and renames it over.
+What fails is taken back, bit for bit. Signals wait meanwhile, so that only a SIGKILL can come in
+between, and that leaves the old object, at worst with bytes behind it that no header refers to.
+
+Written data is on its way to the disk when this returns, as any compiler leaves it: a power
+failure is not what this guards against.
+"""
+
+# The C module behind `signal`; `signal` itself takes longer to import than all of this package.
+import _signal  # type: ignore[import-not-found]
+import posix
+
+from .errors import OutputError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+
+    from .elf import Object
+    from .writer import Plan
+
+COPY_SIZE = 1 << 20
+
+
+class SignalsHeld:
+    """A `with` block in which no signal but SIGKILL and SIGSTOP arrives; they come at its end."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+
+    def __exit__(
+        self,
+        kind: "type[BaseException] | None",
+        error: "BaseException | None",
+        traceback: "TracebackType | None",
+    ) -> None:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
+
+
+def append(path: str, fd: int, size: int, header: tuple[bytes, bytes], appended: bytes) -> None:
+    """Append to the object open for writing at `fd`, `size` bytes long, and flip its ELF header.
+
+    `header` is (old, new), of equal length. Raises OutputError; the file is then as before.
+    """
+    old_header, new_header = header
+    with SignalsHeld():
+        try:
+            _write_at(fd, size, appended)
+            _flush(fd)
+            if posix.pwrite(fd, new_header, 0) != len(new_header):
+                raise OSError(5, "the ELF header was written in part")
+            _flush(fd)
+        except OSError as error:
+            posix.pwrite(fd, old_header, 0)
+            posix.ftruncate(fd, size)
+            raise OutputError(path, reason(error)) from error
+
+
+def replace(path: str, like: int, chunks: "Iterable[bytes]", *, owner: bool = True) -> None:
+    """Put `chunks` in the place of `path`; mode, owner and extended attributes are those of `like`.
+
+    `like` is an open file descriptor. A symlink is followed, a hard link is broken. Without
+    `owner` the file is a new one of the user's own and only the mode is taken over. Raises
+    OutputError; then the old file stands as before and no temporary is left.
+    """
+    try:
+        target = _resolve(path)
+    except OSError as error:
+        raise OutputError(path, reason(error)) from error
+    folder, slash, _ = target.rpartition("/")
+    temporary = f"{folder}{slash}.recordmcount-{posix.urandom(8).hex()}"
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
+    with SignalsHeld():
+        created = False
+        try:
+            fd = posix.open(temporary, flags, 0o600)
+            created = True
+            try:
+                for chunk in chunks:
+                    _write_all(fd, chunk)
+                _copy_attributes(like, fd, owner)
+            except BaseException:
+                posix.close(fd)
+                raise
+            posix.close(fd)
+            posix.rename(temporary, target)
+        except BaseException as error:
+            if created:
+                posix.unlink(temporary)
+            if isinstance(error, OSError):
+                raise OutputError(path, reason(error)) from error
+            raise
+
+
+def patched(obj: "Object", plan: "Plan") -> "Iterator[bytes]":
+    """The new contents of an object, piece by piece: the old ones with the plan's edits, and more.
+
+    Where the plan has a new ELF header, it stands at the front and the appended bytes at the end.
+    """
+    edits = ([(0, plan.header)] if plan.header else []) + plan.edits
+    at = 0
+    for offset, data in edits:
+        yield from _copied(obj, at, offset)
+        yield data
+        at = offset + len(data)
+    yield from _copied(obj, at, obj.size)
+    yield plan.appended
+
+
+def _copied(obj: "Object", start: int, end: int) -> "Iterator[bytes]":
+    for at in range(start, end, COPY_SIZE):
+        yield obj.read(at, min(COPY_SIZE, end - at), "the file")
+
+
+def _write_at(fd: int, offset: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        written = posix.pwrite(fd, rest, offset)
+        offset += written
+        rest = rest[written:]
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[posix.write(fd, rest) :]
+
+
+def _flush(fd: int) -> None:
+    """Make a file system that writes on close (NFS, FUSE, quotas) report its errors now."""
+    posix.close(posix.dup(fd))
+
+
+def _copy_attributes(source: int, target: int, owner: bool) -> None:
+    want, have = posix.fstat(source), posix.fstat(target)
+    if owner:
+        if (want.st_uid, want.st_gid) != (have.st_uid, have.st_gid):
+            posix.fchown(target, want.st_uid, want.st_gid)
+        for name in _attribute_names(source):
+            posix.setxattr(target, name, posix.getxattr(source, name))
+    posix.fchmod(target, want.st_mode & 0o7777)
+
+
+def _attribute_names(fd: int) -> list[str]:
+    try:
+        return posix.listxattr(fd)
+    except OSError as error:
+        if error.errno == 95:  # EOPNOTSUPP: this file system has none
+            return []
+        raise
+
+
+def _resolve(path: str) -> str:
+    """The file that `path` names after every symlink; it need not exist."""
+    from os.path import islink, realpath  # rarely needed, and slow to import
+
+    return realpath(path) if islink(path) else path
+
+
+def reason(error: OSError) -> str:
+    """The system's words for an error, without Python's decoration."""
+    return error.strerror or str(error)

@@ -1,0 +1,208 @@
+"""Record one file: open, find, plan, commit. What to say about it is returned, not printed."""
+
+import posix
+
+from . import elf, output, sites, table, writer
+from .errors import FormatError, RecordError, UnrecognizedError, place
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .elf import Object
+    from .options import Options
+    from .writer import Plan
+
+ARCHIVE_MAGIC = b"!<arch>\n"
+THIN_ARCHIVE_MAGIC = b"!<thin>\n"
+BITCODE_MAGIC = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")  # LLVM bitcode: raw, and in its wrapper
+S_IFMT, S_IFREG = 0o170000, 0o100000
+# errno values (Linux); the `errno` module is one import more.
+EPERM, EACCES, EISDIR, ENXIO, ETXTBSY, EROFS = 1, 13, 21, 6, 26, 30
+
+
+class Result:
+    """What became of one file: lines for stdout and stderr, counts, and whether it failed.
+
+    `counts` are sites recorded, calls turned into NOPs, and references to mcount that are no call.
+    """
+
+    __slots__ = ("out", "err", "counts", "failed")
+
+    def __init__(self) -> None:
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self.counts: tuple[int, ...] = (0, 0, 0)
+        self.failed = False
+
+
+def record(path: str, options: "Options") -> Result:
+    """Record the object or archive at `path`; every failure ends up in the result."""
+    result = Result()
+    if path.endswith("/ftrace.o"):  # the tracer does not trace itself
+        return result
+    try:
+        _record(path, options, result)
+    except RecordError as error:
+        result.err.append(str(error))
+        result.failed = True
+    except OSError as error:
+        result.err.append(f"{path}: {output.reason(error)}")
+        result.failed = True
+    if result.failed:
+        result.err.append(f"{path}: failed")
+    elif options.stats:
+        result.out.append(f"{path}: {describe(result.counts)}")
+    return result
+
+
+def describe(counts: tuple[int, ...]) -> str:
+    """The counts of a result in words."""
+    recorded, turned_off, references = counts
+    return (
+        f"{recorded} sites recorded, {turned_off} calls turned into NOPs, "
+        f"{references} references that are no call"
+    )
+
+
+def _record(path: str, options: "Options", result: Result) -> None:
+    fd, writable = _open(path, read_only=options.dry_run or options.output is not None)
+    try:
+        status = posix.fstat(fd)
+        if status.st_mode & S_IFMT != S_IFREG:
+            raise UnrecognizedError(path, f"not a regular file: {path}")
+
+        def read(offset: int, size: int) -> bytes:
+            return posix.pread(fd, size, offset)
+
+        magic = read(0, 8)
+        if magic == ARCHIVE_MAGIC:
+            _record_archive(path, fd, read(0, status.st_size), options, result)
+            return
+        _refuse_other_formats(path, magic)
+        obj = elf.Object(path, status.st_size, read)
+        plan = plan_object(obj, options, result)
+        if options.dry_run or not (plan or options.output):
+            return
+        if options.output or plan.edits or not writable or status.st_nlink > 1:
+            _replace(path, fd, output.patched(obj, plan), options)
+        else:
+            output.append(path, fd, obj.size, (obj.header, plan.header), plan.appended)
+    finally:
+        posix.close(fd)
+
+
+def _record_archive(
+    path: str, fd: int, content: bytes, options: "Options", result: Result
+) -> None:
+    from . import archive  # the rare case does not slow down the start of the common one
+
+    def new_member(name: str, member: bytes) -> bytes:
+        member_path = f"{path}({name})"
+        _refuse_other_formats(member_path, member[:8])
+        if not member.startswith(b"\x7fELF"):
+            return member
+        obj = elf.Object(member_path, len(member), lambda at, size: member[at : at + size])
+        plan = plan_object(obj, options, result)
+        return b"".join(output.patched(obj, plan)) if plan else member
+
+    new = archive.rebuild(path, content, new_member)
+    if not options.dry_run and (options.output or new != content):
+        _replace(path, fd, [new], options)
+
+
+def plan_object(obj: "Object", options: "Options", result: Result) -> "Plan":
+    """Plan one object; counts and messages go to `result`. Raises RecordError."""
+    if obj.type != elf.ET_REL:
+        raise UnrecognizedError(obj.path, f"unrecognized ET_REL file {obj.path}")
+    if obj.named(table.NAME):
+        if not options.quiet:
+            result.err.append(f"warning: {table.NAME.decode()} already exists: {obj.path}")
+        return writer.Plan([], [])
+    _refuse_slim_lto(obj)
+    found = sites.find(obj, options.symbols)
+    if not options.quiet:
+        for section, offset in found.unsupported:
+            where = place(obj.section(section).name, offset)
+            result.err.append(
+                f"{obj.path}: warning: {where}call to mcount in an unsupported form (large PIC "
+                "model), not recorded"
+            )
+    plan = writer.plan(obj, found, options)
+    recorded = sum(map(len, plan.recorded))
+    ignored = sum(map(len, plan.ignored))
+    counts = (recorded, ignored, found.references)
+    result.counts = tuple(map(sum, zip(result.counts, counts, strict=True)))
+    if options.warn:
+        for section in dict.fromkeys(part.section for part in plan.ignored):
+            name = obj.section(section).name
+            result.out.append(f"Section {name} has mcount callers being ignored")
+    if options.dry_run:
+        result.out += _describe_plan(obj, plan)
+    return plan
+
+
+def _describe_plan(obj: "Object", plan: "Plan") -> "list[str]":
+    lines = []
+    for parts, becomes in ((plan.recorded, "entry"), (plan.ignored, "nop")):
+        for part in parts:
+            name = obj.section(part.section).name
+            for start, form in zip(part.starts, part.forms, strict=True):
+                lines.append(f"{obj.path}: {place(name, start)}{form.name} -> {becomes}")
+    if plan:
+        lines.append(
+            f"{obj.path}: {len(plan.edits)} edits, {len(plan.appended)} bytes appended"
+        )
+    return lines
+
+
+def _open(path: str, *, read_only: bool) -> tuple[int, bool]:
+    """(file descriptor, whether it is open for writing); never blocks on a FIFO."""
+    flags = posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY
+    try:
+        if not read_only:
+            try:
+                return posix.open(path, flags | posix.O_RDWR), True
+            except OSError as error:
+                # A file that may only be read can still be replaced, if its folder allows.
+                if error.errno not in (EACCES, EPERM, ETXTBSY, EROFS):
+                    raise
+        return posix.open(path, flags | posix.O_RDONLY), False
+    except OSError as error:
+        if error.errno in (EISDIR, ENXIO):
+            raise UnrecognizedError(path, f"not a regular file: {path}") from error
+        raise
+
+
+def _replace(path: str, fd: int, chunks: "Iterable[bytes]", options: "Options") -> None:
+    if options.output:
+        output.replace(options.output, fd, chunks, owner=False)
+    else:
+        output.replace(path, fd, chunks)
+
+
+def _refuse_other_formats(path: str, magic: bytes) -> None:
+    if magic.startswith(BITCODE_MAGIC):
+        raise FormatError(
+            path, "LLVM bitcode, not an object: compile without -flto, or record after the link"
+        )
+    if magic == THIN_ARCHIVE_MAGIC:
+        raise FormatError(path, "a thin archive: record the objects it names instead")
+
+
+def _refuse_slim_lto(obj: "Object") -> None:
+    """gcc -flto without -ffat-lto-objects: no code yet, so no site, and silence would lose them.
+
+    `.gnu.lto_.lto.*` holds versions (2 + 2 bytes) and the slim flag (gcc/lto-streamer.h,
+    struct lto_section, since gcc 10).
+    """
+    if b".gnu.lto_.lto." not in obj.section_names:
+        return
+    for index in range(len(obj.headers)):
+        if obj.section(index).name.startswith(".gnu.lto_.lto."):
+            if obj.content(index)[4:5] == b"\1":
+                raise FormatError(
+                    obj.path,
+                    "a slim LTO object without code: compile with -ffat-lto-objects, or record "
+                    "after the link",
+                )

@@ -1,0 +1,160 @@
+"""Add section symbols to an object that lacks them; everything that counts symbols must follow.
+
+Local symbols stand before the others (gABI, "Symbol Table", sh_info), so a new one moves every
+symbol behind it. What holds symbol indices: relocations, the signature of a section group, the
+parallel SHT_SYMTAB_SHNDX table, LLVM's address-significance table and its old call graph profile.
+A section type that is linked to the symbol table and is not known here is refused.
+"""
+
+from . import elf
+from .errors import FormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .elf import Object
+
+# Linked to the symbol table without symbol indices of their own inside.
+_INDIFFERENT = (elf.SHT_LLVM_CALL_GRAPH_PROFILE,)
+
+
+class Renumbered:
+    """The symbol table with section symbols added, and what follows from it.
+
+    `symbols` maps a section index to its new symbol's index. `new` maps an old symbol index to
+    the new one. Of the sections, by index: `contents` has those that change their size, whole;
+    `relocations` those that keep it; `infos` the new sh_info.
+    """
+
+    __slots__ = ("symbols", "new", "contents", "relocations", "infos")
+
+    def __init__(self, symbols: dict[int, int], new: "Callable[[int], int]") -> None:
+        self.symbols = symbols
+        self.new = new
+        self.contents: dict[int, bytes] = {}
+        self.relocations: dict[int, bytearray] = {}
+        self.infos: dict[int, int] = {}
+
+
+def add_section_symbols(obj: "Object", sections: list[int]) -> Renumbered:
+    """Plan one new STT_SECTION symbol for each of `sections`, behind the last local symbol."""
+    symtab = obj.symtab
+    assert symtab is not None
+    first_global = obj.headers[symtab][7]
+    if not 1 <= first_global <= obj.symbol_count:
+        raise FormatError(obj.path, f"sh_info of the symbol table is {first_global}")
+    symbols = {section: first_global + i for i, section in enumerate(sections)}
+
+    def new(symbol: int) -> int:
+        return symbol if symbol < first_global else symbol + len(sections)
+
+    result = Renumbered(symbols, new)
+    _insert(obj, result, symtab, first_global, sections)
+    for index, header in enumerate(obj.headers):
+        if index != symtab and header[6] == symtab:
+            _follow(obj, result, index)
+    return result
+
+
+def _insert(
+    obj: "Object", result: Renumbered, symtab: int, first_global: int, sections: list[int]
+) -> None:
+    size = obj.layout.sym.size
+    table = obj.symbol_bytes
+    added = b"".join(_section_symbol(obj, section) for section in sections)
+    cut = first_global * size
+    result.contents[symtab] = table[:cut] + added + table[cut:]
+    result.infos[symtab] = first_global + len(sections)
+    extended = [
+        index for index in obj.of_type(elf.SHT_SYMTAB_SHNDX) if obj.headers[index][6] == symtab
+    ]
+    for index in extended:
+        words = obj.content(index)
+        added = b"".join(
+            (section if section >= elf.SHN_LORESERVE else 0).to_bytes(4, "little")
+            for section in sections
+        )
+        result.contents[index] = words[: 4 * first_global] + added + words[4 * first_global :]
+    if not extended and max(sections) >= elf.SHN_LORESERVE:
+        raise FormatError(obj.path, f"section {max(sections)} has no symbol, nor can it have one")
+
+
+def _section_symbol(obj: "Object", section: int) -> bytes:
+    shndx = section if section < elf.SHN_LORESERVE else elf.SHN_XINDEX
+    info = elf.STB_LOCAL << 4 | elf.STT_SECTION
+    fields = (0, info, 0, shndx, 0, 0) if obj.layout.is_64 else (0, 0, 0, info, 0, shndx)
+    return obj.layout.sym.pack(*fields)
+
+
+def _follow(obj: "Object", result: Renumbered, index: int) -> None:
+    section = obj.section(index)
+    if section.type in (elf.SHT_RELA, elf.SHT_REL):
+        result.relocations[index] = _relocations(obj, index, result)
+    elif section.type == elf.SHT_GROUP:
+        result.infos[index] = result.new(section.info)
+    elif section.type == elf.SHT_LLVM_ADDRSIG:
+        result.contents[index] = b"".join(
+            _to_uleb128(result.new(symbol)) for symbol in _from_uleb128(obj, index)
+        )
+    elif section.type == elf.SHT_LLVM_CALL_GRAPH_PROFILE_INDICES:
+        result.contents[index] = _call_graph_profile(obj.content(index), result)
+    elif section.type not in (elf.SHT_SYMTAB_SHNDX, *_INDIFFERENT):
+        raise FormatError(
+            obj.path, f"type {section.type:#x} may hold symbol indices", section.name
+        )
+
+
+def _relocations(obj: "Object", index: int, result: Renumbered) -> bytearray:
+    layout = obj.layout
+    content = obj.content(index)
+    entry = layout.rela if obj.section_type(index) == elf.SHT_RELA else layout.rel
+    if len(content) % entry.size:
+        raise FormatError(obj.path, "a relocation section ends inside an entry")
+    new = result.new
+    if layout.is_64:
+        moved = (
+            entry.pack(offset, kind, new(symbol), *addend)
+            for offset, kind, symbol, *addend in entry.iter_unpack(content)
+        )
+    else:
+        moved = (
+            entry.pack(offset, new(info >> 8) << 8 | info & 0xFF, *addend)
+            for offset, info, *addend in entry.iter_unpack(content)
+        )
+    return bytearray(b"".join(moved))
+
+
+def _call_graph_profile(content: bytes, result: Renumbered) -> bytes:
+    """Entries of 16 bytes: from and to as 4-byte symbol indices, an 8-byte weight."""
+    entries = []
+    for at in range(0, len(content), 16):
+        for word in (content[at : at + 4], content[at + 4 : at + 8]):
+            entries.append(result.new(int.from_bytes(word, "little")).to_bytes(4, "little"))
+        entries.append(content[at + 8 : at + 16])
+    return b"".join(entries)
+
+
+def _from_uleb128(obj: "Object", index: int) -> list[int]:
+    numbers = []
+    value = shift = 0
+    for byte in obj.content(index):
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if shift > 63:
+            raise FormatError(obj.path, f"section {index}: a number is too long")
+        if byte < 0x80:
+            numbers.append(value)
+            value = shift = 0
+    if shift:
+        raise FormatError(obj.path, f"section {index} ends inside a number")
+    return numbers
+
+
+def _to_uleb128(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

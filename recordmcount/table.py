@@ -1,0 +1,79 @@
+"""Encode and decode the `__mcount_loc` table: one word per site, filled in by a relocation.
+
+A word is 8 bytes in ELF64 and 4 in ELF32 (x32 included). RELA objects keep zeros in the table and
+the value in the addend; REL objects (i386) keep the value in the table. A value is a section
+offset minus the base symbol's st_value. (Layout as the kernel's recordmcount writes it and its
+linker script collects it between __start_mcount_loc and __stop_mcount_loc.)
+"""
+
+from struct import Struct, pack
+
+from . import elf, x86
+from .errors import FormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .elf import Object
+
+NAME = b"__mcount_loc"
+
+
+def word_relocation(obj: "Object") -> int:
+    """The relocation type that fills a table word with an absolute address."""
+    if obj.machine == x86.EM_386:
+        return x86.R_386_32
+    return x86.R_X86_64_64 if obj.layout.is_64 else x86.R_X86_64_32
+
+
+def uses_rela(obj: "Object") -> bool:
+    """Whether the object's machine keeps addends in relocations (i386 keeps them in place)."""
+    return obj.machine != x86.EM_386
+
+
+def encode(obj: "Object", runs: list[tuple[int, list[int]]]) -> tuple[bytes, bytes]:
+    """(table bytes, relocation bytes) for runs of (base symbol index, values), in order."""
+    kind = word_relocation(obj)
+    values = [value for _, run in runs for value in run]
+    count = len(values)
+    word = obj.layout.word
+    words = range(0, count * word, word)
+    if obj.layout.is_64:
+        infos = [info for symbol, run in runs for info in [symbol << 32 | kind] * len(run)]
+        return bytes(count * word), pack(f"<{3 * count}q", *_interleave(words, infos, values))
+    infos = [info for symbol, run in runs for info in [symbol << 8 | kind] * len(run)]
+    if uses_rela(obj):
+        rela = Struct("<IIi").pack
+        return bytes(count * word), b"".join(map(rela, words, infos, values))
+    return (
+        pack(f"<{count}i", *values),
+        pack(f"<{2 * count}I", *_interleave(words, infos)),
+    )
+
+
+def _interleave(*columns: "range | list[int]") -> list[int]:
+    flat = [0] * (len(columns) * len(columns[0]))
+    for i, column in enumerate(columns):
+        flat[i :: len(columns)] = column
+    return flat
+
+
+def decode(obj: "Object", index: int) -> list[tuple[int, int]]:
+    """The entries of table section `index` of an ET_REL object: (section index, section offset).
+
+    In the order of the table's words. Raises FormatError where a word has no relocation, or one
+    that does not name a section's contents.
+    """
+    entries: dict[int, tuple[int, int]] = {}
+    content = obj.content(index)
+    symbols = list(obj.raw_symbols())
+    for relocation_section in obj.of_type(elf.SHT_RELA, elf.SHT_REL):
+        if obj.headers[relocation_section][7] != index:
+            continue
+        for offset, kind, symbol, addend in obj.relocations(relocation_section):
+            if kind != word_relocation(obj) or symbol >= len(symbols):
+                raise FormatError(obj.path, "unknown relocation", NAME.decode(), offset)
+            if addend is None:
+                addend = int.from_bytes(content[offset : offset + 4], "little", signed=True)
+            _, value, _, _, _, shndx = symbols[symbol]
+            entries[offset] = (shndx, value + addend)
+    return [entries[offset] for offset in sorted(entries)]

@@ -1,0 +1,310 @@
+"""Plan what to write: (object, sites, options) -> bytes to replace and bytes to append. Pure.
+
+The old contents stay where they are. Appended are, in this order, the section name table, the
+section headers and the new data; the ELF header then points at the new headers, and that one
+write makes the object recorded. (The order is that of the kernel's recordmcount.)
+
+Sections whose code is freed or moved behind the tracer's back must have no entries: their calls
+become NOPs instead, and their relocations R_*_NONE.
+"""
+
+from . import elf, renumber, table
+from .errors import FormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .elf import Object
+    from .options import Options
+    from .sites import Found, SectionSites
+
+# Sections the kernel's tool records: these, and all whose name begins with ".text".
+RECORDED_SECTIONS = frozenset(
+    (
+        ".init.text", ".ref.text", ".sched.text", ".spinlock.text", ".irqentry.text",
+        ".softirqentry.text", ".kprobes.text", ".cpuidle.text",
+    )
+)  # fmt: skip
+
+
+class Plan:
+    """What turns the old file into the recorded one; nothing here has touched a file.
+
+    `edits` are replacements of equal length, (file offset, bytes), disjoint and ascending;
+    `appended` goes behind the old end of file. `header`, if any, is the new ELF header, which
+    publishes what was appended. `recorded` and `ignored` are the sites with and without entry.
+    """
+
+    __slots__ = ("edits", "appended", "header", "recorded", "ignored", "tables")
+
+    def __init__(self, recorded: "list[SectionSites]", ignored: "list[SectionSites]") -> None:
+        self.recorded = recorded
+        self.ignored = ignored
+        self.edits: list[tuple[int, bytes]] = []
+        self.appended = b""
+        self.header = b""
+        self.tables: list[Table] = []
+
+    @property
+    def only_appends(self) -> bool:
+        """Whether all that changes in the old contents is the ELF header."""
+        return not self.edits
+
+    def __bool__(self) -> bool:
+        return bool(self.edits or self.header)
+
+
+class Table:
+    """One `__mcount_loc` section to be.
+
+    `text` is the text section it is linked to (SHF_LINK_ORDER) and `group` the section group
+    it belongs to, 0 for none; `flags` its sh_flags; `parts` the sites it has entries for.
+    """
+
+    __slots__ = ("text", "group", "flags", "parts")
+
+    def __init__(self, text: int, group: int, flags: int) -> None:
+        self.text = text
+        self.group = group
+        self.flags = flags
+        self.parts: list[SectionSites] = []
+
+
+def plan(obj: "Object", found: "Found", options: "Options") -> Plan:
+    """The plan for one object; false (no edits, no header) where there is nothing to do.
+
+    Raises FormatError where a sound table cannot be made.
+    """
+    recorded, ignored = [], []
+    for part in found.sections:
+        (recorded if is_recorded(obj, part.section, options) else ignored).append(part)
+    result = Plan(recorded, ignored)
+    rewritten: dict[int, bytearray] = {}
+    if recorded:
+        result.tables = _tables(obj, found, recorded, options)
+        rewritten = _Appended(obj, result).finish()
+    for part in ignored:
+        result.edits += _to_nops(obj, part, rewritten)
+    result.edits += [
+        (obj.headers[section][4], bytes(content)) for section, content in rewritten.items()
+    ]
+    result.edits.sort()
+    _check_disjoint(obj, result)
+    return result
+
+
+def is_recorded(obj: "Object", section: int, options: "Options") -> bool:
+    """Whether calls in text section `section` get entries; otherwise they become NOPs."""
+    text = obj.section(section)
+    if not text.flags & elf.SHF_ALLOC:
+        return False  # never loaded: an entry would name somebody else's memory
+    return (
+        options.all_sections or text.name.startswith(".text") or text.name in RECORDED_SECTIONS
+    )
+
+
+def _to_nops(
+    obj: "Object", part: "SectionSites", rewritten: dict[int, bytearray]
+) -> "list[tuple[int, bytes]]":
+    """Edits that turn the calls of `part` into NOPs and their relocations into R_*_NONE.
+
+    A relocation section that is written anew as a whole is changed there, in `rewritten`.
+    """
+    text, relocations = obj.section(part.section), obj.section(part.relocations)
+    # r_info without its type, R_*_NONE being 0 on both machines: symbol and addend stay.
+    type_at, none = (8, bytes(4)) if obj.layout.is_64 else (4, bytes(1))
+    content = rewritten.get(part.relocations)
+    edits = []
+    for start, entry, form in zip(part.starts, part.entries, part.forms, strict=True):
+        edits.append((text.offset + start, form.nop))
+        at = entry * relocations.entsize + type_at
+        if content is None:
+            edits.append((relocations.offset + at, none))
+        else:
+            content[at : at + len(none)] = none
+    return edits
+
+
+def _tables(
+    obj: "Object", found: "Found", recorded: "list[SectionSites]", options: "Options"
+) -> list[Table]:
+    pic = options.pic or any(form.pic for part in found.sections for form in set(part.forms))
+    flags = elf.SHF_ALLOC | (elf.SHF_WRITE if pic else 0)
+    groups = _group_of(obj) if any(_in_group(obj, part.section) for part in recorded) else {}
+    plain = Table(0, 0, flags)
+    own: dict[int, Table] = {}
+    for part in recorded:
+        text = part.section
+        if text in groups or options.gc_sections:
+            if text not in own:
+                group = groups.get(text, 0)
+                member = elf.SHF_GROUP if group else 0
+                own[text] = Table(text, group, flags | elf.SHF_LINK_ORDER | member)
+            own[text].parts.append(part)
+        else:
+            plain.parts.append(part)
+    return ([plain] if plain.parts else []) + list(own.values())
+
+
+def _in_group(obj: "Object", section: int) -> bool:
+    return bool(obj.headers[section][2] & elf.SHF_GROUP)
+
+
+def _group_of(obj: "Object") -> dict[int, int]:
+    """Member section index -> index of the SHT_GROUP section that lists it."""
+    groups = {}
+    for index in obj.of_type(elf.SHT_GROUP):
+        content = obj.content(index)
+        if len(content) < 4 or len(content) % 4:
+            raise FormatError(obj.path, f"section group {index} has an impossible size")
+        for at in range(4, len(content), 4):
+            groups[int.from_bytes(content[at : at + 4], "little")] = index
+    return groups
+
+
+def base_symbols(obj: "Object", sections: set[int], *, local_only: bool) -> dict[int, tuple[int, int]]:
+    """Section index -> (symbol index, st_value) of the first symbol an entry can be based on.
+
+    Never a weak one, which another object may override, and never an IFUNC, whose address is
+    that of a PLT entry. With `local_only`, no global one either: in a shared object its address
+    may be resolved to another module's symbol of the same name.
+    """
+    usable = (elf.STB_LOCAL,) if local_only else (elf.STB_LOCAL, elf.STB_GLOBAL)
+    wanted = set(sections)
+    bases = {}
+    for index, (_, value, _, info, _, shndx) in enumerate(obj.raw_symbols()):
+        if shndx in wanted and info >> 4 in usable and info & 0xF != elf.STT_GNU_IFUNC:
+            bases[shndx] = (index, value)
+            wanted.remove(shndx)
+            if not wanted:
+                break
+    return bases
+
+
+class _Appended:
+    """Lays out everything that goes behind the old end of file, and the new ELF header."""
+
+    def __init__(self, obj: "Object", plan: Plan) -> None:
+        self.obj = obj
+        self.plan = plan
+        self.headers = [list(header) for header in obj.headers]
+        self.symtab = obj.symtab or 0
+        old_names = obj.section_names
+        self.relocations_name = len(old_names)
+        prefix = b".rela" if table.uses_rela(obj) else b".rel"
+        self.table_name = self.relocations_name + len(prefix)  # shares the tail
+        self.names = old_names + prefix + table.NAME + b"\0"
+        self.shoff = _align(obj.size + len(self.names), obj.layout.word)
+        count = len(self.headers) + 2 * len(plan.tables)
+        self.data_at = self.shoff + count * obj.layout.shdr.size
+        self.data = bytearray()
+        self.rewritten: dict[int, bytearray] = {}
+
+    def finish(self) -> dict[int, bytearray]:
+        """Fill in the plan's `appended` and `header`.
+
+        Returns the relocation sections whose contents must be replaced, by index.
+        """
+        bases = self._bases()
+        members: dict[int, list[int]] = {}
+        for one in self.plan.tables:
+            new = self._add_table(one, bases)
+            if one.group:
+                members.setdefault(one.group, []).extend(new)
+        for group, sections in members.items():
+            words = b"".join(section.to_bytes(4, "little") for section in sections)
+            self._replace(group, self.obj.content(group) + words)
+        self._move(self.obj.shstrndx, self.obj.size, len(self.names))
+        self.plan.header = self._elf_header()
+        pack = self.obj.layout.shdr.pack
+        gap = self.shoff - self.obj.size - len(self.names)
+        self.plan.appended = b"".join(
+            (self.names, bytes(gap), *(pack(*header) for header in self.headers), self.data)
+        )
+        return self.rewritten
+
+    def _bases(self) -> dict[int, tuple[int, int]]:
+        local = {part.section for one in self.plan.tables for part in one.parts
+                 if one.flags & (elf.SHF_WRITE | elf.SHF_LINK_ORDER)}  # fmt: skip
+        others = {part.section for one in self.plan.tables for part in one.parts} - local
+        bases = {}
+        if local:
+            bases.update(base_symbols(self.obj, local, local_only=True))
+        if others:
+            bases.update(base_symbols(self.obj, others, local_only=False))
+        missing = sorted((local | others) - bases.keys())
+        if missing:
+            renumbered = renumber.add_section_symbols(self.obj, missing)
+            self.rewritten = renumbered.relocations
+            for section, content in renumbered.contents.items():
+                self._replace(section, content)
+            for section, info in renumbered.infos.items():
+                self.headers[section][7] = info
+            bases = {
+                section: (renumbered.new(symbol), value)
+                for section, (symbol, value) in bases.items()
+            }
+            bases.update((section, (renumbered.symbols[section], 0)) for section in missing)
+        return bases
+
+    def _add_table(self, one: Table, bases: dict[int, tuple[int, int]]) -> tuple[int, int]:
+        runs = []
+        for part in one.parts:
+            symbol, value = bases[part.section]
+            starts = [start - value for start in part.starts] if value else part.starts
+            runs.append((symbol, starts))
+        content, relocations = table.encode(self.obj, runs)
+        layout = self.obj.layout
+        word, rela = layout.word, table.uses_rela(self.obj)
+        table_index = len(self.headers)
+        self.headers.append(
+            [self.table_name, elf.SHT_PROGBITS, one.flags, 0, self._place(content), len(content),
+             one.text, 0, word, word]
+        )  # fmt: skip
+        self.headers.append(
+            [self.relocations_name, elf.SHT_RELA if rela else elf.SHT_REL,
+             one.flags & elf.SHF_GROUP, 0, self._place(relocations), len(relocations),
+             self.symtab, table_index, word, (layout.rela if rela else layout.rel).size]
+        )  # fmt: skip
+        return table_index, table_index + 1
+
+    def _place(self, content: bytes) -> int:
+        """Append `content` to the data; its file offset."""
+        self.data += bytes(-(self.data_at + len(self.data)) % self.obj.layout.word)
+        at = self.data_at + len(self.data)
+        self.data += content
+        return at
+
+    def _replace(self, section: int, content: bytes) -> None:
+        self._move(section, self._place(content), len(content))
+
+    def _move(self, section: int, offset: int, size: int) -> None:
+        self.headers[section][4:6] = offset, size
+
+    def _elf_header(self) -> bytes:
+        layout = self.obj.layout
+        fields = list(layout.ehdr.unpack(self.obj.header))
+        count = len(self.headers)
+        fields[6] = self.shoff
+        fields[12] = count
+        if count >= elf.SHN_LORESERVE:  # gABI "Extended section numbering"
+            fields[12] = 0
+            self.headers[0][5] = count
+        return layout.ehdr.pack(*fields)
+
+
+def _align(offset: int, alignment: int) -> int:
+    return offset + -offset % alignment
+
+
+def _check_disjoint(obj: "Object", plan: Plan) -> None:
+    """Refuse edits that touch each other or a header: sections of a sound object do not overlap."""
+    headers_at = obj.layout.ehdr.unpack(obj.header)[6]
+    taken = sorted(
+        [(0, len(obj.header)), (headers_at, len(obj.headers) * obj.layout.shdr.size)]
+        + [(offset, len(data)) for offset, data in plan.edits]
+    )
+    end = 0
+    for offset, size in taken:
+        if offset < end:
+            raise FormatError(obj.path, f"sections overlap at file offset {offset:#x}")
+        end = offset + size

@@ -1,0 +1,157 @@
+"""Everything this project knows about x86 bytes: opcodes, NOPs, relocation types, mcount names.
+
+A profiled function calls `mcount` (after its prologue, `-pg`) or `__fentry__` (as its first
+instruction, `-pg -mfentry`). The compiler knows only the name, so the object holds a relocation
+that names the symbol, and around the relocated field stand the bytes of one of few instructions:
+
+    e8 rel32                     call  mcount                     no-pic, or through the PLT
+    ff 15 rel32                  call  *mcount@GOTPCREL(%rip)     gcc, PIC and PIE
+    ff 93 disp32                 call  *mcount@GOT(%ebx)          gcc -m32, PIC
+    49 ba imm64  41 ff d2        movabs $mcount, %r10; call *%r10 gcc, large model
+    48 b8 imm64  ff d0           movabs $mcount, %rax; call *%rax clang, large model
+
+The relocation lies one or two bytes into the instruction; a site is named by the instruction's
+first byte. A relocation alone proves nothing, `lea`, `mov`, `jmp` and plain data name mcount as
+well: only a relocation type, its addend and the bytes on both sides together make a call.
+(Encodings: Intel SDM vol. 2; relocation types: x86-64 psABI 1.0 table 4.9, i386 psABI 1.1
+table 2.3, GOTPCRELX and GOT32X sections B.2 and A.2 there.)
+"""
+
+EM_386 = 3
+EM_X86_64 = 62
+
+R_386_NONE = 0
+R_386_32 = 1
+R_386_PC32 = 2
+R_386_GOT32 = 3
+R_386_PLT32 = 4
+R_386_GOT32X = 43
+
+R_X86_64_NONE = 0
+R_X86_64_64 = 1
+R_X86_64_PC32 = 2
+R_X86_64_PLT32 = 4
+R_X86_64_GOTPCREL = 9
+R_X86_64_32 = 10
+R_X86_64_GOT64 = 27
+R_X86_64_GOTPLT64 = 30
+R_X86_64_PLTOFF64 = 31
+R_X86_64_GOTPCRELX = 41
+
+# The names profiled code calls. Compilers use `mcount` on Linux; `_mcount` is the older alias.
+MCOUNT_NAMES = ("mcount", "_mcount", "__fentry__")
+
+# One instruction each, so that no instruction pointer can ever rest inside the site.
+# 64-bit: Intel SDM vol. 2B "NOP", table 4-12, then 0x66 and CS prefixes up to the length.
+NOP5 = bytes((0x0F, 0x1F, 0x44, 0x00, 0x00))  # nopl 0x0(%rax,%rax,1)
+NOP6 = bytes((0x66, 0x0F, 0x1F, 0x44, 0x00, 0x00))  # nopw 0x0(%rax,%rax,1)
+NOP12 = bytes((0x66, 0x66, 0x66, 0x2E)) + bytes(
+    (0x0F, 0x1F, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00)  # data16 data16 cs nopw 0x0(%rax,%rax,1)
+)
+NOP13 = bytes((0x66,)) + NOP12
+# i386: `nopl` came with the Pentium Pro; a `lea` onto itself runs on every 386.
+NOP5_386 = bytes((0x3E, 0x8D, 0x74, 0x26, 0x00))  # lea %ds:0x0(%esi,%eiz,1),%esi
+NOP6_386 = bytes((0x8D, 0xB6, 0x00, 0x00, 0x00, 0x00))  # lea 0x0(%esi),%esi
+
+
+class CallForm:
+    """One way to spell the call: `prefix`, the relocated field, `suffix`; and the NOP in its place.
+
+    `addend` is what the relocation must carry for the target to be the function's first byte.
+    `pic` marks the forms that only position-independent code contains. `width` is the field's
+    size in bytes, `length` that of the whole site.
+    """
+
+    __slots__ = ("name", "prefix", "width", "suffix", "addend", "pic", "nop", "length")
+
+    def __init__(
+        self,
+        name: str,
+        prefix: bytes,
+        nop: bytes,
+        *,
+        width: int = 4,
+        suffix: bytes = b"",
+        addend: int = -4,
+        pic: bool = False,
+    ) -> None:
+        self.name = name
+        self.prefix = prefix
+        self.width = width
+        self.suffix = suffix
+        self.addend = addend
+        self.pic = pic
+        self.nop = nop
+        self.length = len(prefix) + width + len(suffix)
+
+    def matches(self, code: bytes, field: int) -> bool:
+        """Whether `code` spells this call around the relocated field at index `field`."""
+        return (
+            field >= len(self.prefix)
+            and field + self.width + len(self.suffix) <= len(code)
+            and code.startswith(self.prefix, field - len(self.prefix))
+            and code.startswith(self.suffix, field + self.width)
+        )
+
+
+CALL = CallForm("call", b"\xe8", NOP5)
+CALL_386 = CallForm("call", b"\xe8", NOP5_386)
+CALL_GOT = CallForm("call-got", b"\xff\x15", NOP6, pic=True)
+# ModRM 0x90 + base register; %esp (0x94) would need a SIB byte. 0x15 is the form without a base.
+CALL_GOT_386 = tuple(
+    CallForm("call-got", bytes((0xFF, modrm)), NOP6_386, addend=0, pic=True)
+    for modrm in (0x93, 0x90, 0x91, 0x92, 0x95, 0x96, 0x97, 0x15)
+)
+# movabs $mcount, %reg; call *%reg: the same register in both; gcc takes %r10, clang mostly %rax.
+CALL_ABS = tuple(
+    CallForm(
+        "call-abs",
+        bytes((rex, 0xB8 + register)),
+        nop,
+        width=8,
+        suffix=call + bytes((0xD0 + register,)),
+        addend=0,
+    )
+    for rex, call, nop in ((0x49, b"\x41\xff", NOP13), (0x48, b"\xff", NOP12))
+    for register in range(8)
+)
+
+# Relocation type -> the forms it may stand in.
+CALL_FORMS: dict[int, dict[int, tuple[CallForm, ...]]] = {
+    EM_X86_64: {
+        R_X86_64_PC32: (CALL,),
+        R_X86_64_PLT32: (CALL,),
+        R_X86_64_GOTPCREL: (CALL_GOT,),
+        R_X86_64_GOTPCRELX: (CALL_GOT,),
+        R_X86_64_64: CALL_ABS,
+    },
+    EM_386: {
+        R_386_PC32: (CALL_386,),
+        R_386_PLT32: (CALL_386,),
+        R_386_GOT32: CALL_GOT_386,
+        R_386_GOT32X: CALL_GOT_386,
+    },
+}
+
+# The plain 5-byte call of each machine, and its relocation types: nearly every site there is.
+PLAIN_CALL: dict[int, tuple[CallForm, frozenset[int]]] = {
+    EM_X86_64: (CALL, frozenset((R_X86_64_PC32, R_X86_64_PLT32))),
+    EM_386: (CALL_386, frozenset((R_386_PC32, R_386_PLT32))),
+}
+
+# Types that only a call through the large PIC model's GOT arithmetic uses: 36 bytes of lea,
+# movabs, add and `call *%r10`, which no table entry can name as one instruction.
+UNSUPPORTED_CALLS: dict[int, frozenset[int]] = {
+    EM_X86_64: frozenset((R_X86_64_GOT64, R_X86_64_GOTPLT64, R_X86_64_PLTOFF64)),
+    EM_386: frozenset(),
+}
+
+
+def decode(
+    machine: int, relocation_type: int, addend: int, code: bytes, field: int
+) -> CallForm | None:
+    """The form of the call whose relocated field is at index `field` of `code`, or None."""
+    for form in CALL_FORMS[machine].get(relocation_type, ()):
+        if addend == form.addend and form.matches(code, field):
+            return form
+    return None
