@@ -29,15 +29,15 @@ def rebuild(path: str, content: bytes, new_member: "Callable[[str, bytes], bytes
     moved: dict[int, int] = {}
     index: tuple[int, int, int] | None = None  # where it is in `out`, its size, its word
     long_names = b""
-    for at, header, member in _members(path, content):
+    for at, header, old in _members(path, content):
         moved[at] = len(out)
-        name = header[:16].rstrip(b" ")
+        name, member = header[:16].rstrip(b" "), old
         if name in INDEX_WORDS:
-            index = (len(out) + HEADER_SIZE, len(member), INDEX_WORDS[name])
+            index = (len(out) + HEADER_SIZE, len(old), INDEX_WORDS[name])
         elif name == LONG_NAMES:
-            long_names = member
+            long_names = old
         else:
-            member = new_member(_member_name(path, name, long_names), member)
+            member = new_member(_member_name(path, name, long_names), old)
         size = b"%-10d" % len(member)
         out += header[: SIZE_FIELD.start] + size + header[SIZE_FIELD.stop :] + member
         out += b"\n" * (len(out) % 2)

@@ -190,9 +190,7 @@ def _record_all(files: list[str], options: Options) -> int:
     status = 0
     try:
         for file, answer in zip(files, jobs.run(len(files), processes, work), strict=True):
-            if answer is None:
-                answer = [], [f"{file}: the process that recorded it died", f"{file}: failed"], (), True
-            out, err, counts, failed = answer
+            out, err, counts, failed = answer or _died(file)
             say(1, out)
             say(2, err)
             status |= failed
@@ -203,6 +201,10 @@ def _record_all(files: list[str], options: Options) -> int:
     except BrokenPipeError:
         return 1
     return int(status)
+
+
+def _died(file: str) -> "tuple[list[str], list[str], tuple[int, ...], bool]":
+    return [], [f"{file}: the process that recorded it died", f"{file}: failed"], (), True
 
 
 def _inform(word: str) -> str:
@@ -216,7 +218,8 @@ def _inform(word: str) -> str:
     from shlex import join
 
     # A virtual environment's python starts more slowly than the one behind it.
-    return join([sys._base_executable, "-I", "-S", f"{folder}/__main__.py"])  # type: ignore[attr-defined]
+    python: str = getattr(sys, "_base_executable", sys.executable)
+    return join([python, "-I", "-S", f"{folder}/__main__.py"])
 
 
 def say(fd: int, lines: "Iterable[str]") -> None:

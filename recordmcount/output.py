@@ -158,9 +158,13 @@ def _attribute_names(fd: int) -> list[str]:
 
 def _resolve(path: str) -> str:
     """The file that `path` names after every symlink; it need not exist."""
-    from os.path import islink, realpath  # rarely needed, and slow to import
+    try:
+        posix.readlink(path)
+    except OSError:  # no link, or not there yet
+        return path
+    from os.path import realpath  # rarely needed, and slow to import
 
-    return realpath(path) if islink(path) else path
+    return realpath(path)
 
 
 def reason(error: OSError) -> str:

@@ -92,9 +92,7 @@ def _record(path: str, options: "Options", result: Result) -> None:
         posix.close(fd)
 
 
-def _record_archive(
-    path: str, fd: int, content: bytes, options: "Options", result: Result
-) -> None:
+def _record_archive(path: str, fd: int, content: bytes, options: "Options", result: Result) -> None:
     from . import archive  # the rare case does not slow down the start of the common one
 
     def new_member(name: str, member: bytes) -> bytes:
@@ -150,9 +148,7 @@ def _describe_plan(obj: "Object", plan: "Plan") -> "list[str]":
             for start, form in zip(part.starts, part.forms, strict=True):
                 lines.append(f"{obj.path}: {place(name, start)}{form.name} -> {becomes}")
     if plan:
-        lines.append(
-            f"{obj.path}: {len(plan.edits)} edits, {len(plan.appended)} bytes appended"
-        )
+        lines.append(f"{obj.path}: {len(plan.edits)} edits, {len(plan.appended)} bytes appended")
     return lines
 
 
@@ -199,10 +195,10 @@ def _refuse_slim_lto(obj: "Object") -> None:
     if b".gnu.lto_.lto." not in obj.section_names:
         return
     for index in range(len(obj.headers)):
-        if obj.section(index).name.startswith(".gnu.lto_.lto."):
-            if obj.content(index)[4:5] == b"\1":
-                raise FormatError(
-                    obj.path,
-                    "a slim LTO object without code: compile with -ffat-lto-objects, or record "
-                    "after the link",
-                )
+        name = obj.section(index).name
+        if name.startswith(".gnu.lto_.lto.") and obj.content(index)[4:5] == b"\1":
+            raise FormatError(
+                obj.path,
+                "a slim LTO object without code: compile with -ffat-lto-objects, or record "
+                "after the link",
+            )

@@ -40,7 +40,8 @@ class Renumbered:
 def add_section_symbols(obj: "Object", sections: list[int]) -> Renumbered:
     """Plan one new STT_SECTION symbol for each of `sections`, behind the last local symbol."""
     symtab = obj.symtab
-    assert symtab is not None
+    if symtab is None:
+        raise FormatError(obj.path, "there is no symbol table")
     first_global = obj.headers[symtab][7]
     if not 1 <= first_global <= obj.symbol_count:
         raise FormatError(obj.path, f"sh_info of the symbol table is {first_global}")
@@ -100,9 +101,7 @@ def _follow(obj: "Object", result: Renumbered, index: int) -> None:
     elif section.type == elf.SHT_LLVM_CALL_GRAPH_PROFILE_INDICES:
         result.contents[index] = _call_graph_profile(obj.content(index), result)
     elif section.type not in (elf.SHT_SYMTAB_SHNDX, *_INDIFFERENT):
-        raise FormatError(
-            obj.path, f"type {section.type:#x} may hold symbol indices", section.name
-        )
+        raise FormatError(obj.path, f"type {section.type:#x} may hold symbol indices", section.name)
 
 
 def _relocations(obj: "Object", index: int, result: Renumbered) -> bytearray:
@@ -111,17 +110,12 @@ def _relocations(obj: "Object", index: int, result: Renumbered) -> bytearray:
     entry = layout.rela if obj.section_type(index) == elf.SHT_RELA else layout.rel
     if len(content) % entry.size:
         raise FormatError(obj.path, "a relocation section ends inside an entry")
-    new = result.new
-    if layout.is_64:
-        moved = (
-            entry.pack(offset, kind, new(symbol), *addend)
-            for offset, kind, symbol, *addend in entry.iter_unpack(content)
+    moved = (
+        entry.pack(
+            offset, layout.info(result.new(layout.symbol_of(info)), layout.type_of(info)), *addend
         )
-    else:
-        moved = (
-            entry.pack(offset, new(info >> 8) << 8 | info & 0xFF, *addend)
-            for offset, info, *addend in entry.iter_unpack(content)
-        )
+        for offset, info, *addend in entry.iter_unpack(content)
+    )
     return bytearray(b"".join(moved))
 
 
@@ -129,8 +123,8 @@ def _call_graph_profile(content: bytes, result: Renumbered) -> bytes:
     """Entries of 16 bytes: from and to as 4-byte symbol indices, an 8-byte weight."""
     entries = []
     for at in range(0, len(content), 16):
-        for word in (content[at : at + 4], content[at + 4 : at + 8]):
-            entries.append(result.new(int.from_bytes(word, "little")).to_bytes(4, "little"))
+        ends = (content[at : at + 4], content[at + 4 : at + 8])
+        entries += [result.new(int.from_bytes(end, "little")).to_bytes(4, "little") for end in ends]
         entries.append(content[at + 8 : at + 16])
     return b"".join(entries)
 

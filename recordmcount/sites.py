@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .elf import Object, Relocation
+    from .elf import Object, Relocations
     from .x86 import CallForm
 
 # A piece of code up to this size is read for one piece of relocations; beyond it, all of it.
@@ -118,14 +118,19 @@ def _find_in_section(
 ) -> None:
     result = SectionSites(target, relocations)
     code = _Code(obj, target)
-    for entries, pieces in obj.relocations_naming(relocations, symbols):
-        starts = _plain_calls(obj.machine, code, pieces)
+    plain_infos = {
+        obj.layout.info(symbol, kind)
+        for symbol in symbols
+        for kind in x86.PLAIN_CALL[obj.machine][1]
+    }
+    for piece in obj.relocations_naming(relocations, symbols):
+        starts = _plain_calls(obj.machine, code, piece, plain_infos)
         if starts is not None:
             result.starts += starts
-            result.entries += entries
+            result.entries += piece.numbers
             result.forms += [x86.PLAIN_CALL[obj.machine][0]] * len(starts)
         else:
-            _decode_each(obj.machine, code, entries, pieces, result, found)
+            _decode_each(obj, code, piece, result, found)
     if len(set(result.starts)) != len(result):
         raise FormatError(obj.path, f"section {target}: two relocations for one call")
     if result.starts:
@@ -133,45 +138,40 @@ def _find_in_section(
 
 
 def _plain_calls(
-    machine: int, code: "_Code", relocations: "list[Relocation]"
+    machine: int, code: "_Code", piece: "Relocations", infos: set[int]
 ) -> list[int] | None:
     """Section offsets of the instructions if all are plain 5-byte calls, else None.
 
-    This is the bulk path: whole columns are compared, and nothing is done per site.
+    This is the bulk path: whole columns are compared, and nothing is decided site by site.
     """
-    form, types = x86.PLAIN_CALL[machine]
-    fields, kinds, _, addends = zip(*relocations, strict=True)
-    if not types.issuperset(kinds) or set(addends) != {form.addend} or len(fields) < 2:
+    form, _ = x86.PLAIN_CALL[machine]
+    fields = piece.offsets
+    if piece.addends is None or set(piece.addends) != {form.addend} or len(fields) < 2:
         return None
     low, high = min(fields), max(fields)
-    if not 1 <= low <= high <= code.size - form.width:
+    if not infos.issuperset(piece.infos) or not 1 <= low <= high <= code.size - form.width:
         return None
     base, text = code.around(low, high)
-    if set(itemgetter(*[field - base - 1 for field in fields])(text)) != {form.prefix[0]}:
-        return None
-    return [field - 1 for field in fields]
+    starts = [field - 1 for field in fields]
+    opcodes = itemgetter(*[start - base for start in starts])(text)
+    return starts if set(opcodes) == set(form.prefix) else None
 
 
 def _decode_each(
-    machine: int,
-    code: "_Code",
-    entries: list[int],
-    relocations: "list[Relocation]",
-    result: SectionSites,
-    found: Found,
+    obj: "Object", code: "_Code", piece: "Relocations", result: SectionSites, found: Found
 ) -> None:
-    fields = [relocation[0] for relocation in relocations]
-    base, text = code.around(min(fields), max(fields))
-    for entry, (field, kind, _, addend) in zip(entries, relocations, strict=True):
-        if addend is None:  # REL: the addend stands in the field
-            at = field - base
-            addend = int.from_bytes(text[at : at + 4], "little", signed=True)
-        form = x86.decode(machine, kind, addend, text, field - base)
+    type_of = obj.layout.type_of
+    base, text = code.around(min(piece.offsets), max(piece.offsets))
+    for i, (entry, field) in enumerate(zip(piece.numbers, piece.offsets, strict=True)):
+        at = field - base
+        kind = type_of(piece.infos[i])
+        addend = piece.addends[i] if piece.addends else elf.in_place(text, at)
+        form = x86.decode(obj.machine, kind, addend, text, at)
         if form is not None:
             result.starts.append(field - len(form.prefix))
             result.entries.append(entry)
             result.forms.append(form)
-        elif kind in x86.UNSUPPORTED_CALLS[machine]:
+        elif kind in x86.UNSUPPORTED_CALLS[obj.machine]:
             found.unsupported.append((result.section, field))
         else:
             found.references += kind != 0  # R_*_NONE is a call turned off long ago
@@ -195,7 +195,7 @@ class _Code:
     def around(self, low: int, high: int) -> tuple[int, bytes]:
         """(section offset of the first byte, bytes) that hold every field from `low` to `high`."""
         section = self._section
-        if high >= section.size:
+        if low < 0 or high >= section.size:
             raise FormatError(self._obj.path, "relocation outside the section", section.name, high)
         first = max(0, low - self.MARGIN)
         last = min(section.size, high + self.MARGIN)

@@ -69,11 +69,10 @@ def decode(obj: "Object", index: int) -> list[tuple[int, int]]:
     for relocation_section in obj.of_type(elf.SHT_RELA, elf.SHT_REL):
         if obj.headers[relocation_section][7] != index:
             continue
-        for offset, kind, symbol, addend in obj.relocations(relocation_section):
+        for offset, kind, symbol, explicit in obj.relocations(relocation_section):
             if kind != word_relocation(obj) or symbol >= len(symbols):
                 raise FormatError(obj.path, "unknown relocation", NAME.decode(), offset)
-            if addend is None:
-                addend = int.from_bytes(content[offset : offset + 4], "little", signed=True)
+            addend = elf.in_place(content, offset) if explicit is None else explicit
             _, value, _, _, _, shndx = symbols[symbol]
             entries[offset] = (shndx, value + addend)
     return [entries[offset] for offset in sorted(entries)]

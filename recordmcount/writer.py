@@ -8,7 +8,7 @@ Sections whose code is freed or moved behind the tracer's back must have no entr
 become NOPs instead, and their relocations R_*_NONE.
 """
 
-from . import elf, renumber, table
+from . import elf, table
 from .errors import FormatError
 
 TYPE_CHECKING = False
@@ -24,6 +24,11 @@ RECORDED_SECTIONS = frozenset(
         ".softirqentry.text", ".kprobes.text", ".cpuidle.text",
     )
 )  # fmt: skip
+
+
+# Places of fields in the headers, as `elf.Layout` lists them.
+E_SHOFF, E_SHNUM = 6, 12
+SH_OFFSET, SH_SIZE, SH_INFO = 4, 5, 7
 
 
 class Plan:
@@ -56,8 +61,8 @@ class Plan:
 class Table:
     """One `__mcount_loc` section to be.
 
-    `text` is the text section it is linked to (SHF_LINK_ORDER) and `group` the section group
-    it belongs to, 0 for none; `flags` its sh_flags; `parts` the sites it has entries for.
+    `text` is the text section it is linked to (SHF_LINK_ORDER) and `group` the section group it
+    belongs to, 0 for none; `flags` its sh_flags; `parts` the sites it has entries for.
     """
 
     __slots__ = ("text", "group", "flags", "parts")
@@ -74,7 +79,8 @@ def plan(obj: "Object", found: "Found", options: "Options") -> Plan:
 
     Raises FormatError where a sound table cannot be made.
     """
-    recorded, ignored = [], []
+    recorded: list[SectionSites] = []
+    ignored: list[SectionSites] = []
     for part in found.sections:
         (recorded if is_recorded(obj, part.section, options) else ignored).append(part)
     result = Plan(recorded, ignored)
@@ -97,9 +103,7 @@ def is_recorded(obj: "Object", section: int, options: "Options") -> bool:
     text = obj.section(section)
     if not text.flags & elf.SHF_ALLOC:
         return False  # never loaded: an entry would name somebody else's memory
-    return (
-        options.all_sections or text.name.startswith(".text") or text.name in RECORDED_SECTIONS
-    )
+    return options.all_sections or text.name.startswith(".text") or text.name in RECORDED_SECTIONS
 
 
 def _to_nops(
@@ -127,22 +131,25 @@ def _to_nops(
 def _tables(
     obj: "Object", found: "Found", recorded: "list[SectionSites]", options: "Options"
 ) -> list[Table]:
+    """One table for all text sections, but for each that may be dropped at link time its own.
+
+    A section in a group goes with its group, so its table is a member of it. With --gc-sections
+    any section may go: SHF_LINK_ORDER ties each table to its text. Only then: mold puts tables
+    with and without that flag into two output sections, of which programs see the first.
+    """
     pic = options.pic or any(form.pic for part in found.sections for form in set(part.forms))
     flags = elf.SHF_ALLOC | (elf.SHF_WRITE if pic else 0)
+    link_order = elf.SHF_LINK_ORDER if options.gc_sections else 0
     groups = _group_of(obj) if any(_in_group(obj, part.section) for part in recorded) else {}
-    plain = Table(0, 0, flags)
-    own: dict[int, Table] = {}
+    tables: dict[int, Table] = {}
     for part in recorded:
-        text = part.section
-        if text in groups or options.gc_sections:
-            if text not in own:
-                group = groups.get(text, 0)
-                member = elf.SHF_GROUP if group else 0
-                own[text] = Table(text, group, flags | elf.SHF_LINK_ORDER | member)
-            own[text].parts.append(part)
-        else:
-            plain.parts.append(part)
-    return ([plain] if plain.parts else []) + list(own.values())
+        group = groups.get(part.section, 0)
+        own = part.section if group or link_order else 0
+        if own not in tables:
+            member = elf.SHF_GROUP if group else 0
+            tables[own] = Table(own if link_order else 0, group, flags | link_order | member)
+        tables[own].parts.append(part)
+    return list(tables.values())
 
 
 def _in_group(obj: "Object", section: int) -> bool:
@@ -161,7 +168,9 @@ def _group_of(obj: "Object") -> dict[int, int]:
     return groups
 
 
-def base_symbols(obj: "Object", sections: set[int], *, local_only: bool) -> dict[int, tuple[int, int]]:
+def base_symbols(
+    obj: "Object", sections: set[int], *, local_only: bool
+) -> dict[int, tuple[int, int]]:
     """Section index -> (symbol index, st_value) of the first symbol an entry can be based on.
 
     Never a weak one, which another object may override, and never an IFUNC, whose address is
@@ -186,7 +195,8 @@ class _Appended:
     def __init__(self, obj: "Object", plan: Plan) -> None:
         self.obj = obj
         self.plan = plan
-        self.headers = [list(header) for header in obj.headers]
+        self.headers = bytearray(obj.header_table)
+        self.count = len(obj.headers)
         self.symtab = obj.symtab or 0
         old_names = obj.section_names
         self.relocations_name = len(old_names)
@@ -194,8 +204,8 @@ class _Appended:
         self.table_name = self.relocations_name + len(prefix)  # shares the tail
         self.names = old_names + prefix + table.NAME + b"\0"
         self.shoff = _align(obj.size + len(self.names), obj.layout.word)
-        count = len(self.headers) + 2 * len(plan.tables)
-        self.data_at = self.shoff + count * obj.layout.shdr.size
+        new = 2 * len(plan.tables)
+        self.data_at = self.shoff + (self.count + new) * obj.layout.shdr.size
         self.data = bytearray()
         self.rewritten: dict[int, bytearray] = {}
 
@@ -215,16 +225,13 @@ class _Appended:
             self._replace(group, self.obj.content(group) + words)
         self._move(self.obj.shstrndx, self.obj.size, len(self.names))
         self.plan.header = self._elf_header()
-        pack = self.obj.layout.shdr.pack
         gap = self.shoff - self.obj.size - len(self.names)
-        self.plan.appended = b"".join(
-            (self.names, bytes(gap), *(pack(*header) for header in self.headers), self.data)
-        )
+        self.plan.appended = b"".join((self.names, bytes(gap), self.headers, self.data))
         return self.rewritten
 
     def _bases(self) -> dict[int, tuple[int, int]]:
         local = {part.section for one in self.plan.tables for part in one.parts
-                 if one.flags & (elf.SHF_WRITE | elf.SHF_LINK_ORDER)}  # fmt: skip
+                 if one.flags & (elf.SHF_WRITE | elf.SHF_GROUP | elf.SHF_LINK_ORDER)}  # fmt: skip
         others = {part.section for one in self.plan.tables for part in one.parts} - local
         bases = {}
         if local:
@@ -233,12 +240,14 @@ class _Appended:
             bases.update(base_symbols(self.obj, others, local_only=False))
         missing = sorted((local | others) - bases.keys())
         if missing:
+            from . import renumber  # rarely needed
+
             renumbered = renumber.add_section_symbols(self.obj, missing)
             self.rewritten = renumbered.relocations
             for section, content in renumbered.contents.items():
                 self._replace(section, content)
             for section, info in renumbered.infos.items():
-                self.headers[section][7] = info
+                self._change(section, {SH_INFO: info})
             bases = {
                 section: (renumbered.new(symbol), value)
                 for section, (symbol, value) in bases.items()
@@ -255,17 +264,31 @@ class _Appended:
         content, relocations = table.encode(self.obj, runs)
         layout = self.obj.layout
         word, rela = layout.word, table.uses_rela(self.obj)
-        table_index = len(self.headers)
-        self.headers.append(
-            [self.table_name, elf.SHT_PROGBITS, one.flags, 0, self._place(content), len(content),
-             one.text, 0, word, word]
+        index = self._add_header(
+            self.table_name, elf.SHT_PROGBITS, one.flags, 0, self._place(content), len(content),
+            one.text, 0, word, word,
         )  # fmt: skip
-        self.headers.append(
-            [self.relocations_name, elf.SHT_RELA if rela else elf.SHT_REL,
-             one.flags & elf.SHF_GROUP, 0, self._place(relocations), len(relocations),
-             self.symtab, table_index, word, (layout.rela if rela else layout.rel).size]
+        relocations_index = self._add_header(
+            self.relocations_name, elf.SHT_RELA if rela else elf.SHT_REL,
+            one.flags & elf.SHF_GROUP, 0, self._place(relocations), len(relocations),
+            self.symtab, index, word, (layout.rela if rela else layout.rel).size,
         )  # fmt: skip
-        return table_index, table_index + 1
+        return index, relocations_index
+
+    def _add_header(self, *fields: int) -> int:
+        """Append a section header; its index."""
+        self.headers += self.obj.layout.shdr.pack(*fields)
+        self.count += 1
+        return self.count - 1
+
+    def _change(self, section: int, fields: dict[int, int]) -> None:
+        """Give fields of a section header, by their place in it, new values."""
+        shdr = self.obj.layout.shdr
+        at = section * shdr.size
+        values = list(shdr.unpack_from(self.headers, at))
+        for field, value in fields.items():
+            values[field] = value
+        shdr.pack_into(self.headers, at, *values)
 
     def _place(self, content: bytes) -> int:
         """Append `content` to the data; its file offset."""
@@ -278,17 +301,16 @@ class _Appended:
         self._move(section, self._place(content), len(content))
 
     def _move(self, section: int, offset: int, size: int) -> None:
-        self.headers[section][4:6] = offset, size
+        self._change(section, {SH_OFFSET: offset, SH_SIZE: size})
 
     def _elf_header(self) -> bytes:
         layout = self.obj.layout
         fields = list(layout.ehdr.unpack(self.obj.header))
-        count = len(self.headers)
-        fields[6] = self.shoff
-        fields[12] = count
-        if count >= elf.SHN_LORESERVE:  # gABI "Extended section numbering"
-            fields[12] = 0
-            self.headers[0][5] = count
+        fields[E_SHOFF] = self.shoff
+        fields[E_SHNUM] = self.count
+        if self.count >= elf.SHN_LORESERVE:  # gABI "Extended section numbering"
+            fields[E_SHNUM] = 0
+            self._change(0, {SH_SIZE: self.count})
         return layout.ehdr.pack(*fields)
 
 
@@ -298,9 +320,9 @@ def _align(offset: int, alignment: int) -> int:
 
 def _check_disjoint(obj: "Object", plan: Plan) -> None:
     """Refuse edits that touch each other or a header: sections of a sound object do not overlap."""
-    headers_at = obj.layout.ehdr.unpack(obj.header)[6]
+    headers_at = obj.layout.ehdr.unpack(obj.header)[E_SHOFF]
     taken = sorted(
-        [(0, len(obj.header)), (headers_at, len(obj.headers) * obj.layout.shdr.size)]
+        [(0, len(obj.header)), (headers_at, len(obj.header_table))]
         + [(offset, len(data)) for offset, data in plan.edits]
     )
     end = 0
