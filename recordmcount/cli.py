@@ -4,6 +4,7 @@ The recording path imports nothing that is not needed to record; `argparse` alon
 longer than recording an object. Other verbs import what they like, when they are called.
 """
 
+import _signal  # type: ignore[import-not-found]  # see output.py
 import gc
 import posix
 import sys
@@ -75,6 +76,10 @@ class UsageError(Exception):
     """The words of the command line make no sense; the text says why."""
 
 
+class ListError(Exception):
+    """A @LIST cannot be read; the text says which and why."""
+
+
 def main(words: "Sequence[str]") -> int:
     """Run `recordmcount` with these words; returns the exit status."""
     if words and words[0] in VERBS:
@@ -84,14 +89,17 @@ def main(words: "Sequence[str]") -> int:
         if information:
             say(1, [_inform(information)])
             return 0
-        files = list(_expand(files))
         if not files:
             raise UsageError("no files")
+        files = list(_expand(files))
         if options.output and len(files) > 1:
             raise UsageError("-o is for one file")
     except UsageError as error:
         say(2, [f"recordmcount: {error}", USAGE.rstrip()])
         return 2
+    except ListError as error:
+        say(2, [str(error)])
+        return 1
     except BrokenPipeError:
         return 1
     return _record_all(files, options)
@@ -171,7 +179,7 @@ def _read_list(path: str) -> bytes:
         while piece := posix.read(fd, 1 << 16):
             content += piece
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
+        raise ListError(f"{path}: {error.strerror}") from error
     return content
 
 
@@ -179,6 +187,9 @@ def _record_all(files: list[str], options: Options) -> int:
     from . import jobs
     from .record import describe, record
 
+    # Ctrl-C ends the process as any signal does, between files, and not as a Python exception.
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     gc.disable()  # no cycles are made, and looking for them would take a tenth of the time
 
     def work(number: int) -> "tuple[list[str], list[str], tuple[int, ...], bool]":

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .writer import Plan
 
 COPY_SIZE = 1 << 20
+EIO, EOPNOTSUPP = 5, 95
 
 
 class SignalsHeld:
@@ -49,15 +50,18 @@ def append(path: str, fd: int, size: int, header: tuple[bytes, bytes], appended:
     `header` is (old, new), of equal length. Raises OutputError; the file is then as before.
     """
     old_header, new_header = header
+    touched = False
     with SignalsHeld():
         try:
             _write_at(fd, size, appended)
             _flush(fd)
+            touched = True
             if posix.pwrite(fd, new_header, 0) != len(new_header):
-                raise OSError(5, "the ELF header was written in part")
+                raise OSError(EIO, "the ELF header was written in part")
             _flush(fd)
         except OSError as error:
-            posix.pwrite(fd, old_header, 0)
+            if touched:  # first, and if this fails the bytes it refers to must stay
+                posix.pwrite(fd, old_header, 0)
             posix.ftruncate(fd, size)
             raise OutputError(path, reason(error)) from error
 
@@ -151,7 +155,7 @@ def _attribute_names(fd: int) -> list[str]:
     try:
         return posix.listxattr(fd)
     except OSError as error:
-        if error.errno == 95:  # EOPNOTSUPP: this file system has none
+        if error.errno == EOPNOTSUPP:  # this file system has none
             return []
         raise
 

@@ -80,7 +80,7 @@ def find(obj: "Object", extra_names: tuple[str, ...] = ()) -> Found:
     where a relocation that matters cannot be trusted.
     """
     found = Found()
-    names = [name.encode() for name in (*x86.MCOUNT_NAMES, *extra_names)]
+    names = [name.encode("utf-8", "surrogateescape") for name in (*x86.MCOUNT_NAMES, *extra_names)]
     symbols = obj.symbols_named(names)
     if symbols:
         for relocations, target in _text_relocations(obj):

@@ -86,6 +86,8 @@ def plan(obj: "Object", found: "Found", options: "Options") -> Plan:
     result = Plan(recorded, ignored)
     rewritten: dict[int, bytearray] = {}
     if recorded:
+        if not obj.shstrndx:
+            raise FormatError(obj.path, "there is no section name table to extend")
         result.tables = _tables(obj, found, recorded, options)
         rewritten = _Appended(obj, result).finish()
     for part in ignored:
@@ -181,7 +183,9 @@ def base_symbols(
     wanted = set(sections)
     bases = {}
     for index, (_, value, _, info, _, shndx) in enumerate(obj.raw_symbols()):
-        if shndx in wanted and info >> 4 in usable and info & 0xF != elf.STT_GNU_IFUNC:
+        if shndx not in wanted or info >> 4 not in usable or info & 0xF == elf.STT_GNU_IFUNC:
+            continue
+        if value <= min(obj.headers[shndx][SH_SIZE], obj.size):
             bases[shndx] = (index, value)
             wanted.remove(shndx)
             if not wanted:
