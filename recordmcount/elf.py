@@ -131,14 +131,14 @@ class Object:
     """An ELF file for x86: `read(offset, size)` must give exactly those bytes or raise.
 
     Attributes: `path`, `size` (bytes), `layout`, `type` (e_type), `machine` (e_machine),
-    `header` (the ELF header's bytes), `header_table` (the section headers' bytes), `headers` (the
-    same as tuples in the order of `Layout.shdr`), `shstrndx`.
+    `shoff` (e_shoff), `shstrndx`; `header` and `header_table`, the bytes of the ELF header and of
+    the section headers; `headers`, the latter as tuples in the order of `Layout.shdr`.
 
     Raises UnrecognizedError for what is not x86 ELF, FormatError for what is broken.
     """
 
     __slots__ = (
-        "path", "size", "_read", "layout", "type", "machine", "header", "header_table",
+        "path", "size", "_read", "layout", "type", "machine", "shoff", "header", "header_table",
         "headers", "shstrndx", "_names", "_symtab", "_symbols", "_strings",
     )  # fmt: skip
 
@@ -153,6 +153,7 @@ class Object:
         fields = self.layout.ehdr.unpack(self.header)
         self.type: int = fields[1]
         self.machine: int = fields[2]
+        self.shoff: int = fields[6]
         self._check_machine()
         self.header_table, self.shstrndx = self._read_sections(fields)
         self.headers = list(self.layout.shdr.iter_unpack(self.header_table))

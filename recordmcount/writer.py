@@ -9,6 +9,7 @@ become NOPs instead, and their relocations R_*_NONE.
 """
 
 from . import elf, table
+from .appendix import Appendix
 from .errors import FormatError
 
 TYPE_CHECKING = False
@@ -24,11 +25,6 @@ RECORDED_SECTIONS = frozenset(
         ".softirqentry.text", ".kprobes.text", ".cpuidle.text",
     )
 )  # fmt: skip
-
-
-# Places of fields in the headers, as `elf.Layout` lists them.
-E_SHOFF, E_SHNUM = 6, 12
-SH_OFFSET, SH_SIZE, SH_INFO = 4, 5, 7
 
 
 class Plan:
@@ -48,11 +44,6 @@ class Plan:
         self.appended = b""
         self.header = b""
         self.tables: list[Table] = []
-
-    @property
-    def only_appends(self) -> bool:
-        """Whether all that changes in the old contents is the ELF header."""
-        return not self.edits
 
     def __bool__(self) -> bool:
         return bool(self.edits or self.header)
@@ -89,7 +80,7 @@ def plan(obj: "Object", found: "Found", options: "Options") -> Plan:
         if not obj.shstrndx:
             raise FormatError(obj.path, "there is no section name table to extend")
         result.tables = _tables(obj, found, recorded, options)
-        rewritten = _Appended(obj, result).finish()
+        rewritten = _append_tables(obj, result)
     for part in ignored:
         result.edits += _to_nops(obj, part, rewritten)
     result.edits += [
@@ -185,7 +176,7 @@ def base_symbols(
     for index, (_, value, _, info, _, shndx) in enumerate(obj.raw_symbols()):
         if shndx not in wanted or info >> 4 not in usable or info & 0xF == elf.STT_GNU_IFUNC:
             continue
-        if value <= min(obj.headers[shndx][SH_SIZE], obj.size):
+        if value <= min(obj.section(shndx).size, obj.size):
             bases[shndx] = (index, value)
             wanted.remove(shndx)
             if not wanted:
@@ -193,140 +184,80 @@ def base_symbols(
     return bases
 
 
-class _Appended:
-    """Lays out everything that goes behind the old end of file, and the new ELF header."""
+def _append_tables(obj: "Object", plan: Plan) -> dict[int, bytearray]:
+    """Lay out the plan's tables and fill in its `appended` and `header`.
 
-    def __init__(self, obj: "Object", plan: Plan) -> None:
-        self.obj = obj
-        self.plan = plan
-        self.headers = bytearray(obj.header_table)
-        self.count = len(obj.headers)
-        self.symtab = obj.symtab or 0
-        old_names = obj.section_names
-        self.relocations_name = len(old_names)
-        prefix = b".rela" if table.uses_rela(obj) else b".rel"
-        self.table_name = self.relocations_name + len(prefix)  # shares the tail
-        self.names = old_names + prefix + table.NAME + b"\0"
-        self.shoff = _align(obj.size + len(self.names), obj.layout.word)
-        new = 2 * len(plan.tables)
-        self.data_at = self.shoff + (self.count + new) * obj.layout.shdr.size
-        self.data = bytearray()
-        self.rewritten: dict[int, bytearray] = {}
-
-    def finish(self) -> dict[int, bytearray]:
-        """Fill in the plan's `appended` and `header`.
-
-        Returns the relocation sections whose contents must be replaced, by index.
-        """
-        bases = self._bases()
-        members: dict[int, list[int]] = {}
-        for one in self.plan.tables:
-            new = self._add_table(one, bases)
-            if one.group:
-                members.setdefault(one.group, []).extend(new)
-        for group, sections in members.items():
-            words = b"".join(section.to_bytes(4, "little") for section in sections)
-            self._replace(group, self.obj.content(group) + words)
-        self._move(self.obj.shstrndx, self.obj.size, len(self.names))
-        self.plan.header = self._elf_header()
-        gap = self.shoff - self.obj.size - len(self.names)
-        self.plan.appended = b"".join((self.names, bytes(gap), self.headers, self.data))
-        return self.rewritten
-
-    def _bases(self) -> dict[int, tuple[int, int]]:
-        local = {part.section for one in self.plan.tables for part in one.parts
-                 if one.flags & (elf.SHF_WRITE | elf.SHF_GROUP | elf.SHF_LINK_ORDER)}  # fmt: skip
-        others = {part.section for one in self.plan.tables for part in one.parts} - local
-        bases = {}
-        if local:
-            bases.update(base_symbols(self.obj, local, local_only=True))
-        if others:
-            bases.update(base_symbols(self.obj, others, local_only=False))
-        missing = sorted((local | others) - bases.keys())
-        if missing:
-            from . import renumber  # rarely needed
-
-            renumbered = renumber.add_section_symbols(self.obj, missing)
-            self.rewritten = renumbered.relocations
-            for section, content in renumbered.contents.items():
-                self._replace(section, content)
-            for section, info in renumbered.infos.items():
-                self._change(section, {SH_INFO: info})
-            bases = {
-                section: (renumbered.new(symbol), value)
-                for section, (symbol, value) in bases.items()
-            }
-            bases.update((section, (renumbered.symbols[section], 0)) for section in missing)
-        return bases
-
-    def _add_table(self, one: Table, bases: dict[int, tuple[int, int]]) -> tuple[int, int]:
-        runs = []
-        for part in one.parts:
-            symbol, value = bases[part.section]
-            starts = [start - value for start in part.starts] if value else part.starts
-            runs.append((symbol, starts))
-        content, relocations = table.encode(self.obj, runs)
-        layout = self.obj.layout
-        word, rela = layout.word, table.uses_rela(self.obj)
-        index = self._add_header(
-            self.table_name, elf.SHT_PROGBITS, one.flags, 0, self._place(content), len(content),
-            one.text, 0, word, word,
-        )  # fmt: skip
-        relocations_index = self._add_header(
-            self.relocations_name, elf.SHT_RELA if rela else elf.SHT_REL,
-            one.flags & elf.SHF_GROUP, 0, self._place(relocations), len(relocations),
-            self.symtab, index, word, (layout.rela if rela else layout.rel).size,
-        )  # fmt: skip
-        return index, relocations_index
-
-    def _add_header(self, *fields: int) -> int:
-        """Append a section header; its index."""
-        self.headers += self.obj.layout.shdr.pack(*fields)
-        self.count += 1
-        return self.count - 1
-
-    def _change(self, section: int, fields: dict[int, int]) -> None:
-        """Give fields of a section header, by their place in it, new values."""
-        shdr = self.obj.layout.shdr
-        at = section * shdr.size
-        values = list(shdr.unpack_from(self.headers, at))
-        for field, value in fields.items():
-            values[field] = value
-        shdr.pack_into(self.headers, at, *values)
-
-    def _place(self, content: bytes) -> int:
-        """Append `content` to the data; its file offset."""
-        self.data += bytes(-(self.data_at + len(self.data)) % self.obj.layout.word)
-        at = self.data_at + len(self.data)
-        self.data += content
-        return at
-
-    def _replace(self, section: int, content: bytes) -> None:
-        self._move(section, self._place(content), len(content))
-
-    def _move(self, section: int, offset: int, size: int) -> None:
-        self._change(section, {SH_OFFSET: offset, SH_SIZE: size})
-
-    def _elf_header(self) -> bytes:
-        layout = self.obj.layout
-        fields = list(layout.ehdr.unpack(self.obj.header))
-        fields[E_SHOFF] = self.shoff
-        fields[E_SHNUM] = self.count
-        if self.count >= elf.SHN_LORESERVE:  # gABI "Extended section numbering"
-            fields[E_SHNUM] = 0
-            self._change(0, {SH_SIZE: self.count})
-        return layout.ehdr.pack(*fields)
+    Returns the relocation sections whose contents must be replaced in place, by index.
+    """
+    rela = table.uses_rela(obj)
+    relocations_name = (b".rela" if rela else b".rel") + table.NAME
+    appendix = Appendix(obj, relocations_name, 2 * len(plan.tables))
+    bases, rewritten = _bases(obj, plan.tables, appendix)
+    word, entry = obj.layout.word, obj.layout.rela if rela else obj.layout.rel
+    members: dict[int, bytes] = {}
+    for one in plan.tables:
+        content, relocations = table.encode(obj, _runs(one, bases))
+        index = appendix.add_section(
+            len(relocations_name) - len(table.NAME),
+            (elf.SHT_PROGBITS, one.flags, one.text, 0, word, word),
+            content,
+        )
+        relocations_type = elf.SHT_RELA if rela else elf.SHT_REL
+        relocations_index = appendix.add_section(
+            0,
+            (relocations_type, one.flags & elf.SHF_GROUP, obj.symtab or 0, index, word, entry.size),
+            relocations,
+        )
+        if one.group:
+            new = index.to_bytes(4, "little") + relocations_index.to_bytes(4, "little")
+            members[one.group] = members.get(one.group, b"") + new
+    for group, words in members.items():
+        appendix.replace_content(group, obj.content(group) + words)
+    plan.header, plan.appended = appendix.finish()
+    return rewritten
 
 
-def _align(offset: int, alignment: int) -> int:
-    return offset + -offset % alignment
+def _runs(one: Table, bases: dict[int, tuple[int, int]]) -> list[tuple[int, list[int]]]:
+    """The table's entries as (base symbol, values relative to it), part by part."""
+    runs = []
+    for part in one.parts:
+        symbol, value = bases[part.section]
+        runs.append((symbol, [start - value for start in part.starts] if value else part.starts))
+    return runs
+
+
+def _bases(
+    obj: "Object", tables: list[Table], appendix: Appendix
+) -> tuple[dict[int, tuple[int, int]], dict[int, bytearray]]:
+    """The base of each section's entries, section symbols added where there is none to use.
+
+    (section -> (symbol index, st_value), relocation sections to replace in place). Tables that
+    are resolved at run time or are dropped with a group must not depend on a global symbol.
+    """
+    strict = elf.SHF_WRITE | elf.SHF_GROUP | elf.SHF_LINK_ORDER
+    local = {part.section for one in tables if one.flags & strict for part in one.parts}
+    others = {part.section for one in tables if not one.flags & strict for part in one.parts}
+    bases = base_symbols(obj, local, local_only=True) if local else {}
+    bases.update(base_symbols(obj, others, local_only=False) if others else {})
+    missing = sorted((local | others) - bases.keys())
+    if not missing:
+        return bases, {}
+    from . import renumber  # rarely needed
+
+    renumbered = renumber.add_section_symbols(obj, missing)
+    for section, content in renumbered.contents.items():
+        appendix.replace_content(section, content)
+    for section, info in renumbered.infos.items():
+        appendix.set_info(section, info)
+    bases = {section: (renumbered.new(symbol), value) for section, (symbol, value) in bases.items()}
+    bases.update((section, (renumbered.symbols[section], 0)) for section in missing)
+    return bases, renumbered.relocations
 
 
 def _check_disjoint(obj: "Object", plan: Plan) -> None:
     """Refuse edits that touch each other or a header: sections of a sound object do not overlap."""
-    headers_at = obj.layout.ehdr.unpack(obj.header)[E_SHOFF]
     taken = sorted(
-        [(0, len(obj.header)), (headers_at, len(obj.header_table))]
+        [(0, len(obj.header)), (obj.shoff, len(obj.header_table))]
         + [(offset, len(data)) for offset, data in plan.edits]
     )
     end = 0

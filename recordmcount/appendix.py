@@ -1,0 +1,88 @@
+"""New sections behind the end of an ELF file, and the ELF header that makes them part of it.
+
+In this order: the section name table, the section headers, the new contents. Nothing in the old
+file is overwritten; what a moved section held stays behind as bytes that no header refers to.
+"""
+
+from . import elf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .elf import Object
+
+# Places of fields in the headers, as `elf.Layout` lists them.
+E_SHOFF, E_SHNUM = 6, 12
+SH_OFFSET, SH_SIZE, SH_INFO = 4, 5, 7
+
+
+class Appendix:
+    """Collects what is appended to `obj`: `new_names` for its section name table, and `count`
+    sections, which must then all be added. Offsets are file offsets.
+    """
+
+    def __init__(self, obj: "Object", new_names: bytes, count: int) -> None:
+        self._obj = obj
+        self._names = obj.section_names + new_names + b"\0"
+        self._headers = bytearray(obj.header_table)
+        self._count = len(obj.headers)
+        self._shoff = _align(obj.size + len(self._names), obj.layout.word)
+        self._data_at = self._shoff + (self._count + count) * obj.layout.shdr.size
+        self._data = bytearray()
+
+    def add_section(self, name: int, header: tuple[int, ...], content: bytes) -> int:
+        """Add a section; its index.
+
+        `name` is an offset into the new names, `header` (type, flags, link, info, addralign,
+        entsize).
+        """
+        kind, flags, link, info, addralign, entsize = header
+        at = self._place(content)
+        self._headers += self._obj.layout.shdr.pack(
+            len(self._obj.section_names) + name,
+            kind, flags, 0, at, len(content), link, info, addralign, entsize,
+        )  # fmt: skip
+        self._count += 1
+        return self._count - 1
+
+    def replace_content(self, section: int, content: bytes) -> None:
+        """Give an old section new contents of any size."""
+        self._change(section, {SH_OFFSET: self._place(content), SH_SIZE: len(content)})
+
+    def set_info(self, section: int, info: int) -> None:
+        """Give an old section another sh_info."""
+        self._change(section, {SH_INFO: info})
+
+    def finish(self) -> tuple[bytes, bytes]:
+        """(the new ELF header, the bytes to append)."""
+        obj = self._obj
+        self._change(obj.shstrndx, {SH_OFFSET: obj.size, SH_SIZE: len(self._names)})
+        fields = list(obj.layout.ehdr.unpack(obj.header))
+        fields[E_SHOFF] = self._shoff
+        fields[E_SHNUM] = self._count
+        if self._count >= elf.SHN_LORESERVE:  # gABI "Extended section numbering"
+            fields[E_SHNUM] = 0
+            self._change(0, {SH_SIZE: self._count})
+        gap = bytes(self._shoff - obj.size - len(self._names))
+        return (
+            obj.layout.ehdr.pack(*fields),
+            b"".join((self._names, gap, self._headers, self._data)),
+        )
+
+    def _place(self, content: bytes) -> int:
+        self._data += bytes(-(self._data_at + len(self._data)) % self._obj.layout.word)
+        at = self._data_at + len(self._data)
+        self._data += content
+        return at
+
+    def _change(self, section: int, fields: dict[int, int]) -> None:
+        """Give fields of a section header, by their place in it, new values."""
+        shdr = self._obj.layout.shdr
+        at = section * shdr.size
+        values = list(shdr.unpack_from(self._headers, at))
+        for field, value in fields.items():
+            values[field] = value
+        shdr.pack_into(self._headers, at, *values)
+
+
+def _align(offset: int, alignment: int) -> int:
+    return offset + -offset % alignment
