@@ -1,0 +1,66 @@
+"""`tools/bench` on a few modules: its table and its JSON. How fast anything is, is not tested."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.benchmark.__main__ import main
+from tools.benchmark.comparisons import Target
+from tools.benchmark.measure import BenchmarkError, Command, Copies, race
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The JSON of one round over a few modules."""
+    file = tmp_path_factory.mktemp("bench") / "bench.json"
+    status = main(["--files", "4", "--rounds", "1", "--json", str(file), "--check"])
+    document = json.loads(file.read_text())
+    assert status == any(row["met"] is False for row in document["comparisons"])
+    return document
+
+
+def test_every_design_target_is_among_the_comparisons(document: Any) -> None:
+    assert document["version"] == 1
+    targets = [row["target"] for row in document["comparisons"] if row["target"]]
+    assert targets == [
+        {"at_least": 3},
+        {"at_most": 0.75},
+        {"at_most": 1.75},
+        {"at_least": 4},
+        {"at_least": 3},
+    ]
+
+
+def test_a_comparison_carries_what_its_ratio_is_made_of(document: Any) -> None:
+    for row in document["comparisons"]:
+        ours, peer = row["ours"]["least"], row["peer"]["least"]
+        assert row["ratio"] in (ours / peer, peer / ours)
+        assert min(row["ours"]["values"]) == ours > 0
+        assert (row["met"] is None) == (row["target"] is None)
+
+
+def test_the_table_has_a_line_for_each_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--files", "4", "--rounds", "1"])
+    out = capsys.readouterr().out
+    assert "\n4 modules, " in out
+    for peer in ("C recordmcount", "recordmcount.pl", "objtool --mcount", "python -I -S -c pass"):
+        assert peer in out
+
+
+@pytest.mark.parametrize(
+    ("bound", "met"), [("at least", [False, True, True]), ("at most", [True, True, False])]
+)
+def test_a_target_is_met_at_its_bound_and_on_one_side_of_it(bound: str, met: list[bool]) -> None:
+    assert [Target(bound, 3).met(ratio) for ratio in (2.9, 3, 3.1)] == met
+
+
+def test_a_command_that_fails_is_not_compared(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="false failed"):
+        race([Command(["false"])], Copies([], tmp_path), 1)
+
+
+def test_a_command_that_records_nothing_is_not_compared(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="true recorded 0 files"):
+        race([Command(["true"])], Copies([], tmp_path), 1)

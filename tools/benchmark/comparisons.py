@@ -1,0 +1,156 @@
+"""What is compared with what, and what the design wants of it."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tools.benchmark.measure import Command, Copies, Sample, race
+
+KERNEL = Path(__file__).parents[2] / ".cache/kernel/cloud"
+C_TOOL = [str(KERNEL / "kbuild/scripts/recordmcount")]
+OBJTOOL = [str(KERNEL / "kbuild/tools/objtool/objtool"), "--mcount"]
+PERL_SCRIPT = [
+    "perl", str(KERNEL / "kbuild/scripts/recordmcount.pl"),
+    # arch, endian, bits, then the tools it calls, then whether it is a module's object
+    *["x86_64", "little", "64", "objdump", "objcopy", "gcc", "ld", "nm", "rm", "mv", "1"],
+]  # fmt: skip
+
+
+class Target(NamedTuple):
+    """What a ratio must be: "at least" or "at most" a number."""
+
+    bound: str
+    number: float
+
+    def met(self, ratio: float) -> bool:
+        """Whether the ratio keeps to the bound."""
+        return ratio >= self.number if self.bound == "at least" else ratio <= self.number
+
+
+class Comparison(NamedTuple):
+    """One row: how ours compares with a peer by one measure, on one input.
+
+    Time ratios are how many times as fast ours is; with `inverse`, how much of the peer's cost
+    ours has.
+    """
+
+    subject: str
+    what: str
+    measure: str
+    ours: Sample
+    peer: Sample
+    inverse: bool = False
+    target: Target | None = None
+
+    @property
+    def ratio(self) -> float:
+        """The least of ours against the least of the peer."""
+        ours, peer = self.ours.least, self.peer.least
+        return ours / peer if self.inverse else peer / ours
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None where there is none."""
+        return self.target and self.target.met(self.ratio)
+
+
+def all_comparisons(
+    scratch: Path, *, files: int | None, rounds: int | None
+) -> Iterator[Comparison]:
+    """Every comparison, as soon as it is made; `files` limits the modules, `rounds` the runs."""
+    modules = sorted((KERNEL / "bare").glob("*.ko"))[:files]
+    ours = our_command()
+    yield from batch(ours, Copies(modules, scratch), rounds or 10)
+    yield from one_object(ours, Copies([typical(modules)], scratch), rounds or 40)
+    yield from large_object(ours, Copies([joined(modules, scratch)], scratch), rounds or 5)
+
+
+def our_command() -> list[str]:
+    """The fastest command line to record one object, as the Make fragment uses it."""
+    words = [sys.executable, "-m", "recordmcount", "--print-command"]
+    return shlex.split(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+
+def batch(ours: list[str], copies: Copies, rounds: int) -> Iterator[Comparison]:
+    """All modules in one call, by as many processes as there are processors and by one."""
+    commands = [
+        Command([*ours, f"@{copies.list}"]),
+        Command([*ours, "-j1", f"@{copies.list}"]),
+        Command([*C_TOOL, *copies.paths]),
+    ]
+    parallel, alone, c_tool = race(commands, copies, rounds)
+    subject = f"{len(copies.paths)} modules, {megabytes(copies.size)}"
+    processors = len(os.sched_getaffinity(0))
+    for jobs, costs, target in (
+        (processors, parallel, Target("at least", 3)),
+        (1, alone, None),
+    ):
+        yield Comparison(
+            subject, f"-j{jobs}, times as fast as C recordmcount", "wall",
+            Sample(costs, "wall"), Sample(c_tool, "wall"), target=target,
+        )  # fmt: skip
+        yield Comparison(
+            subject, f"-j{jobs}, processor time of C recordmcount", "processor",
+            Sample(costs, "processor"), Sample(c_tool, "processor"), inverse=True,
+            target=target and Target("at most", 0.75),
+        )  # fmt: skip
+
+
+def one_object(ours: list[str], copies: Copies, rounds: int) -> Iterator[Comparison]:
+    """One module in one call, as make does it for every object."""
+    python_alone = [*ours[:-1], "-c", "pass"]
+    commands = [
+        Command(python_alone, records=False),
+        *(Command([*words, *copies.paths]) for words in (ours, PERL_SCRIPT, OBJTOOL, C_TOOL)),
+    ]
+    costs = race(commands, copies, rounds)
+    python, us, perl, objtool, c_tool = (Sample(cost, "wall") for cost in costs)
+    subject = f"one object, {copies.originals[0].name}, {copies.size:,} bytes"
+    yield Comparison(
+        subject, f"time of a bare {shlex.join(['python', *python_alone[1:]])}", "wall",
+        us, python, inverse=True, target=Target("at most", 1.75),
+    )  # fmt: skip
+    for name, peer, target in (
+        ("recordmcount.pl", perl, Target("at least", 4)),
+        ("objtool --mcount", objtool, None),
+        ("C recordmcount", c_tool, None),
+    ):
+        yield Comparison(subject, f"times as fast as {name}", "wall", us, peer, target=target)
+
+
+def large_object(ours: list[str], copies: Copies, rounds: int) -> Iterator[Comparison]:
+    """One object larger than any that is compiled."""
+    commands = [Command([*words, *copies.paths]) for words in (ours, C_TOOL)]
+    us, c_tool = race(commands, copies, rounds)
+    subject = f"one large object, the modules twice in one, {megabytes(copies.size)}"
+    yield Comparison(
+        subject, "times as fast as C recordmcount", "wall",
+        Sample(us, "wall"), Sample(c_tool, "wall"), target=Target("at least", 3),
+    )  # fmt: skip
+    for measure, what in (("processor", "processor time"), ("memory", "peak memory")):
+        yield Comparison(
+            subject, f"{what} of C recordmcount", measure,
+            Sample(us, measure), Sample(c_tool, measure), inverse=True,
+        )  # fmt: skip
+
+
+def typical(modules: Sequence[Path]) -> Path:
+    """The module of median size among those that have something to record."""
+    calling = [module for module in modules if b"\0__fentry__\0" in module.read_bytes()]
+    return sorted(calling, key=lambda module: module.stat().st_size)[len(calling) // 2]
+
+
+def joined(modules: Sequence[Path], scratch: Path) -> Path:
+    """One relocatable object of all modules twice: once, those of the cloud kernel are 82 MB."""
+    out = scratch / "joined.o"
+    subprocess.run(["ld", "-r", "-z", "muldefs", "-o", out, *modules, *modules], check=True)
+    return out
+
+
+def megabytes(size: int) -> str:
+    """A size in bytes, for people."""
+    return f"{size / 1e6:.0f} MB"
