@@ -16,8 +16,9 @@ SH_OFFSET, SH_SIZE, SH_INFO = 4, 5, 7
 
 
 class Appendix:
-    """Collects what is appended to `obj`: `new_names` for its section name table, and `count`
-    sections, which must then all be added. Offsets are file offsets.
+    """Collects what is appended to `obj`; offsets are file offsets.
+
+    `new_names` goes behind its section names; `count` sections must then be added.
     """
 
     def __init__(self, obj: "Object", new_names: bytes, count: int) -> None:

@@ -59,10 +59,7 @@ def record(path: str, options: "Options") -> Result:
 def describe(counts: tuple[int, ...]) -> str:
     """The counts of a result in words."""
     recorded, turned_off, references = counts
-    return (
-        f"{recorded} sites recorded, {turned_off} calls turned into NOPs, "
-        f"{references} references that are no call"
-    )
+    return f"{recorded} recorded, {turned_off} made NOPs, {references} other references"
 
 
 def _record(path: str, options: "Options", result: Result) -> None:
