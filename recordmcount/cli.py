@@ -87,8 +87,7 @@ def main(words: "Sequence[str]") -> int:
     try:
         options, files, information = parse(words)
         if information:
-            say(1, [_inform(information)])
-            return 0
+            return 0 if say(1, [_inform(information)]) else 1
         if not files:
             raise UsageError("no files")
         files = list(_expand(files))
@@ -99,8 +98,6 @@ def main(words: "Sequence[str]") -> int:
         return 2
     except ListError as error:
         say(2, [str(error)])
-        return 1
-    except BrokenPipeError:
         return 1
     return _record_all(files, options)
 
@@ -198,20 +195,15 @@ def _record_all(files: list[str], options: Options) -> int:
 
     processes = options.jobs or (jobs.available() if len(files) >= FILES_WORTH_FORKING else 1)
     totals: tuple[int, ...] = (0, 0, 0)
-    status = 0
-    try:
-        for file, answer in zip(files, jobs.run(len(files), processes, work), strict=True):
-            out, err, counts, failed = answer or _died(file)
-            say(1, out)
-            say(2, err)
-            status |= failed
-            if not failed:
-                totals = tuple(map(sum, zip(totals, counts, strict=True)))
-        if options.stats and len(files) > 1:
-            say(1, [f"total: {describe(totals)}"])
-    except BrokenPipeError:
-        return 1
-    return int(status)
+    good = True
+    for file, answer in zip(files, jobs.run(len(files), processes, work), strict=True):
+        out, err, counts, failed = answer or _died(file)
+        good &= say(1, out) and say(2, err) and not failed
+        if not failed:
+            totals = tuple(map(sum, zip(totals, counts, strict=True)))
+    if options.stats and len(files) > 1:
+        good &= say(1, [f"total: {describe(totals)}"])
+    return 0 if good else 1
 
 
 def _died(file: str) -> "tuple[list[str], list[str], tuple[int, ...], bool]":
@@ -233,9 +225,17 @@ def _inform(word: str) -> str:
     return join([python, "-I", "-S", f"{folder}/__main__.py"])
 
 
-def say(fd: int, lines: "Iterable[str]") -> None:
-    """Write lines to stdout (1) or stderr (2); any path can be printed, valid UTF-8 or not."""
+def say(fd: int, lines: "Iterable[str]") -> bool:
+    """Write lines to stdout (1) or stderr (2); False where nobody can read them.
+
+    Any path can be printed, valid UTF-8 or not. A closed stdout is no reason to leave the rest
+    of the files undone, so it is told and not raised.
+    """
     text = "".join(f"{line}\n" for line in lines)
     rest = memoryview(text.encode("utf-8", "surrogateescape"))
-    while rest:
-        rest = rest[posix.write(fd, rest) :]
+    try:
+        while rest:
+            rest = rest[posix.write(fd, rest) :]
+    except OSError:
+        return False
+    return True
