@@ -20,6 +20,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     status = main()
-    sys.stdout.flush()
     # Nothing is left to do, and taking the interpreter down would take a tenth of the run.
     posix._exit(status)

@@ -106,6 +106,11 @@ def _verb(name: str, words: "Sequence[str]") -> int:
     from importlib import import_module
 
     status: int = import_module(f"recordmcount.{name}").main(words)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # nobody reads it
+        return 1
     return status
 
 
