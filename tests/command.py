@@ -1,0 +1,38 @@
+"""Run our own commands as a user does: in another process, with this interpreter."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Finished(NamedTuple):
+    """How a command ended: its exit status, negative for a signal, and all that it printed."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run(
+    package: str, *arguments: str | Path, cwd: Path | None = None, **variables: str
+) -> Finished:
+    """Run `python -m package arguments...` in `cwd` with `variables` in its environment.
+
+    Whatever the input, there is never a traceback: one fails the test.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", package, *arguments],
+        check=False,
+        capture_output=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="surrogateescape",
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return Finished(done.returncode, done.stdout, done.stderr)
