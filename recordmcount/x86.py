@@ -155,3 +155,130 @@ def decode(
         if addend == form.addend and form.matches(code, field):
             return form
     return None
+
+
+# --- after the link ---------------------------------------------------------------------------
+
+# What the operand of a linked call counts from.
+FROM_END, FROM_ZERO, FROM_GOT = range(3)
+
+
+class LinkedCall:
+    """One way a call stands in a linked image, and the one-instruction NOP that takes its place.
+
+    `origin` is what the operand counts from: the end of the field, zero, or the address of the
+    GOT in a register. With `through_slot` the result is the address of a GOT slot, else that of
+    code. No two forms of one length share a NOP, so a NOP tells which form stood there. Where a
+    displacement has room, its lowest byte, at index `selector_at`, tells which target was called:
+    a NOP computes no address.
+    """
+
+    __slots__ = (
+        "name", "prefix", "width", "suffix", "origin", "through_slot", "nop", "selector_at",
+        "length",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        prefix: bytes,
+        nop: bytes,
+        selector_at: int | None,
+        *,
+        width: int = 4,
+        suffix: bytes = b"",
+        origin: int = FROM_END,
+        through_slot: bool = False,
+    ) -> None:
+        self.name = name
+        self.prefix = prefix
+        self.width = width
+        self.suffix = suffix
+        self.origin = origin
+        self.through_slot = through_slot
+        self.nop = nop
+        self.selector_at = selector_at
+        self.length = len(prefix) + width + len(suffix)
+
+    def operand(self, code: bytes) -> int | None:
+        """The signed operand, if `code` begins with this call."""
+        end = len(self.prefix) + self.width
+        if not code.startswith(self.prefix) or not code.startswith(self.suffix, end):
+            return None
+        if len(code) < self.length:
+            return None
+        return int.from_bytes(code[len(self.prefix) : end], "little", signed=True)
+
+    def spell(self, operand: int) -> bytes | None:
+        """The call's bytes; None if the signed operand does not fit."""
+        if not -1 << 8 * self.width - 1 <= operand < 1 << 8 * self.width - 1:
+            return None
+        return self.prefix + operand.to_bytes(self.width, "little", signed=True) + self.suffix
+
+    def nop_with(self, selector: int) -> bytes | None:
+        """The NOP that carries `selector` (0 to 255); None if it has no room for one but 0."""
+        if not selector:
+            return self.nop
+        if self.selector_at is None:
+            return None
+        at = self.selector_at
+        return self.nop[:at] + bytes((selector,)) + self.nop[at + 1 :]
+
+    def selector(self, code: bytes) -> int | None:
+        """The selector, if `code` begins with a NOP of this form."""
+        found = code[self.selector_at] if self.selector_at and len(code) >= self.length else 0
+        return found if code.startswith(self.nop_with(found) or self.nop) else None
+
+
+def linked_calls(machine: int) -> tuple[LinkedCall, ...]:
+    """The calls that linkers leave or make.
+
+    bfd, gold and lld relax `ff 15` to an addr32 call, mold (and bfd with -z call-nop=prefix-nop)
+    to a NOP and a call, of which the table names the NOP. bfd's -z call-nop=suffix-nop gives a
+    plain call; the NOP behind it may stay, so that is no form of its own.
+    """
+    if machine == EM_386:
+        return (
+            LinkedCall("call", CALL_386.prefix, NOP5_386, None),
+            LinkedCall("call-addr16", b"\x67\xe8", NOP6_386, None),
+            LinkedCall("nop-call", b"\x90\xe8", NOP6_386, None),
+            *(
+                LinkedCall(
+                    "call-got", form.prefix, NOP6_386, None, through_slot=True,
+                    origin=FROM_ZERO if form.prefix == b"\xff\x15" else FROM_GOT,
+                )
+                for form in CALL_GOT_386
+            ),
+            LinkedCall("call", CALL_386.prefix, NOP5, None),  # gcc -m32 -mnop-mcount
+        )  # fmt: skip
+    # The same instruction three times, with another scale of %rax in each.
+    addr32 = bytes((0x66, 0x0F, 0x1F, 0x44, 0x40, 0x00))  # nopw 0x0(%rax,%rax,2)
+    nop_first = bytes((0x66, 0x0F, 0x1F, 0x44, 0x80, 0x00))  # nopw 0x0(%rax,%rax,4)
+    return (
+        LinkedCall("call", CALL.prefix, NOP5, 4),
+        LinkedCall("call-got", CALL_GOT.prefix, NOP6, 5, through_slot=True),
+        LinkedCall("call-addr32", b"\x67\xe8", addr32, 5),
+        LinkedCall("nop-call", b"\x90\xe8", nop_first, 5),
+        *map(_linked_call_abs, CALL_ABS),
+    )
+
+
+def _linked_call_abs(form: CallForm) -> LinkedCall:
+    """The register's number goes into the second byte of the NOP's 4-byte displacement."""
+    at = form.length - 4
+    nop = form.nop[:at] + bytes((0, form.prefix[1] - 0xB8, 0, 0))  # ... nopw 0x200(%rax,%rax,1)
+    return LinkedCall(
+        form.name, form.prefix, nop, at, width=8, suffix=form.suffix, origin=FROM_ZERO
+    )
+
+
+# Regular expressions (DOTALL) of the stubs in .plt, .plt.sec and .plt.got; groups: the ModRM byte
+# of the jump (0x25: no register, 0xa3: %ebx, the GOT) and its displacement.
+PLT_STUB: dict[int, bytes] = {
+    EM_X86_64: rb"(?:\xf3\x0f\x1e\xfa)?"  # endbr64
+    rb"(?:\x41\xbb....)?"  # mov $index,%r11d (mold)
+    rb"\xf2?\xff(\x25)(....)",  # [bnd] jmp *disp32(%rip)
+    EM_386: rb"(?:\xf3\x0f\x1e\xfb)?"  # endbr32
+    rb"(?:\xb9....)?"  # mov $index,%ecx (mold)
+    rb"\xff([\x25\xa3])(....)",  # jmp *disp32, jmp *disp32(%ebx)
+}

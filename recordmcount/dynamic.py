@@ -1,0 +1,198 @@
+"""What the loader sees of a linked file: its segments, and the dynamic segment's relocations.
+
+Section headers are for tools and may lie or be gone; what a word holds when the program runs is
+decided by the program headers and by PT_DYNAMIC alone. (System V gABI, chapter "Program Loading
+and Dynamic Linking"; DT_RELR as the gABI's draft of 2022 has it.) Not on the recording path.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from struct import Struct, unpack_from
+from typing import NamedTuple
+
+from . import elf
+from .elf import Object
+from .errors import FormatError
+
+PT_LOAD, PT_DYNAMIC = 1, 2
+PF_X = 1
+PN_XNUM = 0xFFFF
+
+DT_NULL, DT_PLTRELSZ, DT_PLTGOT, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ = 0, 2, 3, 5, 6, 7, 8
+DT_STRSZ, DT_REL, DT_RELSZ, DT_PLTREL, DT_JMPREL = 10, 17, 18, 20, 23
+DT_RELRSZ, DT_RELR = 35, 36
+
+# The same numbers on both machines (psABI x86-64 table 4.9, i386 table 2.3).
+R_GLOB_DAT, R_JUMP_SLOT, R_RELATIVE = 6, 7, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A program header. `offset` is a file offset, `vaddr` a link-time virtual address; bytes."""
+
+    type: int
+    flags: int
+    offset: int
+    vaddr: int
+    filesz: int
+    memsz: int
+
+    def holds(self, vaddr: int, size: int) -> bool:
+        """Whether `size` bytes at link-time virtual address `vaddr` come from the file."""
+        return self.vaddr <= vaddr and vaddr + size <= self.vaddr + self.filesz
+
+
+class DynamicRelocation(NamedTuple):
+    """What the loader does to the word at link-time virtual address `slot`.
+
+    `symbol` is an index into the dynamic symbol table (0: none). An `addend` of None stands in
+    the word itself (REL and RELR).
+    """
+
+    slot: int
+    type: int
+    symbol: int
+    addend: int | None
+
+
+class LoadView:
+    """The memory a linked file asks for, at the addresses it was linked for.
+
+    `obj` must be an executable or a shared object. Raises FormatError for broken program headers
+    or a broken dynamic segment.
+    """
+
+    def __init__(self, obj: Object) -> None:
+        if obj.type not in (elf.ET_EXEC, elf.ET_DYN):
+            raise FormatError(obj.path, "neither an executable nor a shared object")
+        self.obj = obj
+        self.segments = _segments(obj)
+        self._loaded = [segment for segment in self.segments if segment.type == PT_LOAD]
+        self.dynamic = self._read_dynamic()
+
+    def file_offset(self, vaddr: int, size: int, *, executable: bool = False) -> int | None:
+        """The file offset of `size` bytes at link-time virtual address `vaddr`, or None.
+
+        None where no PT_LOAD segment has them all from the file; with `executable`, where that
+        segment is not executable.
+        """
+        for segment in self._loaded:
+            if segment.holds(vaddr, size):
+                if executable and not segment.flags & PF_X:
+                    return None
+                return segment.offset + vaddr - segment.vaddr
+        return None
+
+    def read(self, vaddr: int, size: int, what: str) -> bytes:
+        """`size` bytes at link-time virtual address `vaddr`; FormatError where there are none."""
+        offset = self.file_offset(vaddr, size)
+        if offset is None:
+            raise FormatError(
+                self.obj.path, f"{what} at address {vaddr:#x}, {size:#x} bytes, is not in the file"
+            )
+        return self.obj.read(offset, size, what)
+
+    def word(self, vaddr: int) -> int:
+        """The unsigned word at link-time virtual address `vaddr`, as the file has it."""
+        return int.from_bytes(self.read(vaddr, self.obj.layout.word, "a word"), "little")
+
+    # --- the dynamic segment ------------------------------------------------------------------
+
+    def _read_dynamic(self) -> dict[int, int]:
+        entries: dict[int, int] = {}
+        for segment in self.segments:
+            if segment.type == PT_DYNAMIC:
+                content = self.obj.read(segment.offset, segment.filesz, "the dynamic segment")
+                pair = Struct("<QQ" if self.obj.layout.is_64 else "<II")
+                whole = len(content) - len(content) % pair.size
+                for tag, value in pair.iter_unpack(content[:whole]):
+                    if tag == DT_NULL:
+                        break
+                    entries[tag] = value
+        return entries
+
+    def symbol(self, index: int) -> tuple[bytes, int, int]:
+        """(name, st_value, st_shndx) of a dynamic symbol; FormatError where there is none."""
+        layout, dynamic = self.obj.layout, self.dynamic
+        if DT_SYMTAB not in dynamic or DT_STRTAB not in dynamic:
+            raise FormatError(self.obj.path, "a dynamic relocation names a symbol; there are none")
+        raw = self.read(
+            dynamic[DT_SYMTAB] + index * layout.sym.size, layout.sym.size, "a dynamic symbol"
+        )
+        fields = layout.sym.unpack(raw)
+        name, shndx = fields[0], fields[3] if layout.is_64 else fields[5]
+        value = fields[4] if layout.is_64 else fields[1]
+        size = dynamic.get(DT_STRSZ, 0)
+        if name >= size:
+            raise FormatError(self.obj.path, f"dynamic symbol {index} has no name")
+        strings = self.read(dynamic[DT_STRTAB] + name, min(size - name, 4096), "a symbol's name")
+        return strings.partition(b"\0")[0], value, shndx
+
+    def relocations(self) -> Iterator[DynamicRelocation]:
+        """Every dynamic relocation, in the order of DT_RELR, DT_RELA, DT_REL, DT_JMPREL."""
+        layout, dynamic = self.obj.layout, self.dynamic
+        if DT_RELR in dynamic:
+            table = self.read(dynamic[DT_RELR], dynamic.get(DT_RELRSZ, 0), "DT_RELR")
+            for slot in _relr_slots(table, layout.word):
+                yield DynamicRelocation(slot, R_RELATIVE, 0, None)
+        plt_entry = layout.rela if dynamic.get(DT_PLTREL) == DT_RELA else layout.rel
+        for tag, size_tag, entry in (
+            (DT_RELA, DT_RELASZ, layout.rela),
+            (DT_REL, DT_RELSZ, layout.rel),
+            (DT_JMPREL, DT_PLTRELSZ, plt_entry),
+        ):
+            size = dynamic.get(size_tag, 0)
+            if tag not in dynamic or not size:
+                continue
+            if size % entry.size:
+                raise FormatError(self.obj.path, f"dynamic tag {size_tag}: a size of {size:#x}")
+            content = self.read(dynamic[tag], size, "the dynamic relocations")
+            for slot, info, *addend in entry.iter_unpack(content):
+                yield DynamicRelocation(
+                    slot, layout.type_of(info), layout.symbol_of(info), *(addend or (None,))
+                )
+
+
+def _segments(obj: Object) -> list[Segment]:
+    is_64 = obj.layout.is_64
+    phdr = Struct("<IIQQQQQQ" if is_64 else "<8I")
+    fields = obj.layout.ehdr.unpack(obj.header)
+    phoff, phentsize, phnum = fields[5], fields[9], fields[10]
+    if not phnum:
+        raise FormatError(obj.path, "no program headers")
+    if phentsize != phdr.size:
+        raise FormatError(obj.path, f"e_phentsize is {phentsize}, not {phdr.size}")
+    if phnum == PN_XNUM and obj.headers:  # gABI: then sh_info of section 0 has the number
+        phnum = obj.headers[0][7]
+    table = obj.read(phoff, phnum * phdr.size, "the program header table")
+    segments = []
+    for header in phdr.iter_unpack(table):
+        if is_64:
+            kind, flags, offset, vaddr, _, filesz, memsz, _ = header
+        else:
+            kind, offset, vaddr, _, filesz, memsz, flags, _ = header
+        segments.append(Segment(kind, flags, offset, vaddr, filesz, memsz))
+    return segments
+
+
+def _relr_slots(table: bytes, word: int) -> Iterator[int]:
+    """The addresses in a DT_RELR table.
+
+    An even word is an address; an odd one is a bitmap of the words that follow the last.
+    """
+    code = "<Q" if word == 8 else "<I"
+    next_slot = 0
+    for at in range(0, len(table) - word + 1, word):
+        (entry,) = unpack_from(code, table, at)
+        if not entry & 1:
+            yield entry
+            next_slot = entry + word
+            continue
+        bitmap = entry >> 1
+        slot = next_slot
+        while bitmap:
+            if bitmap & 1:
+                yield slot
+            bitmap >>= 1
+            slot += word
+        next_slot += (8 * word - 1) * word
