@@ -1,0 +1,278 @@
+"""Whatever is killed or fails at whatever moment: the whole old object or the whole new one.
+
+strace makes each system call of a run fail or die, one run for each, on every way to commit.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from errno import EFBIG, EINTR, EIO, ENOSPC, errorcode
+from pathlib import Path
+
+import pytest
+
+from tests.elf_builder import (
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    STT_FUNC,
+    X86_64,
+    Relocation,
+    Section,
+    Symbol,
+    build,
+)
+from tests.loc_table import table_entries
+from tests.strace import Call, Fault, Outcome, run_with_faults, system_calls
+
+# The start with the fewest system calls.
+RECORDMCOUNT = (
+    getattr(sys, "_base_executable", sys.executable),
+    "-I",
+    "-S",
+    str(Path(__file__).parents[1] / "recordmcount" / "__main__.py"),
+)
+# No file is behind these; and without memory the interpreter ends as it likes.
+OF_THE_PROCESS = frozenset(
+    ("execve", "exit_group", "brk", "mmap", "munmap", "mremap", "mprotect", "madvise",
+     "rt_sigprocmask", "rt_sigaction")
+)  # fmt: skip
+
+
+def caller(*sections: str) -> bytes:
+    """An object with one call to __fentry__ in each of `sections`."""
+    return build(
+        X86_64,
+        [
+            Section(name, flags=SHF_ALLOC | SHF_EXECINSTR, data=b"\xe8\0\0\0\0\xc3",
+                    relocations=[Relocation(1, 4, "__fentry__", -4)])
+            for name in sections
+        ],
+        [
+            *(Symbol(f"in{name}", name, size=6, type=STT_FUNC) for name in sections),
+            Symbol("__fentry__"),
+        ],
+    ).data  # fmt: skip
+
+
+# The ways to commit: each sets a folder up and returns the words of a run that changes `target`.
+
+
+def append_and_flip(folder: Path) -> list[str]:
+    (folder / "target").write_bytes(caller(".text"))
+    return ["target"]
+
+
+def break_a_hard_link(folder: Path) -> list[str]:
+    append_and_flip(folder)
+    (folder / "other name").hardlink_to(folder / "target")
+    return ["target"]
+
+
+def turn_calls_into_nops(folder: Path) -> list[str]:
+    (folder / "target").write_bytes(caller(".text", ".exit.text"))
+    return ["target"]
+
+
+def replace_the_output(folder: Path) -> list[str]:
+    (folder / "input").write_bytes(caller(".text"))
+    (folder / "target").write_bytes(b"what stood there before")
+    return ["-o", "target", "input"]
+
+
+def rebuild_an_archive(folder: Path) -> list[str]:
+    member = caller(".text")
+    header = f"{'member.o/':16}{0:<12}{0:<6}{0:<6}{644:<8}{len(member):<10}`\n"
+    (folder / "target").write_bytes(b"!<arch>\n" + header.encode() + member)
+    return ["target"]
+
+
+WAYS = (
+    append_and_flip, break_a_hard_link, turn_calls_into_nops, replace_the_output,
+    rebuild_an_archive,
+)  # fmt: skip
+
+
+class Scene:
+    """A run that can be played again and again, each time on a folder set up anew.
+
+    `before` and `after` are the files of that folder, `old` and `new` the target among them,
+    `calls` the run's system calls.
+    """
+
+    def __init__(self, way: Callable[[Path], list[str]], folder: Path) -> None:
+        self.way = way
+        self.folder = folder
+        self.target = folder / "target"
+        self._set_up()
+        self.before = self.files()
+        self.play()  # leaves the interpreter's compiled files behind: later runs are all alike
+        self._set_up()
+        self.calls = system_calls([*RECORDMCOUNT, *self.words], folder)
+        self.after = self.files()
+        self.old, self.new = self.before["target"], self.after["target"]
+        assert self.before != self.after == self.before | {"target": self.new}
+
+    def _set_up(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        self.words = self.way(self.folder)
+
+    def files(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.folder.iterdir()}
+
+    def play(self, *faults: Fault, start: Sequence[str] = ()) -> Outcome:
+        """Run anew: with `faults` under strace, without them behind the words of `start`."""
+        self._set_up()
+        if faults:
+            return run_with_faults([*RECORDMCOUNT, *self.words], self.folder, *faults)
+        done = subprocess.run(
+            [*start, *RECORDMCOUNT, *self.words],
+            cwd=self.folder,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def calls_from(self, text: str) -> list[Call]:
+        """The calls about files from the first on that contains `text`."""
+        first = next(i for i, call in enumerate(self.calls) if text in call.text)
+        return [call for call in self.calls[first:] if call.name not in OF_THE_PROCESS]
+
+    def work(self) -> list[Call]:
+        """The calls from the first on that names the object."""
+        return self.calls_from(f'"{self.words[-1]}"')
+
+    def failed_because(self, outcome: Outcome, reason: str) -> bool:
+        """Whether the run said which file it failed for and why, and the verdict; no more."""
+        verdict = f"{self.words[-1]}: failed\n"
+        lines = {f"{word}: {reason}\n{verdict}" for word in self.words}
+        return outcome.status == 1 and outcome.stderr in lines
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
+    return Scene(request.param, tmp_path / "scene")
+
+
+@pytest.fixture
+def appending(tmp_path: Path) -> Scene:
+    return Scene(append_and_flip, tmp_path / "scene")
+
+
+def test_killed_at_any_call_it_leaves_the_old_object_or_the_new_one(scene: Scene) -> None:
+    wrong = []
+    # The interpreter starts alike on every way, with hundreds of calls: once is enough.
+    for call in scene.calls if scene.way is append_and_flip else scene.work():
+        outcome = scene.play(fault := Fault(call, "signal=SIGKILL"))
+        files = scene.files()
+        target = files["target"]
+        whole = target in (scene.old, scene.new) or (
+            scene.way is append_and_flip and target.startswith(scene.old)
+        )
+        others = files.items() >= (scene.before | {"target": target}).items()
+        if not (whole and others and outcome.status == -signal.SIGKILL):
+            wrong.append(f"{fault}: {outcome}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_killed_while_it_appends_the_next_run_completes_the_work(appending: Scene) -> None:
+    left_behind = 0
+    for call in appending.work():
+        appending.play(fault := Fault(call, "signal=SIGKILL"))
+        left_behind += appending.target.read_bytes() not in (appending.old, appending.new)
+        subprocess.run([*RECORDMCOUNT, appending.target], check=True, capture_output=True)
+        assert [entry.offset for entry in table_entries(appending.target)] == [0], fault
+    assert left_behind, "no run was killed between appending and publishing"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ended_by_a_signal_at_any_call_it_leaves_no_trace(
+    scene: Scene, number: signal.Signals
+) -> None:
+    wrong = []
+    for call in scene.work():
+        outcome = scene.play(fault := Fault(call, f"signal={number.name}"))
+        whole = scene.files() in (scene.before, scene.after)
+        if not whole or (outcome.status, outcome.stderr) != (-number, ""):
+            wrong.append(f"{fault}: {outcome}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("error", "forever"),
+    # To try for ever what is interrupted for ever is right.
+    [(ENOSPC, False), (ENOSPC, True), (EIO, False), (EIO, True), (EINTR, False)],
+    ids=["full-disk-once", "full-disk", "io-error-once", "io-error", "interrupted-once"],
+)
+def test_an_error_at_any_call_is_one_line_and_no_change(
+    scene: Scene, error: int, forever: bool
+) -> None:
+    wrong = []
+    failed = 0
+    for call in scene.work():
+        outcome = scene.play(fault := Fault(call, f"error={errorcode[error]}", forever))
+        if outcome.status == 0:
+            well = (scene.files(), outcome.stderr) == (scene.after, "")
+        elif call.name == "write" and forever:
+            well = scene.files() == scene.before  # and nothing can be said
+        else:
+            failed += 1
+            well = scene.files() == scene.before and scene.failed_because(
+                outcome, os.strerror(error)
+            )
+        if not well:
+            wrong.append(f"{fault}: {outcome}")
+    assert not wrong, "\n".join(wrong)
+    assert failed, "no call failed"
+
+
+@pytest.mark.parametrize("undoing", ["pwrite64", "ftruncate"])
+def test_what_cannot_be_undone_still_leaves_a_whole_object(appending: Scene, undoing: str) -> None:
+    """Bytes that could not be cut off stay behind it, as do new ones that may be in use."""
+    published = sum(call.name == undoing for call in appending.calls)
+    undo = Fault(Call(undoing, published + 1, undoing), "error=EIO", forever=True)
+    wrong = []
+    for call in appending.calls_from("pwrite64("):
+        if call.name == undoing:
+            continue  # strace keeps one fault for each name
+        outcome = appending.play(fault := Fault(call, "error=ENOSPC"), undo)
+        target = appending.target.read_bytes()
+        whole = target == appending.new or target.startswith(appending.old)
+        if not whole or "Traceback" in outcome.stderr:
+            wrong.append(f"{fault}: {outcome}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_temporary_that_cannot_be_removed_changes_nothing_else(tmp_path: Path) -> None:
+    scene = Scene(break_a_hard_link, tmp_path / "scene")
+    unlink = Fault(Call("unlink", 1, "unlink"), "error=EIO", forever=True)
+    wrong = []
+    for call in scene.calls_from("O_CREAT"):
+        outcome = scene.play(fault := Fault(call, "error=ENOSPC"), unlink)
+        untouched = scene.files().items() >= scene.before.items()
+        if not (untouched or outcome.status == 0) or "Traceback" in outcome.stderr:
+            wrong.append(f"{fault}: {outcome}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_disk_that_fills_up_at_any_byte_is_one_line_and_no_change(scene: Scene) -> None:
+    """With RLIMIT_FSIZE the kernel itself writes what fits and refuses the rest."""
+    wrong = []
+    for limit in range(0, len(scene.new), 89):
+        outcome = scene.play(start=["prlimit", f"--fsize={limit}"])
+        if scene.files() != scene.before or not scene.failed_because(outcome, os.strerror(EFBIG)):
+            wrong.append(f"{limit} bytes: {outcome}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+def test_results_that_cannot_be_printed_are_one_line(appending: Scene, redirection: str) -> None:
+    shell = ["sh", "-c", f'exec "$@" --stats {redirection}', "sh"]
+    outcome = appending.play(start=shell)
+    assert outcome.status == 1
+    assert len(outcome.stderr.splitlines()) == 1, outcome.stderr
+    assert appending.target.read_bytes() == appending.new
