@@ -13,7 +13,7 @@ state, knows the bytes of both, and no state but the image's own is needed.
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from . import elf, table, x86
@@ -46,7 +46,8 @@ class Site:
     call it replaced), `target` the name of the function it calls; both are empty if unknown.
 
     `call` and `nop` are the bytes of either state; None where they cannot be told for certain,
-    and always for a foreign site. `reason` then says why.
+    and always for a foreign site. `reason` then says why, and `expected` are the calls that could
+    stand at a foreign site.
     """
 
     vaddr: int
@@ -61,6 +62,7 @@ class Site:
     call: bytes | None = None
     nop: bytes | None = None
     reason: str = ""
+    expected: tuple[bytes, ...] = ()
 
     @property
     def place(self) -> str:
@@ -108,7 +110,7 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> Image:
     distinct = sorted(set(live))
     code = _Code(view)
     functions = _Functions(obj)
-    decoder = _Decoder(obj, targets, words.in_code)
+    decoder = _Decoder(obj, targets, functions, words.in_code)
     return Image(
         obj.path,
         obj.machine,
@@ -126,7 +128,7 @@ def _site(vaddr: int, code: "_Code", functions: "_Functions", decoder: "_Decoder
     found = decoder.decode(vaddr, text)
     return Site(
         vaddr, offset, section, function, function_offset, text[: found.length], found.state,
-        found.form, found.target, found.call, found.nop, found.reason,
+        found.form, found.target, found.call, found.nop, found.reason, found.expected,
     )  # fmt: skip
 
 
@@ -299,6 +301,11 @@ class _Functions:
             return None, 0
         return name.partition(b"@")[0].decode("utf-8", "backslashreplace"), vaddr - value
 
+    def describe(self, vaddr: int) -> str:
+        """The address, and the function it lies in if any, for people."""
+        name, distance = self.covering(vaddr)
+        return f"{vaddr:#x}" if name is None else f"{vaddr:#x} ({name}+{distance:#x})"
+
 
 class _Code:
     """The bytes of the executable sections, by link-time virtual address."""
@@ -351,15 +358,19 @@ class _Found:
     target: str = ""
     call: bytes | None = None
     nop: bytes | None = None
-    reason: str = field(default="", compare=False)
+    reason: str = ""
+    expected: tuple[bytes, ...] = ()
 
 
 class _Decoder:
     """Tells what stands at an address: a call of mcount, a NOP that was one, or neither."""
 
-    def __init__(self, obj: Object, targets: _Targets, relocated: Sequence[int]) -> None:
+    def __init__(
+        self, obj: Object, targets: _Targets, functions: _Functions, relocated: Sequence[int]
+    ) -> None:
         self._forms = x86.linked_calls(obj.machine)
         self._targets = targets
+        self._functions = functions
         self._order = {False: list(targets.code), True: list(targets.slots)}
         self._names = {False: targets.code, True: targets.slots}
         self._relocated = relocated
@@ -367,40 +378,69 @@ class _Decoder:
 
     def decode(self, vaddr: int, text: bytes) -> _Found:
         """What `text`, which stands at link-time virtual address `vaddr`, is."""
-        reason = "neither a call nor a NOP of a call"
+        found = self._decode(vaddr, text)
+        if found.state is not State.FOREIGN and self._is_relocated(vaddr, found.length):
+            return _Found(
+                State.FOREIGN, found.length, reason="a call that the loader writes (DT_TEXTREL)"
+            )
+        return found
+
+    def _decode(self, vaddr: int, text: bytes) -> _Found:
+        reason = "neither a call nor a NOP in the place of one"
+        length = 5
         for form in self._forms:
             operand = form.operand(text)
             if operand is not None:
                 found = self._call(form, vaddr, text[: form.length], operand)
-                if found.state is State.CALL:
-                    return self._unless_relocated(vaddr, found)
-                reason = found.reason
+                if found is not None:
+                    return found
+                reason = self._other_call(form, vaddr, operand)
+                length = form.length
         for form in self._forms:
             selector = form.selector(text)
             if selector is not None:
-                return self._unless_relocated(vaddr, self._nop(form, vaddr, text, selector))
-        return _Found(State.FOREIGN, reason=reason)
+                return self._nop(form, vaddr, text[: form.length], selector)
+        return _Found(
+            State.FOREIGN, length, reason=reason, expected=self._expected(vaddr, text[:1])
+        )
 
-    def _call(self, form: LinkedCall, vaddr: int, code: bytes, operand: int) -> _Found:
+    def _call(self, form: LinkedCall, vaddr: int, code: bytes, operand: int) -> _Found | None:
         names = self._names[form.through_slot]
         for origin in self._origins(form, vaddr):
             address = origin + operand & self._mask
             if address in names:
-                nop = form.nop_with(self._selector(form.through_slot, address))
+                nop = self._nop_for(form, address)
                 certain = nop is not None and self._restored(vaddr, nop) == code
                 return _Found(
                     State.CALL, form.length, form.name, names[address], code,
-                    nop if certain else None, "" if certain else "a NOP could not tell the call",
+                    nop if certain else None,
+                    "" if certain else "a NOP could not tell which call it replaced",
                 )  # fmt: skip
-        what = "through a slot" if form.through_slot else "of a function"
-        return _Found(State.FOREIGN, reason=f"a call {what} that is not mcount's")
+        return None
 
-    def _nop(self, form: LinkedCall, vaddr: int, text: bytes, selector: int) -> _Found:
-        code = text[: form.length]
+    def _other_call(self, form: LinkedCall, vaddr: int, operand: int) -> str:
+        address = next(iter(self._origins(form, vaddr)), 0) + operand & self._mask
+        if form.through_slot:
+            return f"a call through {address:#x}, which is no GOT slot of mcount"
+        return f"a call to {self._functions.describe(address)}, which is not mcount"
+
+    def _expected(self, vaddr: int, first: bytes) -> tuple[bytes, ...]:
+        """The calls that could stand here; if any begins with `first`, only those that do."""
+        calls = [
+            call
+            for form in self._forms
+            if form.name in ("call", "call-got")
+            for address in self._order[form.through_slot]
+            if (call := self._spell(form, vaddr, address)) is not None
+        ]
+        return tuple([call for call in calls if call.startswith(first)] or calls)
+
+    def _nop(self, form: LinkedCall, vaddr: int, code: bytes, selector: int) -> _Found:
         address, reason = self._selected(form, selector)
         if address is None:
-            state = State.FOREIGN if selector else State.NOP
-            return _Found(state, form.length, form.name, "", None, code, reason)
+            if selector:  # not one of ours, or the image is no longer what it was
+                return _Found(State.FOREIGN, form.length, reason=reason)
+            return _Found(State.NOP, form.length, form.name, nop=code, reason=reason)
         call = self._spell(form, vaddr, address)
         reason = "" if call else "the target is out of reach"
         target = self._names[form.through_slot][address]
@@ -426,24 +466,23 @@ class _Decoder:
             return (vaddr + len(form.prefix) + form.width,)
         return self._targets.got_bases if form.origin == x86.FROM_GOT else (0,)
 
-    def _selector(self, through_slot: bool, address: int) -> int:
-        order = self._order[through_slot]
-        return 0 if len(order) == 1 else order.index(address) << 4 | len(order) & 0xF
+    def _nop_for(self, form: LinkedCall, address: int) -> bytes | None:
+        """The NOP in the place of a call of `address`: plain if that is the only target."""
+        order = self._order[form.through_slot]
+        if len(order) > MOST_TARGETS:
+            return None
+        return form.nop_with(order.index(address) << 4 | len(order) if len(order) > 1 else 0)
 
     def _selected(self, form: LinkedCall, selector: int) -> tuple[int | None, str]:
         """(address, "") that the selector of a NOP means, or (None, why there is none)."""
         order = self._order[form.through_slot]
         number, count = divmod(selector, 16)
         what = "slots" if form.through_slot else "functions and stubs"
-        if len(order) > MOST_TARGETS or len(order) != (count or 1) or number >= len(order):
+        if len(order) != (count or 1) or number >= len(order):
             return None, f"a NOP for one of {count or 1} {what} of mcount; there are {len(order)}"
         return order[number], ""
 
-    def _unless_relocated(self, vaddr: int, found: _Found) -> _Found:
-        """A site the loader writes into (DT_TEXTREL) is not ours to write."""
+    def _is_relocated(self, vaddr: int, length: int) -> bool:
+        """Whether a relocation of up to 8 bytes touches the `length` bytes at `vaddr`."""
         number = bisect_left(self._relocated, vaddr - 7)
-        if number < len(self._relocated) and self._relocated[number] < vaddr + found.length:
-            return _Found(
-                State.FOREIGN, found.length, reason="the loader relocates it (DT_TEXTREL)"
-            )
-        return found
+        return number < len(self._relocated) and self._relocated[number] < vaddr + length

@@ -1,0 +1,120 @@
+"""The command line: words -> one action per file -> lines and exit status.
+
+What takes long to import is imported by the actions, so that `patcher --help` answers at once.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from recordmcount import __version__
+from recordmcount.cli import say
+from recordmcount.errors import RecordError
+
+from .errors import PatchError
+
+if TYPE_CHECKING:
+    from .memory.elffile import ElfFile
+
+VERBS = {
+    "nop": "turn calls to mcount into NOPs",
+    "call": "turn them back, byte for byte",
+    "status": "count the sites in each state, and list what is neither call nor NOP",
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `patcher` with these words; returns the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    if getattr(arguments, "out", None) is not None and len(arguments.files) > 1:
+        parser.error("-o is for one file")
+    status = 0
+    try:
+        for path in arguments.files:
+            status |= _process(path, arguments)
+    except BrokenPipeError:
+        return 1
+    return status
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="patcher",
+        description="Switch the recorded mcount/__fentry__ sites of linked x86-64 files.",
+        epilog="exit status: 0 done; 1 a file failed, or has a foreign site; 2 usage",
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"patcher {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, purpose in VERBS.items():
+        verb = verbs.add_parser(name, help=purpose, description=f"{purpose.capitalize()}.")
+        _add_selection(verb)
+        if name != "status":
+            _add_output(verb)
+    return parser
+
+
+def _add_selection(verb: ArgumentParser) -> None:
+    add = verb.add_argument
+    files = "an executable or a shared object with a __mcount_loc table"
+    add("files", nargs="+", metavar="FILE", help=files)
+    functions = "only sites in functions of this name; repeatable"
+    add("--functions", action="append", default=[], metavar="GLOB", help=functions)
+    symbol = "a further name of mcount, as in gcc's -mfentry-name; repeatable"
+    add("--symbol", action="append", default=[], metavar="NAME", help=symbol)
+
+
+def _add_output(verb: ArgumentParser) -> None:
+    add = verb.add_argument
+    out = "write the result to OUT and leave the one FILE alone"
+    add("-o", "--output", dest="out", metavar="OUT", help=out)
+    add("-n", "--dry-run", action="store_true", help="change nothing, print what would be changed")
+    add("-q", "--quiet", action="store_true", help="print errors only")
+
+
+def _process(path: str, arguments: Namespace) -> int:
+    from .memory.elffile import ElfFile
+
+    action = _status if arguments.verb == "status" else _switch
+    try:
+        with ElfFile(path) as file:
+            return action(file, arguments)
+    except (PatchError, RecordError) as error:
+        say(2, [str(error)])
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        say(2, [f"{path}: {error.strerror or error}"])
+    return 1
+
+
+def _status(file: "ElfFile", arguments: Namespace) -> int:
+    from recordmcount.image import State
+
+    from .switch import Selection, count, describe, sites
+
+    image, selected = sites(file, Selection(tuple(arguments.functions), tuple(arguments.symbol)))
+    states = count(selected)
+    numbers = [f"{number} {state}" for state, number in states.items()]
+    numbers += [f"{image.dead} dead entries"] * bool(image.dead)
+    say(1, [f"{file.path}: {len(selected)} sites: {', '.join(numbers)}"])
+    foreign = [site for site in selected if site.state is State.FOREIGN]
+    for site in foreign:
+        say(1, [f"{file.path}: {site.place} ({site.vaddr:#x}): foreign: {describe(site)}"])
+    return int(bool(foreign))
+
+
+def _switch(file: "ElfFile", arguments: Namespace) -> int:
+    from recordmcount.image import State
+
+    from .switch import Selection, plan, sites, switch
+
+    _, selected = sites(file, Selection(tuple(arguments.functions), tuple(arguments.symbol)))
+    changes = plan(file.path, selected, State(arguments.verb))
+    switch(file, changes, arguments.out, dry_run=arguments.dry_run)
+    if arguments.dry_run:
+        say(1, [f"{file.path}: {change}" for change in changes])
+    elif not arguments.quiet:
+        already = len(selected) - len(changes)
+        say(1, [f"{file.path}: {len(changes)} sites turned to {arguments.verb}, {already} already"])
+    return 0

@@ -1,0 +1,64 @@
+"""What can go wrong while patching: one root, and the errno that the kernel's ftrace would give."""
+
+from errno import EFAULT, EINVAL, ENOENT, EPERM
+from typing import ClassVar
+
+
+class PatchError(Exception):
+    """Code was not patched; nothing was written unless the message says so.
+
+    `path` is the file, `what` the reason in plain words. Where the fault lies at one site,
+    `address` is its address as the patched memory counts (a link-time virtual address for a
+    file), `symbol` its `function+0xoffset`, `actual` the bytes that stand there and `expected`
+    those that should. `str()` is the line a person reads: `path: symbol (0xaddress): what`.
+    """
+
+    errno: ClassVar[int]
+
+    def __init__(
+        self,
+        path: str,
+        what: str,
+        *,
+        address: int | None = None,
+        symbol: str = "",
+        actual: bytes = b"",
+        expected: tuple[bytes, ...] = (),
+    ) -> None:
+        super().__init__(path, what)
+        self.path = path
+        self.what = what
+        self.address = address
+        self.symbol = symbol
+        self.actual = actual
+        self.expected = expected
+
+    def __str__(self) -> str:
+        if self.address is None:
+            return f"{self.path}: {self.what}"
+        place = f"{self.symbol} ({self.address:#x})" if self.symbol else f"{self.address:#x}"
+        return f"{self.path}: {place}: {self.what}"
+
+
+class ReadError(PatchError):
+    """The bytes of a site could not be read."""
+
+    errno = EFAULT
+
+
+class CompareError(PatchError):
+    """The bytes of a site are not those that must stand there."""
+
+    errno = EINVAL
+
+
+class WriteError(PatchError):
+    """The bytes of a site could not be written."""
+
+    errno = EPERM
+
+
+class NoSiteError(PatchError):
+    """What was asked for is no site of this file, or the file has none."""
+
+    errno = ENOENT

@@ -1,0 +1,1 @@
+"""Kinds of memory that hold code: what `patcher.modify` reads, compares and writes."""

@@ -1,0 +1,128 @@
+"""The code of a linked ELF file, by link-time virtual address.
+
+Changes are made to a copy of the executable segments in memory. `commit` writes a new file and
+renames it: a process that runs the old one keeps it.
+"""
+
+import os
+from stat import S_ISREG
+from types import TracebackType
+from typing import Self
+
+from patcher.errors import NoSiteError, ReadError, WriteError
+from recordmcount import elf, output, writer, x86
+from recordmcount.dynamic import PF_X, PT_LOAD, LoadView, Segment
+from recordmcount.errors import OutputError
+
+
+class ElfFile:
+    """A TextMemory over an x86-64 executable or shared object, open as long as its `with` block.
+
+    Raises NoSiteError for a file of another kind, recordmcount's FormatError for a broken one,
+    OSError if it cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        # O_NONBLOCK: a FIFO must not make us wait.
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            status = os.fstat(self._fd)
+            _refuse_others(path, os.pread(self._fd, 20, 0) if S_ISREG(status.st_mode) else None)
+            self.object = elf.Object(path, status.st_size, self._pread)
+            self._segments = [
+                segment
+                for segment in LoadView(self.object).segments
+                if segment.type == PT_LOAD and segment.flags & PF_X
+            ]
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._texts: dict[Segment, bytearray] = {}
+        self._changed: set[Segment] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
+
+    @property
+    def path(self) -> str:
+        """The file, as it was named."""
+        return self._path
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes of code at link-time virtual address `address`; ReadError outside of it."""
+        segment = self._segment(address, size)
+        if segment is None:
+            raise ReadError(self._path, "no code from the file", address=address)
+        at = address - segment.vaddr
+        return bytes(self._text(segment)[at : at + size])
+
+    def write(self, address: int, data: bytes) -> None:
+        """Change the copy at link-time virtual address `address`; WriteError outside of code."""
+        segment = self._segment(address, len(data))
+        if segment is None:
+            raise WriteError(self._path, "no code from the file", address=address)
+        at = address - segment.vaddr
+        self._text(segment)[at : at + len(data)] = data
+        self._changed.add(segment)
+
+    def commit(self, path: str | None = None) -> None:
+        """Replace the file, or write `path` instead. Raises WriteError; then no file has changed.
+
+        Mode, owner and extended attributes stay, a symlink is followed, a hard link is broken.
+        """
+        plan = writer.Plan([], [])
+        changed = sorted(self._changed, key=lambda segment: segment.offset)
+        end = 0
+        for segment in changed:
+            if segment.offset < end:
+                raise WriteError(self._path, "executable segments share a part of the file")
+            end = segment.offset + segment.filesz
+            plan.edits.append((segment.offset, bytes(self._texts[segment])))
+        chunks = output.patched(self.object, plan)
+        try:
+            output.replace(path or self._path, self._fd, chunks, owner=path is None)
+        except OutputError as error:
+            raise WriteError(path or self._path, error.what) from error
+
+    def _segment(self, address: int, size: int) -> Segment | None:
+        for segment in self._segments:
+            if segment.holds(address, size):
+                return segment
+        return None
+
+    def _text(self, segment: Segment) -> bytearray:
+        if segment not in self._texts:
+            content = self.object.read(segment.offset, segment.filesz, "an executable segment")
+            self._texts[segment] = bytearray(content)
+        return self._texts[segment]
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        return os.pread(self._fd, size, offset)
+
+
+def _refuse_others(path: str, start: bytes | None) -> None:
+    """NoSiteError for what is no linked x86-64 image; `start` are the file's first 20 bytes."""
+    if start is None:
+        what = "not a regular file"
+    elif start.startswith((b"!<arch>\n", b"!<thin>\n")):
+        what = "an archive: only linked files are patched"
+    elif not start.startswith(b"\x7fELF") or len(start) < 20:
+        what = "not an ELF file"
+    else:
+        kind, machine = (int.from_bytes(start[at : at + 2], "little") for at in (16, 18))
+        if start[5] != elf.ELFDATA2LSB or machine != x86.EM_X86_64:
+            what = "not for x86-64: only such files are patched"
+        elif kind == elf.ET_REL:
+            what = "not linked: only executables and shared objects are patched"
+        else:
+            return
+    raise NoSiteError(path, what)

@@ -1,0 +1,105 @@
+"""Turn the sites of a linked file off and on, and tell how they stand."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from recordmcount import image
+from recordmcount.image import Image, Site, State
+
+from .errors import CompareError, NoSiteError
+from .memory.elffile import ElfFile
+from .modify import Change, modify_code, verify
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which sites: those in functions that match one of `globs`, or all if there are none.
+
+    `names` are further names of mcount, as given to gcc's -mfentry-name.
+    """
+
+    globs: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def of(self, sites: Sequence[Site]) -> Iterator[Site]:
+        """The selected ones of `sites`, in their order."""
+        for site in sites:
+            function = site.function
+            if not self.globs or (
+                function is not None and any(fnmatchcase(function, glob) for glob in self.globs)
+            ):
+                yield site
+
+
+def sites(file: ElfFile, selection: Selection) -> tuple[Image, list[Site]]:
+    """(the file's table, its selected sites).
+
+    Raises NoSiteError where nothing is selected, FormatError where there is no sound table.
+    """
+    found = image.read(file.object, selection.names)
+    selected = list(selection.of(found.sites))
+    if selection.globs and not selected:
+        raise NoSiteError(file.path, f"no site in a function like {' or '.join(selection.globs)}")
+    return found, selected
+
+
+def count(selected: Sequence[Site]) -> dict[State, int]:
+    """How many sites are in each state."""
+    counter = Counter(site.state for site in selected)
+    return {state: counter[state] for state in State}
+
+
+def plan(path: str, selected: Sequence[Site], state: State) -> list[Change]:
+    """What must change so that all `selected` sites are in `state`, by link-time virtual address.
+
+    Raises CompareError if a site is foreign, or could not be brought into the state and back.
+    """
+    foreign = [site for site in selected if site.state is State.FOREIGN]
+    if foreign:
+        raise _foreign(path, foreign)
+    changes = []
+    for site in selected:
+        if site.state is not state:
+            new = site.nop if state is State.NOP else site.call
+            if new is None:
+                raise CompareError(
+                    path, site.reason, address=site.vaddr, symbol=site.place, actual=site.code
+                )
+            changes.append(Change(site.vaddr, site.code, new, site.place))
+    return changes
+
+
+def switch(file: ElfFile, changes: Sequence[Change], out: str | None, *, dry_run: bool) -> None:
+    """Verify all `changes`, and unless `dry_run` make them and commit to the file or to `out`.
+
+    Without a change nothing is written but `out`. Raises PatchError; then no file has changed.
+    """
+    if dry_run:
+        verify(file, changes)
+        return
+    modify_code(file, changes)
+    if changes or out is not None:
+        file.commit(out)
+
+
+def describe(site: Site) -> str:
+    """What stands at a foreign site, and what should: bytes, decoded."""
+    from .disassembly import disassemble  # slow to import, rarely needed
+
+    def both(code: bytes) -> str:
+        return f"{code.hex(' ')} ({disassemble(code, site.vaddr)})"
+
+    expected = " or ".join(both(call) for call in site.expected)
+    wanted = f"; expected {expected}" if expected else ""
+    return f"{site.reason}: {both(site.code)}{wanted}"
+
+
+def _foreign(path: str, foreign: Sequence[Site]) -> CompareError:
+    first, *others = foreign
+    more = f"; {len(others)} more sites are foreign" if others else ""
+    return CompareError(
+        path, f"foreign: {describe(first)}{more}; nothing was written",
+        address=first.vaddr, symbol=first.place, actual=first.code, expected=first.expected,
+    )  # fmt: skip
