@@ -1,0 +1,72 @@
+"""The objects most tests start from, and the recorder applied to them without a process."""
+
+from pathlib import Path
+
+import pytest
+
+from recordmcount import elf, sites
+from recordmcount.options import Options
+from recordmcount.record import Result, record
+from tests.elf_builder import (
+    I386,
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    STT_FUNC,
+    X32,
+    X86_64,
+    Elf,
+    Relocation,
+    Section,
+    Symbol,
+    Target,
+    build,
+)
+
+AX = SHF_ALLOC | SHF_EXECINSTR
+R_PC32, R_PLT32 = 2, 4  # the same numbers in both psABIs
+TARGETS = pytest.mark.parametrize("target", [X86_64, I386, X32], ids=["x86_64", "i386", "x32"])
+
+CALL = b"\xe8\0\0\0\0\xc3"  # call and ret
+
+
+def text(name: str = ".text", calls: int = 1, callee: str = "__fentry__") -> Section:
+    """An executable section of functions of 6 bytes that call `callee` first."""
+    return Section(
+        name,
+        flags=AX,
+        data=CALL * calls,
+        relocations=[Relocation(6 * i + 1, R_PLT32, callee, -4) for i in range(calls)],
+    )
+
+
+def caller(*names: str, target: Target = X86_64) -> Elf:
+    """An object with a text section of each name, a global function at its start, and one call."""
+    names = names or (".text",)
+    return build(
+        target,
+        [text(name) for name in names],
+        [*(Symbol(f"in{name}", name, type=STT_FUNC) for name in names), Symbol("__fentry__")],
+    )
+
+
+def parsed(data: bytes, path: str = "object.o") -> elf.Object:
+    """The product's own view of an object in memory."""
+    return elf.Object(path, len(data), lambda offset, size: data[offset : offset + size])
+
+
+def found(data: bytes, *names: str) -> sites.Found:
+    """What the product finds in an object in memory."""
+    return sites.find(parsed(data), names)
+
+
+def record_file(path: Path, **options: object) -> Result:
+    """Record the file in place; nothing is asserted."""
+    return record(str(path), Options(**options))  # type: ignore[arg-type]
+
+
+def recorded(path: Path, contents: Elf | bytes, **options: object) -> Path:
+    """Write an object to `path` and record it, which must succeed without a word; its path."""
+    path.write_bytes(contents if isinstance(contents, bytes) else contents.data)
+    result = record_file(path, **options)
+    assert (result.failed, result.err) == (False, [])
+    return path
