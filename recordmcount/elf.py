@@ -9,7 +9,7 @@ Field names and numbers are those of the System V gABI (chapters "Object Files",
 """
 
 from _operator import add, itemgetter
-from itertools import accumulate
+from itertools import accumulate, compress
 from struct import Struct, unpack
 from sys import byteorder
 
@@ -139,7 +139,7 @@ class Object:
 
     __slots__ = (
         "path", "size", "_read", "layout", "type", "machine", "shoff", "header", "header_table",
-        "headers", "shstrndx", "_names", "_symtab", "_symbols", "_strings",
+        "headers", "shstrndx", "_names", "_symtab", "_symbols", "_strings", "_shndx",
     )  # fmt: skip
 
     def __init__(self, path: str, size: int, read: "Callable[[int, int], bytes]") -> None:
@@ -149,6 +149,7 @@ class Object:
         self._symtab: int | None = None
         self._symbols: bytes | None = None
         self._strings: bytes | None = None
+        self._shndx: bytes | None = None
         self.header, self.layout = self._read_header()
         fields = self.layout.ehdr.unpack(self.header)
         self.type: int = fields[1]
@@ -221,6 +222,8 @@ class Object:
     def named(self, name: bytes) -> list[int]:
         """The indices of all sections of exactly this name."""
         places = string_places(self._names, name)
+        if not places:
+            return []
         return [i for i, header in enumerate(self.headers) if header[0] in places]
 
     def of_type(self, *types: int) -> list[int]:
@@ -295,46 +298,47 @@ class Object:
         """The indices of all symbols that have one of these names."""
         strings, table, size = self.symbol_names, self.symbol_bytes, self.layout.sym.size
         places: set[int] = set()
-        for name in names:
-            places |= string_places(strings, name)
+        absent: tuple[bytes, ...] = ()
+        for name in sorted(names, key=len):
+            if not name.endswith(absent):  # where its tail is not, the name is not
+                found = string_places(strings, name)
+                places |= found
+                absent += () if found else (name,)
         if len(places) > 16:  # a name that is the tail of many: one pass instead of many searches
             name_of = Struct(f"<I{size - 4}x").iter_unpack(table)
             return frozenset(i for i, (place,) in enumerate(name_of) if place in places)
-        found: set[int] = set()
+        symbols: set[int] = set()
         for place in places:
             pattern = place.to_bytes(4, "little")
             at = table.find(pattern)
             while at >= 0:
                 if at % size == 0:
-                    found.add(at // size)
+                    symbols.add(at // size)
                 at = table.find(pattern, at + 1)
-        return frozenset(found)
+        return frozenset(symbols)
 
     def raw_symbols(self) -> "Iterator[RawSymbol]":
         """Every symbol in order as (name, value, size, info, other, shndx), shndx resolved.
 
         `name` is an offset into `symbol_names`; `value` of an ET_REL file is a section offset.
         """
-        extended = self.symbol_shndx
         is_64 = self.layout.is_64
         for i, fields in enumerate(self.layout.sym.iter_unpack(self.symbol_bytes)):
             if is_64:
                 name, info, other, shndx, value, size = fields
             else:
                 name, value, size, info, other, shndx = fields
-            if shndx == SHN_XINDEX:
-                shndx = int.from_bytes(extended[4 * i : 4 * i + 4], "little")
-            elif shndx >= SHN_LORESERVE:
-                shndx = SHN_UNDEF  # SHN_ABS, SHN_COMMON and others: no section holds it
+            if shndx >= SHN_LORESERVE:
+                # All but SHN_XINDEX (SHN_ABS, SHN_COMMON, ...) say that no section holds it.
+                shndx = self._extended_shndx(i) if shndx == SHN_XINDEX else SHN_UNDEF
             yield name, value, size, info, other, shndx
 
-    @property
-    def symbol_shndx(self) -> bytes:
-        """The contents of the SHT_SYMTAB_SHNDX section that belongs to the symbol table."""
-        for index in self.of_type(SHT_SYMTAB_SHNDX):
-            if self.headers[index][6] == self.symtab:
-                return self.content(index)
-        return b""
+    def _extended_shndx(self, symbol: int) -> int:
+        if self._shndx is None:
+            tables = self.of_type(SHT_SYMTAB_SHNDX)
+            ours = [index for index in tables if self.headers[index][6] == self.symtab]
+            self._shndx = self.content(ours[0]) if ours else b""
+        return int.from_bytes(self._shndx[4 * symbol : 4 * symbol + 4], "little")
 
     # --- relocations --------------------------------------------------------------------------
 
@@ -343,37 +347,37 @@ class Object:
 
         They come in pieces, so that the work stays in the processor's cache.
         """
-        section = self._relocation_section(index)
         layout = self.layout
-        words = section.entsize // layout.word
-        for start in range(0, section.size, CHUNK * section.entsize):
-            size = min(CHUNK * section.entsize, section.size - start)
-            piece = self.read(section.offset + start, size, f"relocation section {index}")
+        low_bytes = {symbol & 0xFF for symbol in symbols}
+        entry, offset, size = self._relocation_section(index)
+        width = entry.size // layout.word
+        for start in range(0, size, CHUNK * entry.size):
+            piece = self.read(
+                offset + start, min(CHUNK * entry.size, size - start), "a relocation section"
+            )
             # The column of the symbols' lowest bytes, searched by memchr, gives the candidates.
-            column = piece[layout.info_symbol :: section.entsize]
-            numbers = _positions(column, {symbol & 0xFF for symbol in symbols})
-            values = layout.words(piece)
-            infos = _pick(values, [number * words + 1 for number in numbers])
-            others = {info for info in set(infos) if layout.symbol_of(info) not in symbols}
+            numbers = _positions(piece[layout.info_symbol :: entry.size], low_bytes)
+            if not numbers:
+                continue
+            words = layout.words(piece)
+            places = [number * width for number in numbers]
+            found = Relocations(
+                [start // entry.size + number for number in numbers] if start else numbers,
+                _pick(words, places),
+                _pick(words[1:], places),
+                _pick(words[2:], places) if width == 3 else None,
+            )
+            others = {info for info in set(found.infos) if layout.symbol_of(info) not in symbols}
             if others:
-                numbers = [n for n, info in zip(numbers, infos, strict=True) if info not in others]
-                infos = [info for info in infos if info not in others]
-            if numbers:
-                yield Relocations(
-                    [start // section.entsize + number for number in numbers],
-                    _pick(values, [number * words for number in numbers]),
-                    infos,
-                    _pick(values, [number * words + 2 for number in numbers])
-                    if section.type == SHT_RELA
-                    else None,
-                )
+                found.keep([info not in others for info in found.infos])
+            if found.numbers:
+                yield found
 
     def relocations(self, index: int) -> "Iterator[Relocation]":
         """All relocations of section `index`, in file order."""
-        section = self._relocation_section(index)
+        entry, at, size = self._relocation_section(index)
         layout = self.layout
-        entry = layout.rela if section.type == SHT_RELA else layout.rel
-        content = self.read(section.offset, section.size, f"relocation section {index}")
+        content = self.read(at, size, f"relocation section {index}")
         for offset, info, *addend in entry.iter_unpack(content):
             yield (
                 offset,
@@ -382,12 +386,13 @@ class Object:
                 addend[0] if addend else None,
             )
 
-    def _relocation_section(self, index: int) -> Section:
-        section = self.section(index)
-        entry = self.layout.rela if section.type == SHT_RELA else self.layout.rel
-        if section.entsize != entry.size or section.size % entry.size:
+    def _relocation_section(self, index: int) -> tuple[Struct, int, int]:
+        """(format of an entry, file offset, size in bytes) of a relocation section."""
+        _, kind, _, _, offset, size, _, _, _, entsize = self.headers[index]
+        entry = self.layout.rela if kind == SHT_RELA else self.layout.rel
+        if entsize != entry.size or size % entry.size:
             raise FormatError(self.path, f"relocation section {index} has an unknown entry size")
-        return section
+        return entry, offset, size
 
 
 class Relocations:
@@ -411,6 +416,13 @@ class Relocations:
         self.infos = infos
         self.addends = addends
 
+    def keep(self, chosen: "list[bool]") -> None:
+        """Drop the relocations that are not chosen."""
+        self.numbers = list(compress(self.numbers, chosen))
+        self.offsets = list(compress(self.offsets, chosen))
+        self.infos = list(compress(self.infos, chosen))
+        self.addends = self.addends and list(compress(self.addends, chosen))
+
 
 def _pick(values: "Sequence[int]", places: "list[int]") -> "Sequence[int]":
     """The values at these places, in one call of C code."""
@@ -425,8 +437,8 @@ def _positions(column: bytes, values: set[int]) -> list[int]:
     found: list[int] = []
     for value in values:
         gaps = column.split(bytes((value,)))
-        gaps.pop()
-        found += map(add, accumulate(map(len, gaps)), range(len(gaps)))
+        if gaps.pop() != column:
+            found += map(add, accumulate(map(len, gaps)), range(len(gaps)))
     if len(values) > 1:
         found.sort()
     return found

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .writer import Plan
 
 COPY_SIZE = 1 << 20
+HELD_SIGNALS = _signal.valid_signals()
 EIO, EOPNOTSUPP = 5, 95
 
 
@@ -33,7 +34,7 @@ class SignalsHeld:
     __slots__ = ("_before",)
 
     def __enter__(self) -> None:
-        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, HELD_SIGNALS)
 
     def __exit__(
         self,

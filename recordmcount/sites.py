@@ -84,7 +84,7 @@ def find(obj: "Object", extra_names: tuple[str, ...] = ()) -> Found:
     symbols = obj.symbols_named(names)
     if symbols:
         for relocations, target in _text_relocations(obj):
-            _find_in_section(obj, found, symbols, relocations, target)
+            _find_in_section(obj, found, symbols, SectionSites(target, relocations))
     return found
 
 
@@ -93,20 +93,17 @@ def _text_relocations(obj: "Object") -> list[tuple[int, int]]:
     headers = obj.headers
     pairs = []
     total = 0
-    for index, header in enumerate(headers):
-        if header[1] not in (elf.SHT_RELA, elf.SHT_REL, elf.SHT_CREL):
-            continue
-        target = header[7]
+    for index in obj.of_type(elf.SHT_RELA, elf.SHT_REL, elf.SHT_CREL):
+        _, kind, _, _, _, size, symtab, target, _, _ = headers[index]
         if target >= len(headers):
             raise FormatError(obj.path, f"relocation section {index} is for no section")
-        _, kind, flags, *_ = headers[target]
-        if kind != elf.SHT_PROGBITS or not flags & elf.SHF_EXECINSTR:
+        if headers[target][1] != elf.SHT_PROGBITS or not headers[target][2] & elf.SHF_EXECINSTR:
             continue
-        if header[1] == elf.SHT_CREL:
+        if kind == elf.SHT_CREL:
             raise FormatError(obj.path, f"section {index}: CREL relocations are not supported")
-        if header[6] != obj.symtab:
+        if symtab != obj.symtab:
             raise FormatError(obj.path, f"relocation section {index} has another symbol table")
-        total += header[5]
+        total += size
         if total > obj.size:
             raise FormatError(obj.path, "relocation sections overlap")
         pairs.append((index, target))
@@ -114,47 +111,45 @@ def _text_relocations(obj: "Object") -> list[tuple[int, int]]:
 
 
 def _find_in_section(
-    obj: "Object", found: Found, symbols: frozenset[int], relocations: int, target: int
+    obj: "Object", found: Found, symbols: frozenset[int], result: SectionSites
 ) -> None:
-    result = SectionSites(target, relocations)
-    code = _Code(obj, target)
-    plain_infos = {
-        obj.layout.info(symbol, kind)
-        for symbol in symbols
-        for kind in x86.PLAIN_CALL[obj.machine][1]
-    }
-    for piece in obj.relocations_naming(relocations, symbols):
-        starts = _plain_calls(obj.machine, code, piece, plain_infos)
+    code = _Code(obj, result.section)
+    plain, types = x86.PLAIN_CALL[obj.machine]
+    infos = {obj.layout.info(symbol, kind) for symbol in symbols for kind in types}
+    for piece in obj.relocations_naming(result.relocations, symbols):
+        starts = _plain_calls(plain, infos, code, piece)
         if starts is not None:
             result.starts += starts
             result.entries += piece.numbers
-            result.forms += [x86.PLAIN_CALL[obj.machine][0]] * len(starts)
+            result.forms += [plain] * len(starts)
         else:
             _decode_each(obj, code, piece, result, found)
     if len(set(result.starts)) != len(result):
-        raise FormatError(obj.path, f"section {target}: two relocations for one call")
+        raise FormatError(obj.path, f"section {result.section}: two relocations for one call")
     if result.starts:
         found.sections.append(result)
 
 
 def _plain_calls(
-    machine: int, code: "_Code", piece: "Relocations", infos: set[int]
+    form: "CallForm", infos: set[int], code: "_Code", piece: "Relocations"
 ) -> list[int] | None:
     """Section offsets of the instructions if all are plain 5-byte calls, else None.
 
     This is the bulk path: whole columns are compared, and nothing is decided site by site.
+    `infos` are the values of r_info that such a call can have.
     """
-    form, _ = x86.PLAIN_CALL[machine]
     fields = piece.offsets
-    if piece.addends is None or set(piece.addends) != {form.addend} or len(fields) < 2:
+    if len(fields) < 2 or not infos.issuperset(piece.infos):
+        return None
+    if piece.addends is None or set(piece.addends) != {form.addend}:
         return None
     low, high = min(fields), max(fields)
-    if not infos.issuperset(piece.infos) or not 1 <= low <= high <= code.size - form.width:
+    if not 1 <= low <= high <= code.size - form.width:
         return None
     base, text = code.around(low, high)
     starts = [field - 1 for field in fields]
-    opcodes = itemgetter(*[start - base for start in starts])(text)
-    return starts if set(opcodes) == set(form.prefix) else None
+    places = [start - base for start in starts] if base else starts
+    return starts if set(itemgetter(*places)(text)) == set(form.prefix) else None
 
 
 def _decode_each(
@@ -180,28 +175,28 @@ def _decode_each(
 class _Code:
     """A text section's bytes, read where relocations lie and not as a whole."""
 
-    __slots__ = ("_obj", "_section", "size", "_base", "_text")
+    __slots__ = ("_obj", "_section", "_offset", "size", "_base", "_text")
 
     # The longest instruction pair of a call form reaches this far around its relocated field.
     MARGIN = 16
 
     def __init__(self, obj: "Object", section: int) -> None:
         self._obj = obj
-        self._section = obj.section(section)
-        self.size = self._section.size
+        self._section = section
+        _, _, _, _, self._offset, self.size, _, _, _, _ = obj.headers[section]
         self._base = 0
         self._text = b""
 
     def around(self, low: int, high: int) -> tuple[int, bytes]:
         """(section offset of the first byte, bytes) that hold every field from `low` to `high`."""
-        section = self._section
-        if low < 0 or high >= section.size:
-            raise FormatError(self._obj.path, "relocation outside the section", section.name, high)
+        if low < 0 or high >= self.size:
+            name = self._obj.section(self._section).name
+            raise FormatError(self._obj.path, "relocation outside the section", name, high)
         first = max(0, low - self.MARGIN)
-        last = min(section.size, high + self.MARGIN)
+        last = min(self.size, high + self.MARGIN)
         if first < self._base or last > self._base + len(self._text):
             if last - first > WINDOW:
-                first, last = 0, section.size
+                first, last = 0, self.size
             self._base = first
-            self._text = self._obj.read(section.offset + first, last - first, "a text section")
+            self._text = self._obj.read(self._offset + first, last - first, "a text section")
         return self._base, self._text

@@ -32,15 +32,16 @@ def uses_rela(obj: "Object") -> bool:
 
 def encode(obj: "Object", runs: list[tuple[int, list[int]]]) -> tuple[bytes, bytes]:
     """(table bytes, relocation bytes) for runs of (base symbol index, values), in order."""
-    kind = word_relocation(obj)
-    values = [value for _, run in runs for value in run]
-    count = len(values)
-    word = obj.layout.word
+    layout, kind = obj.layout, word_relocation(obj)
+    values: list[int] = []
+    infos: list[int] = []
+    for symbol, run in runs:
+        values += run
+        infos += [layout.info(symbol, kind)] * len(run)
+    count, word = len(values), layout.word
     words = range(0, count * word, word)
-    if obj.layout.is_64:
-        infos = [info for symbol, run in runs for info in [symbol << 32 | kind] * len(run)]
+    if layout.is_64:
         return bytes(count * word), pack(f"<{3 * count}q", *_interleave(words, infos, values))
-    infos = [info for symbol, run in runs for info in [symbol << 8 | kind] * len(run)]
     if uses_rela(obj):
         rela = Struct("<IIi").pack
         return bytes(count * word), b"".join(map(rela, words, infos, values))
