@@ -49,14 +49,19 @@ def caller(*names: str, target: Target = X86_64) -> Elf:
     )
 
 
+def as_bytes(contents: Elf | bytes) -> bytes:
+    """The file itself."""
+    return contents if isinstance(contents, bytes) else contents.data
+
+
 def parsed(data: bytes, path: str = "object.o") -> elf.Object:
     """The product's own view of an object in memory."""
     return elf.Object(path, len(data), lambda offset, size: data[offset : offset + size])
 
 
-def found(data: bytes, *names: str) -> sites.Found:
+def found(contents: Elf | bytes, *names: str) -> sites.Found:
     """What the product finds in an object in memory."""
-    return sites.find(parsed(data), names)
+    return sites.find(parsed(as_bytes(contents)), names)
 
 
 def record_file(path: Path, **options: object) -> Result:
@@ -66,7 +71,7 @@ def record_file(path: Path, **options: object) -> Result:
 
 def recorded(path: Path, contents: Elf | bytes, **options: object) -> Path:
     """Write an object to `path` and record it, which must succeed without a word; its path."""
-    path.write_bytes(contents if isinstance(contents, bytes) else contents.data)
+    path.write_bytes(as_bytes(contents))
     result = record_file(path, **options)
     assert (result.failed, result.err) == (False, [])
     return path
