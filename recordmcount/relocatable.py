@@ -1,0 +1,262 @@
+"""The call sites of a relocatable object, whoever recorded it: calls, NOPs and table entries.
+
+Relocations that name mcount are the sites; a table is compared with them and proves nothing. So an
+entry that names no site is shown as what it is, and a site without an entry too. A call that a
+recorder turned into a NOP has left its relocation behind, as R_*_NONE that still names mcount.
+"""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from . import elf, sites, table, x86
+from .elf import Object, Section
+from .errors import FormatError
+from .image import State
+from .x86 import CallForm
+
+# A table word by its relocation; gcc -mx32 has the 8-byte words of x86-64.
+_ENTRY_SIZES = {
+    x86.EM_X86_64: {x86.R_X86_64_64: 8, x86.R_X86_64_32: 4},
+    x86.EM_386: {x86.R_386_32: 4},
+}
+_R_NONE = 0  # on both machines
+_LONGEST_SITE = 13
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A call of mcount, a NOP in its place, or what else an entry of a table names.
+
+    `offset` is the section offset of the first byte: of the instruction, or of the relocated field
+    for the form "unsupported". `function` is the nearest symbol at or before it, None where that
+    one ends before it, and `function_offset` the distance to its first byte. `code` are the bytes
+    that stand there, of the form's length or, if foreign, up to five. `form` is the name of the
+    call's form (of a NOP: of the call it replaced), empty if unknown. `recorded` tells whether a
+    table has an entry for it. `reason` says why a site is foreign or cannot be recorded.
+    """
+
+    section: str
+    offset: int
+    function: str | None
+    function_offset: int
+    code: bytes
+    state: State
+    form: str
+    recorded: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What one object holds.
+
+    `sites` are in the order of section and offset, each once; `has_table` tells whether there is a
+    `__mcount_loc`. `dead` counts words of tables that name no place in the object, `repeated`
+    entries beyond the first for one place.
+    """
+
+    sites: tuple[Site, ...]
+    has_table: bool
+    dead: int
+    repeated: int
+
+
+class _Place(NamedTuple):
+    section: int  # its index
+    offset: int  # section offset
+
+
+@dataclass(frozen=True, slots=True)
+class _Thing:
+    """What stands at a place."""
+
+    state: State
+    length: int = 5
+    form: str = ""
+    reason: str = ""
+
+
+def read(obj: Object, extra_names: tuple[str, ...] = ()) -> Listing:
+    """The sites and the entries of an object.
+
+    `extra_names` are further names of mcount, as given to gcc's -mfentry-name. Raises FormatError
+    where a relocation that matters cannot be trusted.
+    """
+    code = _Code(obj)
+    things = dict(_calls(obj, extra_names))
+    things.update(_turned_off(obj, code, extra_names))
+    entries, dead = _entries(obj)
+    recorded = set(entries)
+    for place in sorted(recorded - things.keys()):
+        things[place] = _claimed(place, code, things)
+    functions = _Functions(obj)
+    listed = tuple(
+        _site(place, things[place], code, functions, place in recorded) for place in sorted(things)
+    )
+    return Listing(listed, bool(obj.named(table.NAME)), dead, len(entries) - len(recorded))
+
+
+def _site(
+    place: _Place, thing: _Thing, code: "_Code", functions: "_Functions", recorded: bool
+) -> Site:
+    return Site(
+        code.section(place.section).name, place.offset, *functions.at(place),
+        code.at(place, thing.length), thing.state, thing.form, recorded, thing.reason,
+    )  # fmt: skip
+
+
+# --- what relocations name ------------------------------------------------------------------------
+
+
+def _calls(obj: Object, extra_names: tuple[str, ...]) -> Iterator[tuple[_Place, _Thing]]:
+    found = sites.find(obj, extra_names)
+    for call in found:
+        form = call.form
+        yield _Place(call.section, call.offset), _Thing(State.CALL, form.length, form.name)
+    for section, field in found.unsupported:  # a 64-bit offset to the GOT or from it
+        reason = "no entry can name a call of the large PIC model"
+        yield _Place(section, field), _Thing(State.CALL, 8, "unsupported", reason)
+
+
+def _turned_off(
+    obj: Object, code: "_Code", extra_names: tuple[str, ...]
+) -> Iterator[tuple[_Place, _Thing]]:
+    """The calls a recorder turned into NOPs. `sites.find` has checked the relocation sections."""
+    names = (name.encode("utf-8", "surrogateescape") for name in (*x86.MCOUNT_NAMES, *extra_names))
+    symbols = obj.symbols_named(names)
+    if not symbols:
+        return
+    for index in obj.of_type(elf.SHT_RELA, elf.SHT_REL):
+        text = obj.headers[index][7]
+        if not obj.headers[text][2] & elf.SHF_EXECINSTR:
+            continue
+        for piece in obj.relocations_naming(index, symbols):
+            for field, info in zip(piece.offsets, piece.infos, strict=True):
+                if obj.layout.type_of(info) == _R_NONE:
+                    yield _nop_around(_Place(text, field), code)
+
+
+def _nop_around(field: _Place, code: "_Code") -> tuple[_Place, _Thing]:
+    for form in code.forms:
+        start = _Place(field.section, field.offset - len(form.prefix))
+        if start.offset >= 0 and code.at(start, form.length) == form.nop:
+            return start, _Thing(State.NOP, form.length, form.name)
+    reason = "the relocation of a call that was turned off, but no NOP"
+    return field, _Thing(State.FOREIGN, reason=reason)
+
+
+# --- what tables name -----------------------------------------------------------------------------
+
+
+def _entries(obj: Object) -> tuple[list[_Place], int]:
+    """(places, how many words name none) of every table in the object, its compiler's included."""
+    indices = set(obj.named(table.NAME))
+    relocated = [i for i in obj.of_type(elf.SHT_RELA, elf.SHT_REL) if obj.headers[i][7] in indices]
+    if sum(obj.headers[index][5] for index in (*indices, *relocated)) > obj.size:
+        raise FormatError(obj.path, "tables overlap", table.NAME.decode())
+    word = obj.layout.word
+    claims: dict[tuple[int, int], _Place | None] = {
+        (index, offset): None
+        for index in indices
+        for offset in range(0, obj.section(index).size - word + 1, word)
+    }
+    symbols = list(obj.raw_symbols()) if relocated else []
+    for relocations in relocated:
+        index = obj.headers[relocations][7]
+        content = obj.content(index)
+        for offset, kind, symbol, explicit in obj.relocations(relocations):
+            if kind == _R_NONE:
+                continue
+            size = _ENTRY_SIZES[obj.machine].get(kind)
+            if size is None or symbol >= len(symbols) or offset + word > len(content):
+                raise FormatError(obj.path, "unknown relocation", table.NAME.decode(), offset)
+            _, value, _, _, _, section = symbols[symbol]
+            addend = elf.in_place(content, offset) if explicit is None else explicit
+            claims[index, offset] = _Place(section, value + addend) if section else None
+            if size > word and not claims.get((index, offset + word)):
+                claims.pop((index, offset + word), None)
+    places = [place for _, place in sorted(claims.items()) if place]
+    return places, len(claims) - len(places)
+
+
+def _claimed(place: _Place, code: "_Code", things: dict[_Place, _Thing]) -> _Thing:
+    """What an entry names where no relocation names mcount: the NOP of -mnop-mcount, or no site."""
+    for back in range(1, _LONGEST_SITE):
+        around = things.get(_Place(place.section, place.offset - back))
+        if around and around.state is not State.FOREIGN and around.length > back:
+            return _Thing(State.FOREIGN, reason=f"{back:#x} into the {around.state}")
+    if not code.at(place, 1):
+        return _Thing(State.FOREIGN, 0, reason="outside the section")
+    for form in code.forms:
+        if code.at(place, form.length) == form.nop:
+            return _Thing(State.NOP, form.length, form.name)
+    if code.at(place, len(x86.NOP5)) == x86.NOP5:  # gcc -m32 -mnop-mcount
+        return _Thing(State.NOP, len(x86.NOP5), x86.CALL.name)
+    return _Thing(State.FOREIGN, reason="neither a call of mcount nor a NOP of one")
+
+
+# --- what stands where ----------------------------------------------------------------------------
+
+
+class _Code:
+    """The bytes of sections, read where they are asked for.
+
+    `forms` are the call forms, longest first: the NOP of a short one is the tail of a longer one's.
+    """
+
+    def __init__(self, obj: Object) -> None:
+        self._obj = obj
+        self._sections: dict[int, Section] = {}
+        kinds = x86.CALL_FORMS[obj.machine].values()
+        self.forms: list[CallForm] = sorted(
+            dict.fromkeys(form for forms in kinds for form in forms),
+            key=lambda form: -form.length,
+        )
+
+    def section(self, index: int) -> Section:
+        """Section `index`; FormatError where there is none."""
+        if index not in self._sections:
+            self._sections[index] = self._obj.section(index)
+        return self._sections[index]
+
+    def at(self, place: _Place, length: int) -> bytes:
+        """Up to `length` bytes at a place; fewer, or none, where the section ends."""
+        section = self.section(place.section)
+        length = min(length, section.size - place.offset)
+        if length <= 0 or place.offset < 0 or section.type == elf.SHT_NOBITS:
+            return b""
+        return self._obj.read(section.offset + place.offset, length, "code")
+
+
+class _Functions:
+    """The symbols of code by section; of several at one offset a function, a global one, the first.
+
+    STT_NOTYPE counts: assembly sources often leave the type out.
+    """
+
+    _TYPES = (elf.STT_FUNC, elf.STT_GNU_IFUNC, 0)
+    _BINDINGS = (elf.STB_GLOBAL, elf.STB_WEAK, elf.STB_LOCAL)
+
+    def __init__(self, obj: Object) -> None:
+        self._strings = obj.symbol_names
+        symbols = defaultdict(list)
+        for number, (name, value, size, info, _, shndx) in enumerate(obj.raw_symbols()):
+            kind, binding = info & 0xF, info >> 4
+            if shndx and name and kind in self._TYPES and binding in self._BINDINGS:
+                rank = (-self._TYPES.index(kind), -self._BINDINGS.index(binding), -number)
+                symbols[shndx].append((value, rank, name, size))
+        self._symbols = {shndx: sorted(rows) for shndx, rows in symbols.items()}
+
+    def at(self, place: _Place) -> tuple[str | None, int]:
+        """(name, distance to its first byte) of the function at a place; (None, 0) if none."""
+        rows = self._symbols.get(place.section, [])
+        number = bisect_right(rows, place.offset, key=lambda row: row[0]) - 1
+        if number < 0:
+            return None, 0
+        value, _, name, size = rows[number]
+        if size and place.offset >= value + size:
+            return None, 0
+        return elf.string_at(self._strings, name), place.offset - value
