@@ -1,0 +1,92 @@
+"""Start-up time is a feature: recording imports next to nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command import ROOT
+from tests.objects import caller
+
+MAIN = ROOT / "recordmcount" / "__main__.py"
+# What Python itself imports before the first line of a program, and C modules, which cost nothing.
+DEPENDENCIES = {"lief", "capstone", "keystone", "elftools"}
+SLOW = {"os", "re", "typing", "dataclasses", "argparse", "pathlib", "enum", "subprocess", "json",
+        "collections", "signal", "shutil", "tempfile", "multiprocessing", "numpy"}  # fmt: skip
+
+
+def imported_by(*words: str | Path) -> set[str]:
+    """The modules that have been imported when the command with these words ends."""
+    program = f"""
+import posix, sys
+def end(status):
+    if status == 0:
+        posix.write(3, "\\n".join(sys.modules).encode())
+    exit_(status)
+exit_, posix._exit = posix._exit, end
+sys.argv[1:] = {[str(word) for word in words]!r}
+__file__, __package__ = {str(MAIN)!r}, None
+exec(compile(open(__file__).read(), __file__, "exec"))
+"""
+    command = [sys.executable, "-I", "-S", "-c", program]
+    shell = ["sh", "-c", '"$@" 3>&1 >/dev/null', "sh", *command]
+    done = subprocess.run(shell, check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+    return set(done.stdout.split())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return caller(".text", ".foo.text").write(tmp_path / "x.o")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--help"], ["--version"], ["--dry-run"], ["--stats", "-w"], ["-j2", "--gc-sections"]],
+    ids=" ".join,
+)
+def test_the_recording_path_imports_no_slow_module(options: list[str], path: Path) -> None:
+    modules = imported_by(*options, path)
+    assert "recordmcount.cli" in modules
+    assert modules.isdisjoint(DEPENDENCIES | SLOW)
+
+
+def test_recording_imports_only_itself_and_modules_written_in_c(path: Path) -> None:
+    listing = [sys.executable, "-I", "-S", "-c", "import sys; print(*sys.modules)"]
+    before = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split()
+    modules = imported_by(path)
+    own = {name for name in modules if name.startswith("recordmcount")}
+    assert "recordmcount.writer" in own
+    assert modules - own - {*before} <= {*sys.builtin_module_names, "struct", "_struct"}
+
+
+def test_what_is_rarely_needed_is_imported_then(path: Path) -> None:
+    archive = path.with_name("archive.a")
+    subprocess.run(["ar", "rcD", archive, path], check=True)
+    rare = {"recordmcount.archive", "recordmcount.renumber"}
+    assert imported_by(path).isdisjoint(rare)
+    assert imported_by(archive) & rare == {"recordmcount.archive"}
+
+
+def test_the_recorder_does_not_import_the_patcher() -> None:
+    importers = [
+        source.name
+        for source in (ROOT / "recordmcount").glob("*.py")
+        if "import patcher" in source.read_text() or "from patcher" in source.read_text()
+    ]
+    assert importers == []
+
+
+def test_the_package_can_be_imported_without_its_dependencies(tmp_path: Path) -> None:
+    """`-S` hides site-packages: the version must be known to build tools all the same."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import recordmcount, json; "
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program + "print(json.dumps(recordmcount.__version__))"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert json.loads(done.stdout).count(".") == 2
