@@ -1,0 +1,292 @@
+"""Static libraries: members grow, and everything that counts their places follows."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recordmcount import archive
+from recordmcount.errors import FormatError
+from tests.elf_builder import STB_WEAK, X86_64, Symbol, build
+from tests.loc_table import table_entries
+from tests.objects import caller, record_file, text
+
+MAGIC = b"!<arch>\n"
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(command, check=False, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def object_of(function: str, calls: int) -> bytes:
+    symbols = [Symbol(function, ".text"), Symbol("__fentry__")]
+    return build(X86_64, [text(calls=calls)], symbols).data
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """An archive with an index, long and short names, odd sizes and a member that is no object."""
+    members = {
+        "first.o": object_of("first", 1),
+        "a-name-longer-than-a-header-has-room-for.o": object_of("second", 2),
+        "README": b"odd",
+        "another-name-longer-than-a-header-has-room-for.o": object_of("third", 3) + b"\0",
+        "last.o": object_of("last", 4),
+    }
+    for name, contents in members.items():
+        (tmp_path / name).write_bytes(contents)
+    run("ar", "rcsD", "lib.a", *members, cwd=tmp_path)
+    return tmp_path / "lib.a"
+
+
+def extracted(library: Path, folder: str) -> dict[str, Path]:
+    """The members by name, unpacked into a new folder."""
+    into = library.parent / folder
+    into.mkdir()
+    run("ar", "x", library, cwd=into)
+    return {path.name: path for path in into.iterdir()}
+
+
+def test_every_member_is_recorded_as_if_alone(library: Path) -> None:
+    alone = extracted(library, "before")
+    result = record_file(library)
+    assert (result.err, result.counts) == ([], (10, 0, 0))
+    members = extracted(library, "after")
+    assert members.keys() == alone.keys()
+    for name, path in alone.items():
+        if name.endswith(".o"):
+            record_file(path)
+        assert members[name].read_bytes() == path.read_bytes()
+    assert len(table_entries(members["last.o"])) == 4
+
+
+def test_names_order_dates_owners_and_modes_stay(library: Path) -> None:
+    run("ar", "rcU", library, "first.o", cwd=library.parent)  # with its own date, owner and mode
+    run("ranlib", "-U", library, cwd=library.parent)
+    before = run("ar", "tv", library, cwd=library.parent)
+    record_file(library)
+    after = run("ar", "tv", library, cwd=library.parent)
+    without_size = [line.split()[:2] + line.split()[3:] for line in before.splitlines()]
+    assert [line.split()[:2] + line.split()[3:] for line in after.splitlines()] == without_size
+    assert before != after
+
+
+@pytest.mark.parametrize("tool", ["ranlib", "llvm-ranlib"])
+def test_the_symbol_index_is_the_one_ranlib_would_make(library: Path, tool: str) -> None:
+    run(tool, "-D", library, cwd=library.parent)
+    record_file(library)
+    ours = library.read_bytes()
+    assert "first in first.o" in run("nm", "-s", library, cwd=library.parent)
+    run(tool, "-D", library, cwd=library.parent)
+    assert library.read_bytes() == ours
+
+
+def test_a_symbol_index_of_8_byte_words_follows(library: Path) -> None:
+    small = library.read_bytes()
+    count = int.from_bytes(small[68:72], "big")
+    size = int(small[8 + 48 : 8 + 58])
+    words = [int.from_bytes(small[68 + 4 * i : 72 + 4 * i], "big") for i in range(count + 1)]
+    names = small[68 + 4 * (count + 1) : 68 + size]
+    grown = 4 * (count + 1)
+    index = b"".join(word.to_bytes(8, "big") for word in [count, *(w + grown for w in words[1:])])
+    header = b"%-16s" % b"/SYM64/" + small[24:56] + b"%-10d" % (size + grown) + b"`\n"
+    library.write_bytes(MAGIC + header + index + names + small[68 + size :])
+    before = run("nm", "-s", library, cwd=library.parent)
+    assert record_file(library).err == []
+    assert run("nm", "-s", library, cwd=library.parent) == before
+    # Each word of the index is where its member's header begins.
+    after = library.read_bytes()
+    for at in range(76, 76 + 8 * count, 8):
+        member = int.from_bytes(after[at : at + 8], "big")
+        assert after[member + 58 : member + 60] == b"`\n"
+
+
+@pytest.mark.parametrize("linker", ["bfd", "gold", "lld", "mold"])
+def test_a_recorded_archive_is_linked_by_name(library: Path, linker: str) -> None:
+    folder = library.parent
+    (folder / "main.c").write_text(
+        "void __fentry__(void) {}\n"
+        "extern char __start___mcount_loc[], __stop___mcount_loc[];\n"
+        "void second(void); void last(void);\n"
+        "int main(void) { second(); last();\n"
+        "    return __stop___mcount_loc - __start___mcount_loc == 6 * 8 ? 0 : 1; }\n"
+    )
+    record_file(library)
+    run("gcc", "-no-pie", f"-fuse-ld={linker}", "main.c", "-L.", "-l:lib.a", "-o", "program",
+        cwd=folder)  # fmt: skip
+    run("./program", cwd=folder)
+
+
+def test_a_second_run_changes_nothing(library: Path) -> None:
+    record_file(library)
+    once = library.read_bytes()
+    result = record_file(library)
+    assert not result.failed
+    assert f"warning: __mcount_loc already exists: {library}(first.o)" in result.err
+    assert library.read_bytes() == once
+
+
+def test_an_archive_without_calls_is_left_as_it_is(tmp_path: Path) -> None:
+    """Also one whose last member of odd size is not padded, as `ar` always does."""
+    (tmp_path / "notes").write_bytes(b"odd")
+    run("ar", "rcD", "lib.a", "notes", cwd=tmp_path)
+    contents = (tmp_path / "lib.a").read_bytes().removesuffix(b"\n")
+    (tmp_path / "lib.a").write_bytes(contents)
+    assert not record_file(tmp_path / "lib.a").failed
+    assert (tmp_path / "lib.a").read_bytes() == contents
+
+
+def test_members_of_the_same_name_are_each_recorded(tmp_path: Path) -> None:
+    for folder, calls in (("one", 1), ("two", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.o").write_bytes(object_of(folder, calls))
+    run("ar", "qcsD", "lib.a", "one/same.o", "two/same.o", cwd=tmp_path)
+    assert record_file(tmp_path / "lib.a").counts == (3, 0, 0)
+    for number, calls in (("1", 1), ("2", 2)):
+        run("ar", "xN", number, "lib.a", "same.o", cwd=tmp_path)
+        assert len(table_entries(tmp_path / "same.o")) == calls
+
+
+def test_a_member_with_weak_symbols_only_gets_a_section_symbol(tmp_path: Path) -> None:
+    weak = build(X86_64, [text()], [Symbol("f", ".text", bind=STB_WEAK), Symbol("__fentry__")])
+    weak.write(tmp_path / "weak.o")
+    run("ar", "rcsD", "lib.a", "weak.o", cwd=tmp_path)
+    assert record_file(tmp_path / "lib.a").err == []
+    run("ar", "x", "lib.a", cwd=tmp_path)
+    assert [site.offset for site in table_entries(tmp_path / "weak.o")] == [0]
+
+
+@pytest.mark.parametrize("name", ["first.o", "a-name-longer-than-a-header-has-room-for.o"])
+def test_one_broken_member_leaves_the_whole_archive_untouched(library: Path, name: str) -> None:
+    sound = caller()
+    (library.parent / name).write_bytes(sound.patch("e_shentsize", 7))
+    run("ar", "rD", library, name, cwd=library.parent)
+    before = library.read_bytes()
+    assert record_file(library).err == [
+        f"{library}({name}): e_shentsize is 7, not 64",
+        f"{library}: failed",
+    ]
+    assert library.read_bytes() == before
+
+
+def test_a_thin_archive_is_refused(library: Path) -> None:
+    run("ar", "rcsT", "thin.a", "first.o", cwd=library.parent)
+    thin = library.with_name("thin.a")
+    before = thin.read_bytes()
+    what = "a thin archive: record the objects it names instead"
+    assert record_file(thin).err == [f"{thin}: {what}", f"{thin}: failed"]
+    assert thin.read_bytes() == before
+
+
+def test_a_bsd_archive_is_refused(library: Path) -> None:
+    run("llvm-ar", "--format=bsd", "rcsD", "bsd.a", "first.o", cwd=library.parent)
+    bsd = library.with_name("bsd.a")
+    before = bsd.read_bytes()
+    what = "a BSD archive: only the GNU format is supported"
+    assert record_file(bsd).err == [f"{bsd}: {what}", f"{bsd}: failed"]
+    assert bsd.read_bytes() == before
+
+
+def test_an_archive_of_llvm_is_read(library: Path) -> None:
+    run("llvm-ar", "--format=gnu", "rcsD", "llvm.a", "first.o", "last.o", cwd=library.parent)
+    assert record_file(library.with_name("llvm.a")).counts == (5, 0, 0)
+
+
+def test_an_empty_archive_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "empty.a"
+    path.write_bytes(MAGIC)
+    assert not record_file(path).failed
+    assert path.read_bytes() == MAGIC
+
+
+def test_recording_to_another_file_leaves_the_archive_alone(library: Path) -> None:
+    before = library.read_bytes()
+    output = library.with_name("new.a")
+    assert not record_file(library, output=str(output)).failed
+    assert library.read_bytes() == before
+    record_file(library)
+    assert output.read_bytes() == library.read_bytes()
+
+
+# --- the format -----------------------------------------------------------------------------------
+
+
+def member(name: bytes, contents: bytes) -> bytes:
+    header = b"%-16s%-12d%-6d%-6d%-8o%-10d`\n" % (name, 0, 0, 0, 0o644, len(contents))
+    return header + contents + b"\n" * (len(contents) % 2)
+
+
+def same(_: str, contents: bytes) -> bytes:
+    return contents
+
+
+def grow(_: str, contents: bytes) -> bytes:
+    return contents + b"."
+
+
+INDEX = (1).to_bytes(4, "big") + (8 + 60 + 10).to_bytes(4, "big") + b"f\0"
+
+
+@pytest.mark.parametrize(
+    ("contents", "what"),
+    [
+        (member(b"a/", b"x")[:40], "no archive member header at 0x8"),
+        (member(b"a/", b"x").replace(b"`\n", b"``"), "no archive member header at 0x8"),
+        (member(b"a/", b"x").replace(b"1 ", b"-1"), "no archive member header at 0x8"),
+        (member(b"a/", b"xxxx")[:-1], "the archive member at 0x8 is truncated"),
+        (member(b"//", b"x/\n") + member(b"/7", b""),
+         "archive member name 7 is not in the table of names"),
+        (member(b"/0", b""), "archive member name 0 is not in the table of names"),
+        (member(b"/", b"\0\0\0\1"), "the archive's symbol index is truncated"),
+        (member(b"/", b"\0\0"), "the archive's symbol index is truncated"),
+        (member(b"/", INDEX[:7] + b"\x08f\0") + member(b"a/", b""), None),
+        (member(b"/", INDEX[:7] + b"\x09f\0") + member(b"a/", b""),
+         "the symbol index names no member at 0x9"),
+    ],
+)  # fmt: skip
+def test_a_broken_archive_is_refused(contents: bytes, what: str | None) -> None:
+    def rebuild() -> bytes:
+        return archive.rebuild("x.a", MAGIC + contents, same)
+
+    if what is None:
+        assert rebuild() == MAGIC + contents
+    else:
+        with pytest.raises(FormatError) as error:
+            rebuild()
+        assert str(error.value) == f"x.a: {what}"
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 59, 60])
+def test_members_are_padded_to_an_even_place(size: int) -> None:
+    contents = MAGIC + member(b"/", INDEX) + member(b"a/", bytes(size)) + member(b"b/", b"x")
+    grown = MAGIC + member(b"/", INDEX) + member(b"a/", bytes(size) + b".") + member(b"b/", b"x.")
+    assert archive.rebuild("x.a", contents, grow) == grown
+    assert archive.rebuild("x.a", contents, same) == contents
+
+
+def test_members_are_called_by_their_full_names() -> None:
+    names: list[str] = []
+
+    def remember(name: str, contents: bytes) -> bytes:
+        names.append(name)
+        return contents
+
+    long_names = member(b"//", b"sub/longer-than-sixteen.o/\nthe-other-long-name.o/\n")
+    parts = [long_names, *(member(name, b"") for name in (b"/27", b"/0", b"a b.o/", b"\xff.o/"))]
+    archive.rebuild("x.a", MAGIC + b"".join(parts), remember)
+    assert names == ["the-other-long-name.o", "sub/longer-than-sixteen.o", "a b.o", "\\xff.o"]
+
+
+RebuildWith = Callable[[str, bytes], bytes]
+
+
+@pytest.mark.parametrize("change", [same, grow])
+def test_special_members_are_not_taken_for_objects(change: RebuildWith) -> None:
+    contents = MAGIC + member(b"/", INDEX) + member(b"//", b"a-very-long-name.o/\n")
+    assert archive.rebuild("x.a", contents + member(b"/0", b""), same).startswith(contents[:8])
+    assert archive.rebuild("x.a", MAGIC + member(b"//", b"x/\n"), change) == MAGIC + member(
+        b"//", b"x/\n"
+    )
