@@ -1,6 +1,7 @@
 """Run build tools as a user does whose PATH has `recordmcount`."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,21 +10,27 @@ ROOT = Path(__file__).parents[1]
 GLUE = ROOT / "recordmcount" / "glue"
 
 
-def run(*command: str | Path, cwd: Path = ROOT, **variables: str) -> str:
+def copy(name: str, folder: Path) -> Path:
+    """Copy the sources of fixtures/`name` into the new `folder`, and return it."""
+    return Path(shutil.copytree(ROOT / "fixtures" / name, folder))
+
+
+def run(*command: str | Path, cwd: Path = ROOT, status: int = 0, **variables: str) -> str:
     """Run `command` in `cwd` with `variables` in its environment and return what it printed.
 
-    Raises AssertionError with that output when the command fails.
+    Raises AssertionError with that output unless the command ends with `status`.
     """
     installed = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{installed}:{os.environ['PATH']}", **variables}
     done = subprocess.run(
         command,
         check=False,
         cwd=cwd,
-        env=environment,
+        env={**os.environ, "PATH": f"{installed}:{os.environ['PATH']}", **variables},
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == status, done.stdout
     return done.stdout

@@ -1,6 +1,5 @@
-"""Build fixtures/module for Debian's cloud kernel, which tools/kernel unpacks."""
+"""Build copies of fixtures/module for Debian's cloud kernel, which tools/kernel unpacks."""
 
-import shutil
 from pathlib import Path
 
 from tests import building
@@ -22,15 +21,11 @@ CLANG = (
 )
 
 
-def copy(folder: Path) -> Path:
-    """Copy the sources of the module into the new `folder`, and return it."""
-    return shutil.copytree(building.ROOT / "fixtures" / "module", folder)
+def build(folder: Path, *variables: str) -> str:
+    """Build `folder`/tracee.ko, which its Makefile has recorded; return what make printed."""
+    return building.run("make", "-j4", f"KDIR={KERNEL}/headers", *variables, cwd=folder)
 
 
-def build(folder: Path, *variables: str, recipe: Path | None = RECIPE) -> str:
-    """Build `folder`/tracee.ko and return what make printed.
-
-    With `recipe` None the kernel's own build system records the module.
-    """
-    make = ("make", "-j4", "-C", KERNEL / "headers", f"M={folder}")
-    return building.run(*make, *variables, "modules", MAKEFILES=str(recipe or ""))
+def kernel_make(folder: Path) -> list[str]:
+    """Return the command that builds `folder`/tracee.ko as the kernel would by itself."""
+    return ["make", "-j4", "-C", f"{KERNEL}/headers", f"M={folder}", "modules"]

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import kbuild, qemu
+from tests import building, kbuild, qemu
+
+pytestmark = pytest.mark.xdist_group("kernel")  # one boot for all of them
 
 RECORDED = {"tracee_parse", "tracee_set", "tracee_get", "tracee_square", "tracee_sum"}
 ON_LOAD = ["tracee_prepare", "tracee_sum"]
@@ -64,10 +66,13 @@ class Machine:
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     folder = tmp_path_factory.mktemp("modules")
-    modules = {name: kbuild.copy(folder / name) / "tracee.ko" for name in ("gcc", "clang", "own")}
+    modules = {
+        name: building.copy("module", folder / name) / "tracee.ko"
+        for name in ("gcc", "clang", "own")
+    }
     kbuild.build(folder / "gcc")
     kbuild.build(folder / "clang", *kbuild.CLANG)
-    kbuild.build(folder / "own", recipe=None)
+    building.run(*kbuild.kernel_make(folder / "own"))
     modules["bare"] = without_table(modules["gcc"], folder / "bare.ko")
     files = {f"/{name}.ko": module.read_bytes() for name, module in modules.items()}
     session = qemu.run(kbuild.KERNEL / "vmlinuz", SCRIPT, files)

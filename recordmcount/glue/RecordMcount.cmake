@@ -1,0 +1,31 @@
+# CMake (3.16 or later; Ninja and Makefile generators): record the objects of a target.
+#
+#   execute_process(COMMAND recordmcount --print-dir
+#                   OUTPUT_VARIABLE dir OUTPUT_STRIP_TRAILING_WHITESPACE)
+#   include(${dir}/RecordMcount.cmake)
+#   mcount_record(TARGET [OPTION...])    # options of recordmcount, e.g. --gc-sections
+#
+# TARGET is an executable or a static, shared, module or object library. Each C and C++ object is
+# recorded in the step that compiles it: Ninja would compile an object that a later step rewrites
+# again in every build. A compiler launcher set before (ccache) keeps launching the compiler.
+
+if(NOT DEFINED RECORDMCOUNT)
+  execute_process(COMMAND recordmcount --print-command
+                  OUTPUT_VARIABLE RECORDMCOUNT OUTPUT_STRIP_TRAILING_WHITESPACE)
+  if(NOT RECORDMCOUNT)
+    message(FATAL_ERROR "recordmcount is not in PATH: set RECORDMCOUNT to its command line")
+  endif()
+endif()
+set(RECORDMCOUNT_LAUNCHER "${CMAKE_CURRENT_LIST_DIR}/compile-and-record")
+
+function(mcount_record target)
+  string(JOIN " " recorder ${RECORDMCOUNT} ${ARGN})
+  foreach(property C_COMPILER_LAUNCHER CXX_COMPILER_LAUNCHER)
+    set(launcher "${RECORDMCOUNT_LAUNCHER}" "${recorder}")
+    get_target_property(existing ${target} ${property})
+    if(existing)
+      list(APPEND launcher ${existing})
+    endif()
+    set_target_properties(${target} PROPERTIES ${property} "${launcher}")
+  endforeach()
+endfunction()

@@ -1,0 +1,42 @@
+# GNU make (4.0 or later): record the objects of a program, in one of two ways.
+#
+#   include $(shell recordmcount --print-dir)/recordmcount.mk
+#   prog: main.recorded.o util.recorded.o    # each object when it is compiled, or
+#   prog: prog.recorded main.o util.o        # before the link, in one batch, those that changed;
+#   prog.recorded: main.o util.o             # programs that share objects share a batch
+#
+# A rule of your own that compiles: put $(RECORD) before the compiler. Options of recordmcount go
+# into RECORDMCOUNT_FLAGS.
+
+ifndef RECORDMCOUNT
+export RECORDMCOUNT := $(shell recordmcount --print-command)
+$(if $(RECORDMCOUNT),,$(error recordmcount is not in PATH: set RECORDMCOUNT to its command line))
+endif
+
+RECORD = $(recordmcount.dir)compile-and-record '$(RECORDMCOUNT) $(RECORDMCOUNT_FLAGS)'
+recordmcount.dir := $(dir $(lastword $(MAKEFILE_LIST)))
+
+# As make's own rules for %.o.
+%.recorded.o: %.c
+	$(RECORD) $(COMPILE.c) $(OUTPUT_OPTION) $<
+%.recorded.o: %.cc
+	$(RECORD) $(COMPILE.cc) $(OUTPUT_OPTION) $<
+%.recorded.o: %.cpp
+	$(RECORD) $(COMPILE.cpp) $(OUTPUT_OPTION) $<
+%.recorded.o: %.S
+	$(RECORD) $(COMPILE.S) $(OUTPUT_OPTION) $<
+
+# $? are the objects that are newer than this stamp: those that changed since the last batch, and
+# after an interrupted one every object of it; those it had recorded stay as they are, and -q
+# passes over them in silence. The stamp holds their names, and is touched after all of them.
+%.recorded:
+	$(if $^,,$(error $@ has no objects))
+	$(file >$@.list,$(subst $(recordmcount.space),$(recordmcount.newline),$?))
+	$(RECORDMCOUNT) $(RECORDMCOUNT_FLAGS) -q @$@.list
+	mv $@.list $@ && touch $@
+
+recordmcount.space := $() $()
+define recordmcount.newline :=
+
+
+endef

@@ -1,0 +1,256 @@
+"""Real projects, built with the Make fragment, the CMake module and the Kbuild recipe."""
+
+from pathlib import Path
+from signal import SIGKILL
+
+import pytest
+
+from tests import building, kbuild
+from tests.linked import Image
+from tests.loc_table import table_entries
+from tests.oracle import expected_sites
+
+COMPILERS = {"gcc": ("gcc", "g++"), "clang": ("clang", "clang++")}
+BUILD_TOOLS = {"Ninja": "ninja", "Unix Makefiles": "make"}
+
+with_each_compiler = pytest.mark.parametrize("compiler", COMPILERS)
+with_each_generator = pytest.mark.parametrize("generator", BUILD_TOOLS)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a fresh copy of the calculator."""
+    return building.copy("project", tmp_path / "project")
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    """Return a fresh copy of the kernel module."""
+    return building.copy("module", tmp_path / "module")
+
+
+def assert_recorded(*images: Path) -> None:
+    """The table of each image names every live call, once, without a text relocation."""
+    for image in images:
+        linked = Image(image)
+        assert linked.live_calls()
+        assert sorted(linked.table) == sorted(linked.live_calls())
+        assert not linked.has_text_relocations
+
+
+def assert_module_recorded(folder: Path) -> None:
+    entries = table_entries(folder / "tracee.ko")
+    assert entries
+    assert sorted(entries) == sorted(expected_sites(folder / "tracee.ko"))
+
+
+def assert_calculates(*programs: Path) -> None:
+    for program in programs:
+        assert building.run(program, "2", "3", "+", "4", "x") == "20\n"
+
+
+def add_function(source: Path) -> None:
+    source.write_text(source.read_text() + "\nvoid one_more(void);\nvoid one_more(void) {}\n")
+
+
+def objects(folder: Path) -> dict[str, int]:
+    """The objects below `folder` -> when each was last written, in nanoseconds."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.rglob("*.o")}
+
+
+def written_since(before: dict[str, int], folder: Path) -> set[str]:
+    return {name for name, _ in objects(folder).items() - before.items()}
+
+
+# --- Make ---------------------------------------------------------------------------------------
+
+
+def make(folder: Path, compiler: str = "gcc") -> str:
+    """Build the calculator; --pic because clang's calls do not tell that they are PIC."""
+    cc, cxx = COMPILERS[compiler]
+    flags = (f"CC={cc}", f"CXX={cxx}", "RECORDMCOUNT_FLAGS=--pic")
+    return building.run("make", "-j4", *flags, cwd=folder)
+
+
+@with_each_compiler
+def test_make_records_each_object_or_one_batch(project: Path, compiler: str) -> None:
+    make(project, compiler)
+    programs = (project / "calc", project / "calc-pie")
+    assert_recorded(*programs)
+    assert_calculates(*programs)
+
+
+def test_make_records_again_only_the_object_that_changed(project: Path) -> None:
+    make(project)
+    assert "Nothing to be done" in make(project)
+    before = objects(project)
+    calls = len(Image(project / "calc").table)
+
+    add_function(project / "operators.cc")
+    make(project)
+    assert written_since(before, project) == {"operators.o", "operators.recorded.o"}
+    assert (project / "calc-pie.recorded").read_text() == "operators.o\n"
+    assert_recorded(project / "calc", project / "calc-pie")
+    assert len(Image(project / "calc").table) == calls + 1
+
+
+def test_a_batch_without_objects_is_refused(project: Path) -> None:
+    makefile = project / "Makefile"
+    makefile.write_text(makefile.read_text().replace("calc-pie.recorded: $(OBJECTS)\n", ""))
+    output = building.run("make", "calc-pie", cwd=project, status=2)
+    assert "calc-pie.recorded has no objects" in output
+
+
+# --- CMake --------------------------------------------------------------------------------------
+
+
+def cmake(folder: Path, generator: str, *definitions: str, compiler: str = "gcc") -> str:
+    """Configure the calculator in its own folder unless that is done, and build it."""
+    if not (folder / "CMakeCache.txt").exists():
+        cc, cxx = COMPILERS[compiler]
+        building.run("cmake", "-G", generator, *definitions, ".", cwd=folder, CC=cc, CXX=cxx)
+    return building.run("cmake", "--build", ".", "-j4", cwd=folder)
+
+
+@with_each_compiler
+@with_each_generator
+def test_cmake_records_programs_and_libraries(project: Path, generator: str, compiler: str) -> None:
+    cmake(project, generator, compiler=compiler)
+    programs = (project / "calc", project / "calc-pie")
+    assert_recorded(*programs, project / "libstack.so")
+    assert_calculates(*programs)
+
+
+@with_each_generator
+def test_cmake_records_again_only_the_object_that_changed(project: Path, generator: str) -> None:
+    cmake(project, generator)
+    before = objects(project)
+    linked = (project / "calc").stat().st_mtime_ns
+    cmake(project, generator)
+    assert objects(project) == before
+    assert (project / "calc").stat().st_mtime_ns == linked
+
+    add_function(project / "operators.cc")
+    cmake(project, generator)
+    assert written_since(before, project) == {"operators.cc.o"}
+    assert_recorded(project / "calc", project / "calc-pie", project / "libstack.so")
+
+
+def test_cmake_passes_options_on_and_keeps_a_compiler_launcher(project: Path) -> None:
+    lists = project / "CMakeLists.txt"
+    lists.write_text(lists.read_text().replace("(${target})", "(${target} --all-sections)"))
+    cmake(project, "Ninja", "-DCMAKE_C_COMPILER_LAUNCHER=nice")
+    commands = building.run("ninja", "-t", "commands", "libstack.so", cwd=project).splitlines()
+    assert commands[0].startswith(f"{building.GLUE}/compile-and-record ")
+    assert ' --all-sections" nice ' in commands[0]
+    assert_recorded(project / "libstack.so")
+
+
+# --- Kbuild -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variables", [(), kbuild.CLANG], ids=COMPILERS)
+def test_kbuild_records_a_module(module: Path, variables: tuple[str, ...]) -> None:
+    kbuild.build(module, *variables)
+    assert_module_recorded(module)
+    assert "-mrecord-mcount" not in (module / ".main.o.cmd").read_text()
+
+
+def test_kbuild_records_a_module_that_does_not_know_of_it(module: Path) -> None:
+    building.run(*kbuild.kernel_make(module), MAKEFILES=str(kbuild.RECIPE))
+    assert_module_recorded(module)
+
+
+def test_kbuild_records_again_only_the_object_that_changed(module: Path) -> None:
+    kbuild.build(module)
+    before = objects(module)
+    kbuild.build(module)
+    assert objects(module) == before
+
+    add_function(module / "work.c")
+    output = kbuild.build(module)
+    assert written_since(before, module) == {"work.o", "tracee.o"}
+    assert [line for line in output.splitlines() if "RECORD" in line] == [
+        f"  RECORD  {module}/work.o"
+    ]
+    assert_module_recorded(module)
+
+
+# --- any build system ---------------------------------------------------------------------------
+
+
+def compile_and_record(recorder: str, *command: str, cwd: Path, status: int = 0) -> str:
+    launcher = building.GLUE / "compile-and-record"
+    return building.run(launcher, recorder, *command, cwd=cwd, status=status)
+
+
+def test_an_object_that_cannot_be_recorded_is_not_left_behind(project: Path) -> None:
+    compile_and_record("false", "gcc", "-c", "stack.c", "-o", "stack.o", cwd=project, status=1)
+    assert objects(project) == {}
+    assert not list(project.glob("stack.o*"))
+
+
+def test_an_object_that_is_not_named_is_refused_before_it_is_compiled(project: Path) -> None:
+    output = compile_and_record("false", "gcc", "-c", "stack.c", cwd=project, status=2)
+    assert output == "compile-and-record: -c without -o: gcc -c stack.c\n"
+    assert objects(project) == {}
+
+
+@pytest.mark.parametrize(
+    ("command", "result"),
+    [
+        ("gcc -shared -fPIC -o stack.so stack.c", "stack.so"),
+        ("gcc -x c-header -c stack.h -o stack.h.gch", "stack.h.gch"),
+        ("gcc -S stack.c -o stack.s", "stack.s"),
+    ],
+)
+def test_what_makes_no_object_is_run_as_it_is(project: Path, command: str, result: str) -> None:
+    compile_and_record("false", *command.split(), cwd=project)
+    assert (project / result).exists()
+
+
+# --- builds that are killed -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def deadly_recorder(tmp_path: Path) -> str:
+    """Return a recorder that, the first time, kills the build that calls it, and itself."""
+    recorder, fuse = tmp_path / "recorder", tmp_path / "fuse"
+    command = building.run("recordmcount", "--print-command").strip()
+    recorder.write_text(
+        f'#!/bin/sh\nrm {fuse} 2>/dev/null && kill -9 $BUILD_PID 0\nexec {command} "$@"\n'
+    )
+    recorder.chmod(0o755)
+    fuse.touch()
+    return str(recorder)
+
+
+def run_until_killed(*command: str, cwd: Path, **variables: str) -> None:
+    announce = ("sh", "-c", 'BUILD_PID=$$ exec "$@"', "sh")
+    building.run(*announce, *command, cwd=cwd, status=-SIGKILL, **variables)
+
+
+@pytest.mark.parametrize("program", ["calc", "calc-pie"])
+def test_make_completes_a_build_that_was_killed(
+    project: Path, program: str, deadly_recorder: str
+) -> None:
+    run_until_killed("make", program, cwd=project, RECORDMCOUNT=deadly_recorder)
+    make(project)
+    assert_recorded(project / program)
+
+
+@with_each_generator
+def test_cmake_completes_a_build_that_was_killed(
+    project: Path, generator: str, deadly_recorder: str
+) -> None:
+    building.run("cmake", "-G", generator, f"-DRECORDMCOUNT={deadly_recorder}", ".", cwd=project)
+    run_until_killed(BUILD_TOOLS[generator], cwd=project)
+    cmake(project, generator)
+    assert_recorded(project / "calc", project / "calc-pie", project / "libstack.so")
+
+
+def test_kbuild_completes_a_build_that_was_killed(module: Path, deadly_recorder: str) -> None:
+    recipe = {"MAKEFILES": str(kbuild.RECIPE), "RECORDMCOUNT": deadly_recorder}
+    run_until_killed(*kbuild.kernel_make(module), cwd=module, **recipe)
+    kbuild.build(module)
+    assert_module_recorded(module)
