@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from tests import building, kbuild, qemu
 
@@ -13,6 +14,7 @@ pytestmark = pytest.mark.xdist_group("kernel")  # one boot for all of them
 RECORDED = {"tracee_parse", "tracee_set", "tracee_get", "tracee_square", "tracee_sum"}
 ON_LOAD = ["tracee_prepare", "tracee_sum"]
 ON_WORK = ["tracee_set", "tracee_parse", "tracee_sum", *["tracee_square"] * 5]
+COMPLAINTS = ("WARNING", "BUG", "Oops", "Call Trace", "ftrace bug")
 
 # The filter is set before the module is loaded, so that its init function is traced as well. A
 # filter that then matches nothing means every function of the kernel, even those which read the
@@ -64,8 +66,12 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    folder = tmp_path_factory.mktemp("modules")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("modules")
+
+
+@pytest.fixture(scope="module")
+def machine(folder: Path) -> Machine:
     modules = {
         name: building.copy("module", folder / name) / "tracee.ko"
         for name in ("gcc", "clang", "own")
@@ -83,6 +89,17 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
 def without_table(module: Path, out: Path) -> Path:
     remove = ["-R", "__mcount_loc", "-R", ".rela__mcount_loc"]
     subprocess.run(["objcopy", *remove, module, out], check=True)
+    return out
+
+
+def with_an_entry_one_byte_off(module: Path, out: Path) -> Path:
+    content = bytearray(module.read_bytes())
+    with module.open("rb") as stream:
+        table = ELFFile(stream).get_section_by_name(".rela__mcount_loc")
+        assert table is not None
+        r_addend = table["sh_offset"] + 16  # in the first Elf64_Rela; little-endian
+    content[r_addend] += 1
+    out.write_bytes(content)
     return out
 
 
@@ -120,7 +137,16 @@ def test_without_its_table_nothing_of_the_module_can_be_traced(machine: Machine)
 
 
 def test_the_kernel_does_not_complain(machine: Machine) -> None:
-    for complaint in ("WARNING", "BUG", "Oops", "Call Trace", "ftrace bug"):
-        assert complaint not in machine.kernel_log
+    assert [complaint for complaint in COMPLAINTS if complaint in machine.kernel_log] == []
     out_of_tree, unsigned = 1 << 12, 1 << 13
     assert machine.answers["kernel tainted"] == f"{out_of_tree | unsigned}\n"
+
+
+def test_the_kernel_complains_of_a_single_entry_that_is_one_byte_off(
+    machine: Machine, folder: Path
+) -> None:
+    module = with_an_entry_one_byte_off(folder / "gcc" / "tracee.ko", folder / "off.ko")
+    files = {"/off.ko": module.read_bytes()}
+    session = qemu.run(kbuild.KERNEL / "vmlinuz", "insmod /off.ko", files)
+    for complaint in ("WARNING", "Call Trace", "ftrace bug"):
+        assert complaint in session.kernel_log
