@@ -117,12 +117,9 @@ def plan_object(obj: "Object", options: "Options", result: Result) -> "Plan":
     _refuse_slim_lto(obj)
     found = sites.find(obj, options.symbols)
     if not options.quiet:
-        for section, offset in found.unsupported:
+        for section, offset, what in found.unsupported:
             where = place(obj.section(section).name, offset)
-            result.err.append(
-                f"{obj.path}: warning: {where}call to mcount in an unsupported form (large PIC "
-                "model), not recorded"
-            )
+            result.err.append(f"{obj.path}: warning: {where}{what}, not recorded")
     plan = writer.plan(obj, found, options)
     recorded = sum(map(len, plan.recorded))
     ignored = sum(map(len, plan.ignored))

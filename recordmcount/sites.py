@@ -56,8 +56,8 @@ class Found:
     """What was found in one object.
 
     `sections` has the calls; `references` counts relocations that name mcount and are no call
-    (a function pointer, a `lea`, a tail jump); `unsupported` lists calls in a form that no table
-    entry can name, as (section index, section offset of the relocated field).
+    (a function pointer, a `lea`, a tail jump); `unsupported` lists what may be a call and can have
+    no entry, as (section index, section offset of the relocated field, what it is).
     """
 
     __slots__ = ("sections", "references", "unsupported")
@@ -65,7 +65,7 @@ class Found:
     def __init__(self) -> None:
         self.sections: list[SectionSites] = []
         self.references = 0
-        self.unsupported: list[tuple[int, int]] = []
+        self.unsupported: list[tuple[int, int, str]] = []
 
     def __iter__(self) -> "Iterator[CallSite]":
         for part in self.sections:
@@ -148,8 +148,11 @@ def _plain_calls(
         return None
     base, text = code.around(low, high)
     starts = [field - 1 for field in fields]
-    places = [start - base for start in starts] if base else starts
-    return starts if set(itemgetter(*places)(text)) == set(form.prefix) else None
+    pick = itemgetter(*[start - base for start in starts])
+    if set(pick(text)) != set(form.prefix):
+        return None
+    before = pick(b"\0" + text)  # the bytes before them; the section's first has none
+    return starts if x86.BEFORE_MODRM.isdisjoint(before) else None
 
 
 def _decode_each(
@@ -162,14 +165,27 @@ def _decode_each(
         kind = type_of(piece.infos[i])
         addend = piece.addends[i] if piece.addends else elf.in_place(text, at)
         form = x86.decode(obj.machine, kind, addend, text, at)
-        if form is not None:
-            result.starts.append(field - len(form.prefix))
-            result.entries.append(entry)
-            result.forms.append(form)
-        elif kind in x86.UNSUPPORTED_CALLS[obj.machine]:
-            found.unsupported.append((result.section, field))
-        else:
-            found.references += kind != 0  # R_*_NONE is a call turned off long ago
+        if form is None:
+            if x86.is_unsupported_call(obj.machine, kind, text, at):
+                found.unsupported.append((result.section, field, "a call in an unsupported form"))
+            else:
+                found.references += kind != 0  # R_*_NONE is a call turned off long ago
+            continue
+        start = field - len(form.prefix)
+        if x86.may_be_modrm(form, text, at) and not _is_symbol(obj, result.section, start):
+            what = "a call, or the immediate of an imul or sub"
+            found.unsupported.append((result.section, field, what))
+            continue
+        result.starts.append(start)
+        result.entries.append(entry)
+        result.forms.append(form)
+
+
+def _is_symbol(obj: "Object", section: int, offset: int) -> bool:
+    """Whether a symbol names this place: then an instruction begins here."""
+    return any(
+        (shndx, value) == (section, offset) for _, value, _, _, _, shndx in obj.raw_symbols()
+    )
 
 
 class _Code:

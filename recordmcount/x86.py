@@ -139,9 +139,13 @@ PLAIN_CALL: dict[int, tuple[CallForm, frozenset[int]]] = {
     EM_386: (CALL_386, frozenset((R_386_PC32, R_386_PLT32))),
 }
 
+# Behind one of these, e8 may as well be the ModRM byte of an instruction whose 4-byte immediate
+# is the field: imul $imm32,%eax,%ebp (69 /r) or sub $imm32,%eax (81 /5).
+BEFORE_MODRM = frozenset((0x69, 0x81))
+
 # Types that only a call through the large PIC model's GOT arithmetic uses: 36 bytes of lea,
 # movabs, add and `call *%r10`, which no table entry can name as one instruction.
-UNSUPPORTED_CALLS: dict[int, frozenset[int]] = {
+UNSUPPORTED_TYPES: dict[int, frozenset[int]] = {
     EM_X86_64: frozenset((R_X86_64_GOT64, R_X86_64_GOTPLT64, R_X86_64_PLTOFF64)),
     EM_386: frozenset(),
 }
@@ -155,6 +159,29 @@ def decode(
         if addend == form.addend and form.matches(code, field):
             return form
     return None
+
+
+def may_be_modrm(form: CallForm, code: bytes, field: int) -> bool:
+    """Whether the bytes before a plain call leave open that its opcode is a ModRM byte."""
+    return len(form.prefix) == 1 and field > 1 and code[field - 2] in BEFORE_MODRM
+
+
+def is_unsupported_call(machine: int, relocation_type: int, code: bytes, field: int) -> bool:
+    """Whether the field belongs to a call of mcount in a form that no table entry can name.
+
+    Besides the types above: clang's large model with -mretpoline loads the address and calls a
+    thunk, `movabs $mcount, %r11; call __llvm_retpoline_r11`.
+    """
+    if relocation_type in UNSUPPORTED_TYPES[machine]:
+        return True
+    movabs = code[max(0, field - 2) : field]
+    return (
+        machine == EM_X86_64
+        and relocation_type == R_X86_64_64
+        and movabs[:1] in (b"\x48", b"\x49")
+        and movabs[1:] in [form.prefix[1:] for form in CALL_ABS]
+        and code.startswith(CALL.prefix, field + 8)
+    )
 
 
 # --- after the link ---------------------------------------------------------------------------
@@ -233,7 +260,7 @@ class LinkedCall:
 def linked_calls(machine: int) -> tuple[LinkedCall, ...]:
     """The calls that linkers leave or make.
 
-    bfd, gold and lld relax `ff 15` to an addr32 call, mold (and bfd with -z call-nop=prefix-nop)
+    bfd, gold and lld relax `ff 15` to an addr32 call, mold (and bfd with -z call-nop=prefix-0x90)
     to a NOP and a call, of which the table names the NOP. bfd's -z call-nop=suffix-nop gives a
     plain call; the NOP behind it may stay, so that is no form of its own.
     """

@@ -168,7 +168,7 @@ def test_the_plain_call_is_one_of_the_forms_of_its_relocation_types(machine: int
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_no_relocation_type_is_both_supported_and_unsupported(machine: int) -> None:
-    assert x86.CALL_FORMS[machine].keys().isdisjoint(x86.UNSUPPORTED_CALLS[machine])
+    assert x86.CALL_FORMS[machine].keys().isdisjoint(x86.UNSUPPORTED_TYPES[machine])
 
 
 @pytest.mark.parametrize(
