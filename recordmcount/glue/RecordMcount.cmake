@@ -1,4 +1,4 @@
-# CMake (3.16 or later; Ninja and Makefile generators): record the objects of a target.
+# CMake (3.17 or later; Ninja and Makefile generators): record the objects of a target.
 #
 #   execute_process(COMMAND recordmcount --print-dir
 #                   OUTPUT_VARIABLE dir OUTPUT_STRIP_TRAILING_WHITESPACE)
@@ -9,19 +9,19 @@
 # recorded in the step that compiles it: Ninja would compile an object that a later step rewrites
 # again in every build. A compiler launcher set before (ccache) keeps launching the compiler.
 
-if(NOT DEFINED RECORDMCOUNT)
+if(NOT RECORDMCOUNT)
   execute_process(COMMAND recordmcount --print-command
-                  OUTPUT_VARIABLE RECORDMCOUNT OUTPUT_STRIP_TRAILING_WHITESPACE)
-  if(NOT RECORDMCOUNT)
+                  OUTPUT_VARIABLE command OUTPUT_STRIP_TRAILING_WHITESPACE)
+  if(NOT command)
     message(FATAL_ERROR "recordmcount is not in PATH: set RECORDMCOUNT to its command line")
   endif()
+  set(RECORDMCOUNT "${command}" CACHE STRING "Command line of recordmcount")
 endif()
-set(RECORDMCOUNT_LAUNCHER "${CMAKE_CURRENT_LIST_DIR}/compile-and-record")
 
 function(mcount_record target)
   string(JOIN " " recorder ${RECORDMCOUNT} ${ARGN})
   foreach(property C_COMPILER_LAUNCHER CXX_COMPILER_LAUNCHER)
-    set(launcher "${RECORDMCOUNT_LAUNCHER}" "${recorder}")
+    set(launcher "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/compile-and-record" "${recorder}")
     get_target_property(existing ${target} ${property})
     if(existing)
       list(APPEND launcher ${existing})
