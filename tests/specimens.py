@@ -51,6 +51,12 @@ def functions(*sections: Section, weak: bool = False) -> list[Symbol]:
     ]
 
 
+def caller(*sections: str) -> bytes:
+    """An object with one call in each of `sections`, in a global function."""
+    texts = [text(name, CALL) for name in sections]
+    return build(X86_64, texts, [*functions(*texts), Symbol("mcount")]).data
+
+
 def plain(target: Target = X86_64, *, extended_numbering: bool = False) -> Elf:
     sections = [text(".text", CALL, CALL), text(".init.text", CALL)]
     return build(
