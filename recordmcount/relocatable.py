@@ -28,14 +28,15 @@ _LONGEST_SITE = 13
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A call of mcount, a NOP in its place, or what else an entry of a table names.
+    """A call of mcount, a NOP in its place, or what is neither: foreign.
 
-    `offset` is the section offset of the first byte: of the instruction, or of the relocated field
-    for the form "unsupported". `function` is the nearest symbol at or before it, None where that
+    Foreign is what else an entry of a table names, and what may be a call but can have no entry.
+    `offset` is the section offset of the first byte (for the latter, of the relocated field).
+    `function` is the nearest symbol at or before it, None where that
     one ends before it, and `function_offset` the distance to its first byte. `code` are the bytes
     that stand there, of the form's length or, if foreign, up to five. `form` is the name of the
     call's form (of a NOP: of the call it replaced), empty if unknown. `recorded` tells whether a
-    table has an entry for it. `reason` says why a site is foreign or cannot be recorded.
+    table has an entry for it. `reason` says why a site is foreign.
     """
 
     section: str
@@ -116,9 +117,8 @@ def _calls(obj: Object, extra_names: tuple[str, ...]) -> Iterator[tuple[_Place, 
     for call in found:
         form = call.form
         yield _Place(call.section, call.offset), _Thing(State.CALL, form.length, form.name)
-    for section, field in found.unsupported:  # a 64-bit offset to the GOT or from it
-        reason = "no entry can name a call of the large PIC model"
-        yield _Place(section, field), _Thing(State.CALL, 8, "unsupported", reason)
+    for section, field, what in found.unsupported:
+        yield _Place(section, field), _Thing(State.FOREIGN, reason=what)
 
 
 def _turned_off(

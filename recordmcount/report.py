@@ -102,7 +102,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Show every call site of mcount and __fentry__: the calls in relocatable "
         "objects and static libraries, recorded or not, and the entries of the __mcount_loc table "
         "of executables and shared objects.",
-        epilog="state: call, nop (a call that was turned off), foreign (the table names neither). "
+        epilog="state: call, nop (a call that was turned off), foreign (neither, but the "
+        "table names it, or it may be a call in a form that cannot be recorded). "
         "exit status: 0 done, 1 a file could not be read, 2 usage",
     )
     parser.add_argument("files", nargs="*", metavar="FILE")

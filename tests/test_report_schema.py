@@ -1,0 +1,138 @@
+"""The schema of `report --json`: sound itself, wide enough for every file, and no wider."""
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+import pytest
+
+from fixtures.build import build
+from fixtures.manifest import Fixture
+from recordmcount.errors import RecordError
+from recordmcount.report import JSON_VERSION, SCHEMA, FileReport, as_json, examine
+from tests.matrix import each_fixture
+
+SCHEMA_JSON = json.loads(SCHEMA.read_text())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA_JSON)
+
+SITE = {
+    "function": "f",
+    "function_offset": 0,
+    "section": ".text",
+    "offset": 4,
+    "kind": "call",
+    "bytes": "e800000000",
+    "state": "call",
+    "recorded": True,
+    "reason": None,
+}
+LINKED_SITE = {key: value for key, value in SITE.items() if key != "offset"} | {"address": 4198}
+FILE = {
+    "path": "x.o",
+    "type": "object",
+    "bits": 64,
+    "machine": "x86-64",
+    "has_table": True,
+    "dead_entries": 0,
+    "repeated_entries": 0,
+    "sites": [SITE],
+}
+LINKED_FILE = FILE | {"type": "PIE", "sites": [LINKED_SITE]}
+ERROR = {"path": "y.o", "message": "y.o: No such file or directory"}
+DOCUMENT = {"version": 1, "files": [FILE, LINKED_FILE], "errors": [ERROR]}
+
+
+def test_the_schema_is_one_of_draft_2020_12() -> None:
+    assert SCHEMA_JSON["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    jsonschema.Draft202012Validator.check_schema(SCHEMA_JSON)
+    assert SCHEMA_JSON["properties"]["version"]["const"] == JSON_VERSION
+
+
+@each_fixture()
+def test_every_report_is_valid(fixture: Fixture) -> None:
+    results = list(examine(str(build(fixture)), fixture.names))
+    reports = [result for result in results if isinstance(result, FileReport)]
+    errors = [result for result in results if isinstance(result, RecordError)]
+    assert len(results) == len(reports) + len(errors) == 1
+    VALIDATOR.validate(json.loads(as_json(reports, errors)))
+
+
+def test_the_documents_below_start_from_a_valid_one() -> None:
+    VALIDATOR.validate(DOCUMENT)
+
+
+OBJECTS: dict[str, Callable[[Any], Any]] = {
+    "document": lambda document: document,
+    "error": lambda document: document["errors"][0],
+    "object": lambda document: document["files"][0],
+    "site": lambda document: document["files"][0]["sites"][0],
+    "linked file": lambda document: document["files"][1],
+    "linked site": lambda document: document["files"][1]["sites"][0],
+}
+
+
+@pytest.mark.parametrize("where", OBJECTS)
+def test_every_field_is_needed_and_has_a_type(where: str) -> None:
+    for key in OBJECTS[where](DOCUMENT):
+        document = copy.deepcopy(DOCUMENT)
+        del OBJECTS[where](document)[key]
+        assert not VALIDATOR.is_valid(document), f"{key} is missing"
+        OBJECTS[where](document)[key] = {}
+        assert not VALIDATOR.is_valid(document), f"{key} is an object"
+
+
+@pytest.mark.parametrize("where", OBJECTS)
+def test_no_other_field_is_valid(where: str) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    OBJECTS[where](document)["other"] = None
+    assert not VALIDATOR.is_valid(document)
+
+
+@pytest.mark.parametrize(
+    ("where", "changes"),
+    [
+        ("document", {"version": 2}),
+        ("object", {"type": "ET_REL"}),
+        ("object", {"type": "PIE"}),
+        ("object", {"bits": 16}),
+        ("object", {"machine": "arm"}),
+        ("object", {"dead_entries": -1}),
+        ("linked file", {"type": "object"}),
+        ("site", {"bytes": "e8 00"}),
+        ("site", {"bytes": "E8"}),
+        ("site", {"bytes": "e80"}),
+        ("site", {"state": "none"}),
+        ("site", {"function": None}),
+        ("site", {"function_offset": None}),
+        ("site", {"kind": None}),
+        ("site", {"state": "foreign"}),
+        ("site", {"address": 4198}),
+        ("linked site", {"offset": 4}),
+        ("linked site", {"address": -1}),
+        ("linked site", {"recorded": False}),
+    ],
+    ids=str,
+)
+def test_what_a_report_never_says_is_not_valid(where: str, changes: dict[str, Any]) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    OBJECTS[where](document).update(changes)
+    assert not VALIDATOR.is_valid(document)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"function": None, "function_offset": None},
+        {"state": "foreign", "kind": None, "reason": "outside the section", "bytes": ""},
+        {"state": "foreign", "reason": "the target is out of reach"},
+        {"offset": -1, "state": "foreign", "kind": None, "reason": "outside the section"},
+        {"state": "nop", "recorded": False},
+    ],
+    ids=str,
+)
+def test_what_a_report_may_say_is_valid(changes: dict[str, Any]) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    OBJECTS["site"](document).update(changes)
+    VALIDATOR.validate(document)
