@@ -28,7 +28,8 @@ class Appendix:
         self._count = len(obj.headers)
         self._shoff = _align(obj.size + len(self._names), obj.layout.word)
         self._data_at = self._shoff + (self._count + count) * obj.layout.shdr.size
-        self._data = bytearray()
+        self._data: list[bytes] = []
+        self._size = 0  # of the data so far
 
     def add_section(self, name: int, header: tuple[int, ...], content: bytes) -> int:
         """Add a section; its index.
@@ -66,14 +67,15 @@ class Appendix:
         gap = bytes(self._shoff - obj.size - len(self._names))
         return (
             obj.layout.ehdr.pack(*fields),
-            b"".join((self._names, gap, self._headers, self._data)),
+            b"".join((self._names, gap, self._headers, *self._data)),
         )
 
     def _place(self, content: bytes) -> int:
-        self._data += bytes(-(self._data_at + len(self._data)) % self._obj.layout.word)
-        at = self._data_at + len(self._data)
-        self._data += content
-        return at
+        end = self._data_at + self._size
+        gap = _align(end, self._obj.layout.word) - end
+        self._data += (bytes(gap), content)
+        self._size += gap + len(content)
+        return end + gap
 
     def _change(self, section: int, fields: dict[int, int]) -> None:
         """Give fields of a section header, by their place in it, new values."""

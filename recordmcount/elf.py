@@ -62,14 +62,16 @@ STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
 STT_FUNC, STT_SECTION, STT_GNU_IFUNC = 2, 3, 10
 
 # Relocations are searched in pieces of this many entries: memory stays small and in the cache.
-CHUNK = 4096
+CHUNK = 16384
+# From this many things to search for in a table, one pass over it is cheaper than a search each.
+MANY = 16
 
 
 class Layout:
     """Where the fields of one ELF class lie. Two exist: `ELF32` and `ELF64`."""
 
     __slots__ = (
-        "is_64", "word", "ehdr", "shdr", "sym", "rel", "rela", "symbol_shift",
+        "is_64", "word", "ehdr", "shdr", "sym", "sym_value", "rel", "rela", "symbol_shift",
         "info_symbol",
     )  # fmt: skip
 
@@ -83,6 +85,7 @@ class Layout:
         # sh_addralign, sh_entsize
         self.shdr = Struct("<IIQQQQIIQQ" if is_64 else "<10I")
         self.sym = Struct("<IBBHQQ" if is_64 else "<IIIBBH")
+        self.sym_value = 8 if is_64 else 4  # offset of st_value in a symbol
         # r_offset, r_info, r_addend; r_info is symbol << symbol_shift | type.
         self.rel = Struct("<QQ" if is_64 else "<II")
         self.rela = Struct("<QQq" if is_64 else "<IIi")
@@ -304,7 +307,7 @@ class Object:
                 found = string_places(strings, name)
                 places |= found
                 absent += () if found else (name,)
-        if len(places) > 16:  # a name that is the tail of many: one pass instead of many searches
+        if len(places) > MANY:  # a name that is the tail of many: one pass instead of many searches
             name_of = Struct(f"<I{size - 4}x").iter_unpack(table)
             return frozenset(i for i, (place,) in enumerate(name_of) if place in places)
         symbols: set[int] = set()
@@ -322,16 +325,32 @@ class Object:
 
         `name` is an offset into `symbol_names`; `value` of an ET_REL file is a section offset.
         """
-        is_64 = self.layout.is_64
         for i, fields in enumerate(self.layout.sym.iter_unpack(self.symbol_bytes)):
-            if is_64:
-                name, info, other, shndx, value, size = fields
-            else:
-                name, value, size, info, other, shndx = fields
-            if shndx >= SHN_LORESERVE:
-                # All but SHN_XINDEX (SHN_ABS, SHN_COMMON, ...) say that no section holds it.
-                shndx = self._extended_shndx(i) if shndx == SHN_XINDEX else SHN_UNDEF
-            yield name, value, size, info, other, shndx
+            yield self._raw_symbol(i, fields)
+
+    def _raw_symbol(self, index: int, fields: "tuple[int, ...]") -> "RawSymbol":
+        if self.layout.is_64:
+            name, info, other, shndx, value, size = fields
+        else:
+            name, value, size, info, other, shndx = fields
+        if shndx >= SHN_LORESERVE:
+            # All but SHN_XINDEX (SHN_ABS, SHN_COMMON, ...) say that no section holds it.
+            shndx = self._extended_shndx(index) if shndx == SHN_XINDEX else SHN_UNDEF
+        return name, value, size, info, other, shndx
+
+    def values_named(self, section: int, values: "Sequence[int]") -> set[int]:
+        """Those of `values` that are the st_value of a symbol in `section`."""
+        table, sym = self.symbol_bytes, self.layout.sym
+        candidates: Iterable[int] = range(self.symbol_count)
+        if len(values) <= MANY:  # the few: by the lowest byte of st_value
+            column = table[self.layout.sym_value :: sym.size]
+            candidates = _positions(column, {value & 0xFF for value in values})
+        found = set()
+        for index in candidates:
+            symbol = self._raw_symbol(index, sym.unpack_from(table, index * sym.size))
+            if symbol[5] == section:
+                found.add(symbol[1])
+        return found.intersection(values)
 
     def _extended_shndx(self, symbol: int) -> int:
         if self._shndx is None:

@@ -4,14 +4,15 @@ The result holds whole columns per section and not an object per site: a kernel 
 thousands of sites, nearly all of them the same five bytes, and columns can be checked in bulk.
 """
 
-from _operator import itemgetter
+from _operator import itemgetter, lt
+from itertools import islice
 
 from . import elf, x86
 from .errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from .elf import Object, Relocations
     from .x86 import CallForm
@@ -124,10 +125,14 @@ def _find_in_section(
             result.forms += [plain] * len(starts)
         else:
             _decode_each(obj, code, piece, result, found)
-    if len(set(result.starts)) != len(result):
+    if not _ascending(result.starts) and len(set(result.starts)) != len(result):
         raise FormatError(obj.path, f"section {result.section}: two relocations for one call")
     if result.starts:
         found.sections.append(result)
+
+
+def _ascending(values: list[int]) -> bool:
+    return all(map(lt, values, islice(values, 1, None)))
 
 
 def _plain_calls(
@@ -151,8 +156,7 @@ def _plain_calls(
     pick = itemgetter(*[start - base for start in starts])
     if set(pick(text)) != set(form.prefix):
         return None
-    before = pick(b"\0" + text)  # the bytes before them; the section's first has none
-    return starts if x86.BEFORE_MODRM.isdisjoint(before) else None
+    return None if code.unproven(starts, pick(b"\0" + text)) else starts
 
 
 def _decode_each(
@@ -160,6 +164,8 @@ def _decode_each(
 ) -> None:
     type_of = obj.layout.type_of
     base, text = code.around(min(piece.offsets), max(piece.offsets))
+    before = [text[max(0, field - base - 2)] for field in piece.offsets]
+    unproven = code.unproven([field - 1 for field in piece.offsets], before)
     for i, (entry, field) in enumerate(zip(piece.numbers, piece.offsets, strict=True)):
         at = field - base
         kind = type_of(piece.infos[i])
@@ -172,20 +178,13 @@ def _decode_each(
                 found.references += kind != 0  # R_*_NONE is a call turned off long ago
             continue
         start = field - len(form.prefix)
-        if x86.may_be_modrm(form, text, at) and not _is_symbol(obj, result.section, start):
+        if start in unproven and len(form.prefix) == 1:
             what = "a call, or the immediate of an imul or sub"
             found.unsupported.append((result.section, field, what))
             continue
         result.starts.append(start)
         result.entries.append(entry)
         result.forms.append(form)
-
-
-def _is_symbol(obj: "Object", section: int, offset: int) -> bool:
-    """Whether a symbol names this place: then an instruction begins here."""
-    return any(
-        (shndx, value) == (section, offset) for _, value, _, _, _, shndx in obj.raw_symbols()
-    )
 
 
 class _Code:
@@ -202,6 +201,17 @@ class _Code:
         _, _, _, _, self._offset, self.size, _, _, _, _ = obj.headers[section]
         self._base = 0
         self._text = b""
+
+    def unproven(self, starts: "Sequence[int]", before: "Sequence[int]") -> set[int]:
+        """Those of `starts` whose opcode may be a ModRM byte: by the byte before, and no symbol.
+
+        Where a symbol stands, an instruction begins.
+        """
+        if x86.BEFORE_MODRM.isdisjoint(before):
+            return set()
+        pairs = zip(starts, before, strict=True)
+        doubtful = [start for start, byte in pairs if byte in x86.BEFORE_MODRM]
+        return set(doubtful) - self._obj.values_named(self._section, doubtful)
 
     def around(self, low: int, high: int) -> tuple[int, bytes]:
         """(section offset of the first byte, bytes) that hold every field from `low` to `high`."""

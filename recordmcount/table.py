@@ -6,16 +6,20 @@ offset minus the base symbol's st_value. (Layout as the kernel's recordmcount wr
 linker script collects it between __start_mcount_loc and __stop_mcount_loc.)
 """
 
-from struct import Struct, pack
+from struct import pack
 
 from . import elf, x86
 from .errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .elf import Object
+    from collections.abc import Sequence
+
+    from .elf import Layout, Object
 
 NAME = b"__mcount_loc"
+# Entries are encoded in blocks of this many, so that no list of them all is made.
+BLOCK = 4096
 
 
 def word_relocation(obj: "Object") -> int:
@@ -32,30 +36,30 @@ def uses_rela(obj: "Object") -> bool:
 
 def encode(obj: "Object", runs: list[tuple[int, list[int]]]) -> tuple[bytes, bytes]:
     """(table bytes, relocation bytes) for runs of (base symbol index, values), in order."""
-    layout, kind = obj.layout, word_relocation(obj)
-    values: list[int] = []
-    infos: list[int] = []
+    layout, kind, rela = obj.layout, word_relocation(obj), uses_rela(obj)
+    words: list[bytes] = []
+    relocations: list[bytes] = []
+    at = 0
     for symbol, run in runs:
-        values += run
-        infos += [layout.info(symbol, kind)] * len(run)
-    count, word = len(values), layout.word
-    words = range(0, count * word, word)
-    if layout.is_64:
-        return bytes(count * word), pack(f"<{3 * count}q", *_interleave(words, infos, values))
-    if uses_rela(obj):
-        rela = Struct("<IIi").pack
-        return bytes(count * word), b"".join(map(rela, words, infos, values))
-    return (
-        pack(f"<{count}i", *values),
-        pack(f"<{2 * count}I", *_interleave(words, infos)),
-    )
+        info = layout.info(symbol, kind)
+        for start in range(0, len(run), BLOCK):
+            values = run[start : start + BLOCK]
+            if not layout.is_64:  # negative values too must fit an unsigned format
+                values = [value & 0xFFFFFFFF for value in values]
+            end = at + len(values) * layout.word
+            columns = (range(at, end, layout.word), [info] * len(values), values)
+            relocations.append(_interleave(layout, columns if rela else columns[:2]))
+            words.append(bytes(end - at) if rela else _interleave(layout, (values,)))
+            at = end
+    return b"".join(words), b"".join(relocations)
 
 
-def _interleave(*columns: "range | list[int]") -> list[int]:
+def _interleave(layout: "Layout", columns: "Sequence[Sequence[int]]") -> bytes:
+    """Pack the columns' values row by row as words."""
     flat = [0] * (len(columns) * len(columns[0]))
     for i, column in enumerate(columns):
         flat[i :: len(columns)] = column
-    return flat
+    return pack(f"<{len(flat)}{'q' if layout.is_64 else 'I'}", *flat)
 
 
 def decode(obj: "Object", index: int) -> list[tuple[int, int]]:

@@ -161,11 +161,6 @@ def decode(
     return None
 
 
-def may_be_modrm(form: CallForm, code: bytes, field: int) -> bool:
-    """Whether the bytes before a plain call leave open that its opcode is a ModRM byte."""
-    return len(form.prefix) == 1 and field > 1 and code[field - 2] in BEFORE_MODRM
-
-
 def is_unsupported_call(machine: int, relocation_type: int, code: bytes, field: int) -> bool:
     """Whether the field belongs to a call of mcount in a form that no table entry can name.
 
