@@ -272,12 +272,11 @@ def _summary(report: FileReport) -> str:
     parts = _counts(report.rows) if report.rows or report.type == "object" else []
     if not report.has_table:
         parts.append(f"no {table.NAME.decode()} table")
-    elif not report.rows:
+    elif not report.rows and not report.dead:
         parts.append("the table is empty")
-    if report.dead:
-        parts.append(f"{report.dead} dead entries")
-    if report.repeated:
-        parts.append(f"{report.repeated} repeated entries")
+    for number, what in ((report.dead, "dead"), (report.repeated, "repeated")):
+        if number:
+            parts.append(f"{number} {what} {'entry' if number == 1 else 'entries'}")
     return "; ".join(parts)
 
 

@@ -26,6 +26,7 @@ from tests.elf_builder import (
 )
 from tests.linked import Image
 from tests.objects import caller, recorded, text
+from tests.test_relocatable import odd
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
 
@@ -94,6 +95,18 @@ def test_a_file_without_sites_says_so(tmp_path: Path) -> None:
     build(X86_64, [], [Symbol("__fentry__")]).write(tmp_path / "x.o")
     said = "x.o: object, ELF64 x86-64\nno sites; no __mcount_loc table\n"
     assert report("x.o", cwd=tmp_path) == (0, said, "")
+
+
+def test_the_summary_tells_what_is_odd_about_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "x.o"
+    odd(("f", 0), ("f", 0), (".text", 5), words=2).write(path)
+    *_, summary = report(path).stdout.splitlines()
+    counted = "1 site: 1 call; 1 recorded; 1 foreign; 2 dead entries; 1 repeated entry"
+    assert summary == counted
+    odd(code=b"\xc3").write(path)
+    assert report(path).stdout.endswith("no sites; the table is empty\n")
+    odd(words=1, code=b"\xc3").write(path)
+    assert report(path).stdout.endswith("no sites; 1 dead entry\n")
 
 
 def test_long_names_move_no_column(tmp_path: Path) -> None:
