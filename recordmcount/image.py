@@ -379,9 +379,9 @@ class _Decoder:
     def decode(self, vaddr: int, text: bytes) -> _Found:
         """What `text`, which stands at link-time virtual address `vaddr`, is."""
         found = self._decode(vaddr, text)
-        if found.state is not State.FOREIGN and self._is_relocated(vaddr, found.length):
+        if self._is_relocated(vaddr, found.length):
             return _Found(
-                State.FOREIGN, found.length, reason="a call that the loader writes (DT_TEXTREL)"
+                State.FOREIGN, found.length, reason="code that the loader relocates (DT_TEXTREL)"
             )
         return found
 

@@ -1,0 +1,448 @@
+"""Sites of linked images: every entry proven, whatever linker made the table."""
+
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import capstone
+import pytest
+
+from recordmcount import elf, image, x86
+from recordmcount.errors import FormatError, RecordError
+from recordmcount.image import Image, Site, State
+from tests import command, images, linked
+from tests.images import WORK_FUNCTIONS, build
+
+LINKERS = ("bfd", "gold", "lld", "mold")
+
+
+def read(path: Path, *names: str) -> Image:
+    return read_bytes(path.read_bytes(), *names)
+
+
+def read_bytes(data: bytes, *names: str) -> Image:
+    obj = elf.Object("image", len(data), lambda offset, size: data[offset : offset + size])
+    return image.read(obj, names)
+
+
+# --- which sites ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("linker", LINKERS)
+@pytest.mark.parametrize(
+    ("flags", "link"),
+    [
+        ("-mfentry -fno-pic", "-no-pie"),
+        ("-fno-pic", "-no-pie"),
+        ("-mfentry -fpie", "-pie"),
+        ("-fPIC", "-shared"),
+    ],
+)
+def test_sites_are_the_calls_a_disassembler_finds(
+    linker: str, flags: str, link: str, tmp_path: Path
+) -> None:
+    built = build(tmp_path, linker=linker, flags=flags.split(), link=link.split())
+    found = read(built.image)
+    calls = linked.Image(built.image).live_calls()
+    assert {site.vaddr: (site.function, site.vaddr + len(site.code)) for site in found.sites} == {
+        vaddr: (min(call.functions), call.end) for vaddr, call in calls.items()
+    }
+    assert {site.function for site in found.sites} == WORK_FUNCTIONS
+    assert {site.state for site in found.sites} == {State.CALL}
+    assert (found.dead, found.repeated) == (0, 0)
+    data = built.image.read_bytes()
+    for site in found.sites:
+        assert data[site.offset :].startswith(site.code)
+        assert site.section == ".text"
+
+
+@pytest.mark.parametrize(
+    ("linker", "option"),
+    [
+        ("bfd", "-Wl,-z,pack-relative-relocs"),
+        ("lld", "-Wl,--pack-dyn-relocs=relr"),
+        ("mold", "-Wl,--pack-dyn-relocs=relr"),
+    ],
+)
+def test_a_table_relocated_by_relr_is_read(linker: str, option: str, tmp_path: Path) -> None:
+    built = build(
+        tmp_path, linker=linker, flags=["-fpie"], link=["-pie", option], work=many_functions(200)
+    )
+    found = read(built.image)
+    assert {site.vaddr for site in found.sites} == set(linked.Image(built.image).live_calls())
+    assert len(found.sites) == 201
+
+
+def many_functions(count: int) -> str:
+    """Enough for several words of DT_RELR bitmaps."""
+    functions = "".join(f"int f{number}(void) {{ return {number}; }}\n" for number in range(count))
+    return functions + "int work(int x) { return 2 * x; }\n"
+
+
+@pytest.mark.parametrize("linker", LINKERS)
+def test_code_of_32_bit_images_is_read(linker: str, tmp_path: Path) -> None:
+    for flags, link in [(["-m32", "-fno-pic"], "-no-pie"), (["-m32", "-fPIC"], "-shared")]:
+        folder = tmp_path / link
+        folder.mkdir()
+        built = build_library_or_program(folder, linker, flags, ["-m32", link])
+        sites = read(built).sites
+        assert {site.function for site in sites} == WORK_FUNCTIONS
+        assert {(site.state, site.target) for site in sites} == {(State.CALL, "mcount")}
+
+
+@pytest.mark.parametrize("linker", ["bfd", "gold", "lld"])  # mold 1.10 refuses
+def test_x32_images_are_read(linker: str, tmp_path: Path) -> None:
+    flags = ["-mx32", "-mfentry", "-fno-pic"]
+    sites = read(build_library_or_program(tmp_path, linker, flags, ["-mx32", "-no-pie"])).sites
+    assert {site.function for site in sites} == WORK_FUNCTIONS
+    assert {(site.state, site.form) for site in sites} == {(State.CALL, "call")}
+
+
+def build_library_or_program(folder: Path, linker: str, flags: list[str], link: list[str]) -> Path:
+    """An image that is not run."""
+    work = images.compile_object(folder, "work", images.WORK, "gcc", "-O0", "-pg", *flags)
+    assert command.run("recordmcount", work).status == 0
+    main = images.compile_object(folder, "main", images.MAIN, "gcc", *flags)
+    images.tool("gcc", f"-fuse-ld={linker}", "-o", folder / "image", work, main, *link)
+    return folder / "image"
+
+
+def test_a_site_says_which_function_it_is_in_or_that_no_symbol_covers_it(tmp_path: Path) -> None:
+    built = build(tmp_path, flags=["-fPIC"], link=["-shared"])
+    places = {site.place for site in read(built.image).sites}
+    assert places == {f"{name}+{offset}" for name, offset in offsets(built.image)}
+    images.tool("strip", built.image)  # .dynsym is left: `twice`, which is static, has no name
+    stripped = {site.place for site in read(built.image).sites}
+    assert places - stripped == {place for place in places if place.startswith("twice")}
+    (unnamed,) = stripped - places
+    assert unnamed.startswith(".text:0x")
+
+
+def offsets(path: Path) -> set[tuple[str, str]]:
+    symbols = {name: images.symbol(path, name) for name in WORK_FUNCTIONS}
+    return {
+        (name, f"{vaddr - start:#x}")
+        for vaddr, call in linked.Image(path).live_calls().items()
+        for name, start in symbols.items()
+        if name in call.functions
+    }
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """An ET_EXEC: its table holds plain addresses, four of them, which can be edited."""
+    return build(tmp_path, flags=["-mfentry", "-fno-pic"]).image
+
+
+def with_entries(path: Path, *entries: int) -> bytes:
+    """The image with the first words of its table replaced."""
+    offset, _, _ = images.section(path, "__mcount_loc")
+    data = bytearray(path.read_bytes())
+    for number, entry in enumerate(entries):
+        at = offset + 8 * number
+        data[at : at + 8] = (entry & 2**64 - 1).to_bytes(8, "little")
+    return bytes(data)
+
+
+def test_zero_and_minus_one_are_dead_and_no_sites(program: Path) -> None:
+    before = read(program)
+    found = read_bytes(with_entries(program, 0, -1))
+    assert (len(found.sites), found.dead) == (2, 2)
+    assert set(found.sites) < set(before.sites)
+
+
+def test_entries_come_sorted_and_each_once(program: Path) -> None:
+    first, second, *_ = [site.vaddr for site in read(program).sites]
+    found = read_bytes(with_entries(program, second, first, first, first))
+    assert [site.vaddr for site in found.sites] == [first, second]
+    assert found.repeated == 2
+
+
+@pytest.mark.parametrize("name", [".data", ".bss", ".rodata", ".dynamic"])
+def test_an_entry_that_names_no_code_is_an_error(program: Path, name: str) -> None:
+    _, vaddr, _ = images.section(program, name)
+    with pytest.raises(FormatError) as caught:
+        read_bytes(with_entries(program, vaddr))
+    assert str(caught.value) == (
+        f"image: __mcount_loc: entry {vaddr:#x} is not in an executable section"
+    )
+
+
+@pytest.mark.parametrize("entry", [1, 0x400000, 2**63, -2])
+def test_an_entry_that_names_no_memory_is_an_error(program: Path, entry: int) -> None:
+    with pytest.raises(FormatError, match="is not in an executable section"):
+        read_bytes(with_entries(program, entry))
+
+
+def test_an_entry_of_a_pie_must_have_a_relocation(tmp_path: Path) -> None:
+    built = build(tmp_path, linker="lld", flags=["-fpie"], link=["-pie"])
+    data = bytearray(built.image.read_bytes())
+    _, vaddr, _ = images.section(built.image, "__mcount_loc")
+    offset, _, _ = images.section(built.image, ".rela.dyn")
+    at = data.index(vaddr.to_bytes(8, "little"), offset)  # r_offset of the first entry
+    data[at + 8 : at + 12] = bytes(4)  # now R_X86_64_NONE; lld left zeros in the word
+    found = read_bytes(bytes(data))
+    assert (len(found.sites), found.dead) == (3, 1)
+    table, _, _ = images.section(built.image, "__mcount_loc")
+    data[table : table + 8] = found.sites[0].vaddr.to_bytes(8, "little")
+    with pytest.raises(FormatError, match=r"__mcount_loc\+0x0: an entry the loader would not"):
+        read_bytes(bytes(data))
+
+
+def test_an_image_without_a_table_is_an_error(tmp_path: Path) -> None:
+    main = images.compile_object(tmp_path, "main", "int main(void) { return 0; }", "gcc")
+    images.tool("gcc", "-o", tmp_path / "main", main)
+    with pytest.raises(FormatError, match=r"^image: no __mcount_loc section$"):
+        read(tmp_path / "main")
+
+
+def test_an_object_is_no_image(tmp_path: Path) -> None:
+    work = images.compile_object(tmp_path, "work", images.WORK, "gcc")
+    with pytest.raises(FormatError, match=r"^image: neither an executable nor a shared object$"):
+        read(work)
+
+
+# --- what stands at an entry ----------------------------------------------------------------------
+
+
+def with_code(path: Path, code: Callable[[int], bytes]) -> bytes:
+    """The image with other bytes at `twice`, which is a site; `code` is given its address."""
+    (site,) = [site for site in read(path).sites if site.function == "twice"]
+    data = bytearray(path.read_bytes())
+    new = code(site.vaddr)
+    data[site.offset : site.offset + len(new)] = new
+    return bytes(data)
+
+
+def state_of_twice(data: bytes) -> tuple[State, str]:
+    (site,) = [site for site in read_bytes(data).sites if site.function == "twice"]
+    if site.state is State.FOREIGN:
+        assert site.call is site.nop is None
+    return site.state, site.reason
+
+
+def relative(opcode: bytes, vaddr: int, target: int) -> bytes:
+    end = vaddr + len(opcode) + 4
+    return opcode + (target - end).to_bytes(4, "little", signed=True)
+
+
+def test_a_genuine_call_of_another_function_is_foreign(program: Path) -> None:
+    odd = images.symbol(program, "odd")
+    for opcode in (b"\xe8", b"\x67\xe8", b"\x90\xe8"):
+        data = with_code(program, partial(relative, opcode, target=odd))
+        reason = f"a call to {odd:#x} (odd+0x0), which is not mcount"
+        assert state_of_twice(data) == (State.FOREIGN, reason)
+
+
+def test_a_call_into_the_middle_of_mcount_is_foreign(program: Path) -> None:
+    (target,) = read(program).targets
+    data = with_code(program, lambda vaddr: relative(b"\xe8", vaddr, target + 1))
+    assert state_of_twice(data)[0] is State.FOREIGN
+
+
+def test_a_call_through_another_slot_is_foreign(program: Path) -> None:
+    (slot,) = read(program).slots
+    right = with_code(program, lambda vaddr: relative(b"\xff\x15", vaddr, slot))
+    wrong = with_code(program, lambda vaddr: relative(b"\xff\x15", vaddr, slot + 8))
+    assert state_of_twice(right) == (State.CALL, "")
+    reason = f"a call through {slot + 8:#x}, which is no GOT slot of mcount"
+    assert state_of_twice(wrong) == (State.FOREIGN, reason)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(lambda vaddr, target: relative(b"\xe9", vaddr, target), id="jmp"),
+        pytest.param(lambda vaddr, target: relative(b"\x48\xe8", vaddr, target), id="rex call"),
+        pytest.param(lambda *_: b"\xcc\x1f\x44\x00\x00", id="int3"),
+        pytest.param(lambda *_: b"\x90" * 5, id="five nops"),
+        pytest.param(lambda *_: b"\x66\x66\x66\x66\x90", id="another nop"),
+        pytest.param(lambda *_: b"\xeb\x03\x0f\x1f\x00", id="short jmp"),
+    ],
+)
+def test_what_is_neither_our_call_nor_our_nop_is_foreign(
+    program: Path, code: Callable[[int, int], bytes]
+) -> None:
+    (target,) = read(program).targets
+    data = with_code(program, lambda vaddr: code(vaddr, target))
+    assert state_of_twice(data) == (
+        State.FOREIGN, "neither a call nor a NOP in the place of one",
+    )  # fmt: skip
+
+
+def test_a_nop_that_tells_another_number_of_targets_is_foreign(program: Path) -> None:
+    plain, first_of_two = bytes.fromhex("0f1f440000"), bytes.fromhex("0f1f440002")
+    assert state_of_twice(with_code(program, lambda _: plain)) == (State.NOP, "")
+    assert state_of_twice(with_code(program, lambda _: first_of_two)) == (
+        State.FOREIGN,
+        "a NOP for one of 2 functions and stubs of mcount; there are 1",
+    )
+
+
+def test_code_that_the_loader_relocates_is_foreign(tmp_path: Path) -> None:
+    built = build(
+        tmp_path,
+        flags=["-fno-pic", "-mcmodel=large"],
+        record=["--pic"],
+        link=["-shared", "-z", "notext"],
+    )
+    assert {(site.state, site.reason) for site in read(built.image).sites} == {
+        (State.FOREIGN, "code that the loader relocates (DT_TEXTREL)")
+    }
+
+
+def test_every_state_of_every_site_gives_both_states(program: Path) -> None:
+    data = bytearray(program.read_bytes())
+    calls = read_bytes(bytes(data)).sites
+    for site in calls:
+        assert (site.code, site.nop) == (site.call, bytes.fromhex("0f1f440000"))
+        data[site.offset : site.offset + 5] = bytes.fromhex("0f1f440000")
+    nops = read_bytes(bytes(data)).sites
+    assert [(site.state, site.code, site.call) for site in nops] == [
+        (State.NOP, site.nop, site.call) for site in calls
+    ]
+
+
+# --- the bytes in x86.py --------------------------------------------------------------------------
+
+FORMS = [
+    pytest.param(form, id=f"{form.name}-{form.prefix.hex()}")
+    for form in x86.linked_calls(x86.EM_X86_64)
+]
+
+
+def instructions(code: bytes) -> list[str]:
+    found = list(capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64).disasm(code, 0))
+    assert sum(instruction.size for instruction in found) == len(code)
+    return [str(instruction.mnemonic).split()[-1] for instruction in found]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_nop_is_one_instruction_whatever_its_selector(form: x86.LinkedCall) -> None:
+    for selector in range(256):
+        nop = form.nop_with(selector)
+        assert nop is not None
+        assert len(nop) == form.length
+        assert instructions(nop) == ["nop"]
+
+
+def test_no_two_nops_are_alike() -> None:
+    forms = x86.linked_calls(x86.EM_X86_64)
+    every = [(form, selector) for form in forms for selector in range(256)]
+    for form, selector in every:
+        nop = form.nop_with(selector) or b""
+        padded = nop + bytes(image.LONGEST_SITE - len(nop))
+        assert [
+            (one, one.selector(padded)) for one in forms if one.selector(padded) is not None
+        ] == [(form, selector)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_call_reads_back_as_it_was_spelled(form: x86.LinkedCall) -> None:
+    bound = 1 << 8 * form.width - 1
+    for operand in (0, 1, -1, 0x11223344, bound - 1, -bound):
+        code = form.spell(operand)
+        assert code is not None
+        assert form.operand(code + b"\xcc") == operand
+        assert instructions(code)[-1] == "call"
+    assert form.spell(bound) is form.spell(-bound - 1) is None
+
+
+def test_forms_of_six_bytes_differ_in_the_scale_of_the_nop_s_index() -> None:
+    """keystone 0.9.2 is no judge here: it spells `nopw (%rax,%rax,2)` as 0f 18 /4."""
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    scales = {}
+    for form in x86.linked_calls(x86.EM_X86_64):
+        if form.length == 6:
+            (nop,) = decoder.disasm(form.nop_with(0x12) or b"", 0)
+            scales[form.prefix.hex()] = nop.op_str
+    assert scales == {
+        "ff15": "word ptr [rax + rax + 0x12]",
+        "67e8": "word ptr [rax + rax*2 + 0x12]",
+        "90e8": "word ptr [rax + rax*4 + 0x12]",
+    }
+
+
+# --- broken files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ((54, 2), 57, "e_phentsize is 57, not 56"),
+        ((56, 2), 0, "no program headers"),
+        ((32, 8), 1 << 40, "the program header table at 0x10000000000, "),
+        ((40, 8), 0, "no __mcount_loc section"),
+        ((58, 2), 63, "e_shentsize is 63, not 64"),
+    ],
+)
+def test_a_broken_elf_header_is_named(
+    program: Path, field: tuple[int, int], value: int, message: str
+) -> None:
+    (at, size), data = field, bytearray(program.read_bytes())
+    data[at : at + size] = value.to_bytes(size, "little")
+    with pytest.raises(FormatError) as caught:
+        read_bytes(bytes(data))
+    assert str(caught.value).startswith(f"image: {message}")
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "message"),
+    [
+        (7, 1 << 40, "the dynamic relocations at address 0x10000000000, "),  # DT_RELA
+        (8, 25, "dynamic tag 8: a size of 0x19"),  # DT_RELASZ
+        (6, 1 << 40, "a dynamic symbol at address 0x1000000"),  # DT_SYMTAB
+        (10, 0, "dynamic symbol "),  # DT_STRSZ
+        (23, 0x10, "the dynamic relocations at address 0x10, "),  # DT_JMPREL
+    ],
+)
+def test_a_broken_dynamic_segment_is_named(
+    program: Path, tag: int, value: int, message: str
+) -> None:
+    data = bytearray(program.read_bytes())
+    offset, _, size = images.section(program, ".dynamic")
+    (at,) = [
+        at
+        for at in range(offset, offset + size, 16)
+        if int.from_bytes(data[at : at + 8], "little") == tag
+    ]
+    data[at + 8 : at + 16] = value.to_bytes(8, "little")
+    with pytest.raises(FormatError) as caught:
+        read_bytes(bytes(data))
+    assert str(caught.value).startswith(f"image: {message}")
+
+
+@pytest.fixture(scope="module", params=[("-fno-pic", "-no-pie"), ("-fpie", "-pie")], ids="".join)
+def specimen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    flags, link = request.param
+    return build(tmp_path_factory.mktemp("image"), flags=[flags], link=[link]).image.read_bytes()
+
+
+def test_a_truncated_image_is_refused_or_has_lost_nothing(specimen: bytes) -> None:
+    whole = read_bytes(specimen).sites
+    for size in (*range(0, 0x400, 7), *range(0x400, len(specimen), 211)):
+        assert sites_unless_refused(specimen[:size]) in (None, whole)
+
+
+def test_a_mutated_image_is_refused_or_its_sites_are_what_the_file_holds(specimen: bytes) -> None:
+    chance = random.Random(2008)
+    headers = int.from_bytes(specimen[40:48], "little")
+    for _ in range(2000):
+        data = bytearray(specimen)
+        for _ in range(chance.choice((1, 1, 2, 8))):
+            place = chance.choice(((0, 0x400), (headers, len(data)), (0, len(data))))
+            data[chance.randrange(*place)] = chance.choice((0, 1, 0xFF, chance.randrange(256)))
+        for site in sites_unless_refused(bytes(data)) or ():
+            assert data[site.offset :].startswith(site.code)
+            assert site.code in (site.call, site.nop) or site.state is State.FOREIGN
+
+
+def sites_unless_refused(data: bytes) -> tuple[Site, ...] | None:
+    try:
+        return read_bytes(data).sites
+    except RecordError:
+        return None

@@ -1,0 +1,409 @@
+"""`patcher nop|call|status FILE...` as its user sees it."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests import command, images
+from tests.images import CALLS, Built, build, calls
+
+
+class Row(NamedTuple):
+    """A way to build an image, and the bytes a site in it begins with as call and as NOP."""
+
+    name: str
+    call: str
+    nop: str
+    compiler: str = "gcc"
+    linker: str = "bfd"
+    flags: str = "-mfentry -fno-pic"
+    record: str = ""
+    link: str = "-no-pie"
+    own_counter: bool = False
+
+
+PIE = "-mfentry -fpie"
+PIC = "-mfentry -fPIC"
+CLANG_PIC = {"compiler": "clang", "record": "--pic", "call": "e8", "nop": "0f1f4400"}
+LINKERS = ("bfd", "gold", "lld", "mold")
+ROWS = [
+    *(Row(f"{one}-exe", "e8", "0f1f440000", linker=one) for one in LINKERS),
+    *(Row(f"{one}-exe-mcount", "e8", "0f1f440000", linker=one, flags="-fno-pic")
+      for one in LINKERS),
+    *(Row(f"{one}-pie", "ff15", "660f1f440000", linker=one, flags=PIE, link="-pie")
+      for one in LINKERS),
+    *(Row(f"{one}-shared", "ff15", "660f1f440000", linker=one, flags=PIC, link="-shared")
+      for one in LINKERS),
+    *(Row(f"{one}-clang-pie", linker=one, flags=PIE, link="-pie", **CLANG_PIC)  # type: ignore[arg-type]
+      for one in LINKERS),
+    *(Row(f"{one}-clang-shared", linker=one, flags="-fPIC", link="-shared", **CLANG_PIC)  # type: ignore[arg-type]
+      for one in LINKERS),
+    # A counter in the image itself: a direct call. It has both functions, the NOP tells which.
+    *(Row(f"{one}-direct", "e8", "0f1f440012", linker=one, own_counter=True) for one in LINKERS),
+    *(Row(f"{one}-static", "e8", "0f1f440002", linker=one, flags="-fno-pic",
+          link="-static -no-pie", own_counter=True) for one in LINKERS),
+    *(Row(f"{one}-relaxed", "67e8", "660f1f444012", linker=one, flags=PIE, link="-pie",
+          own_counter=True) for one in ("bfd", "gold", "lld")),
+    Row("mold-relaxed", "90e8", "660f1f448012", linker="mold", flags=PIE, link="-pie",
+        own_counter=True),
+    *(Row(f"{one}-static-pie", code, nop, linker=one, flags=PIE, link="-static-pie",
+          own_counter=True)
+      for one, code, nop in [("bfd", "67e8", "660f1f444012"), ("mold", "90e8", "660f1f448012")]),
+    Row("bfd-prefix-nop", "90e8", "660f1f448012", flags=PIE, own_counter=True,
+        link="-pie -Wl,-z,call-nop=prefix-0x90"),
+    Row("bfd-suffix-nop", "e8", "0f1f440012", flags=PIE, own_counter=True,
+        link="-pie -Wl,-z,call-nop=suffix-nop"),
+    Row("bfd-unrelaxed", "ff15", "660f1f440000", flags=PIE, own_counter=True,
+        link="-pie -Wl,--no-relax"),
+    Row("bfd-unrelaxed-static", "ff15", "660f1f440000", flags=PIE, own_counter=True,
+        link="-static -Wl,--no-relax"),
+    *(Row(f"{one}-ibt", "e8", "0f1f440000", linker=one, flags="-mfentry -fno-pic -fcf-protection",
+          link=f"-no-pie -Wl,-z,{option}")
+      for one, option in [("bfd", "ibtplt"), ("mold", "ibtplt")]),
+    Row("bfd-now", "e8", "0f1f440000", link="-no-pie -Wl,-z,now"),
+    Row("bfd-relr", "ff15", "660f1f440000", flags=PIE,
+        link="-pie -Wl,-z,pack-relative-relocs"),
+    *(Row(f"{one}-large", "49ba", "666666662e0f1f8400000200", linker=one,
+          flags="-mfentry -fno-pic -mcmodel=large") for one in LINKERS),
+    Row("clang-large", "48b8", "6666662e0f1f840000000000", compiler="clang",
+        flags="-fno-pic -mcmodel=large"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_sites_are_turned_off_and_back_and_the_program_proves_it(row: Row, tmp_path: Path) -> None:
+    built = build(
+        tmp_path,
+        compiler=row.compiler,
+        linker=row.linker,
+        flags=row.flags.split(),
+        record=row.record.split(),
+        link=row.link.split(),
+        own_counter=row.own_counter,
+    )
+    original = built.image.read_bytes()
+    assert calls(built) == CALLS
+    assert status(built.image) == "4 sites: 4 call, 0 nop, 0 foreign"
+
+    plan = [line.replace(" ", "") for line in patch("nop", "-n", built.image).splitlines()]
+    assert len(plan) == 4
+    for line in plan:
+        assert re.search(rf"\):{row.call}\w*->{row.nop}\w*$", line)
+    assert patch("nop", built.image) == f"{built.image}: 4 sites turned to nop, 0 already\n"
+    assert calls(built) == 0
+    assert status(built.image) == "4 sites: 0 call, 4 nop, 0 foreign"
+
+    assert patch("call", built.image) == f"{built.image}: 4 sites turned to call, 0 already\n"
+    assert built.image.read_bytes() == original
+
+
+def patch(*arguments: str | Path) -> str:
+    """Run `patcher`, which must succeed; what it printed."""
+    done = command.run("patcher", *arguments)
+    assert (done.status, done.stderr) == (0, "")
+    return done.stdout
+
+
+def refused(*arguments: str | Path) -> str:
+    """Run `patcher`, which must fail for every file and print nothing; its one line for each."""
+    done = command.run("patcher", *arguments)
+    assert (done.status, done.stdout) == (1, "")
+    return done.stderr
+
+
+def status(image: Path) -> str:
+    """The one line of `patcher status` for an image without foreign sites."""
+    (line,) = patch("status", image).splitlines()
+    return line.removeprefix(f"{image}: ")
+
+
+# --- which sites ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Built:
+    return build(tmp_path, flags=["-mfentry", "-fno-pic"])
+
+
+def test_only_functions_that_match_a_glob_are_switched(built: Built) -> None:
+    patch("nop", "--functions", "[eo]*", built.image)
+    assert calls(built) == 2  # work and twice
+    patch("nop", "--functions", "twi?e", "--functions", "work", built.image)
+    assert calls(built) == 0
+    patch("call", "--functions", "odd", built.image)
+    assert calls(built) == 2
+    assert status(built.image) == "4 sites: 1 call, 3 nop, 0 foreign"
+
+
+def test_status_counts_the_selected_functions_only(built: Built) -> None:
+    assert patch("status", "--functions", "odd", built.image) == (
+        f"{built.image}: 1 sites: 1 call, 0 nop, 0 foreign\n"
+    )
+
+
+def test_a_glob_that_matches_nothing_is_an_error(built: Built) -> None:
+    original = built.image.read_bytes()
+    assert refused("nop", "--functions", "main", "--functions", "x*", built.image) == (
+        f"{built.image}: no site in a function like main or x*\n"
+    )
+    assert built.image.read_bytes() == original
+
+
+def test_calls_of_mcount_and_of_fentry_in_one_image_each_come_back(tmp_path: Path) -> None:
+    other = "int other(int x) { return x; }"
+    images.compile_object(tmp_path, "other", other, "gcc", "-O0", "-pg", "-fno-pic")
+    assert command.run("recordmcount", tmp_path / "other.o").status == 0
+    built = build(
+        tmp_path, flags=["-mfentry", "-fno-pic"], link=["-no-pie", str(tmp_path / "other.o")]
+    )
+    original = built.image.read_bytes()
+    patch("nop", built.image)
+    assert status(built.image) == "5 sites: 0 call, 5 nop, 0 foreign"
+    patch("call", built.image)
+    assert built.image.read_bytes() == original
+
+
+def test_another_name_of_mcount_must_be_said(tmp_path: Path) -> None:
+    counter = "#define __fentry__ hook\n" + images.COUNTER
+    images.compile_object(tmp_path, "hook", counter, "gcc", "-fno-pic")
+    built = build(
+        tmp_path,
+        flags=["-mfentry", "-mfentry-name=hook", "-fno-pic"],
+        record=["--symbol", "hook"],
+        link=["-no-pie", str(tmp_path / "hook.o")],
+    )
+    original = built.image.read_bytes()
+    assert "foreign: a call to " in refused("nop", built.image)
+    assert built.image.read_bytes() == original
+    patch("nop", "--symbol", "hook", built.image)
+    assert "a NOP for one of" in refused("call", built.image)
+    patch("call", "--symbol", "hook", built.image)
+    assert built.image.read_bytes() == original
+
+
+# --- what is not proven is not written ------------------------------------------------------------
+
+
+def call_other(built: Built) -> tuple[int, bytes]:
+    """Turn the call in `twice` into a genuine call of `odd`: the site's address and old bytes."""
+    offset, vaddr, _ = images.section(built.image, ".text")
+    site = images.symbol(built.image, "twice")
+    at = offset + site - vaddr
+    old = built.image.read_bytes()[at : at + 5]
+    assert old[0] == 0xE8
+    distance = images.symbol(built.image, "odd") - (site + 5)
+    images.write(built.image, at, b"\xe8" + distance.to_bytes(4, "little", signed=True))
+    return site, old
+
+
+@pytest.mark.parametrize("verb", ["nop", "call"])
+def test_one_foreign_site_stops_everything_and_is_reported_exactly(built: Built, verb: str) -> None:
+    site, old = call_other(built)
+    odd = images.symbol(built.image, "odd")
+    altered = built.image.read_bytes()
+    new = b"\xe8" + (odd - site - 5).to_bytes(4, "little", signed=True)
+    plt = site + 5 + int.from_bytes(old[1:], "little", signed=True)
+    assert refused(verb, built.image) == (
+        f"{built.image}: twice+0x0 ({site:#x}): foreign: "
+        f"a call to {odd:#x} (odd+0x0), which is not mcount: "
+        f"{new.hex(' ')} (call {odd:#x}); expected {old.hex(' ')} (call {plt:#x}); "
+        "nothing was written\n"
+    )
+    assert built.image.read_bytes() == altered
+
+
+def test_status_lists_foreign_sites_and_fails(built: Built) -> None:
+    site, _ = call_other(built)
+    done = command.run("patcher", "status", built.image)
+    first, second = done.stdout.splitlines()
+    assert (done.status, done.stderr) == (1, "")
+    assert first == f"{built.image}: 4 sites: 3 call, 0 nop, 1 foreign"
+    assert second.startswith(f"{built.image}: twice+0x0 ({site:#x}): foreign: a call to ")
+
+
+def test_a_foreign_site_that_is_not_selected_does_not_matter(built: Built) -> None:
+    call_other(built)
+    patch("nop", "--functions", "even", built.image)
+    assert status_of(built.image, "even") == "1 sites: 0 call, 1 nop, 0 foreign"
+
+
+def status_of(image: Path, function: str) -> str:
+    line = patch("status", "--functions", function, image)
+    return line.removeprefix(f"{image}: ").rstrip()
+
+
+def build_static(folder: Path) -> Built:
+    return build(folder, flags=["-mfentry", "-fno-pic"], link=["-static"], own_counter=True)
+
+
+def test_a_call_whose_target_was_stripped_away_is_foreign(tmp_path: Path) -> None:
+    built = build_static(tmp_path)
+    images.tool("strip", built.image)
+    assert "foreign: a call to 0x" in refused("nop", built.image)
+
+
+def test_a_stripped_image_that_calls_through_its_plt_is_patched(built: Built) -> None:
+    images.tool("strip", built.image)
+    original = built.image.read_bytes()
+    patch("nop", built.image)
+    assert calls(built) == 0
+    patch("call", built.image)
+    assert built.image.read_bytes() == original
+
+
+def test_nops_of_an_image_that_was_stripped_since_are_not_turned_into_calls(
+    tmp_path: Path,
+) -> None:
+    built = build_static(tmp_path)
+    patch("nop", built.image)
+    images.tool("strip", built.image)
+    assert "a NOP for one of 2 functions and stubs of mcount; there are 0" in refused(
+        "call", built.image
+    )
+
+
+def test_nops_by_the_compiler_with_nothing_to_call_stay(tmp_path: Path) -> None:
+    flags = ["-mfentry", "-mnop-mcount", "-mrecord-mcount", "-fno-pic"]
+    work = images.compile_object(tmp_path, "work", images.WORK, "gcc", "-O0", "-pg", *flags)
+    main = images.compile_object(tmp_path, "main", images.MAIN, "gcc", "-fno-pic")
+    images.tool("gcc", "-no-pie", "-o", tmp_path / "program", work, main)
+    assert status(tmp_path / "program") == "4 sites: 0 call, 4 nop, 0 foreign"
+    assert "a NOP for one of 1 functions and stubs of mcount; there are 0" in refused(
+        "call", tmp_path / "program"
+    )
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
+    built: Built, tmp_path: Path
+) -> None:
+    archive = tmp_path / "libwork.a"
+    images.tool("ar", "rc", archive, tmp_path / "work.o")
+    i386 = build_i386(tmp_path)
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    short = tmp_path / "short"
+    short.write_bytes(b"\x7fELF\2\1\1")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    table_of = "only executables and shared objects are patched"
+    reasons = {
+        tmp_path / "work.o": f"not linked: {table_of}",
+        archive: "an archive: only linked files are patched",
+        i386: "not for x86-64: only such files are patched",
+        script: "not an ELF file",
+        short: "not an ELF file",
+        fifo: "not a regular file",
+        tmp_path: "not a regular file",
+        tmp_path / "nothing": "No such file or directory",
+        tmp_path / "libcounter.so": "no __mcount_loc section",
+    }
+    before = {path: path.read_bytes() for path in reasons if path.is_file()}
+    done = command.run("patcher", "nop", *reasons, built.image)
+    assert done.stderr == "".join(f"{path}: {reason}\n" for path, reason in reasons.items())
+    assert done.stdout == f"{built.image}: 4 sites turned to nop, 0 already\n"
+    assert done.status == 1
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def build_i386(folder: Path) -> Path:
+    (folder / "i386").mkdir()
+    return build(folder / "i386", flags=["-m32", "-fno-pic"], link=["-m32", "-no-pie"]).image
+
+
+def test_a_file_that_has_nothing_to_change_is_not_touched(built: Built) -> None:
+    before = built.image.stat()
+    assert patch("call", built.image) == f"{built.image}: 0 sites turned to call, 4 already\n"
+    after = built.image.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(built: Built) -> None:
+    before = built.image.stat()
+    plan = patch("nop", "-n", "--functions", "odd", built.image)
+    site = images.symbol(built.image, "odd")
+    assert plan.startswith(f"{built.image}: odd+0x0 ({site:#x}): e8 ")
+    assert plan.endswith(" -> 0f 1f 44 00 00\n")
+    after = built.image.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_quiet_is_quiet(built: Built) -> None:
+    assert patch("nop", "-q", built.image) == ""
+
+
+def test_output_goes_to_another_file(built: Built, tmp_path: Path) -> None:
+    original = built.image.read_bytes()
+    other, same = tmp_path / "other", tmp_path / "same"
+    patch("nop", "-o", other, built.image)
+    patch("call", "-o", same, built.image)  # nothing to change, and yet a copy was asked for
+    assert built.image.read_bytes() == same.read_bytes() == original
+    assert other.stat().st_mode == built.image.stat().st_mode
+    assert calls(built._replace(program=other)) == 0
+
+
+def test_a_file_that_cannot_be_written_is_an_error(built: Built, tmp_path: Path) -> None:
+    out = tmp_path / "no" / "where"
+    assert refused("nop", "-o", out, built.image) == f"{out}: No such file or directory\n"
+
+
+def test_links_and_attributes_are_kept_as_any_editor_would(built: Built, tmp_path: Path) -> None:
+    hard, soft = tmp_path / "hard", tmp_path / "soft"
+    original = built.image.read_bytes()
+    hard.hardlink_to(built.image)
+    soft.symlink_to(built.image)
+    built.image.chmod(0o2750)
+    os.setxattr(built.image, "user.origin", b"a test")
+    patch("nop", soft)
+    assert soft.is_symlink()
+    assert hard.read_bytes() == original != built.image.read_bytes()
+    assert stat.S_IMODE(built.image.stat().st_mode) == 0o2750
+    assert os.getxattr(built.image, "user.origin") == b"a test"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_program_that_runs_keeps_its_file(built: Built) -> None:
+    with subprocess.Popen([built.program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        patch("nop", built.image)
+        said, _ = run.communicate(b"3")
+    assert (run.returncode, said) == (0, b"work 6\n")
+    assert calls(built) == 0
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [
+    "", "nop", "fly x", "nop --no x", "status -n x", "nop -o x y z",
+])  # fmt: skip
+def test_what_makes_no_sense_is_a_usage_error(words: str) -> None:
+    done = command.run("patcher", *words.split())
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: patcher ")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, patcher.cli\n"
+        "try: patcher.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("usage: patcher ")
+    assert not {"lief", "capstone", "keystone", "elftools"} & set(done.stderr.split())
+
+
+def test_recordmcount_never_imports_patcher() -> None:
+    for source in (Path(command.ROOT) / "recordmcount").rglob("*.py"):
+        assert "patcher" not in source.read_text(), source
