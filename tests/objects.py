@@ -1,8 +1,14 @@
 """The objects most tests start from, and the recorder applied to them without a process."""
 
+import io
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
+from elftools.elf.sections import Section as ELFSection
+from elftools.elf.sections import Symbol as ELFSymbol
+from elftools.elf.sections import SymbolTableSection
 
 from recordmcount import elf, sites
 from recordmcount.options import Options
@@ -75,3 +81,38 @@ def recorded(path: Path, contents: Elf | bytes, **options: object) -> Path:
     result = record_file(path, **options)
     assert (result.failed, result.err) == (False, [])
     return path
+
+
+class Read:
+    """A file as pyelftools sees it."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = ELFFile(io.BytesIO(path.read_bytes()))
+        self.sections: list[ELFSection] = list(self.file.iter_sections())
+
+    def named(self, name: str) -> list[ELFSection]:
+        return [section for section in self.sections if section.name == name]
+
+    @property
+    def tables(self) -> list[ELFSection]:
+        return self.named("__mcount_loc")
+
+    def relocations_of(self, section: ELFSection) -> RelocationSection:
+        index = self.sections.index(section)
+        (found,) = (
+            relocations
+            for relocations in self.sections
+            if isinstance(relocations, RelocationSection) and relocations["sh_info"] == index
+        )
+        return found
+
+    @property
+    def symbols(self) -> list[ELFSymbol]:
+        symtab = self.file.get_section_by_name(".symtab")
+        assert isinstance(symtab, SymbolTableSection)
+        return list(symtab.iter_symbols())
+
+    def symbol_name(self, index: int) -> str:
+        """The symbol's own name, or its section's where it has none."""
+        symbol = self.symbols[index]
+        return symbol.name or self.sections[symbol["st_shndx"]].name

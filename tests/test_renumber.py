@@ -1,0 +1,358 @@
+"""Section symbols added where entries have nothing to count from: every symbol index follows."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from elftools.elf.relocation import RelocationSection
+from elftools.elf.sections import SymbolTableIndexSection
+
+from tests.elf_builder import (
+    STB_LOCAL,
+    STB_WEAK,
+    STT_FILE,
+    X86_64,
+    Elf,
+    Group,
+    Section,
+    Symbol,
+    Target,
+    build,
+    section_symbol,
+)
+from tests.loc_table import table_entries
+from tests.objects import R_PLT32, TARGETS, Read, as_bytes, record_file, recorded, text
+
+SHT_LLVM_ADDRSIG = 0x6FFF4C03
+SHT_LLVM_CALL_GRAPH_PROFILE_INDICES = 0x6FFF4C02  # before LLVM 13
+WEAK_FIXTURES = [
+    "gcc-weak", "gcc-weak-pic", "gcc-weak-sections", "gcc-i386-weak", "gcc-x32-weak",
+    "clang-weak", "clang-weak-sections", "clang-i386-weak",
+    "llvm-symbol-indices", "llvm-i386-symbol-indices",
+]  # fmt: skip
+
+
+def weak(target: Target = X86_64, *, extra: tuple[Section, ...] = (), many: int = 0) -> Elf:
+    """Weak functions only: recorded, in a group, and one that is not recorded."""
+    names = (".text", ".text.group", ".foo.text")
+    return build(
+        target,
+        [text(".text", 2), text(".text.group"), text(".foo.text"), *extra],
+        [
+            Symbol("file.c", 0xFFF1, bind=STB_LOCAL, type=STT_FILE),
+            section_symbol(".foo.text"),
+            *(Symbol(f"f{name}", name, bind=STB_WEAK) for name in names),
+            Symbol("__fentry__"),
+            *(Symbol(f"s{number}") for number in range(many)),
+        ],
+        [Group("f.text.group", [".text.group"])],
+    )
+
+
+def meaning(path: Path) -> list[str]:
+    """What every symbol index in the object means, in words; entries of new tables left out."""
+    read = Read(path)
+    said = []
+    extended = [one for one in read.sections if isinstance(one, SymbolTableIndexSection)]
+    for number, symbol in enumerate(read.symbols):
+        index = symbol["st_shndx"]
+        if index == "SHN_XINDEX":
+            index = extended[0].get_section_index(number)
+        if symbol["st_info"]["type"] != "STT_SECTION":
+            said.append(f"{symbol.name} in {index}: {symbol['st_value']} {symbol['st_info']}")
+    for section in read.sections:
+        if isinstance(section, RelocationSection) and not section.name.endswith("__mcount_loc"):
+            for row in section.iter_relocations():
+                name = read.symbol_name(row["r_info_sym"])
+                addend = row["r_addend"] if section.is_RELA() else None
+                said.append(f"{section.name}+{row['r_offset']}: {name} {addend}")
+        if section["sh_type"] == "SHT_GROUP":
+            said.append(f"group {read.symbol_name(section['sh_info'])}")
+    return said
+
+
+def llvm_says(path: Path) -> str:
+    """What LLVM reads in the sections of its own, symbols by name."""
+    done = subprocess.run(
+        ["llvm-readobj", "--addrsig", "--cg-profile", path],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    said = done.stdout.partition("AddressSize")[2]
+    return re.sub(r" \(\d+\)", "", said)  # the indices
+
+
+# --- the symbol table -----------------------------------------------------------------------------
+
+
+@TARGETS
+def test_new_section_symbols_are_the_last_local_ones(target: Target, tmp_path: Path) -> None:
+    read = Read(recorded(tmp_path / "x.o", weak(target)))
+    kinds = [(symbol["st_info"]["bind"], symbol["st_info"]["type"]) for symbol in read.symbols]
+    local = [kind for kind in kinds if kind[0] == "STB_LOCAL"]
+    assert kinds[: len(local)] == local
+    assert local[-2:] == [("STB_LOCAL", "STT_SECTION")] * 2
+    new = read.symbols[len(local) - 2 : len(local)]
+    assert [read.sections[symbol["st_shndx"]].name for symbol in new] == [".text", ".text.group"]
+    assert [(symbol["st_value"], symbol["st_size"], symbol.name) for symbol in new] == [
+        (0, 0, "")
+    ] * 2
+    (symtab,) = read.named(".symtab")
+    assert symtab["sh_info"] == len(local)
+
+
+@TARGETS
+def test_a_section_that_has_a_usable_symbol_gets_no_other(target: Target, tmp_path: Path) -> None:
+    sound = build(
+        target,
+        [text(".text"), text(".text.weak")],
+        [Symbol("f", ".text"), Symbol("g", ".text.weak", bind=STB_WEAK), Symbol("__fentry__")],
+    )
+    read = Read(recorded(tmp_path / "x.o", sound))
+    sections = [
+        read.sections[symbol["st_shndx"]].name
+        for symbol in read.symbols
+        if symbol["st_info"]["type"] == "STT_SECTION"
+    ]
+    assert sections == [".text.weak"]
+
+
+def test_a_section_that_is_not_recorded_needs_no_symbol(tmp_path: Path) -> None:
+    sound = build(X86_64, [text(".foo.text")], [Symbol("f", ".foo.text", bind=STB_WEAK),
+                                                Symbol("__fentry__")])  # fmt: skip
+    path = recorded(tmp_path / "x.o", sound)
+    assert len(path.read_bytes()) == len(sound.data)
+
+
+# --- what follows ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extended", [False, True], ids=["", "extended"])
+@TARGETS
+def test_every_symbol_index_means_what_it_meant(
+    target: Target, extended: bool, tmp_path: Path
+) -> None:
+    sound = weak(target)
+    if extended:
+        sound = build(
+            target,
+            [text(".text", 2), text(".foo.text")],
+            [Symbol("f", ".text", bind=STB_WEAK), Symbol("g", ".foo.text", bind=STB_WEAK),
+             Symbol("absolute", 0xFFF1), Symbol("__fentry__")],
+            extended_numbering=True,
+        )  # fmt: skip
+    before = meaning(sound.write(tmp_path / "before.o"))
+    assert meaning(recorded(tmp_path / "x.o", sound)) == before
+
+
+@pytest.mark.parametrize("name", WEAK_FIXTURES)
+def test_every_symbol_index_of_a_compiled_object_means_what_it_meant(
+    name: str, fixture_object: Callable[[str], Path]
+) -> None:
+    path = fixture_object(name)
+    before, said = meaning(path), llvm_says(path)
+    count = len(Read(path).symbols)
+    assert record_file(path).err == []
+    assert len(Read(path).symbols) > count
+    assert meaning(path) == before
+    assert llvm_says(path) == said
+
+
+def test_nops_and_new_symbol_numbers_meet_in_one_relocation_section(tmp_path: Path) -> None:
+    path = recorded(tmp_path / "x.o", weak())
+    read = Read(path)
+    (foo,) = read.named(".foo.text")
+    row = read.relocations_of(foo).get_relocation(0)
+    assert foo.data()[:1] != b"\xe8"
+    assert (row["r_info_type"], row["r_addend"]) == (0, -4)
+    assert read.symbol_name(row["r_info_sym"]) == "__fentry__"
+    row = read.relocations_of(read.named(".text")[0]).get_relocation(0)
+    assert (row["r_info_type"], row["r_addend"]) == (R_PLT32, -4)
+
+
+@TARGETS
+def test_the_address_significance_table_grows_with_its_numbers(
+    target: Target, tmp_path: Path
+) -> None:
+    """A ULEB128 of 127 takes one byte, one of 128 two. Two section symbols are added."""
+    table = Section(
+        ".llvm_addrsig", SHT_LLVM_ADDRSIG, link=".symtab", data=b"\x02\x7d\x7e\x7f\x80\x01\x80\x00"
+    )
+    sound = weak(target, extra=(table,), many=140)
+    local = 3
+    assert sound.value("sections[.symtab].sh_info") == local
+    path = recorded(tmp_path / "x.o", sound)
+    (section,) = Read(path).named(".llvm_addrsig")
+    # 2 is local and stays; 125, 126, 127 and 128 move by two; the padded 0 is written shortly.
+    assert section.data() == b"\x02\x7f\x80\x01\x81\x01\x82\x01\x00"
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [(b"\x02\x80", "section 8 ends inside a number"),
+     (b"\xff" * 9 + b"\x01", "section 8: a number is too long")],
+)  # fmt: skip
+def test_a_broken_address_significance_table_is_refused(
+    data: bytes, what: str, tmp_path: Path
+) -> None:
+    table = Section(".llvm_addrsig", SHT_LLVM_ADDRSIG, link=".symtab", data=data)
+    sound = weak(extra=(table,))
+    path = sound.write(tmp_path / "x.o")
+    assert record_file(path).err == [f"{path}: {what}", f"{path}: failed"]
+    assert path.read_bytes() == sound.data
+
+
+def test_an_old_call_graph_profile_follows(tmp_path: Path) -> None:
+    def entry(caller: int, callee: int) -> bytes:
+        ends = caller.to_bytes(4, "little") + callee.to_bytes(4, "little")
+        return ends + (77).to_bytes(8, "little")
+
+    profile = Section(
+        ".llvm.call-graph-profile",
+        SHT_LLVM_CALL_GRAPH_PROFILE_INDICES,
+        link=".symtab",
+        data=entry(3, 1) + entry(2, 5),
+    )
+    path = recorded(tmp_path / "x.o", weak(extra=(profile,)))
+    (section,) = Read(path).named(".llvm.call-graph-profile")
+    assert section.data() == entry(5, 1) + entry(2, 7)
+
+
+def test_a_section_that_may_hold_symbol_indices_is_refused(tmp_path: Path) -> None:
+    strange = Section(".strange", 0x6FFF4C7F, link=".symtab", data=bytes(8))
+    sound = weak(extra=(strange,))
+    path = sound.write(tmp_path / "x.o")
+    what = "type 0x6fff4c7f may hold symbol indices"
+    assert record_file(path).err == [f"{path}: .strange: {what}", f"{path}: failed"]
+    assert path.read_bytes() == sound.data
+
+
+def test_where_no_symbol_is_added_a_strange_section_does_not_matter(tmp_path: Path) -> None:
+    strange = Section(".strange", 0x6FFF4C7F, link=".symtab", data=bytes(8))
+    sound = build(X86_64, [text(), strange], [Symbol("f", ".text"), Symbol("__fentry__")])
+    assert len(table_entries(recorded(tmp_path / "x.o", sound))) == 1
+
+
+def test_sections_with_indices_of_another_symbol_table_stay(tmp_path: Path) -> None:
+    """As .llvm_addrsig after `ld -r` of binutils, which has no link any more."""
+    table = Section(".llvm_addrsig", SHT_LLVM_ADDRSIG, data=b"\x05")
+    path = recorded(tmp_path / "x.o", weak(extra=(table,)))
+    assert Read(path).named(".llvm_addrsig")[0].data() == b"\x05"
+
+
+# --- section numbers ------------------------------------------------------------------------------
+
+
+@TARGETS
+def test_a_section_beyond_st_shndx_gets_a_symbol_in_the_extended_table(
+    target: Target, tmp_path: Path
+) -> None:
+    sound = build(
+        target,
+        [*[Section(".filler")] * 0xFF00, text(".text.far")],
+        [Symbol("f", ".text.far", bind=STB_WEAK), Symbol("__fentry__")],
+    )
+    path = recorded(tmp_path / "x.o", sound)
+    (site,) = table_entries(path)
+    assert (site.section, site.section_index, site.offset) == (".text.far", 0xFF01, 0)
+
+
+# --- what cannot be trusted -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("sections[.symtab].sh_info", 0, "sh_info of the symbol table is 0"),
+        ("sections[.symtab].sh_info", 77, "sh_info of the symbol table is 77"),
+    ],
+)
+def test_a_symbol_table_without_a_sound_end_of_locals_is_refused(
+    field: str, value: int, what: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.o"
+    contents = weak().patch(field, value)
+    path.write_bytes(contents)
+    assert record_file(path).err == [f"{path}: {what}", f"{path}: failed"]
+    assert path.read_bytes() == contents
+
+
+@pytest.mark.parametrize(
+    "field", ["relocations[.text][1].r_sym", "relocations[.foo.text][0].r_sym",
+              "sections[.group].sh_info"],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [0x7FFFFF, 0xFFFFFF, 0xFFFFFFFF])
+@TARGETS
+def test_a_symbol_index_without_a_symbol_is_refused(
+    target: Target, value: int, field: str, tmp_path: Path
+) -> None:
+    sound = weak(target)
+    limit = (1 << 8 * sound.locate(field).size) - 1
+    contents = sound.patch(field, value & limit)
+    path = tmp_path / "x.o"
+    path.write_bytes(contents)
+    result = record_file(path)
+    assert result.failed
+    assert len(result.err) == 2
+    assert path.read_bytes() == contents
+
+
+# --- linked and run -------------------------------------------------------------------------------
+
+PROGRAM = """
+extern unsigned long __start___mcount_loc[], __stop___mcount_loc[];
+static int calls;
+__attribute__((no_instrument_function, section(".callee"))) void __fentry__(void) { calls++; }
+__attribute__((weak)) int first(int n) { return n + 1; }
+__attribute__((weak)) int second(int n) { return first(n) + 1; }
+__attribute__((weak, section(".foo.text"))) int untraced(int n) { return second(n) + 1; }
+__attribute__((weak)) int main(void)
+{
+    unsigned long *entry;
+    for (entry = __start___mcount_loc; entry < __stop___mcount_loc; entry++)
+        if (*(unsigned char *)*entry != 0xe8)
+            return 1;
+    if (entry - __start___mcount_loc != 3)
+        return 2;
+    if (untraced(0) != 3)
+        return 3;
+    return calls == 3 ? 0 : 4;  /* main, second and first */
+}
+"""
+
+
+@pytest.mark.parametrize("linker", ["bfd", "gold", "lld", "mold"])
+@pytest.mark.parametrize(
+    "compiler", ["gcc", "clang", "clang -ffunction-sections", "clang -fno-integrated-as"]
+)
+def test_a_program_of_weak_functions_is_linked_and_runs(
+    compiler: str, linker: str, tmp_path: Path
+) -> None:
+    source, path, program = (tmp_path / name for name in ("x.c", "x.o", "program"))
+    source.write_text(PROGRAM)
+    flags = ["-O1", "-fno-pic", "-pg", "-mfentry", "-fno-asynchronous-unwind-tables"]
+    subprocess.run([*compiler.split(), *flags, "-fno-inline", "-c", source, "-o", path], check=True)
+    before = Read(path).symbols
+    after = Read(recorded(path, path.read_bytes())).symbols
+    assert len(after) > len(before)
+    command = ["gcc", "-no-pie", f"-fuse-ld={linker}", str(path), "-o", str(program)]
+    subprocess.run(command, check=True)
+    assert subprocess.run([program], check=False).returncode == 0
+
+
+def test_the_contents_of_the_old_file_stay_where_they_were(tmp_path: Path) -> None:
+    """Only relocations, whose size stays, change in place; what grows is appended."""
+    sound = weak()
+    path = recorded(tmp_path / "x.o", sound)
+    before, after = as_bytes(sound), path.read_bytes()
+    changed = {at for at in range(64, len(before)) if before[at] != after[at]}
+    read = Read(sound.write(tmp_path / "before.o"))
+    allowed: set[int] = set()
+    for section in read.sections:
+        if isinstance(section, RelocationSection) or section.name == ".foo.text":
+            start = section["sh_offset"]
+            allowed |= {*range(start, start + section["sh_size"])}
+    assert changed
+    assert changed <= allowed
