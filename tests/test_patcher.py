@@ -1,6 +1,7 @@
 """`patcher nop|call|status FILE...` as its user sees it."""
 
 import os
+import random
 import re
 import stat
 import subprocess
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from patcher import cli
 from tests import command, images
 from tests.images import CALLS, Built, build, calls
 
@@ -64,8 +66,7 @@ ROWS = [
     Row("bfd-unrelaxed-static", "ff15", "660f1f440000", flags=PIE, own_counter=True,
         link="-static -Wl,--no-relax"),
     *(Row(f"{one}-ibt", "e8", "0f1f440000", linker=one, flags="-mfentry -fno-pic -fcf-protection",
-          link=f"-no-pie -Wl,-z,{option}")
-      for one, option in [("bfd", "ibtplt"), ("mold", "ibtplt")]),
+          link="-no-pie -Wl,-z,ibtplt") for one in ("bfd", "mold")),
     Row("bfd-now", "e8", "0f1f440000", link="-no-pie -Wl,-z,now"),
     Row("bfd-relr", "ff15", "660f1f440000", flags=PIE,
         link="-pie -Wl,-z,pack-relative-relocs"),
@@ -279,6 +280,38 @@ def test_nops_by_the_compiler_with_nothing_to_call_stay(tmp_path: Path) -> None:
     )
 
 
+def test_of_a_broken_file_nothing_but_sites_ever_changes(
+    built: Built, capfd: pytest.CaptureFixture[str]
+) -> None:
+    original = built.image.read_bytes()
+    patch("nop", built.image)
+    sites = differences(original, built.image.read_bytes())
+    headers = int.from_bytes(original[40:48], "little")
+    chance = random.Random(2008)
+    switched = 0
+    for _ in range(400):
+        broken = bytearray(original)
+        for _ in range(chance.choice((1, 2, 8))):
+            place = chance.choice(((0, 0x400), (headers, len(broken))))
+            broken[chance.randrange(*place)] = chance.choice((0, 1, 0xFF, chance.randrange(256)))
+        built.image.write_bytes(broken)
+        failed = cli.main(["nop", str(built.image)])
+        if failed:
+            assert built.image.read_bytes() == broken
+        else:
+            switched += 1
+            assert differences(bytes(broken), built.image.read_bytes()) <= sites
+            assert cli.main(["call", str(built.image)]) == 0
+            assert built.image.read_bytes() == broken
+    assert 100 < switched < 400
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def differences(one: bytes, other: bytes) -> set[int]:
+    """The file offsets at which two files of one size differ."""
+    return {at for at, (a, b) in enumerate(zip(one, other, strict=True)) if a != b}
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -348,6 +381,16 @@ def test_output_goes_to_another_file(built: Built, tmp_path: Path) -> None:
     assert built.image.read_bytes() == same.read_bytes() == original
     assert other.stat().st_mode == built.image.stat().st_mode
     assert calls(built._replace(program=other)) == 0
+
+
+def test_segments_that_share_code_are_refused(built: Built) -> None:
+    data = bytearray(built.image.read_bytes())
+    headers, size = int.from_bytes(data[32:40], "little"), int.from_bytes(data[54:56], "little")
+    first = next(at for at in range(headers, len(data), size) if data[at] == 1)  # PT_LOAD
+    data[first + 4] |= 1  # PF_X
+    data[first + 32 : first + 40] = (0x1001).to_bytes(8, "little")  # p_filesz
+    built.image.write_bytes(data)
+    assert refused("nop", built.image) == f"{built.image}: executable segments overlap at 0x1000\n"
 
 
 def test_a_file_that_cannot_be_written_is_an_error(built: Built, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ renames it: a process that runs the old one keeps it.
 """
 
 import os
+from itertools import pairwise
 from stat import S_ISREG
 from types import TracebackType
 from typing import Self
@@ -12,7 +13,7 @@ from typing import Self
 from patcher.errors import NoSiteError, ReadError, WriteError
 from recordmcount import elf, output, writer, x86
 from recordmcount.dynamic import PF_X, PT_LOAD, LoadView, Segment
-from recordmcount.errors import OutputError
+from recordmcount.errors import FormatError, OutputError
 
 
 class ElfFile:
@@ -30,11 +31,7 @@ class ElfFile:
             status = os.fstat(self._fd)
             _refuse_others(path, os.pread(self._fd, 20, 0) if S_ISREG(status.st_mode) else None)
             self.object = elf.Object(path, status.st_size, self._pread)
-            self._segments = [
-                segment
-                for segment in LoadView(self.object).segments
-                if segment.type == PT_LOAD and segment.flags & PF_X
-            ]
+            self._segments = _executable_segments(self.object)
         except BaseException:
             os.close(self._fd)
             raise
@@ -80,13 +77,9 @@ class ElfFile:
         Mode, owner and extended attributes stay, a symlink is followed, a hard link is broken.
         """
         plan = writer.Plan([], [])
-        changed = sorted(self._changed, key=lambda segment: segment.offset)
-        end = 0
-        for segment in changed:
-            if segment.offset < end:
-                raise WriteError(self._path, "executable segments share a part of the file")
-            end = segment.offset + segment.filesz
-            plan.edits.append((segment.offset, bytes(self._texts[segment])))
+        plan.edits = sorted(
+            (segment.offset, bytes(self._texts[segment])) for segment in self._changed
+        )
         chunks = output.patched(self.object, plan)
         try:
             output.replace(path or self._path, self._fd, chunks, owner=path is None)
@@ -107,6 +100,20 @@ class ElfFile:
 
     def _pread(self, offset: int, size: int) -> bytes:
         return os.pread(self._fd, size, offset)
+
+
+def _executable_segments(obj: elf.Object) -> list[Segment]:
+    """The PT_LOAD segments with code; FormatError if a byte of the file is in two of them."""
+    segments = [
+        segment
+        for segment in LoadView(obj).segments
+        if segment.type == PT_LOAD and segment.flags & PF_X
+    ]
+    segments.sort(key=lambda segment: segment.offset)
+    for before, segment in pairwise(segments):
+        if segment.offset < before.offset + before.filesz:
+            raise FormatError(obj.path, f"executable segments overlap at {segment.offset:#x}")
+    return segments
 
 
 def _refuse_others(path: str, start: bytes | None) -> None:
