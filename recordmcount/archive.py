@@ -20,25 +20,39 @@ INDEX_WORDS = {b"/": 4, b"/SYM64/": 8}
 LONG_NAMES = b"//"
 
 
-def rebuild(path: str, content: bytes, new_member: "Callable[[str, bytes], bytes]") -> bytes:
-    """The archive `content` with every object member replaced by new_member(name, its bytes).
+def members(path: str, content: bytes) -> "Iterator[tuple[str, bytes]]":
+    """(name, contents) of each member of the archive `content`, special ones left out.
 
     Raises FormatError where the archive is broken or of another kind (BSD).
+    """
+    long_names = b""
+    for _, header, member in _entries(path, content):
+        name = header[:16].rstrip(b" ")
+        if name == LONG_NAMES:
+            long_names = member
+        elif name not in INDEX_WORDS:
+            yield _member_name(path, name, long_names), member
+
+
+def rebuild(path: str, content: bytes, new_member: "Callable[[str, bytes], bytes]") -> bytes:
+    """The archive `content` with every member replaced by new_member(name, its bytes).
+
+    Raises FormatError as `members` does.
     """
     out = bytearray(MAGIC)
     moved: dict[int, int] = {}
     index: tuple[int, int, int] | None = None  # where it is in `out`, its size, its word
-    long_names = b""
-    for at, header, old in _members(path, content):
+    names = members(path, content)
+    for at, header, old in _entries(path, content):
         moved[at] = len(out)
         name, member = header[:16].rstrip(b" "), old
         if name in INDEX_WORDS:
             index = (len(out) + HEADER_SIZE, len(old), INDEX_WORDS[name])
-        elif name == LONG_NAMES:
-            long_names = old
-        else:
-            member = new_member(_member_name(path, name, long_names), old)
+        elif name != LONG_NAMES:
+            member = new_member(next(names)[0], old)
         size = b"%-10d" % len(member)
+        if len(size) > 10:
+            raise FormatError(path, "an archive member grows beyond its header")
         out += header[: SIZE_FIELD.start] + size + header[SIZE_FIELD.stop :] + member
         out += b"\n" * (len(out) % 2)
     if index is not None:
@@ -46,8 +60,8 @@ def rebuild(path: str, content: bytes, new_member: "Callable[[str, bytes], bytes
     return bytes(out)
 
 
-def _members(path: str, content: bytes) -> "Iterator[tuple[int, bytes, bytes]]":
-    """(file offset of the header, header, contents) of each member."""
+def _entries(path: str, content: bytes) -> "Iterator[tuple[int, bytes, bytes]]":
+    """(file offset of the header, header, contents) of each entry, the special ones included."""
     at = len(MAGIC)
     while at < len(content):
         header = content[at : at + HEADER_SIZE]

@@ -31,7 +31,7 @@ static libraries) in a __mcount_loc table, as the Linux build's recordmcount doe
   -o, --output OUT   write the result to OUT and leave the one FILE alone
   -n, --dry-run      change nothing, print what would be done
   --stats            print counts for each file, and in all
-  -j, --jobs N       processes for many files (default: one for each processor)
+  -j, --jobs N       processes for many files, or for a large one (default: one a processor)
   --symbol NAME      a further function to look for, as in gcc's -mfentry-name; repeatable
   --all-sections     record every loaded text section, not only those the kernel records
   --gc-sections      one table for each text section, linked to it, so that the linker's
@@ -195,20 +195,24 @@ def _record_all(files: list[str], options: Options) -> int:
     gc.disable()  # no cycles are made, and looking for them would take a tenth of the time
 
     def work(number: int) -> "tuple[list[str], list[str], tuple[int, ...], bool]":
-        result = record(files[number], options)
+        result = record(files[number], options, inner)
         return result.out, result.err, result.counts, result.failed
 
-    processes = options.jobs or (jobs.available() if len(files) >= FILES_WORTH_FORKING else 1)
+    # Many files are shared out; of few, each is: a large object is worth several processes.
+    processes = options.jobs or jobs.available()
+    outer = processes if options.jobs or len(files) >= FILES_WORTH_FORKING else 1
+    inner = processes if outer == 1 or len(files) == 1 else 1
     totals: tuple[int, ...] = (0, 0, 0)
-    good = True
-    for file, answer in zip(files, jobs.run(len(files), processes, work), strict=True):
+    good = readable = True
+    for file, answer in zip(files, jobs.run(len(files), outer, work), strict=True):
         out, err, counts, failed = answer or _died(file)
-        good &= say(1, out) and say(2, err) and not failed
+        readable = readable and say(1, out)
+        good &= say(2, err) and not failed
         if not failed:
             totals = tuple(map(sum, zip(totals, counts, strict=True)))
     if options.stats and len(files) > 1:
-        good &= say(1, [f"total: {describe(totals)}"])
-    return 0 if good else 1
+        readable = readable and say(1, [f"total: {describe(totals)}"])
+    return 0 if good and readable else 1
 
 
 def _died(file: str) -> "tuple[list[str], list[str], tuple[int, ...], bool]":
@@ -233,14 +237,16 @@ def _inform(word: str) -> str:
 def say(fd: int, lines: "Iterable[str]") -> bool:
     """Write lines to stdout (1) or stderr (2); False where nobody can read them.
 
-    Any path can be printed, valid UTF-8 or not. A closed stdout is no reason to leave the rest
-    of the files undone, so it is told and not raised.
+    Any path can be printed, valid UTF-8 or not. A stdout that is closed or full is no reason to
+    leave the rest of the files undone, so it is not raised.
     """
     text = "".join(f"{line}\n" for line in lines)
     rest = memoryview(text.encode("utf-8", "surrogateescape"))
     try:
         while rest:
             rest = rest[posix.write(fd, rest) :]
-    except OSError:
+    except OSError as error:
+        if fd == 1 and not isinstance(error, BrokenPipeError):
+            say(2, [f"recordmcount: standard output: {error.strerror}"])
         return False
     return True

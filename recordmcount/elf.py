@@ -63,6 +63,8 @@ STT_FUNC, STT_SECTION, STT_GNU_IFUNC = 2, 3, 10
 
 # Relocations are searched in pieces of this many entries: memory stays small and in the cache.
 CHUNK = 16384
+# How many times a file's size may be read from it; recording a sound object takes less than four.
+READINGS = 8
 # From this many things to search for in a table, one pass over it is cheaper than a search each.
 MANY = 16
 
@@ -141,14 +143,16 @@ class Object:
     """
 
     __slots__ = (
-        "path", "size", "_read", "layout", "type", "machine", "shoff", "header", "header_table",
-        "headers", "shstrndx", "_names", "_symtab", "_symbols", "_strings", "_shndx",
+        "path", "size", "layout", "type", "machine", "shoff", "shstrndx", "header",
+        "header_table", "headers", "_read", "_allowance", "_names", "_symtab", "_symbols",
+        "_strings", "_shndx",
     )  # fmt: skip
 
     def __init__(self, path: str, size: int, read: "Callable[[int, int], bytes]") -> None:
         self.path = path
         self.size = size
         self._read = read
+        self._allowance = READINGS * size
         self._symtab: int | None = None
         self._symbols: bytes | None = None
         self._strings: bytes | None = None
@@ -161,16 +165,22 @@ class Object:
         self._check_machine()
         self.header_table, self.shstrndx = self._read_sections(fields)
         self.headers = list(self.layout.shdr.iter_unpack(self.header_table))
-        self._names = self._string_table(self.shstrndx) if self.shstrndx else b"\0"
+        self._names = self._section_names() if self.shstrndx else b"\0"
 
     # --- reading ------------------------------------------------------------------------------
 
     def read(self, offset: int, size: int, what: str) -> bytes:
-        """`size` bytes at file offset `offset`; FormatError if they are not all in the file."""
+        """`size` bytes at file offset `offset`; FormatError if they are not all in the file.
+
+        Sections of a sound file do not overlap, so that nobody has to read much more than it has.
+        """
         if offset + size > self.size:
             raise FormatError(
                 self.path, f"{what} at {offset:#x}, {size:#x} bytes, is outside the file"
             )
+        self._allowance -= size
+        if self._allowance < 0:
+            raise FormatError(self.path, "sections overlap: reading them would not end")
         data = self._read(offset, size)
         if len(data) != size:
             raise FormatError(self.path, "the file shrank while it was read")
@@ -214,6 +224,12 @@ class Object:
         return table, shstrndx
 
     # --- sections -----------------------------------------------------------------------------
+
+    def _section_names(self) -> bytes:
+        names = self._string_table(self.shstrndx)
+        if max(header[0] for header in self.headers) >= len(names):
+            raise FormatError(self.path, "a section's name is outside the section name table")
+        return names
 
     def section(self, index: int) -> Section:
         """Section `index`; FormatError where there is none."""
@@ -356,24 +372,39 @@ class Object:
         if self._shndx is None:
             tables = self.of_type(SHT_SYMTAB_SHNDX)
             ours = [index for index in tables if self.headers[index][6] == self.symtab]
-            self._shndx = self.content(ours[0]) if ours else b""
+            if not ours:
+                raise FormatError(self.path, f"the section of symbol {symbol} is nowhere named")
+            self._shndx = self.extended_shndx(ours[0])
         return int.from_bytes(self._shndx[4 * symbol : 4 * symbol + 4], "little")
+
+    def extended_shndx(self, index: int) -> bytes:
+        """The contents of SHT_SYMTAB_SHNDX section `index`, 4 bytes for each symbol."""
+        content = self.content(index)
+        if len(content) != 4 * self.symbol_count:
+            raise FormatError(self.path, f"section {index} is not one word for each symbol")
+        return content
 
     # --- relocations --------------------------------------------------------------------------
 
-    def relocations_naming(self, index: int, symbols: frozenset[int]) -> "Iterator[Relocations]":
-        """The relocations of section `index` that name one of `symbols`, in file order.
+    def relocation_pieces(self, index: int) -> range:
+        """The numbers of the pieces, CHUNK entries each, that relocation section `index` has.
 
-        They come in pieces, so that the work stays in the processor's cache.
+        Piece by piece the work stays in the processor's cache, and can be shared.
         """
+        entry, _, size = self._relocation_section(index)
+        return range(-(-size // (CHUNK * entry.size)))
+
+    def relocations_naming(
+        self, index: int, symbols: frozenset[int], pieces: range
+    ) -> "Iterator[Relocations]":
+        """The relocations in `pieces` of section `index` that name one of `symbols`, in order."""
         layout = self.layout
         low_bytes = {symbol & 0xFF for symbol in symbols}
         entry, offset, size = self._relocation_section(index)
         width = entry.size // layout.word
-        for start in range(0, size, CHUNK * entry.size):
-            piece = self.read(
-                offset + start, min(CHUNK * entry.size, size - start), "a relocation section"
-            )
+        step = CHUNK * entry.size
+        for start in [step * number for number in pieces]:
+            piece = self.read(offset + start, min(step, size - start), "a relocation section")
             # The column of the symbols' lowest bytes, searched by memchr, gives the candidates.
             numbers = _positions(piece[layout.info_symbol :: entry.size], low_bytes)
             if not numbers:

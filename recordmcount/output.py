@@ -13,7 +13,7 @@ failure is not what this guards against.
 import _signal  # type: ignore[import-not-found]
 import posix
 
-from .errors import OutputError
+from .errors import OutputError, UnrecognizedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 COPY_SIZE = 1 << 20
 HELD_SIGNALS = _signal.valid_signals()
-EIO, EOPNOTSUPP = 5, 95
+S_IFMT, S_IFREG = 0o170000, 0o100000
+# errno values (Linux); the `errno` module is one import more.
+ENOENT, EIO, EOPNOTSUPP = 2, 5, 95
 
 
 class SignalsHeld:
@@ -56,8 +58,9 @@ def append(path: str, fd: int, size: int, header: tuple[bytes, bytes], appended:
         try:
             _write_at(fd, size, appended)
             _flush(fd)
+            written = posix.pwrite(fd, new_header, 0)
             touched = True
-            if posix.pwrite(fd, new_header, 0) != len(new_header):
+            if written != len(new_header):
                 raise OSError(EIO, "the ELF header was written in part")
             _flush(fd)
         except OSError as error:
@@ -76,6 +79,8 @@ def replace(path: str, like: int, chunks: "Iterable[bytes]", *, owner: bool = Tr
     """
     try:
         target = _resolve(path)
+        if not is_regular(target):
+            raise UnrecognizedError(path, f"not a regular file: {path}")
     except OSError as error:
         raise OutputError(path, reason(error)) from error
     folder, slash, _ = target.rpartition("/")
@@ -170,6 +175,16 @@ def _resolve(path: str) -> str:
     from os.path import realpath  # rarely needed, and slow to import
 
     return realpath(path)
+
+
+def is_regular(path: str) -> bool:
+    """Whether a regular file stands at `path`, or nothing yet: what a rename may replace."""
+    try:
+        return posix.stat(path).st_mode & S_IFMT == S_IFREG
+    except OSError as error:
+        if error.errno == ENOENT:
+            return True
+        raise
 
 
 def reason(error: OSError) -> str:

@@ -2,8 +2,8 @@
 
 import posix
 
-from . import elf, output, sites, table, writer
-from .errors import FormatError, RecordError, UnrecognizedError, place
+from . import elf, formats, output, sites, table, writer
+from .errors import RecordError, UnrecognizedError, place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from .options import Options
     from .writer import Plan
 
-ARCHIVE_MAGIC = b"!<arch>\n"
-THIN_ARCHIVE_MAGIC = b"!<thin>\n"
-BITCODE_MAGIC = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")  # LLVM bitcode: raw, and in its wrapper
-S_IFMT, S_IFREG = 0o170000, 0o100000
 # errno values (Linux); the `errno` module is one import more.
 EPERM, EACCES, EISDIR, ENXIO, ETXTBSY, EROFS = 1, 13, 21, 6, 26, 30
 
@@ -36,18 +32,24 @@ class Result:
         self.failed = False
 
 
-def record(path: str, options: "Options") -> Result:
-    """Record the object or archive at `path`; every failure ends up in the result."""
+def record(path: str, options: "Options", processes: int = 1) -> Result:
+    """Record the object or archive at `path`; every failure ends up in the result.
+
+    A large object is searched by so many `processes`.
+    """
     result = Result()
     if path.endswith("/ftrace.o"):  # the tracer does not trace itself
         return result
     try:
-        _record(path, options, result)
+        _record(path, options, result, processes)
     except RecordError as error:
         result.err.append(str(error))
         result.failed = True
     except OSError as error:
         result.err.append(f"{path}: {output.reason(error)}")
+        result.failed = True
+    except ImportError as error:  # a part of this program that is read only when it is needed
+        result.err.append(f"{path}: {error}")
         result.failed = True
     if result.failed:
         result.err.append(f"{path}: failed")
@@ -62,23 +64,23 @@ def describe(counts: tuple[int, ...]) -> str:
     return f"{recorded} recorded, {turned_off} made NOPs, {references} other references"
 
 
-def _record(path: str, options: "Options", result: Result) -> None:
+def _record(path: str, options: "Options", result: Result, processes: int) -> None:
     fd, writable = _open(path, read_only=options.dry_run or options.output is not None)
     try:
         status = posix.fstat(fd)
-        if status.st_mode & S_IFMT != S_IFREG:
+        if status.st_mode & output.S_IFMT != output.S_IFREG:
             raise UnrecognizedError(path, f"not a regular file: {path}")
 
         def read(offset: int, size: int) -> bytes:
             return posix.pread(fd, size, offset)
 
         magic = read(0, 8)
-        if magic == ARCHIVE_MAGIC:
+        if magic == formats.ARCHIVE_MAGIC:
             _record_archive(path, fd, read(0, status.st_size), options, result)
             return
-        _refuse_other_formats(path, magic)
+        formats.refuse_others(path, magic)
         obj = elf.Object(path, status.st_size, read)
-        plan = plan_object(obj, options, result)
+        plan = plan_object(obj, options, result, processes)
         if options.dry_run or not (plan or options.output):
             return
         if options.output or plan.edits or not writable or status.st_nlink > 1:
@@ -86,7 +88,7 @@ def _record(path: str, options: "Options", result: Result) -> None:
         else:
             output.append(path, fd, obj.size, (obj.header, plan.header), plan.appended)
     finally:
-        posix.close(fd)
+        _close(fd)
 
 
 def _record_archive(path: str, fd: int, content: bytes, options: "Options", result: Result) -> None:
@@ -94,7 +96,7 @@ def _record_archive(path: str, fd: int, content: bytes, options: "Options", resu
 
     def new_member(name: str, member: bytes) -> bytes:
         member_path = f"{path}({name})"
-        _refuse_other_formats(member_path, member[:8])
+        formats.refuse_others(member_path, member[:8])
         if not member.startswith(b"\x7fELF"):
             return member
         obj = elf.Object(member_path, len(member), lambda at, size: member[at : at + size])
@@ -106,7 +108,7 @@ def _record_archive(path: str, fd: int, content: bytes, options: "Options", resu
         _replace(path, fd, [new], options)
 
 
-def plan_object(obj: "Object", options: "Options", result: Result) -> "Plan":
+def plan_object(obj: "Object", options: "Options", result: Result, processes: int = 1) -> "Plan":
     """Plan one object; counts and messages go to `result`. Raises RecordError."""
     if obj.type != elf.ET_REL:
         raise UnrecognizedError(obj.path, f"unrecognized ET_REL file {obj.path}")
@@ -114,8 +116,8 @@ def plan_object(obj: "Object", options: "Options", result: Result) -> "Plan":
         if not options.quiet:
             result.err.append(f"warning: {table.NAME.decode()} already exists: {obj.path}")
         return writer.Plan([], [])
-    _refuse_slim_lto(obj)
-    found = sites.find(obj, options.symbols)
+    formats.refuse_slim_lto(obj)
+    found = sites.find(obj, options.symbols, processes)
     if not options.quiet:
         for section, offset, what in found.unsupported:
             where = place(obj.section(section).name, offset)
@@ -139,8 +141,9 @@ def _describe_plan(obj: "Object", plan: "Plan") -> "list[str]":
     for parts, becomes in ((plan.recorded, "entry"), (plan.ignored, "nop")):
         for part in parts:
             name = obj.section(part.section).name
-            for start, form in zip(part.starts, part.forms, strict=True):
-                lines.append(f"{obj.path}: {place(name, start)}{form.name} -> {becomes}")
+            lines += [
+                f"{obj.path}: {place(name, s.offset)}{s.form.name} -> {becomes}" for s in part
+            ]
     if plan:
         lines.append(f"{obj.path}: {len(plan.edits)} edits, {len(plan.appended)} bytes appended")
     return lines
@@ -164,35 +167,15 @@ def _open(path: str, *, read_only: bool) -> tuple[int, bool]:
         raise
 
 
+def _close(fd: int) -> None:
+    try:
+        posix.close(fd)
+    except OSError:
+        pass  # what was written has been flushed, and its errors have been told
+
+
 def _replace(path: str, fd: int, chunks: "Iterable[bytes]", options: "Options") -> None:
     if options.output:
         output.replace(options.output, fd, chunks, owner=False)
     else:
         output.replace(path, fd, chunks)
-
-
-def _refuse_other_formats(path: str, magic: bytes) -> None:
-    if magic.startswith(BITCODE_MAGIC):
-        raise FormatError(
-            path, "LLVM bitcode, not an object: compile without -flto, or record after the link"
-        )
-    if magic == THIN_ARCHIVE_MAGIC:
-        raise FormatError(path, "a thin archive: record the objects it names instead")
-
-
-def _refuse_slim_lto(obj: "Object") -> None:
-    """gcc -flto without -ffat-lto-objects: no code yet, so no site, and silence would lose them.
-
-    `.gnu.lto_.lto.*` holds versions (2 + 2 bytes) and the slim flag (gcc/lto-streamer.h,
-    struct lto_section, since gcc 10).
-    """
-    if b".gnu.lto_.lto." not in obj.section_names:
-        return
-    for index in range(len(obj.headers)):
-        name = obj.section(index).name
-        if name.startswith(".gnu.lto_.lto.") and obj.content(index)[4:5] == b"\1":
-            raise FormatError(
-                obj.path,
-                "a slim LTO object without code: compile with -ffat-lto-objects, or record "
-                "after the link",
-            )

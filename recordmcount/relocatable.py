@@ -133,7 +133,7 @@ def _turned_off(
         text = obj.headers[index][7]
         if not obj.headers[text][2] & elf.SHF_EXECINSTR:
             continue
-        for piece in obj.relocations_naming(index, symbols):
+        for piece in obj.relocations_naming(index, symbols, obj.relocation_pieces(index)):
             for field, info in zip(piece.offsets, piece.infos, strict=True):
                 if obj.layout.type_of(info) == _R_NONE:
                     yield _nop_around(_Place(text, field), code)

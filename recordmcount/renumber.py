@@ -48,6 +48,8 @@ def add_section_symbols(obj: "Object", sections: list[int]) -> Renumbered:
     symbols = {section: first_global + i for i, section in enumerate(sections)}
 
     def new(symbol: int) -> int:
+        if symbol >= obj.symbol_count:
+            raise FormatError(obj.path, f"there is no symbol {symbol}")
         return symbol if symbol < first_global else symbol + len(sections)
 
     result = Renumbered(symbols, new)
@@ -71,7 +73,7 @@ def _insert(
         index for index in obj.of_type(elf.SHT_SYMTAB_SHNDX) if obj.headers[index][6] == symtab
     ]
     for index in extended:
-        words = obj.content(index)
+        words = obj.extended_shndx(index)
         added = b"".join(
             (section if section >= elf.SHN_LORESERVE else 0).to_bytes(4, "little")
             for section in sections
@@ -99,6 +101,8 @@ def _follow(obj: "Object", result: Renumbered, index: int) -> None:
             _to_uleb128(result.new(symbol)) for symbol in _from_uleb128(obj, index)
         )
     elif section.type == elf.SHT_LLVM_CALL_GRAPH_PROFILE_INDICES:
+        if section.size % 16:
+            raise FormatError(obj.path, "ends inside an entry", section.name)
         result.contents[index] = _call_graph_profile(obj.content(index), result)
     elif section.type not in (elf.SHT_SYMTAB_SHNDX, *_INDIFFERENT):
         raise FormatError(obj.path, f"type {section.type:#x} may hold symbol indices", section.name)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from . import archive, dynamic, elf, image, record, relocatable, table, x86
+from . import archive, dynamic, elf, formats, image, relocatable, table, x86
 from .elf import Object
 from .errors import FormatError, RecordError, UnrecognizedError
 from .image import State
@@ -137,11 +137,12 @@ def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[FileReport | Rec
             if not stat.S_ISREG(status.st_mode):
                 raise UnrecognizedError(path, f"not a regular file: {path}")
             content = _Content(status.st_size, lambda at, size: os.pread(file.fileno(), size, at))
-            if content.read(0, 8) != record.ARCHIVE_MAGIC:
+            if content.read(0, 8) != formats.ARCHIVE_MAGIC:
                 yield _examine_object(path, content, names)
                 return
-            for name, member in _members(path, content.read(0, content.size)):
-                yield _examine_object(f"{path}({name})", member, names)
+            for name, member in archive.members(path, content.read(0, content.size)):
+                if member.startswith((b"\x7fELF", *formats.BITCODE_MAGIC)):
+                    yield _examine_object(f"{path}({name})", _in_memory(member), names)
     except RecordError as error:
         yield error
     except OSError as error:
@@ -160,25 +161,15 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
-def _members(path: str, content: bytes) -> list[tuple[str, _Content]]:
-    """The names and contents of the objects in an archive."""
-    found: list[tuple[str, _Content]] = []
-
-    def keep(name: str, member: bytes) -> bytes:
-        if member.startswith((b"\x7fELF", *record.BITCODE_MAGIC)):
-            read = lambda at, size: member[at : at + size]  # noqa: E731
-            found.append((name, _Content(len(member), read)))
-        return member
-
-    archive.rebuild(path, content, keep)
-    return found
+def _in_memory(content: bytes) -> _Content:
+    return _Content(len(content), lambda at, size: content[at : at + size])
 
 
 def _examine_object(
     path: str, content: _Content, names: tuple[str, ...]
 ) -> FileReport | RecordError:
     try:
-        record._refuse_other_formats(path, content.read(0, 8))  # noqa: SLF001
+        formats.refuse_others(path, content.read(0, 8))
         return _report(Object(path, *content), names)
     except RecordError as error:
         return error
@@ -189,7 +180,7 @@ def _report(obj: Object, names: tuple[str, ...]) -> FileReport:
     machine = "i386" if obj.machine == x86.EM_386 else "x86-64" if bits == 64 else "x32"
     identity = (obj.path, _type(obj), bits, machine)
     if obj.type == elf.ET_REL:
-        record._refuse_slim_lto(obj)  # noqa: SLF001
+        formats.refuse_slim_lto(obj)
         listing = relocatable.read(obj, names)
         rows = tuple(_row(site, site.offset, site.recorded) for site in listing.sites)
         return FileReport(*identity, listing.has_table, rows, listing.dead, listing.repeated)

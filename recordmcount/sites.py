@@ -7,7 +7,7 @@ thousands of sites, nearly all of them the same five bytes, and columns can be c
 from _operator import itemgetter, lt
 from itertools import islice
 
-from . import elf, x86
+from . import elf, jobs, x86
 from .errors import FormatError
 
 TYPE_CHECKING = False
@@ -17,15 +17,23 @@ if TYPE_CHECKING:
     from .elf import Object, Relocations
     from .x86 import CallForm
 
+    # Relocation section, text section, pieces of the former (see Object.relocation_pieces).
+    Part = tuple[int, int, range]
+    # Starts, entries, forms, references, unsupported: of a part, as in SectionSites and Found.
+    Answer = tuple[list[int], list[int], bytes, int, list[tuple[int, int, str]]]
+
 # A piece of code up to this size is read for one piece of relocations; beyond it, all of it.
 WINDOW = 1 << 20
+# Below this many bytes of relocations, one process is done before others would have started.
+WORTH_FORKING = 4 << 20
 
 
 class SectionSites:
     """The calls in one text section, in the order of their relocations; columns of equal length.
 
     `section` and `relocations` are section indices, `starts` the section offsets of the
-    instructions' first bytes, `entries` the numbers of their relocations, `forms` their shapes.
+    instructions' first bytes, `entries` the numbers of their relocations, `forms` their shapes as
+    indices into `x86.ALL_FORMS`, a byte each.
     """
 
     __slots__ = ("section", "relocations", "starts", "entries", "forms")
@@ -35,10 +43,14 @@ class SectionSites:
         self.relocations = relocations
         self.starts: list[int] = []
         self.entries: list[int] = []
-        self.forms: list[CallForm] = []
+        self.forms = bytearray()
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def __iter__(self) -> "Iterator[CallSite]":
+        for start, entry, form in zip(self.starts, self.entries, self.forms, strict=True):
+            yield CallSite(self.section, start, entry, x86.ALL_FORMS[form])
 
 
 class CallSite:
@@ -70,23 +82,78 @@ class Found:
 
     def __iter__(self) -> "Iterator[CallSite]":
         for part in self.sections:
-            for start, entry, form in zip(part.starts, part.entries, part.forms, strict=True):
-                yield CallSite(part.section, start, entry, form)
+            yield from part
 
 
-def find(obj: "Object", extra_names: tuple[str, ...] = ()) -> Found:
+def find(obj: "Object", extra_names: tuple[str, ...] = (), processes: int = 1) -> Found:
     """Every call to mcount in the executable sections of a relocatable object.
 
-    `extra_names` are further symbol names, as given to gcc's -mfentry-name. Raises FormatError
-    where a relocation that matters cannot be trusted.
+    `extra_names` are further symbol names, as given to gcc's -mfentry-name. A large object is
+    searched by several processes. Raises FormatError where a relocation that matters cannot be
+    trusted.
     """
     found = Found()
     names = [name.encode("utf-8", "surrogateescape") for name in (*x86.MCOUNT_NAMES, *extra_names)]
     symbols = obj.symbols_named(names)
-    if symbols:
-        for relocations, target in _text_relocations(obj):
-            _find_in_section(obj, found, symbols, SectionSites(target, relocations))
+    if not symbols:
+        return found
+    parts = _parts(obj, processes)
+
+    def search(number: int) -> "Answer":
+        return _Search(obj, symbols, parts[number]).run()
+
+    for number, answer in enumerate(jobs.run(len(parts), min(processes, len(parts)), search)):
+        relocations, target, _ = parts[number]
+        # A process that died tells no error: here it is raised where it can be seen.
+        _add(found, SectionSites(target, relocations), answer or search(number))
+    _check_unique(obj, found)
     return found
+
+
+def _check_unique(obj: "Object", found: Found) -> None:
+    """Refuse two relocations for one call, be they in one relocation section or in two."""
+    starts: dict[int, list[int]] = {}
+    for part in found.sections:
+        known = starts.get(part.section)
+        starts[part.section] = part.starts if known is None else known + part.starts
+    for section, all_starts in starts.items():
+        if not _ascending(all_starts) and len(set(all_starts)) != len(all_starts):
+            raise FormatError(obj.path, f"section {section}: two relocations for one call")
+
+
+def _add(found: Found, part: SectionSites, answer: "Answer") -> None:
+    starts, entries, forms, references, unsupported = answer
+    found.references += references
+    found.unsupported += unsupported
+    if not starts:
+        return
+    if found.sections and found.sections[-1].relocations == part.relocations:
+        part = found.sections[-1]
+    else:
+        found.sections.append(part)
+    part.starts += starts
+    part.entries += entries
+    part.forms += forms
+
+
+def _ascending(values: list[int]) -> bool:
+    return all(map(lt, values, islice(values, 1, None)))
+
+
+def _parts(obj: "Object", processes: int) -> "list[Part]":
+    """What there is to search, cut into parts of about equal size if that is worth while."""
+    pairs = _text_relocations(obj)
+    sizes = {index: obj.headers[index][5] for index, _ in pairs}
+    many = processes > 1 and sum(sizes.values()) >= WORTH_FORKING
+    parts = []
+    for index, target in pairs:
+        pieces = obj.relocation_pieces(index)
+        step = -(-len(pieces) // (2 * processes)) if many else len(pieces)
+        parts += [
+            (index, target, pieces[start : start + step])
+            for start in range(0, len(pieces), max(step, 1))
+        ]
+    return parts
 
 
 def _text_relocations(obj: "Object") -> list[tuple[int, int]]:
@@ -111,80 +178,81 @@ def _text_relocations(obj: "Object") -> list[tuple[int, int]]:
     return pairs
 
 
-def _find_in_section(
-    obj: "Object", found: Found, symbols: frozenset[int], result: SectionSites
-) -> None:
-    code = _Code(obj, result.section)
-    plain, types = x86.PLAIN_CALL[obj.machine]
-    infos = {obj.layout.info(symbol, kind) for symbol in symbols for kind in types}
-    for piece in obj.relocations_naming(result.relocations, symbols):
-        starts = _plain_calls(plain, infos, code, piece)
-        if starts is not None:
-            result.starts += starts
-            result.entries += piece.numbers
-            result.forms += [plain] * len(starts)
-        else:
-            _decode_each(obj, code, piece, result, found)
-    if not _ascending(result.starts) and len(set(result.starts)) != len(result):
-        raise FormatError(obj.path, f"section {result.section}: two relocations for one call")
-    if result.starts:
-        found.sections.append(result)
+class _Search:
+    """The search of one part: pieces of one relocation section, and the text they are for."""
 
+    def __init__(self, obj: "Object", symbols: frozenset[int], part: "Part") -> None:
+        self.obj = obj
+        self.symbols = symbols
+        self.relocations, self.target, self.pieces = part
+        self.code = _Code(obj, self.target)
+        self.plain, types = x86.PLAIN_CALL[obj.machine]
+        self.plain_infos = {obj.layout.info(symbol, kind) for symbol in symbols for kind in types}
+        self.starts: list[int] = []
+        self.entries: list[int] = []
+        self.forms = bytearray()
+        self.references = 0
+        self.unsupported: list[tuple[int, int, str]] = []
 
-def _ascending(values: list[int]) -> bool:
-    return all(map(lt, values, islice(values, 1, None)))
-
-
-def _plain_calls(
-    form: "CallForm", infos: set[int], code: "_Code", piece: "Relocations"
-) -> list[int] | None:
-    """Section offsets of the instructions if all are plain 5-byte calls, else None.
-
-    This is the bulk path: whole columns are compared, and nothing is decided site by site.
-    `infos` are the values of r_info that such a call can have.
-    """
-    fields = piece.offsets
-    if len(fields) < 2 or not infos.issuperset(piece.infos):
-        return None
-    if piece.addends is None or set(piece.addends) != {form.addend}:
-        return None
-    low, high = min(fields), max(fields)
-    if not 1 <= low <= high <= code.size - form.width:
-        return None
-    base, text = code.around(low, high)
-    starts = [field - 1 for field in fields]
-    pick = itemgetter(*[start - base for start in starts])
-    if set(pick(text)) != set(form.prefix):
-        return None
-    return None if code.unproven(starts, pick(b"\0" + text)) else starts
-
-
-def _decode_each(
-    obj: "Object", code: "_Code", piece: "Relocations", result: SectionSites, found: Found
-) -> None:
-    type_of = obj.layout.type_of
-    base, text = code.around(min(piece.offsets), max(piece.offsets))
-    before = [text[max(0, field - base - 2)] for field in piece.offsets]
-    unproven = code.unproven([field - 1 for field in piece.offsets], before)
-    for i, (entry, field) in enumerate(zip(piece.numbers, piece.offsets, strict=True)):
-        at = field - base
-        kind = type_of(piece.infos[i])
-        addend = piece.addends[i] if piece.addends else elf.in_place(text, at)
-        form = x86.decode(obj.machine, kind, addend, text, at)
-        if form is None:
-            if x86.is_unsupported_call(obj.machine, kind, text, at):
-                found.unsupported.append((result.section, field, "a call in an unsupported form"))
+    def run(self) -> "Answer":
+        """What was found, in values that can go from process to process."""
+        for piece in self.obj.relocations_naming(self.relocations, self.symbols, self.pieces):
+            starts = self.plain_calls(piece)
+            if starts is None:
+                self.decode_each(piece)
             else:
-                found.references += kind != 0  # R_*_NONE is a call turned off long ago
-            continue
-        start = field - len(form.prefix)
-        if start in unproven and len(form.prefix) == 1:
-            what = "a call, or the immediate of an imul or sub"
-            found.unsupported.append((result.section, field, what))
-            continue
-        result.starts.append(start)
-        result.entries.append(entry)
-        result.forms.append(form)
+                self.starts += starts
+                self.entries += piece.numbers
+                self.forms += bytes((self.plain.number,)) * len(starts)
+        return self.starts, self.entries, bytes(self.forms), self.references, self.unsupported
+
+    def plain_calls(self, piece: "Relocations") -> list[int] | None:
+        """Section offsets of the instructions if all are plain 5-byte calls, else None.
+
+        This is the bulk path: whole columns are compared, and nothing is decided site by site.
+        """
+        form, fields = self.plain, piece.offsets
+        if len(fields) < 2 or not self.plain_infos.issuperset(piece.infos):
+            return None
+        if piece.addends is None or set(piece.addends) != {form.addend}:
+            return None
+        low, high = min(fields), max(fields)
+        if not 1 <= low <= high <= self.code.size - form.width:
+            return None
+        base, text = self.code.around(low, high)
+        starts = [field - 1 for field in fields]
+        pick = itemgetter(*[start - base for start in starts])
+        if set(pick(text)) != set(form.prefix):
+            return None
+        return None if self.code.unproven(starts, pick(b"\0" + text)) else starts
+
+    def decode_each(self, piece: "Relocations") -> None:
+        """Decide relocation by relocation."""
+        fields = piece.offsets
+        base, text = self.code.around(min(fields), max(fields))
+        before = [text[max(0, field - base - 2)] for field in fields]
+        unproven = self.code.unproven([field - 1 for field in fields], before)
+        for i, (entry, field) in enumerate(zip(piece.numbers, fields, strict=True)):
+            at = field - base
+            kind = self.obj.layout.type_of(piece.infos[i])
+            addend = piece.addends[i] if piece.addends else elf.in_place(text, at)
+            form = x86.decode(self.obj.machine, kind, addend, text, at)
+            if form is None:
+                self.no_call(kind, field, text, at)
+            elif len(form.prefix) == 1 and field - 1 in unproven:
+                what = "a call, or the immediate of an imul or sub"
+                self.unsupported.append((self.target, field, what))
+            else:
+                self.starts.append(field - len(form.prefix))
+                self.entries.append(entry)
+                self.forms.append(form.number)
+
+    def no_call(self, kind: int, field: int, text: bytes, at: int) -> None:
+        """Account for a relocation that names mcount and is not one of the known calls."""
+        if x86.is_unsupported_call(self.obj.machine, kind, text, at):
+            self.unsupported.append((self.target, field, "a call in an unsupported form"))
+        else:
+            self.references += kind != 0  # R_*_NONE is a call turned off long ago
 
 
 class _Code:

@@ -1,4 +1,4 @@
-"""Encode and decode the `__mcount_loc` table: one word per site, filled in by a relocation.
+"""Encode the `__mcount_loc` table: one word per site, filled in by a relocation.
 
 A word is 8 bytes in ELF64 and 4 in ELF32 (x32 included). RELA objects keep zeros in the table and
 the value in the addend; REL objects (i386) keep the value in the table. A value is a section
@@ -8,8 +8,7 @@ linker script collects it between __start_mcount_loc and __stop_mcount_loc.)
 
 from struct import pack
 
-from . import elf, x86
-from .errors import FormatError
+from . import x86
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,24 +59,3 @@ def _interleave(layout: "Layout", columns: "Sequence[Sequence[int]]") -> bytes:
     for i, column in enumerate(columns):
         flat[i :: len(columns)] = column
     return pack(f"<{len(flat)}{'q' if layout.is_64 else 'I'}", *flat)
-
-
-def decode(obj: "Object", index: int) -> list[tuple[int, int]]:
-    """The entries of table section `index` of an ET_REL object: (section index, section offset).
-
-    In the order of the table's words. Raises FormatError where a word has no relocation, or one
-    that does not name a section's contents.
-    """
-    entries: dict[int, tuple[int, int]] = {}
-    content = obj.content(index)
-    symbols = list(obj.raw_symbols())
-    for relocation_section in obj.of_type(elf.SHT_RELA, elf.SHT_REL):
-        if obj.headers[relocation_section][7] != index:
-            continue
-        for offset, kind, symbol, explicit in obj.relocations(relocation_section):
-            if kind != word_relocation(obj) or symbol >= len(symbols):
-                raise FormatError(obj.path, "unknown relocation", NAME.decode(), offset)
-            addend = elf.in_place(content, offset) if explicit is None else explicit
-            _, value, _, _, _, shndx = symbols[symbol]
-            entries[offset] = (shndx, value + addend)
-    return [entries[offset] for offset in sorted(entries)]

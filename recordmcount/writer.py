@@ -8,7 +8,7 @@ Sections whose code is freed or moved behind the tracer's back must have no entr
 become NOPs instead, and their relocations R_*_NONE.
 """
 
-from . import elf, table
+from . import elf, table, x86
 from .appendix import Appendix
 from .errors import FormatError
 
@@ -111,9 +111,9 @@ def _to_nops(
     type_at, none = (8, bytes(4)) if obj.layout.is_64 else (4, bytes(1))
     content = rewritten.get(part.relocations)
     edits = []
-    for start, entry, form in zip(part.starts, part.entries, part.forms, strict=True):
-        edits.append((text.offset + start, form.nop))
-        at = entry * relocations.entsize + type_at
+    for site in part:
+        edits.append((text.offset + site.offset, site.form.nop))
+        at = site.entry * relocations.entsize + type_at
         if content is None:
             edits.append((relocations.offset + at, none))
         else:
@@ -130,7 +130,9 @@ def _tables(
     any section may go: SHF_LINK_ORDER ties each table to its text. Only then: mold puts tables
     with and without that flag into two output sections, of which programs see the first.
     """
-    pic = options.pic or any(form.pic for part in found.sections for form in set(part.forms))
+    pic = options.pic or any(
+        x86.ALL_FORMS[form].pic for part in found.sections for form in set(part.forms)
+    )
     flags = elf.SHF_ALLOC | (elf.SHF_WRITE if pic else 0)
     link_order = elf.SHF_LINK_ORDER if options.gc_sections else 0
     groups = _group_of(obj) if any(_in_group(obj, part.section) for part in recorded) else {}

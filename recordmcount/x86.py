@@ -54,15 +54,18 @@ NOP5_386 = bytes((0x3E, 0x8D, 0x74, 0x26, 0x00))  # lea %ds:0x0(%esi,%eiz,1),%es
 NOP6_386 = bytes((0x8D, 0xB6, 0x00, 0x00, 0x00, 0x00))  # lea 0x0(%esi),%esi
 
 
+ALL_FORMS: "list[CallForm]" = []
+
+
 class CallForm:
     """One way to spell the call: `prefix`, the relocated field, `suffix`; and the NOP in its place.
 
     `addend` is what the relocation must carry for the target to be the function's first byte.
     `pic` marks the forms that only position-independent code contains. `width` is the field's
-    size in bytes, `length` that of the whole site.
+    size in bytes, `length` that of the whole site, `number` the place in ALL_FORMS.
     """
 
-    __slots__ = ("name", "prefix", "width", "suffix", "addend", "pic", "nop", "length")
+    __slots__ = ("number", "name", "prefix", "width", "suffix", "addend", "pic", "nop", "length")
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class CallForm:
         addend: int = -4,
         pic: bool = False,
     ) -> None:
+        self.number = len(ALL_FORMS)
         self.name = name
         self.prefix = prefix
         self.width = width
@@ -83,6 +87,7 @@ class CallForm:
         self.pic = pic
         self.nop = nop
         self.length = len(prefix) + width + len(suffix)
+        ALL_FORMS.append(self)
 
     def matches(self, code: bytes, field: int) -> bool:
         """Whether `code` spells this call around the relocated field at index `field`."""

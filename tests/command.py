@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+# As `recordmcount --print-command` has it: next to nothing runs before our own code.
+RECORDMCOUNT = (
+    getattr(sys, "_base_executable", sys.executable),
+    "-I",
+    "-S",
+    str(Path(__file__).parents[1] / "recordmcount" / "__main__.py"),
+)
 
 
 class Finished(NamedTuple):

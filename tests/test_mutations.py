@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from recordmcount.options import Options
 from recordmcount.record import record
+from tests.command import RECORDMCOUNT
 from tests.elf_builder import SHT_GROUP, SHT_REL, SHT_RELA, SHT_SYMTAB_SHNDX, Elf
 from tests.second_opinion import View, check_recorded, check_recorded_archive
 from tests.specimens import ELVES, SHT_LLVM_ADDRSIG, archive
-from tests.test_fault_injection import RECORDMCOUNT
 
 MEMORY = 64 << 20  # bytes, the interpreter included, besides ten times the file
 CPU_SECONDS = 20  # for a thousand small files or a large one: far beyond it is a hang
