@@ -91,13 +91,13 @@ def _process(path: str, arguments: Namespace) -> int:
 def _status(file: "ElfFile", arguments: Namespace) -> int:
     from recordmcount.image import State
 
-    from .switch import Selection, count, describe, sites
+    from .switch import Selection, count, describe, sites, sites_in_words
 
     image, selected = sites(file, Selection(tuple(arguments.functions), tuple(arguments.symbol)))
     states = count(selected)
     numbers = [f"{number} {state}" for state, number in states.items()]
-    numbers += [f"{image.dead} dead entries"] * bool(image.dead)
-    say(1, [f"{file.path}: {len(selected)} sites: {', '.join(numbers)}"])
+    numbers += [f"dead entries: {image.dead}"] * bool(image.dead)
+    say(1, [f"{file.path}: {sites_in_words(len(selected))}: {', '.join(numbers)}"])
     foreign = [site for site in selected if site.state is State.FOREIGN]
     for site in foreign:
         say(1, [f"{file.path}: {site.place} ({site.vaddr:#x}): foreign: {describe(site)}"])
@@ -107,7 +107,7 @@ def _status(file: "ElfFile", arguments: Namespace) -> int:
 def _switch(file: "ElfFile", arguments: Namespace) -> int:
     from recordmcount.image import State
 
-    from .switch import Selection, plan, sites, switch
+    from .switch import Selection, plan, sites, sites_in_words, switch
 
     _, selected = sites(file, Selection(tuple(arguments.functions), tuple(arguments.symbol)))
     changes = plan(file.path, selected, State(arguments.verb))
@@ -116,5 +116,6 @@ def _switch(file: "ElfFile", arguments: Namespace) -> int:
         say(1, [f"{file.path}: {change}" for change in changes])
     elif not arguments.quiet:
         already = len(selected) - len(changes)
-        say(1, [f"{file.path}: {len(changes)} sites turned to {arguments.verb}, {already} already"])
+        turned = f"{sites_in_words(len(changes))} turned to {arguments.verb}"
+        say(1, [f"{file.path}: {turned}, {already} already"])
     return 0

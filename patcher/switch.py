@@ -51,6 +51,11 @@ def count(selected: Sequence[Site]) -> dict[State, int]:
     return {state: counter[state] for state in State}
 
 
+def sites_in_words(number: int) -> str:
+    """`1 site`, `2 sites`."""
+    return f"{number} site{'s' * (number != 1)}"
+
+
 def plan(path: str, selected: Sequence[Site], state: State) -> list[Change]:
     """What must change so that all `selected` sites are in `state`, by link-time virtual address.
 
@@ -98,7 +103,7 @@ def describe(site: Site) -> str:
 
 def _foreign(path: str, foreign: Sequence[Site]) -> CompareError:
     first, *others = foreign
-    more = f"; {len(others)} more sites are foreign" if others else ""
+    more = f"; {sites_in_words(len(others))} more" if others else ""
     return CompareError(
         path, f"foreign: {describe(first)}{more}; nothing was written",
         address=first.vaddr, symbol=first.place, actual=first.code, expected=first.expected,

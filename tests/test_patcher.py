@@ -144,7 +144,7 @@ def test_only_functions_that_match_a_glob_are_switched(built: Built) -> None:
 
 def test_status_counts_the_selected_functions_only(built: Built) -> None:
     assert patch("status", "--functions", "odd", built.image) == (
-        f"{built.image}: 1 sites: 1 call, 0 nop, 0 foreign\n"
+        f"{built.image}: 1 site: 1 call, 0 nop, 0 foreign\n"
     )
 
 
@@ -231,7 +231,7 @@ def test_status_lists_foreign_sites_and_fails(built: Built) -> None:
 def test_a_foreign_site_that_is_not_selected_does_not_matter(built: Built) -> None:
     call_other(built)
     patch("nop", "--functions", "even", built.image)
-    assert status_of(built.image, "even") == "1 sites: 0 call, 1 nop, 0 foreign"
+    assert status_of(built.image, "even") == "1 site: 0 call, 1 nop, 0 foreign"
 
 
 def status_of(image: Path, function: str) -> str:
