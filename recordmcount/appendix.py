@@ -60,10 +60,12 @@ class Appendix:
         self._change(obj.shstrndx, {SH_OFFSET: obj.size, SH_SIZE: len(self._names)})
         fields = list(obj.layout.ehdr.unpack(obj.header))
         fields[E_SHOFF] = self._shoff
-        fields[E_SHNUM] = self._count
-        if self._count >= elf.SHN_LORESERVE:  # gABI "Extended section numbering"
+        # gABI "Extended section numbering"; an object that uses it without need goes on with it.
+        if self._count >= elf.SHN_LORESERVE or not fields[E_SHNUM]:
             fields[E_SHNUM] = 0
             self._change(0, {SH_SIZE: self._count})
+        else:
+            fields[E_SHNUM] = self._count
         gap = bytes(self._shoff - obj.size - len(self._names))
         return (
             obj.layout.ehdr.pack(*fields),

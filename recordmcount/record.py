@@ -48,6 +48,9 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
     except OSError as error:
         result.err.append(f"{path}: {output.reason(error)}")
         result.failed = True
+    except MemoryError:
+        result.err.append(f"{path}: out of memory")
+        result.failed = True
     except ImportError as error:  # a part of this program that is read only when it is needed
         result.err.append(f"{path}: {error}")
         result.failed = True

@@ -97,9 +97,7 @@ def _follow(obj: "Object", result: Renumbered, index: int) -> None:
     elif section.type == elf.SHT_GROUP:
         result.infos[index] = result.new(section.info)
     elif section.type == elf.SHT_LLVM_ADDRSIG:
-        result.contents[index] = b"".join(
-            _to_uleb128(result.new(symbol)) for symbol in _from_uleb128(obj, index)
-        )
+        result.contents[index] = _address_significance(obj, index, result)
     elif section.type == elf.SHT_LLVM_CALL_GRAPH_PROFILE_INDICES:
         if section.size % 16:
             raise FormatError(obj.path, "ends inside an entry", section.name)
@@ -133,26 +131,25 @@ def _call_graph_profile(content: bytes, result: Renumbered) -> bytes:
     return b"".join(entries)
 
 
-def _from_uleb128(obj: "Object", index: int) -> list[int]:
-    numbers = []
-    value = shift = 0
+def _address_significance(obj: "Object", index: int, result: Renumbered) -> bytes:
+    """Symbol indices in ULEB128 (LLVM's extensions to ELF, SHT_LLVM_ADDRSIG)."""
+    out = bytearray()
+    symbol = shift = 0
     for byte in obj.content(index):
-        value |= (byte & 0x7F) << shift
+        symbol |= (byte & 0x7F) << shift
         shift += 7
         if shift > 63:
             raise FormatError(obj.path, f"section {index}: a number is too long")
         if byte < 0x80:
-            numbers.append(value)
-            value = shift = 0
+            _append_uleb128(out, result.new(symbol))
+            symbol = shift = 0
     if shift:
         raise FormatError(obj.path, f"section {index} ends inside a number")
-    return numbers
+    return bytes(out)
 
 
-def _to_uleb128(value: int) -> bytes:
-    out = bytearray()
+def _append_uleb128(out: bytearray, value: int) -> None:
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     out.append(value)
-    return bytes(out)

@@ -257,13 +257,23 @@ def _bases(
 
 
 def _check_disjoint(obj: "Object", plan: Plan) -> None:
-    """Refuse edits that touch each other or a header: sections of a sound object do not overlap."""
-    taken = sorted(
-        [(0, len(obj.header)), (obj.shoff, len(obj.header_table))]
-        + [(offset, len(data)) for offset, data in plan.edits]
-    )
-    end = 0
-    for offset, size in taken:
-        if offset < end:
-            raise FormatError(obj.path, f"sections overlap at file offset {offset:#x}")
-        end = offset + size
+    """Refuse to edit an object whose sections, or whose edits, overlap: one would change another.
+
+    Nor may a section hold a header.
+    """
+    if not plan.edits:
+        return
+    _, kinds, _, _, offsets, sizes, *_ = zip(*obj.headers, strict=True)
+    sections = [
+        (offset, size)
+        for kind, offset, size in zip(kinds, offsets, sizes, strict=True)
+        if kind not in (elf.SHT_NULL, elf.SHT_NOBITS) and size
+    ]
+    headers = [(0, len(obj.header)), (obj.shoff, len(obj.header_table))]
+    edits = [(offset, len(data)) for offset, data in plan.edits]
+    for ranges in (sections + headers, edits):
+        end = 0
+        for offset, size in sorted(ranges):
+            if offset < end:
+                raise FormatError(obj.path, f"sections overlap at file offset {offset:#x}")
+            end = offset + size

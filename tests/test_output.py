@@ -187,7 +187,7 @@ def test_output_to_a_folder_is_refused(path: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     finished = recordmcount("-o", folder, path)
-    assert finished == (1, "", f"{folder}: Is a directory\n{path}: failed\n")
+    assert finished == (1, "", f"not a regular file: {folder}\n{path}: failed\n")
     assert sorted(tmp_path.iterdir()) == [folder, path]
 
 
