@@ -25,15 +25,15 @@ def test_answers_come_in_the_order_of_the_items(count: int, processes: int) -> N
 
 @PROCESSES
 def test_every_item_is_done_once(processes: int, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-
-    def work(number: int) -> bool:
-        with log.open("a") as stream:
-            stream.write(f"{number}\n")
-        return True
-
-    assert list(jobs.run(100, processes, work)) == [True] * 100
-    assert sorted(map(int, log.read_text().split())) == list(range(100))
+    """Many short items: processes ask for the next one at the same moment, again and again."""
+    log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    count = 20_000
+    answers = jobs.run(count, processes, lambda number: os.write(log, number.to_bytes(4, "little")))
+    assert list(answers) == [4] * count
+    done = os.pread(log, 8 * count, 0)
+    os.close(log)
+    numbers = sorted(int.from_bytes(done[at : at + 4], "little") for at in range(0, len(done), 4))
+    assert numbers == list(range(count))
 
 
 def test_a_free_process_takes_what_a_busy_one_would_have_had(tmp_path: Path) -> None:

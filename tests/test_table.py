@@ -7,15 +7,10 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 
 from recordmcount import table
-from recordmcount.errors import FormatError
 from tests.elf_builder import (
     I386,
-    SHF_ALLOC,
-    STB_LOCAL,
     X32,
     X86_64,
-    Relocation,
-    Section,
     Symbol,
     Target,
     build,
@@ -57,17 +52,17 @@ def test_the_value_is_in_the_addend_or_in_place(target: Target, word: int, kind:
         assert words == b"".join(value.to_bytes(4, "little", signed=True) for value in values)
 
 
+@pytest.mark.parametrize("count", [table.BLOCK - 1, table.BLOCK, table.BLOCK + 1])
 @TARGETS
-def test_a_table_reads_back_as_it_was_written(target: Target, tmp_path: Path) -> None:
-    names = (".text", ".init.text", ".text.unlikely")
-    path = recorded(tmp_path / "x.o", caller(*names, target=target))
-    obj = parsed(path.read_bytes())
-    (index,) = obj.named(table.NAME)
-    decoded = [
-        Site(obj.section(section).name, section, at) for section, at in table.decode(obj, index)
+def test_a_long_table_has_every_entry_in_order(target: Target, count: int, tmp_path: Path) -> None:
+    sections = [text(".text.first", 5), text(".text.second", count)]
+    symbols = [Symbol("f", ".text.first"), Symbol("g", ".text.second", 6), Symbol("__fentry__")]
+    sound = build(target, sections, symbols)
+    assert table_entries(recorded(tmp_path / "x.o", sound)) == [
+        Site(name, sound.section_index(name), 6 * number)
+        for name, length in ((".text.first", 5), (".text.second", count))
+        for number in range(length)
     ]
-    assert decoded == table_entries(path)
-    assert [site.section for site in decoded] == [*names]
 
 
 @WORD
@@ -93,32 +88,3 @@ def test_the_linkers_table_has_one_pointer_a_call(
         assert [row["r_offset"] for row in relocations.iter_relocations()] == [0, word, 2 * word]
         assert {row["r_info_type"] for row in relocations.iter_relocations()} == {KINDS[kind]}
     assert [site.offset for site in table_entries(path)] == [0, 6, 12]
-
-
-def tabled(relocation: Relocation, size: int = 8) -> bytes:
-    return build(
-        X86_64,
-        [Section(".text", data=bytes(8)),
-         Section("__mcount_loc", flags=SHF_ALLOC, data=bytes(size), relocations=[relocation])],
-        [Symbol("f", ".text", bind=STB_LOCAL)],
-    ).data  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("relocation", "message"),
-    [
-        (Relocation(0, 2, "f"), "__mcount_loc+0x0: unknown relocation"),
-        (Relocation(0, 1, 77), "__mcount_loc+0x0: unknown relocation"),
-    ],
-)
-def test_what_is_no_entry_is_not_decoded(relocation: Relocation, message: str) -> None:
-    obj = parsed(tabled(relocation))
-    with pytest.raises(FormatError) as error:
-        table.decode(obj, obj.named(table.NAME)[0])
-    assert str(error.value) == f"object.o: {message}"
-
-
-def test_a_word_without_a_relocation_is_not_decoded() -> None:
-    obj = parsed(tabled(Relocation(0, 1, "f"), size=16))
-    with pytest.raises(FormatError):
-        table.decode(obj, obj.named(table.NAME)[0])
