@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Finished, run
+from tests.command import RECORDMCOUNT, Finished, run
 from tests.specimens import caller
-from tests.test_fault_injection import RECORDMCOUNT
 
 APPENDED = caller(".text")
 REPLACED = caller(".text", ".exit.text")  # a call becomes a NOP, so the file is written anew
