@@ -37,12 +37,13 @@ def members(path: str, content: bytes) -> "Iterator[tuple[str, bytes]]":
 def rebuild(path: str, content: bytes, new_member: "Callable[[str, bytes], bytes]") -> bytes:
     """The archive `content` with every member replaced by new_member(name, its bytes).
 
-    Raises FormatError as `members` does.
+    Where none changes, it is the very same. Raises FormatError as `members` does.
     """
     out = bytearray(MAGIC)
     moved: dict[int, int] = {}
     index: tuple[int, int, int] | None = None  # where it is in `out`, its size, its word
     names = members(path, content)
+    changed = False
     for at, header, old in _entries(path, content):
         moved[at] = len(out)
         name, member = header[:16].rstrip(b" "), old
@@ -50,11 +51,14 @@ def rebuild(path: str, content: bytes, new_member: "Callable[[str, bytes], bytes
             index = (len(out) + HEADER_SIZE, len(old), INDEX_WORDS[name])
         elif name != LONG_NAMES:
             member = new_member(next(names)[0], old)
+            changed = changed or member != old
         size = b"%-10d" % len(member)
         if len(size) > 10:
             raise FormatError(path, "an archive member grows beyond its header")
         out += header[: SIZE_FIELD.start] + size + header[SIZE_FIELD.stop :] + member
         out += b"\n" * (len(out) % 2)
+    if not changed:
+        return content
     if index is not None:
         _move_index(path, out, index, moved)
     return bytes(out)

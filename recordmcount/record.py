@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .options import Options
     from .writer import Plan
 
+NEVER_RECORDED = "/ftrace.o"  # the tracer does not trace itself
 # errno values (Linux); the `errno` module is one import more.
 EPERM, EACCES, EISDIR, ENXIO, ETXTBSY, EROFS = 1, 13, 21, 6, 26, 30
 
@@ -38,7 +39,7 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
     A large object is searched by so many `processes`.
     """
     result = Result()
-    if path.endswith("/ftrace.o"):  # the tracer does not trace itself
+    if path.endswith(NEVER_RECORDED) and not options.output:
         return result
     try:
         _record(path, options, result, processes)
@@ -75,7 +76,7 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
             raise UnrecognizedError(path, f"not a regular file: {path}")
 
         def read(offset: int, size: int) -> bytes:
-            return posix.pread(fd, size, offset)
+            return _read_at(fd, offset, size)
 
         magic = read(0, 8)
         if magic == formats.ARCHIVE_MAGIC:
@@ -115,6 +116,8 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
     """Plan one object; counts and messages go to `result`. Raises RecordError."""
     if obj.type != elf.ET_REL:
         raise UnrecognizedError(obj.path, f"unrecognized ET_REL file {obj.path}")
+    if obj.path.endswith(NEVER_RECORDED):
+        return writer.Plan([], [])
     if obj.named(table.NAME):
         if not options.quiet:
             result.err.append(f"warning: {table.NAME.decode()} already exists: {obj.path}")
@@ -168,6 +171,14 @@ def _open(path: str, *, read_only: bool) -> tuple[int, bool]:
         if error.errno in (EISDIR, ENXIO):
             raise UnrecognizedError(path, f"not a regular file: {path}") from error
         raise
+
+
+def _read_at(fd: int, offset: int, size: int) -> bytes:
+    """`size` bytes, or less where the file ends; one system call gives at most 2 GiB."""
+    data = posix.pread(fd, size, offset)
+    while len(data) < size and (more := posix.pread(fd, size - len(data), offset + len(data))):
+        data += more
+    return data
 
 
 def _close(fd: int) -> None:

@@ -76,9 +76,9 @@ def plan(obj: "Object", found: "Found", options: "Options") -> Plan:
         (recorded if is_recorded(obj, part.section, options) else ignored).append(part)
     result = Plan(recorded, ignored)
     rewritten: dict[int, bytearray] = {}
+    if found.sections and not obj.shstrndx:
+        raise FormatError(obj.path, "there are no section names, which say what to record")
     if recorded:
-        if not obj.shstrndx:
-            raise FormatError(obj.path, "there is no section name table to extend")
         result.tables = _tables(obj, found, recorded, options)
         rewritten = _append_tables(obj, result)
     for part in ignored:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Finished
+from tests.command import ROOT, Finished
 
 
 def need(program: str) -> str:
@@ -48,18 +48,16 @@ class Peers:
 
 
 def find_peers() -> Peers:
-    """Return the peers of the newest linux-kbuild that is installed; without one, fail."""
-    folders = sorted(Path("/usr/lib").glob("linux-kbuild-*"), key=lambda path: path.stat().st_mtime)
-    if not folders:
-        pytest.fail("no linux-kbuild-* is installed")
+    """Return the peers that `tools/kernel` has unpacked; without one, fail."""
+    kbuild = ROOT / ".cache" / "kernel" / "cloud" / "kbuild"
     peers = Peers(
-        folders[-1] / "scripts" / "recordmcount",
-        folders[-1] / "scripts" / "recordmcount.pl",
-        folders[-1] / "tools" / "objtool" / "objtool",
+        kbuild / "scripts" / "recordmcount",
+        kbuild / "scripts" / "recordmcount.pl",
+        kbuild / "tools" / "objtool" / "objtool",
     )
     for path in (peers.c_path, peers.perl_path, peers.objtool_path):
         if not path.exists():
-            pytest.fail(f"{path} is missing from linux-kbuild")
+            pytest.fail(f"{path} is missing: run tools/kernel")
     return peers
 
 

@@ -99,7 +99,7 @@ OUTSIDE_SECTION = "relocation outside the section"
         ("e_shentsize", 40, "e_shentsize is 40, not 64"),
         ("e_shstrndx", 6, "e_shstrndx 6 names no section"),
         ("e_shstrndx", 1, "section 1 is no string table"),
-        ("e_shstrndx", 0, "there is no section name table to extend"),
+        ("e_shstrndx", 0, "there are no section names, which say what to record"),
         ("sections[.shstrtab].sh_offset", HUGE,
          outside("string table 5", HUGE, size_of(".shstrtab"))),
         ("sections[.shstrtab].sh_size", 3, "string table 5 does not end in NUL"),
