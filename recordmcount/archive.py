@@ -57,11 +57,9 @@ def rebuild(path: str, content: bytes, new_member: "Callable[[str, bytes], bytes
             raise FormatError(path, "an archive member grows beyond its header")
         out += header[: SIZE_FIELD.start] + size + header[SIZE_FIELD.stop :] + member
         out += b"\n" * (len(out) % 2)
-    if not changed:
-        return content
     if index is not None:
         _move_index(path, out, index, moved)
-    return bytes(out)
+    return bytes(out) if changed else content
 
 
 def _entries(path: str, content: bytes) -> "Iterator[tuple[int, bytes, bytes]]":

@@ -97,12 +97,15 @@ def find(obj: "Object", extra_names: tuple[str, ...] = (), processes: int = 1) -
     symbols = obj.symbols_named(names)
     if not symbols:
         return found
-    parts = _parts(obj, processes)
+    pairs = _text_relocations(obj)
+    if sum(obj.headers[index][5] for index, _ in pairs) < WORTH_FORKING:
+        processes = 1
+    parts = _parts(obj, pairs, processes)
 
     def search(number: int) -> "Answer":
         return _Search(obj, symbols, parts[number]).run()
 
-    for number, answer in enumerate(jobs.run(len(parts), min(processes, len(parts)), search)):
+    for number, answer in enumerate(jobs.run(len(parts), processes, search)):
         relocations, target, _ = parts[number]
         # A process that died tells no error: here it is raised where it can be seen.
         _add(found, SectionSites(target, relocations), answer or search(number))
@@ -140,19 +143,14 @@ def _ascending(values: list[int]) -> bool:
     return all(map(lt, values, islice(values, 1, None)))
 
 
-def _parts(obj: "Object", processes: int) -> "list[Part]":
-    """What there is to search, cut into parts of about equal size if that is worth while."""
-    pairs = _text_relocations(obj)
-    sizes = {index: obj.headers[index][5] for index, _ in pairs}
-    many = processes > 1 and sum(sizes.values()) >= WORTH_FORKING
+def _parts(obj: "Object", pairs: list[tuple[int, int]], processes: int) -> "list[Part]":
+    """What there is to search, in order; for several processes cut into pieces."""
     parts = []
     for index, target in pairs:
         pieces = obj.relocation_pieces(index)
-        step = -(-len(pieces) // (2 * processes)) if many else len(pieces)
-        parts += [
-            (index, target, pieces[start : start + step])
-            for start in range(0, len(pieces), max(step, 1))
-        ]
+        step = max(1, len(pieces) if processes == 1 else len(pieces) // (2 * processes))
+        starts = range(0, len(pieces), step)
+        parts += [(index, target, pieces[start : start + step]) for start in starts]
     return parts
 
 
@@ -271,14 +269,18 @@ class _Code:
         self._text = b""
 
     def unproven(self, starts: "Sequence[int]", before: "Sequence[int]") -> set[int]:
-        """Those of `starts` whose opcode may be a ModRM byte: by the byte before, and no symbol.
+        """Those of `starts` whose opcode may be a ModRM byte, going by the byte before.
 
-        Where a symbol stands, an instruction begins.
+        Where a symbol stands, or the alignment of a function, an instruction begins.
         """
         if x86.BEFORE_MODRM.isdisjoint(before):
             return set()
         pairs = zip(starts, before, strict=True)
-        doubtful = [start for start, byte in pairs if byte in x86.BEFORE_MODRM]
+        doubtful = [
+            start
+            for start, byte in pairs
+            if byte in x86.BEFORE_MODRM and start % x86.FUNCTION_ALIGNMENT
+        ]
         return set(doubtful) - self._obj.values_named(self._section, doubtful)
 
     def around(self, low: int, high: int) -> tuple[int, bytes]:

@@ -147,6 +147,7 @@ PLAIN_CALL: dict[int, tuple[CallForm, frozenset[int]]] = {
 # Behind one of these, e8 may as well be the ModRM byte of an instruction whose 4-byte immediate
 # is the field: imul $imm32,%eax,%ebp (69 /r) or sub $imm32,%eax (81 /5).
 BEFORE_MODRM = frozenset((0x69, 0x81))
+FUNCTION_ALIGNMENT = 16  # of gcc and clang, but for -Os and cold code
 
 # Types that only a call through the large PIC model's GOT arithmetic uses: 36 bytes of lea,
 # movabs, add and `call *%r10`, which no table entry can name as one instruction.
