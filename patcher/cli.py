@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from recordmcount import __version__
-from recordmcount.cli import say
+from recordmcount.console import say
 from recordmcount.errors import RecordError
 
 from .errors import PatchError
@@ -29,13 +29,10 @@ def main(words: Sequence[str]) -> int:
     arguments = parser.parse_args(words)
     if getattr(arguments, "out", None) is not None and len(arguments.files) > 1:
         parser.error("-o is for one file")
-    status = 0
-    try:
-        for path in arguments.files:
-            status |= _process(path, arguments)
-    except BrokenPipeError:
-        return 1
-    return status
+    good = True
+    for path in arguments.files:
+        good &= _process(path, arguments)
+    return 0 if good else 1
 
 
 def _parser() -> ArgumentParser:
@@ -72,7 +69,8 @@ def _add_output(verb: ArgumentParser) -> None:
     add("-q", "--quiet", action="store_true", help="print errors only")
 
 
-def _process(path: str, arguments: Namespace) -> int:
+def _process(path: str, arguments: Namespace) -> bool:
+    """Whether the file is as it should be, and could be reported."""
     from .memory.elffile import ElfFile
 
     action = _status if arguments.verb == "status" else _switch
@@ -81,14 +79,12 @@ def _process(path: str, arguments: Namespace) -> int:
             return action(file, arguments)
     except (PatchError, RecordError) as error:
         say(2, [str(error)])
-    except BrokenPipeError:
-        raise
     except OSError as error:
         say(2, [f"{path}: {error.strerror or error}"])
-    return 1
+    return False
 
 
-def _status(file: "ElfFile", arguments: Namespace) -> int:
+def _status(file: "ElfFile", arguments: Namespace) -> bool:
     from recordmcount.image import State
 
     from .switch import Selection, count, describe, sites, sites_in_words
@@ -97,14 +93,13 @@ def _status(file: "ElfFile", arguments: Namespace) -> int:
     states = count(selected)
     numbers = [f"{number} {state}" for state, number in states.items()]
     numbers += [f"dead entries: {image.dead}"] * bool(image.dead)
-    say(1, [f"{file.path}: {sites_in_words(len(selected))}: {', '.join(numbers)}"])
     foreign = [site for site in selected if site.state is State.FOREIGN]
-    for site in foreign:
-        say(1, [f"{file.path}: {site.place} ({site.vaddr:#x}): foreign: {describe(site)}"])
-    return int(bool(foreign))
+    lines = [f"{sites_in_words(len(selected))}: {', '.join(numbers)}"]
+    lines += [f"{site.place} ({site.vaddr:#x}): foreign: {describe(site)}" for site in foreign]
+    return say(1, [f"{file.path}: {line}" for line in lines]) and not foreign
 
 
-def _switch(file: "ElfFile", arguments: Namespace) -> int:
+def _switch(file: "ElfFile", arguments: Namespace) -> bool:
     from recordmcount.image import State
 
     from .switch import Selection, plan, sites, sites_in_words, switch
@@ -113,9 +108,9 @@ def _switch(file: "ElfFile", arguments: Namespace) -> int:
     changes = plan(file.path, selected, State(arguments.verb))
     switch(file, changes, arguments.out, dry_run=arguments.dry_run)
     if arguments.dry_run:
-        say(1, [f"{file.path}: {change}" for change in changes])
-    elif not arguments.quiet:
-        already = len(selected) - len(changes)
-        turned = f"{sites_in_words(len(changes))} turned to {arguments.verb}"
-        say(1, [f"{file.path}: {turned}, {already} already"])
-    return 0
+        return say(1, [f"{file.path}: {change}" for change in changes])
+    if arguments.quiet:
+        return True
+    already = len(selected) - len(changes)
+    turned = f"{sites_in_words(len(changes))} turned to {arguments.verb}"
+    return say(1, [f"{file.path}: {turned}, {already} already"])

@@ -10,6 +10,7 @@ import posix
 import sys
 
 from . import __version__
+from .console import say
 from .options import Options
 
 TYPE_CHECKING = False
@@ -232,21 +233,3 @@ def _inform(word: str) -> str:
     # A virtual environment's python starts more slowly than the one behind it.
     python: str = getattr(sys, "_base_executable", sys.executable)
     return join([python, "-I", "-S", f"{folder}/__main__.py"])
-
-
-def say(fd: int, lines: "Iterable[str]") -> bool:
-    """Write lines to stdout (1) or stderr (2); False where nobody can read them.
-
-    Any path can be printed, valid UTF-8 or not. A stdout that is closed or full is no reason to
-    leave the rest of the files undone, so it is not raised.
-    """
-    text = "".join(f"{line}\n" for line in lines)
-    rest = memoryview(text.encode("utf-8", "surrogateescape"))
-    try:
-        while rest:
-            rest = rest[posix.write(fd, rest) :]
-    except OSError as error:
-        if fd == 1 and not isinstance(error, BrokenPipeError):
-            say(2, [f"recordmcount: standard output: {error.strerror}"])
-        return False
-    return True

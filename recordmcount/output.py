@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .elf import Object
-    from .writer import Plan
 
 COPY_SIZE = 1 << 20
 HELD_SIGNALS = _signal.valid_signals()
@@ -108,19 +107,20 @@ def replace(path: str, like: int, chunks: "Iterable[bytes]", *, owner: bool = Tr
             raise
 
 
-def patched(obj: "Object", plan: "Plan") -> "Iterator[bytes]":
-    """The new contents of an object, piece by piece: the old ones with the plan's edits, and more.
+def patched(
+    obj: "Object", edits: "Iterable[tuple[int, bytes]]", appended: bytes = b""
+) -> "Iterator[bytes]":
+    """The new contents of a file, piece by piece: the old ones with `edits`, then `appended`.
 
-    Where the plan has a new ELF header, it stands at the front and the appended bytes at the end.
+    An edit is (file offset, bytes that take the place of as many); they ascend and are disjoint.
     """
-    edits = ([(0, plan.header)] if plan.header else []) + plan.edits
     at = 0
     for offset, data in edits:
         yield from _copied(obj, at, offset)
         yield data
         at = offset + len(data)
     yield from _copied(obj, at, obj.size)
-    yield plan.appended
+    yield appended
 
 
 def _copied(obj: "Object", start: int, end: int) -> "Iterator[bytes]":

@@ -88,7 +88,7 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
         if options.dry_run or not (plan or options.output):
             return
         if options.output or plan.edits or not writable or status.st_nlink > 1:
-            _replace(path, fd, output.patched(obj, plan), options)
+            _replace(path, fd, output.patched(obj, plan.all_edits, plan.appended), options)
         else:
             output.append(path, fd, obj.size, (obj.header, plan.header), plan.appended)
     finally:
@@ -105,7 +105,7 @@ def _record_archive(path: str, fd: int, content: bytes, options: "Options", resu
             return member
         obj = elf.Object(member_path, len(member), lambda at, size: member[at : at + size])
         plan = plan_object(obj, options, result)
-        return b"".join(output.patched(obj, plan)) if plan else member
+        return b"".join(output.patched(obj, plan.all_edits, plan.appended)) if plan else member
 
     new = archive.rebuild(path, content, new_member)
     if not options.dry_run and (options.output or new != content):

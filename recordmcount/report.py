@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import archive, dynamic, elf, formats, image, relocatable, table, x86
+from .console import say
 from .elf import Object
 from .errors import FormatError, RecordError, UnrecognizedError
 from .image import State
@@ -81,7 +82,7 @@ def main(words: Sequence[str]) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     if options.schema:
-        return 0 if _write(1, SCHEMA.read_text("utf-8")) else 1
+        return 0 if say(1, [SCHEMA.read_text("utf-8").rstrip()]) else 1
     reports, errors = [], []
     for path in options.files:
         for result in examine(path, tuple(options.symbols)):
@@ -89,10 +90,10 @@ def main(words: Sequence[str]) -> int:
                 reports.append(result)
             else:
                 errors.append(result)
-                _write(2, f"{result}\n")
+                say(2, [str(result)])
     colour = os.isatty(1) and not os.environ.get("NO_COLOR")
     lines = [as_json(reports, errors)] if options.json else as_text(reports, colour=colour)
-    written = _write(1, "".join(f"{line}\n" for line in lines))
+    written = say(1, lines)
     return 0 if written and not errors else 1
 
 
@@ -114,16 +115,6 @@ def _parser() -> argparse.ArgumentParser:
         help="a further function to look for, as in gcc's -mfentry-name; repeatable",
     )  # fmt: skip
     return parser
-
-
-def _write(fd: int, text: str) -> bool:
-    """Write to stdout (1) or stderr (2); False where nobody can read it."""
-    try:
-        with open(fd, "w", encoding="utf-8", errors="surrogateescape", closefd=False) as stream:
-            stream.write(text)
-    except OSError:
-        return False
-    return True
 
 
 # --- files -> reports -----------------------------------------------------------------------------

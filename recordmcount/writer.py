@@ -32,7 +32,8 @@ class Plan:
 
     `edits` are replacements of equal length, (file offset, bytes), disjoint and ascending;
     `appended` goes behind the old end of file. `header`, if any, is the new ELF header, which
-    publishes what was appended. `recorded` and `ignored` are the sites with and without entry.
+    publishes what was appended; `all_edits` count it in. `recorded` and `ignored` are the sites
+    with and without entry.
     """
 
     __slots__ = ("edits", "appended", "header", "recorded", "ignored", "tables")
@@ -45,8 +46,13 @@ class Plan:
         self.header = b""
         self.tables: list[Table] = []
 
+    @property
+    def all_edits(self) -> list[tuple[int, bytes]]:
+        """The edits, the ELF header among them."""
+        return [(0, self.header), *self.edits] if self.header else self.edits
+
     def __bool__(self) -> bool:
-        return bool(self.edits or self.header)
+        return bool(self.all_edits)
 
 
 class Table:

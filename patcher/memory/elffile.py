@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from patcher.errors import NoSiteError, ReadError, WriteError
-from recordmcount import elf, output, writer, x86
+from recordmcount import elf, output, x86
 from recordmcount.dynamic import PF_X, PT_LOAD, LoadView, Segment
 from recordmcount.errors import FormatError, OutputError
 
@@ -76,11 +76,8 @@ class ElfFile:
 
         Mode, owner and extended attributes stay, a symlink is followed, a hard link is broken.
         """
-        plan = writer.Plan([], [])
-        plan.edits = sorted(
-            (segment.offset, bytes(self._texts[segment])) for segment in self._changed
-        )
-        chunks = output.patched(self.object, plan)
+        edits = sorted((segment.offset, bytes(self._texts[segment])) for segment in self._changed)
+        chunks = output.patched(self.object, edits)
         try:
             output.replace(path or self._path, self._fd, chunks, owner=path is None)
         except OutputError as error:

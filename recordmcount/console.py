@@ -1,0 +1,25 @@
+"""Print results and diagnostics, to whoever still listens."""
+
+import posix
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def say(fd: int, lines: "Iterable[str]") -> bool:
+    """Write lines to stdout (1) or stderr (2); False where nobody can read them.
+
+    Any path can be printed, valid UTF-8 or not. A stdout that is closed or full is no reason to
+    leave the rest of the files undone, so it is not raised.
+    """
+    text = "".join(f"{line}\n" for line in lines)
+    rest = memoryview(text.encode("utf-8", "surrogateescape"))
+    try:
+        while rest:
+            rest = rest[posix.write(fd, rest) :]
+    except OSError as error:
+        if fd == 1 and not isinstance(error, BrokenPipeError):
+            say(2, [f"standard output: {error.strerror}"])
+        return False
+    return True
