@@ -64,6 +64,7 @@ STT_FUNC, STT_SECTION, STT_GNU_IFUNC = 2, 3, 10
 
 # Relocations are searched in pieces of this many entries: memory stays small and in the cache.
 CHUNK = 16384
+SH_TYPE_AT = 4  # offset of sh_type in a section header of either class
 # How many times a file's size may be read from it; recording a sound object takes less than four.
 READINGS = 8
 # From this many things to search for in a table, one pass over it is cheaper than a search each.
@@ -228,7 +229,7 @@ class Object:
 
     def _section_names(self) -> bytes:
         names = self._string_table(self.shstrndx)
-        if max(header[0] for header in self.headers) >= len(names):
+        if max(map(itemgetter(0), self.headers)) >= len(names):
             raise FormatError(self.path, "a section's name is outside the section name table")
         return names
 
@@ -248,7 +249,9 @@ class Object:
 
     def of_type(self, *types: int) -> list[int]:
         """The indices of all sections of these types, in file order."""
-        return [i for i, header in enumerate(self.headers) if header[1] in types]
+        column = self.header_table[SH_TYPE_AT :: self.layout.shdr.size]
+        candidates = _positions(column, {kind & 0xFF for kind in types})
+        return [index for index in candidates if self.headers[index][1] in types]
 
     def content(self, index: int) -> bytes:
         """The bytes of section `index` (none for SHT_NOBITS)."""

@@ -76,11 +76,11 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
             raise UnrecognizedError(path, f"not a regular file: {path}")
 
         def read(offset: int, size: int) -> bytes:
-            return _read_at(fd, offset, size)
+            return posix.pread(fd, size, offset)
 
         magic = read(0, 8)
         if magic == formats.ARCHIVE_MAGIC:
-            _record_archive(path, fd, read(0, status.st_size), options, result)
+            _record_archive(path, fd, _whole(fd, status.st_size), options, result)
             return
         formats.refuse_others(path, magic)
         obj = elf.Object(path, status.st_size, read)
@@ -173,10 +173,10 @@ def _open(path: str, *, read_only: bool) -> tuple[int, bool]:
         raise
 
 
-def _read_at(fd: int, offset: int, size: int) -> bytes:
-    """`size` bytes, or less where the file ends; one system call gives at most 2 GiB."""
-    data = posix.pread(fd, size, offset)
-    while len(data) < size and (more := posix.pread(fd, size - len(data), offset + len(data))):
+def _whole(fd: int, size: int) -> bytes:
+    """The first `size` bytes of a file; one system call gives at most 2 GiB."""
+    data = b""
+    while more := posix.pread(fd, size - len(data), len(data)):
         data += more
     return data
 

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     # Relocation section, text section, pieces of the former (see Object.relocation_pieces).
     Part = tuple[int, int, range]
+    # Section index, section offset of the relocated field, what it is.
+    Unsupported = tuple[int, int, str]
     # Starts, entries, forms, references, unsupported: of a part, as in SectionSites and Found.
-    Answer = tuple[list[int], list[int], bytes, int, list[tuple[int, int, str]]]
+    Answer = tuple[list[int], list[int], bytes, int, list[Unsupported]]
 
 # A piece of code up to this size is read for one piece of relocations; beyond it, all of it.
 WINDOW = 1 << 20
@@ -38,12 +40,14 @@ class SectionSites:
 
     __slots__ = ("section", "relocations", "starts", "entries", "forms")
 
-    def __init__(self, section: int, relocations: int) -> None:
+    def __init__(
+        self, section: int, relocations: int, starts: list[int], entries: list[int], forms: bytes
+    ) -> None:
         self.section = section
         self.relocations = relocations
-        self.starts: list[int] = []
-        self.entries: list[int] = []
-        self.forms = bytearray()
+        self.starts = starts
+        self.entries = entries
+        self.forms = forms
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -78,7 +82,7 @@ class Found:
     def __init__(self) -> None:
         self.sections: list[SectionSites] = []
         self.references = 0
-        self.unsupported: list[tuple[int, int, str]] = []
+        self.unsupported: list[Unsupported] = []
 
     def __iter__(self) -> "Iterator[CallSite]":
         for part in self.sections:
@@ -101,14 +105,14 @@ def find(obj: "Object", extra_names: tuple[str, ...] = (), processes: int = 1) -
     if sum(obj.headers[index][5] for index, _ in pairs) < WORTH_FORKING:
         processes = 1
     parts = _parts(obj, pairs, processes)
+    search = _Search(obj, symbols)
 
-    def search(number: int) -> "Answer":
-        return _Search(obj, symbols, parts[number]).run()
+    def work(number: int) -> "Answer":
+        return search.part(parts[number])
 
-    for number, answer in enumerate(jobs.run(len(parts), processes, search)):
-        relocations, target, _ = parts[number]
+    for number, answer in enumerate(jobs.run(len(parts), processes, work)):
         # A process that died tells no error: here it is raised where it can be seen.
-        _add(found, SectionSites(target, relocations), answer or search(number))
+        _add(found, parts[number], answer or work(number))
     _check_unique(obj, found)
     return found
 
@@ -124,19 +128,18 @@ def _check_unique(obj: "Object", found: Found) -> None:
             raise FormatError(obj.path, f"section {section}: two relocations for one call")
 
 
-def _add(found: Found, part: SectionSites, answer: "Answer") -> None:
+def _add(found: Found, part: "Part", answer: "Answer") -> None:
+    relocations, target, _ = part
     starts, entries, forms, references, unsupported = answer
     found.references += references
     found.unsupported += unsupported
-    if not starts:
-        return
-    if found.sections and found.sections[-1].relocations == part.relocations:
-        part = found.sections[-1]
-    else:
-        found.sections.append(part)
-    part.starts += starts
-    part.entries += entries
-    part.forms += forms
+    last = found.sections[-1] if found.sections else None
+    if last and last.relocations == relocations:
+        last.starts += starts
+        last.entries += entries
+        last.forms += forms
+    elif starts:
+        found.sections.append(SectionSites(target, relocations, starts, entries, forms))
 
 
 def _ascending(values: list[int]) -> bool:
@@ -177,34 +180,39 @@ def _text_relocations(obj: "Object") -> list[tuple[int, int]]:
 
 
 class _Search:
-    """The search of one part: pieces of one relocation section, and the text they are for."""
+    """The search of one object, part by part."""
 
-    def __init__(self, obj: "Object", symbols: frozenset[int], part: "Part") -> None:
+    def __init__(self, obj: "Object", symbols: frozenset[int]) -> None:
         self.obj = obj
         self.symbols = symbols
-        self.relocations, self.target, self.pieces = part
-        self.code = _Code(obj, self.target)
         self.plain, types = x86.PLAIN_CALL[obj.machine]
         self.plain_infos = {obj.layout.info(symbol, kind) for symbol in symbols for kind in types}
-        self.starts: list[int] = []
-        self.entries: list[int] = []
-        self.forms = bytearray()
-        self.references = 0
-        self.unsupported: list[tuple[int, int, str]] = []
 
-    def run(self) -> "Answer":
-        """What was found, in values that can go from process to process."""
-        for piece in self.obj.relocations_naming(self.relocations, self.symbols, self.pieces):
-            starts = self.plain_calls(piece)
-            if starts is None:
-                self.decode_each(piece)
-            else:
-                self.starts += starts
-                self.entries += piece.numbers
-                self.forms += bytes((self.plain.number,)) * len(starts)
-        return self.starts, self.entries, bytes(self.forms), self.references, self.unsupported
+    def part(self, part: "Part") -> "Answer":
+        """What is in one part, in values that can go from process to process."""
+        relocations, target, pieces = part
+        code = _Code(self.obj, target)
+        starts: list[int] = []
+        entries: list[int] = []
+        forms = bytearray()
+        references = 0
+        unsupported: list[Unsupported] = []
+        for piece in self.obj.relocations_naming(relocations, self.symbols, pieces):
+            plain = self.plain_calls(code, piece)
+            if plain is not None:
+                starts += plain
+                entries += piece.numbers
+                forms += bytes((self.plain.number,)) * len(plain)
+                continue
+            answer = self.decode_each(code, piece)
+            starts += answer[0]
+            entries += answer[1]
+            forms += answer[2]
+            references += answer[3]
+            unsupported += answer[4]
+        return starts, entries, bytes(forms), references, unsupported
 
-    def plain_calls(self, piece: "Relocations") -> list[int] | None:
+    def plain_calls(self, code: "_Code", piece: "Relocations") -> list[int] | None:
         """Section offsets of the instructions if all are plain 5-byte calls, else None.
 
         This is the bulk path: whole columns are compared, and nothing is decided site by site.
@@ -215,55 +223,53 @@ class _Search:
         if piece.addends is None or set(piece.addends) != {form.addend}:
             return None
         low, high = min(fields), max(fields)
-        if not 1 <= low <= high <= self.code.size - form.width:
+        if not 1 <= low <= high <= code.size - form.width:
             return None
-        base, text = self.code.around(low, high)
+        base, text = code.around(low, high)
         starts = [field - 1 for field in fields]
-        pick = itemgetter(*[start - base for start in starts])
-        if set(pick(text)) != set(form.prefix):
+        pick = itemgetter(*[start - base - 1 for start in starts])
+        if set(pick(memoryview(text)[1:])) != set(form.prefix):
             return None
-        return None if self.code.unproven(starts, pick(b"\0" + text)) else starts
+        return None if code.unproven(starts, pick(text)) else starts
 
-    def decode_each(self, piece: "Relocations") -> None:
+    def decode_each(self, code: "_Code", piece: "Relocations") -> "Answer":
         """Decide relocation by relocation."""
-        fields = piece.offsets
-        base, text = self.code.around(min(fields), max(fields))
+        machine, fields = self.obj.machine, piece.offsets
+        base, text = code.around(min(fields), max(fields))
         before = [text[max(0, field - base - 2)] for field in fields]
-        unproven = self.code.unproven([field - 1 for field in fields], before)
+        unproven = code.unproven([field - 1 for field in fields], before)
+        starts, entries, forms, references = [], [], bytearray(), 0
+        unsupported: list[Unsupported] = []
         for i, (entry, field) in enumerate(zip(piece.numbers, fields, strict=True)):
             at = field - base
             kind = self.obj.layout.type_of(piece.infos[i])
             addend = piece.addends[i] if piece.addends else elf.in_place(text, at)
-            form = x86.decode(self.obj.machine, kind, addend, text, at)
-            if form is None:
-                self.no_call(kind, field, text, at)
+            form = x86.decode(machine, kind, addend, text, at)
+            if form is None and x86.is_unsupported_call(machine, kind, text, at):
+                unsupported.append((code.section, field, "a call in an unsupported form"))
+            elif form is None:
+                references += kind != 0  # R_*_NONE is a call turned off long ago
             elif len(form.prefix) == 1 and field - 1 in unproven:
                 what = "a call, or the immediate of an imul or sub"
-                self.unsupported.append((self.target, field, what))
+                unsupported.append((code.section, field, what))
             else:
-                self.starts.append(field - len(form.prefix))
-                self.entries.append(entry)
-                self.forms.append(form.number)
-
-    def no_call(self, kind: int, field: int, text: bytes, at: int) -> None:
-        """Account for a relocation that names mcount and is not one of the known calls."""
-        if x86.is_unsupported_call(self.obj.machine, kind, text, at):
-            self.unsupported.append((self.target, field, "a call in an unsupported form"))
-        else:
-            self.references += kind != 0  # R_*_NONE is a call turned off long ago
+                starts.append(field - len(form.prefix))
+                entries.append(entry)
+                forms.append(form.number)
+        return starts, entries, bytes(forms), references, unsupported
 
 
 class _Code:
     """A text section's bytes, read where relocations lie and not as a whole."""
 
-    __slots__ = ("_obj", "_section", "_offset", "size", "_base", "_text")
+    __slots__ = ("_obj", "section", "_offset", "size", "_base", "_text")
 
     # The longest instruction pair of a call form reaches this far around its relocated field.
     MARGIN = 16
 
     def __init__(self, obj: "Object", section: int) -> None:
         self._obj = obj
-        self._section = section
+        self.section = section
         _, _, _, _, self._offset, self.size, _, _, _, _ = obj.headers[section]
         self._base = 0
         self._text = b""
@@ -281,18 +287,21 @@ class _Code:
             for start, byte in pairs
             if byte in x86.BEFORE_MODRM and start % x86.FUNCTION_ALIGNMENT
         ]
-        return set(doubtful) - self._obj.values_named(self._section, doubtful)
+        return set(doubtful) - self._obj.values_named(self.section, doubtful)
 
     def around(self, low: int, high: int) -> tuple[int, bytes]:
-        """(section offset of the first byte, bytes) that hold every field from `low` to `high`."""
+        """(section offset of the first byte, bytes) that hold every field from `low` to `high`.
+
+        A byte stands before the first instruction even where the section begins with it: a NUL.
+        """
         if low < 0 or high >= self.size:
-            name = self._obj.section(self._section).name
+            name = self._obj.section(self.section).name
             raise FormatError(self._obj.path, "relocation outside the section", name, high)
         first = max(0, low - self.MARGIN)
         last = min(self.size, high + self.MARGIN)
-        if first < self._base or last > self._base + len(self._text):
+        if first <= self._base or last > self._base + len(self._text):
             if last - first > WINDOW:
                 first, last = 0, self.size
-            self._base = first
-            self._text = self._obj.read(self._offset + first, last - first, "a text section")
+            text = self._obj.read(self._offset + first, last - first, "a text section")
+            self._base, self._text = (first, text) if first else (-1, b"\0" + text)
         return self._base, self._text
