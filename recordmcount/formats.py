@@ -27,11 +27,12 @@ def refuse_slim_lto(obj: "Object") -> None:
     It has no code yet, so no site, and silence would lose them. `.gnu.lto_.lto.*` holds versions
     (2 + 2 bytes) and the slim flag (gcc/lto-streamer.h, struct lto_section, since gcc 10).
     """
-    if b".gnu.lto_.lto." not in obj.section_names:
+    prefix = b".gnu.lto_.lto."
+    if prefix not in obj.section_names:
         return
-    for index in range(len(obj.headers)):
-        name = obj.section(index).name
-        if name.startswith(".gnu.lto_.lto.") and obj.content(index)[4:5] == b"\1":
+    for index, header in enumerate(obj.headers):
+        named_so = obj.section_names.startswith(prefix, header[0])
+        if named_so and obj.content(index)[4:5] == b"\1":
             raise FormatError(
                 obj.path,
                 "a slim LTO object without code: compile with -ffat-lto-objects, or record "

@@ -45,15 +45,20 @@ def available() -> int:
 def _start(count: int, jobs: int, work: "Callable[[int], Any]") -> list[tuple[int, int]]:
     """Fork workers; (process ID, file in memory for its answers) of each that could be had."""
     step = -(-count // MOST_TICKETS)
-    tickets = _pipe_of(range(0, count, step))
     parent = posix.getpid()
     workers: list[tuple[int, int]] = []
+    try:
+        tickets = _pipe_of(range(0, count, step))
+    except OSError:
+        return []
     for _ in range(jobs):
-        memory = posix.memfd_create("answers", posix.MFD_CLOEXEC)
+        memory = -1
         try:
+            memory = posix.memfd_create("answers", posix.MFD_CLOEXEC)
             process = posix.fork()
         except OSError:  # no more are to be had: those there are do it all
-            posix.close(memory)
+            if memory >= 0:
+                posix.close(memory)
             break
         if not process:
             _work(_taken(tickets, range(count), step, parent), memory, work)

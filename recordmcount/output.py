@@ -12,6 +12,7 @@ failure is not what this guards against.
 # The C module behind `signal`; `signal` itself takes longer to import than all of this package.
 import _signal  # type: ignore[import-not-found]
 import posix
+from fcntl import LOCK_EX, flock
 
 from .errors import OutputError, UnrecognizedError
 
@@ -44,6 +45,17 @@ class SignalsHeld:
         traceback: "TracebackType | None",
     ) -> None:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
+
+
+def lock(fd: int) -> None:
+    """Wait until no other run of this program changes the file, and keep others waiting.
+
+    Two that append at once would undo each other's work. The lock ends with the descriptor.
+    """
+    try:
+        flock(fd, LOCK_EX)
+    except OSError:
+        pass  # a file system without locks
 
 
 def append(path: str, fd: int, size: int, header: tuple[bytes, bytes], appended: bytes) -> None:

@@ -71,6 +71,8 @@ def describe(counts: tuple[int, ...]) -> str:
 def _record(path: str, options: "Options", result: Result, processes: int) -> None:
     fd, writable = _open(path, read_only=options.dry_run or options.output is not None)
     try:
+        if writable:
+            output.lock(fd)
         status = posix.fstat(fd)
         if status.st_mode & output.S_IFMT != output.S_IFREG:
             raise UnrecognizedError(path, f"not a regular file: {path}")

@@ -123,9 +123,11 @@ def _check_unique(obj: "Object", found: Found) -> None:
     for part in found.sections:
         known = starts.get(part.section)
         starts[part.section] = part.starts if known is None else known + part.starts
-    for section, all_starts in starts.items():
-        if not _ascending(all_starts) and len(set(all_starts)) != len(all_starts):
-            raise FormatError(obj.path, f"section {section}: two relocations for one call")
+    doubled = len({place[:2] for place in found.unsupported}) != len(found.unsupported)
+    for all_starts in starts.values():
+        doubled |= not _ascending(all_starts) and len(set(all_starts)) != len(all_starts)
+    if doubled:
+        raise FormatError(obj.path, "two relocations for one call")
 
 
 def _add(found: Found, part: "Part", answer: "Answer") -> None:
@@ -187,6 +189,8 @@ class _Search:
         self.symbols = symbols
         self.plain, types = x86.PLAIN_CALL[obj.machine]
         self.plain_infos = {obj.layout.info(symbol, kind) for symbol in symbols for kind in types}
+        branch = x86.BRANCH_ONLY[obj.machine]
+        self.branch_infos = {obj.layout.info(symbol, branch) for symbol in symbols}
 
     def part(self, part: "Part") -> "Answer":
         """What is in one part, in values that can go from process to process."""
@@ -230,6 +234,8 @@ class _Search:
         pick = itemgetter(*[start - base - 1 for start in starts])
         if set(pick(memoryview(text)[1:])) != set(form.prefix):
             return None
+        if self.branch_infos.issuperset(piece.infos):
+            return starts
         return None if code.unproven(starts, pick(text)) else starts
 
     def decode_each(self, code: "_Code", piece: "Relocations") -> "Answer":
@@ -249,7 +255,7 @@ class _Search:
                 unsupported.append((code.section, field, "a call in an unsupported form"))
             elif form is None:
                 references += kind != 0  # R_*_NONE is a call turned off long ago
-            elif len(form.prefix) == 1 and field - 1 in unproven:
+            elif field - 1 in unproven and kind != x86.BRANCH_ONLY[machine]:
                 what = "a call, or the immediate of an imul or sub"
                 unsupported.append((code.section, field, what))
             else:

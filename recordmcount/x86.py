@@ -144,8 +144,10 @@ PLAIN_CALL: dict[int, tuple[CallForm, frozenset[int]]] = {
     EM_386: (CALL_386, frozenset((R_386_PC32, R_386_PLT32))),
 }
 
-# Behind one of these, e8 may as well be the ModRM byte of an instruction whose 4-byte immediate
-# is the field: imul $imm32,%eax,%ebp (69 /r) or sub $imm32,%eax (81 /5).
+# A PLT32 relocation can only be that of a branch. With the other type, and behind one of these
+# bytes, e8 may as well be the ModRM byte of an instruction whose 4-byte immediate is the field:
+# imul $imm32,%eax,%ebp (69 /r) or sub $imm32,%eax (81 /5).
+BRANCH_ONLY = {EM_X86_64: R_X86_64_PLT32, EM_386: R_386_PLT32}
 BEFORE_MODRM = frozenset((0x69, 0x81))
 FUNCTION_ALIGNMENT = 16  # of gcc and clang, but for -Os and cold code
 
