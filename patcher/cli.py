@@ -27,7 +27,10 @@ def main(words: Sequence[str]) -> int:
     """Run `patcher` with these words; returns the exit status."""
     parser = _parser()
     arguments = parser.parse_args(words)
-    if getattr(arguments, "out", None) is not None and len(arguments.files) > 1:
+    out = getattr(arguments, "out", None)
+    if out == "":
+        parser.error("-o wants a file")
+    if out is not None and len(arguments.files) > 1:
         parser.error("-o is for one file")
     good = True
     for path in arguments.files:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from patcher import cli
+from patcher.errors import WriteError
+from patcher.memory.elffile import ElfFile
 from tests import command, images
 from tests.images import CALLS, Built, build, calls
 
@@ -381,6 +383,22 @@ def test_output_goes_to_another_file(built: Built, tmp_path: Path) -> None:
     assert built.image.read_bytes() == same.read_bytes() == original
     assert other.stat().st_mode == built.image.stat().st_mode
     assert calls(built._replace(program=other)) == 0
+
+
+@pytest.mark.parametrize("option", [("-o", ""), ("--output=",)])
+def test_an_output_without_a_name_is_a_usage_error(built: Built, option: tuple[str, ...]) -> None:
+    original = built.image.read_bytes()
+    done = command.run("patcher", "nop", *option, built.image)
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr.endswith("error: -o wants a file\n")
+    assert built.image.read_bytes() == original
+
+
+def test_no_name_to_commit_to_is_not_the_file_itself(built: Built) -> None:
+    original = built.image.read_bytes()
+    with ElfFile(str(built.image)) as file, pytest.raises(WriteError):
+        file.commit("")
+    assert built.image.read_bytes() == original
 
 
 def test_segments_that_share_code_are_refused(built: Built) -> None:

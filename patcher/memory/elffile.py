@@ -78,10 +78,11 @@ class ElfFile:
         """
         edits = sorted((segment.offset, bytes(self._texts[segment])) for segment in self._changed)
         chunks = output.patched(self.object, edits)
+        target = self._path if path is None else path
         try:
-            output.replace(path or self._path, self._fd, chunks, owner=path is None)
+            output.replace(target, self._fd, chunks, owner=path is None)
         except OutputError as error:
-            raise WriteError(path or self._path, error.what) from error
+            raise WriteError(target, error.what) from error
 
     def _segment(self, address: int, size: int) -> Segment | None:
         for segment in self._segments:
