@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from recordmcount import __version__
+from recordmcount.arguments import Parser
 from recordmcount.console import say
 from recordmcount.errors import RecordError
 
@@ -38,8 +39,8 @@ def main(words: Sequence[str]) -> int:
     return 0 if good else 1
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="patcher",
         description="Switch the recorded mcount/__fentry__ sites of linked x86-64 files.",
         epilog="exit status: 0 done; 1 a file failed, or has a foreign site; 2 usage",

@@ -4,7 +4,6 @@ Every file becomes a `FileReport`, whatever it is; text and JSON are two ways to
 JSON is described by `report.schema.json` beside this file.
 """
 
-import argparse
 import json
 import os
 import stat
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import archive, dynamic, elf, formats, image, relocatable, table, x86
+from .arguments import Parser
 from .console import say
 from .elf import Object
 from .errors import FormatError, RecordError, UnrecognizedError
@@ -97,8 +97,8 @@ def main(words: Sequence[str]) -> int:
     return 0 if written and not errors else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="recordmcount report",
         description="Show every call site of mcount and __fentry__: the calls in relocatable "
         "objects and static libraries, recorded or not, and the entries of the __mcount_loc table "

@@ -451,6 +451,15 @@ def test_what_makes_no_sense_is_a_usage_error(words: str) -> None:
     assert done.stderr.startswith("usage: patcher ")
 
 
+@pytest.mark.parametrize("words", ["--help", "--version", "nop --help"])
+@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-"])
+def test_what_cannot_be_said_is_one_line_and_status_1(words: str, redirection: str) -> None:
+    shell = ["sh", "-c", f'"$0" -m patcher {words} {redirection}', sys.executable]
+    done = subprocess.run(shell, check=False, capture_output=True, text=True, cwd=command.ROOT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch("standard output: .+\n", done.stderr)
+
+
 def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys, patcher.cli\n"

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -227,6 +228,14 @@ def test_help_is_printed() -> None:
     done = report("--help")
     assert done.status == 0
     assert done.stdout.startswith("usage: recordmcount report")
+
+
+@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-"])
+def test_help_that_cannot_be_said_is_one_line_and_status_1(redirection: str) -> None:
+    shell = ["sh", "-c", f'"$0" -m recordmcount report --help {redirection}', sys.executable]
+    done = subprocess.run(shell, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch("standard output: .+\n", done.stderr)
 
 
 @pytest.mark.parametrize("words", [[], ["--json"], ["--wrong", "x.o"], ["--symbol"]], ids=str)
