@@ -327,18 +327,9 @@ class Object:
                 found = string_places(strings, name)
                 places |= found
                 absent += () if found else (name,)
-        if len(places) > MANY:  # a name that is the tail of many: one pass instead of many searches
-            name_of = Struct(f"<I{size - 4}x").iter_unpack(table)
-            return frozenset(i for i, (place,) in enumerate(name_of) if place in places)
-        symbols: set[int] = set()
-        for place in places:
-            pattern = place.to_bytes(4, "little")
-            at = table.find(pattern)
-            while at >= 0:
-                if at % size == 0:
-                    symbols.add(at // size)
-                at = table.find(pattern, at + 1)
-        return frozenset(symbols)
+        patterns = {place.to_bytes(4, "little") for place in places}  # st_name
+        candidates = _positions(table[::size], {pattern[0] for pattern in patterns})
+        return frozenset(i for i in candidates if table[i * size : i * size + 4] in patterns)
 
     def raw_symbols(self) -> "Iterator[RawSymbol]":
         """Every symbol in order as (name, value, size, info, other, shndx), shndx resolved.
@@ -410,20 +401,19 @@ class Object:
         for start in [step * number for number in pieces]:
             piece = self.read(offset + start, min(step, size - start), "a relocation section")
             # The column of the symbols' lowest bytes, searched by memchr, gives the candidates.
-            numbers = _positions(piece[layout.info_symbol :: entry.size], low_bytes)
+            first = start // entry.size
+            numbers = _positions(piece[layout.info_symbol :: entry.size], low_bytes, first)
             if not numbers:
                 continue
             words = layout.words(piece)
-            places = [number * width for number in numbers]
+            places = [(number - first) * width for number in numbers]
             found = Relocations(
-                [start // entry.size + number for number in numbers] if start else numbers,
+                numbers,
                 _pick(words, places),
                 _pick(words[1:], places),
                 _pick(words[2:], places) if width == 3 else None,
             )
-            others = {info for info in set(found.infos) if layout.symbol_of(info) not in symbols}
-            if others:
-                found.keep([info not in others for info in found.infos])
+            found.keep_naming(symbols, layout)
             if found.numbers:
                 yield found
 
@@ -453,10 +443,11 @@ class Relocations:
     """Relocations as columns of equal length: whole columns can be compared, and that is fast.
 
     `numbers` are their places in the section, `offsets` section offsets (r_offset), `infos`
-    r_info, `addends` r_addend or None where addends are in place (REL).
+    r_info, `addends` r_addend or None where addends are in place (REL). `kinds` are the different
+    values of r_info, which are few.
     """
 
-    __slots__ = ("numbers", "offsets", "infos", "addends")
+    __slots__ = ("numbers", "offsets", "infos", "addends", "kinds")
 
     def __init__(
         self,
@@ -469,13 +460,19 @@ class Relocations:
         self.offsets = offsets
         self.infos = infos
         self.addends = addends
+        self.kinds = set(infos)
 
-    def keep(self, chosen: "list[bool]") -> None:
-        """Drop the relocations that are not chosen."""
+    def keep_naming(self, symbols: frozenset[int], layout: Layout) -> None:
+        """Drop the relocations that name none of `symbols`."""
+        others = {info for info in self.kinds if layout.symbol_of(info) not in symbols}
+        if not others:
+            return
+        chosen = [info not in others for info in self.infos]
         self.numbers = list(compress(self.numbers, chosen))
         self.offsets = list(compress(self.offsets, chosen))
         self.infos = list(compress(self.infos, chosen))
         self.addends = self.addends and list(compress(self.addends, chosen))
+        self.kinds -= others
 
 
 def _pick(values: "Sequence[int]", places: "list[int]") -> "Sequence[int]":
@@ -486,13 +483,13 @@ def _pick(values: "Sequence[int]", places: "list[int]") -> "Sequence[int]":
     return picked
 
 
-def _positions(column: bytes, values: set[int]) -> list[int]:
-    """Where in `column` one of `values` stands, ascending."""
+def _positions(column: bytes, values: set[int], first: int = 0) -> list[int]:
+    """Where in `column` one of `values` stands, ascending, counted from `first`."""
     found: list[int] = []
     for value in values:
         gaps = column.split(bytes((value,)))
         if gaps.pop() != column:
-            found += map(add, accumulate(map(len, gaps)), range(len(gaps)))
+            found += map(add, accumulate(map(len, gaps)), range(first, first + len(gaps)))
     if len(values) > 1:
         found.sort()
     return found

@@ -7,12 +7,14 @@ from .errors import RecordError, UnrecognizedError, place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from .elf import Object
     from .options import Options
     from .writer import Plan
 
+# Compilers put the symbols, most relocations and the section headers at the end of an object.
+TAIL = 1 << 15
 NEVER_RECORDED = "/ftrace.o"  # the tracer does not trace itself
 # errno values (Linux); the `errno` module is one import more.
 EPERM, EACCES, EISDIR, ENXIO, ETXTBSY, EROFS = 1, 13, 21, 6, 26, 30
@@ -77,9 +79,7 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
         if status.st_mode & output.S_IFMT != output.S_IFREG:
             raise UnrecognizedError(path, f"not a regular file: {path}")
 
-        def read(offset: int, size: int) -> bytes:
-            return posix.pread(fd, size, offset)
-
+        read = _reader(fd, status.st_size)
         magic = read(0, 8)
         if magic == formats.ARCHIVE_MAGIC:
             _record_archive(path, fd, _whole(fd, status.st_size), options, result)
@@ -173,6 +173,19 @@ def _open(path: str, *, read_only: bool) -> tuple[int, bool]:
         if error.errno in (EISDIR, ENXIO):
             raise UnrecognizedError(path, f"not a regular file: {path}") from error
         raise
+
+
+def _reader(fd: int, size: int) -> "Callable[[int, int], bytes]":
+    """read(offset, size) for a file; most of what is read is in its tail, which is read once."""
+    start = max(0, size - TAIL)
+    tail = posix.pread(fd, TAIL, start)
+
+    def read(offset: int, length: int) -> bytes:
+        if offset >= start:
+            return tail[offset - start : offset - start + length]
+        return posix.pread(fd, length, offset)
+
+    return read
 
 
 def _whole(fd: int, size: int) -> bytes:

@@ -144,8 +144,13 @@ def _add(found: Found, part: "Part", answer: "Answer") -> None:
         found.sections.append(SectionSites(target, relocations, starts, entries, forms))
 
 
-def _ascending(values: list[int]) -> bool:
+def _ascending(values: "Sequence[int]") -> bool:
     return all(map(lt, values, islice(values, 1, None)))
+
+
+def _range(values: "Sequence[int]") -> tuple[int, int]:
+    """(least, greatest)."""
+    return (values[0], values[-1]) if _ascending(values) else (min(values), max(values))
 
 
 def _parts(obj: "Object", pairs: list[tuple[int, int]], processes: int) -> "list[Part]":
@@ -222,11 +227,11 @@ class _Search:
         This is the bulk path: whole columns are compared, and nothing is decided site by site.
         """
         form, fields = self.plain, piece.offsets
-        if len(fields) < 2 or not self.plain_infos.issuperset(piece.infos):
+        if len(fields) < 2 or not self.plain_infos.issuperset(piece.kinds):
             return None
         if piece.addends is None or set(piece.addends) != {form.addend}:
             return None
-        low, high = min(fields), max(fields)
+        low, high = _range(fields)
         if not 1 <= low <= high <= code.size - form.width:
             return None
         base, text = code.around(low, high)
@@ -234,14 +239,14 @@ class _Search:
         pick = itemgetter(*[start - base - 1 for start in starts])
         if set(pick(memoryview(text)[1:])) != set(form.prefix):
             return None
-        if self.branch_infos.issuperset(piece.infos):
+        if self.branch_infos.issuperset(piece.kinds):
             return starts
         return None if code.unproven(starts, pick(text)) else starts
 
     def decode_each(self, code: "_Code", piece: "Relocations") -> "Answer":
         """Decide relocation by relocation."""
         machine, fields = self.obj.machine, piece.offsets
-        base, text = code.around(min(fields), max(fields))
+        base, text = code.around(*_range(fields))
         before = [text[max(0, field - base - 2)] for field in fields]
         unproven = code.unproven([field - 1 for field in fields], before)
         starts, entries, forms, references = [], [], bytearray(), 0
