@@ -1,7 +1,10 @@
 """Real projects, built with the Make fragment, the CMake module and the Kbuild recipe."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from signal import SIGKILL
+from stat import S_IFCHR
 
 import pytest
 
@@ -207,6 +210,38 @@ def test_an_object_that_is_not_named_is_refused_before_it_is_compiled(project: P
 def test_what_makes_no_object_is_run_as_it_is(project: Path, command: str, result: str) -> None:
     compile_and_record("false", *command.split(), cwd=project)
     assert (project / result).exists()
+
+
+def make_node(path: Path) -> None:
+    """A private /dev/null, which only root can make; for anyone else it is a pipe."""
+    if os.geteuid() == 0:
+        os.mknod(path, S_IFCHR | 0o600, os.stat("/dev/null").st_rdev)
+    else:
+        os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("make_output", "message"),
+    [
+        (make_node, ""),
+        (os.mkfifo, ""),
+        (
+            lambda path: path.symlink_to("real.o"),
+            "compile-and-record: stack.o is a symbolic link: nothing is recorded\n",
+        ),
+    ],
+    ids=["device", "pipe", "symbolic link"],
+)
+def test_an_output_that_is_no_plain_file_is_left_to_the_compiler(
+    project: Path, make_output: Callable[[Path], None], message: str
+) -> None:
+    output = project / "stack.o"
+    make_output(output)
+    before = output.lstat()
+    compiler = ("true", "-c", "stack.c", "-o", "stack.o")
+    assert compile_and_record("false", *compiler, cwd=project) == message
+    assert compile_and_record("false", "false", *compiler[1:], cwd=project, status=1) == message
+    assert (output.lstat().st_ino, output.lstat().st_mode) == (before.st_ino, before.st_mode)
 
 
 # --- builds that are killed -----------------------------------------------------------------------
