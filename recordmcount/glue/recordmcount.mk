@@ -6,7 +6,7 @@
 #   prog.recorded: main.o util.o             # programs that share objects share a batch
 #
 # A rule of your own that compiles: put $(RECORD) before the compiler. Options of recordmcount go
-# into RECORDMCOUNT_FLAGS.
+# into RECORDMCOUNT_FLAGS; --pic is always there, for the reason that compile-and-record gives.
 
 ifndef RECORDMCOUNT
 export RECORDMCOUNT := $(shell recordmcount --print-command)
@@ -32,7 +32,7 @@ recordmcount.dir := $(dir $(lastword $(MAKEFILE_LIST)))
 %.recorded:
 	$(if $^,,$(error $@ has no objects))
 	$(file >$@.list,$(subst $(recordmcount.space),$(recordmcount.newline),$?))
-	$(RECORDMCOUNT) $(RECORDMCOUNT_FLAGS) -q @$@.list
+	$(RECORDMCOUNT) --pic $(RECORDMCOUNT_FLAGS) -q @$@.list
 	mv $@.list $@ && touch $@
 
 recordmcount.space := $() $()
