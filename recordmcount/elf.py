@@ -8,11 +8,11 @@ Field names and numbers are those of the System V gABI (chapters "Object Files",
 "Symbol Table", "Relocation"), with SHF_/SHT_ extensions of GNU and LLVM where they are marked.
 """
 
-from _operator import add, itemgetter
-from itertools import accumulate, compress
+from _operator import itemgetter
 from struct import Struct, unpack
 from sys import byteorder
 
+from .columns import Relocations, pick, positions
 from .errors import FormatError, UnrecognizedError
 from .x86 import EM_386, EM_X86_64
 
@@ -250,7 +250,7 @@ class Object:
     def of_type(self, *types: int) -> list[int]:
         """The indices of all sections of these types, in file order."""
         column = self.header_table[SH_TYPE_AT :: self.layout.shdr.size]
-        candidates = _positions(column, {kind & 0xFF for kind in types})
+        candidates = positions(column, {kind & 0xFF for kind in types})
         return [index for index in candidates if self.headers[index][1] in types]
 
     def content(self, index: int) -> bytes:
@@ -328,7 +328,7 @@ class Object:
                 places |= found
                 absent += () if found else (name,)
         patterns = {place.to_bytes(4, "little") for place in places}  # st_name
-        candidates = _positions(table[::size], {pattern[0] for pattern in patterns})
+        candidates = positions(table[::size], {pattern[0] for pattern in patterns})
         return frozenset(i for i in candidates if table[i * size : i * size + 4] in patterns)
 
     def raw_symbols(self) -> "Iterator[RawSymbol]":
@@ -355,7 +355,7 @@ class Object:
         candidates: Iterable[int] = range(self.symbol_count)
         if len(values) <= MANY:  # the few: by the lowest byte of st_value
             column = table[self.layout.sym_value :: sym.size]
-            candidates = _positions(column, {value & 0xFF for value in values})
+            candidates = positions(column, {value & 0xFF for value in values})
         found = set()
         for index in candidates:
             symbol = self._raw_symbol(index, sym.unpack_from(table, index * sym.size))
@@ -402,16 +402,16 @@ class Object:
             piece = self.read(offset + start, min(step, size - start), "a relocation section")
             # The column of the symbols' lowest bytes, searched by memchr, gives the candidates.
             first = start // entry.size
-            numbers = _positions(piece[layout.info_symbol :: entry.size], low_bytes, first)
+            numbers = positions(piece[layout.info_symbol :: entry.size], low_bytes, first)
             if not numbers:
                 continue
             words = layout.words(piece)
             places = [(number - first) * width for number in numbers]
             found = Relocations(
                 numbers,
-                _pick(words, places),
-                _pick(words[1:], places),
-                _pick(words[2:], places) if width == 3 else None,
+                pick(words, places),
+                pick(words[1:], places),
+                pick(words[2:], places) if width == 3 else None,
             )
             found.keep_naming(symbols, layout)
             if found.numbers:
@@ -437,62 +437,6 @@ class Object:
         if entsize != entry.size or size % entry.size:
             raise FormatError(self.path, f"relocation section {index} has an unknown entry size")
         return entry, offset, size
-
-
-class Relocations:
-    """Relocations as columns of equal length: whole columns can be compared, and that is fast.
-
-    `numbers` are their places in the section, `offsets` section offsets (r_offset), `infos`
-    r_info, `addends` r_addend or None where addends are in place (REL). `kinds` are the different
-    values of r_info, which are few.
-    """
-
-    __slots__ = ("numbers", "offsets", "infos", "addends", "kinds")
-
-    def __init__(
-        self,
-        numbers: "Sequence[int]",
-        offsets: "Sequence[int]",
-        infos: "Sequence[int]",
-        addends: "Sequence[int] | None",
-    ) -> None:
-        self.numbers = numbers
-        self.offsets = offsets
-        self.infos = infos
-        self.addends = addends
-        self.kinds = set(infos)
-
-    def keep_naming(self, symbols: frozenset[int], layout: Layout) -> None:
-        """Drop the relocations that name none of `symbols`."""
-        others = {info for info in self.kinds if layout.symbol_of(info) not in symbols}
-        if not others:
-            return
-        chosen = [info not in others for info in self.infos]
-        self.numbers = list(compress(self.numbers, chosen))
-        self.offsets = list(compress(self.offsets, chosen))
-        self.infos = list(compress(self.infos, chosen))
-        self.addends = self.addends and list(compress(self.addends, chosen))
-        self.kinds -= others
-
-
-def _pick(values: "Sequence[int]", places: "list[int]") -> "Sequence[int]":
-    """The values at these places, in one call of C code."""
-    if len(places) < 2:
-        return [values[place] for place in places]
-    picked: tuple[int, ...] = itemgetter(*places)(values)
-    return picked
-
-
-def _positions(column: bytes, values: set[int], first: int = 0) -> list[int]:
-    """Where in `column` one of `values` stands, ascending, counted from `first`."""
-    found: list[int] = []
-    for value in values:
-        gaps = column.split(bytes((value,)))
-        if gaps.pop() != column:
-            found += map(add, accumulate(map(len, gaps)), range(first, first + len(gaps)))
-    if len(values) > 1:
-        found.sort()
-    return found
 
 
 def in_place(content: bytes, field: int) -> int:

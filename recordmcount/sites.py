@@ -14,7 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .elf import Object, Relocations
+    from .columns import Relocations
+    from .elf import Object
     from .x86 import CallForm
 
     # Relocation section, text section, pieces of the former (see Object.relocation_pieces).

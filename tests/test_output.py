@@ -1,5 +1,6 @@
 """What a file is besides its bytes stays what it was: mode, owner, attributes, names, kind."""
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -313,3 +314,16 @@ def test_the_output_depends_on_nothing_but_the_object(old: bytes, tmp_path: Path
     assert recordmcount("-j3", *paths[:20]).status == 0
     assert recordmcount("-j1", *paths[20:]).status == 0
     assert {path.read_bytes() for path in paths} == {new}
+
+
+def test_a_run_waits_for_another_on_the_same_file_and_then_sees_its_work(
+    path: Path, new: bytes
+) -> None:
+    """Whatever the second has read before the first is done would be out of date."""
+    with path.open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = subprocess.Popen([*RECORDMCOUNT, path], stderr=subprocess.PIPE, text=True)
+        path.write_bytes(new)
+    _, said = second.communicate(timeout=60)
+    assert (second.returncode, path.read_bytes()) == (0, new)
+    assert said == f"warning: __mcount_loc already exists: {path}\n"

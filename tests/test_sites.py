@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recordmcount import elf, x86
+from recordmcount import elf, sites, x86
 from recordmcount.errors import FormatError
 from recordmcount.x86 import CallForm
 from tests.elf_builder import (
@@ -22,7 +22,7 @@ from tests.elf_builder import (
     Target,
     build,
 )
-from tests.objects import AX, CALL, R_PC32, R_PLT32, TARGETS, found, record_file, text
+from tests.objects import AX, CALL, R_PC32, R_PLT32, TARGETS, found, parsed, record_file, text
 
 NAMES = ("mcount", "_mcount", "__fentry__")
 
@@ -379,3 +379,80 @@ def test_a_section_may_have_two_relocation_sections(target: Target) -> None:
         {f"sections[{prefix}.second].sh_info": 1, f"sections[{prefix}.text].sh_size": size}
     )
     assert calls(contents) == [(1, 0), (1, 6)]
+
+
+# --- e8 as a ModRM byte ---------------------------------------------------------------------------
+
+# imul $imm32,%eax,%ebp and sub $imm32,%eax: with a relocation, the bytes of a call from the second.
+IN_DISGUISE = pytest.mark.parametrize("before", [b"\x69", b"\x81"], ids=["imul", "sub"])
+
+
+def after(before: bytes, kind: int, at: int) -> Elf:
+    """An object in which, behind `before`, a call with this relocation begins at offset `at`."""
+    code = b"\x90" * (at - 1) + before + CALL
+    return object_with(X86_64, code, [Relocation(at + 1, kind, "mcount", -4)])
+
+
+@IN_DISGUISE
+def test_what_may_be_an_immediate_is_a_warning_and_no_entry(before: bytes) -> None:
+    result = found(after(before, R_PC32, at=9))
+    what = "a call, or the immediate of an imul or sub"
+    assert (list(result), result.unsupported) == ([], [(1, 10, what)])
+
+
+@IN_DISGUISE
+def test_a_relocation_that_only_branches_have_leaves_no_doubt(before: bytes) -> None:
+    assert calls(after(before, R_PLT32, at=9)) == [(1, 9)]
+
+
+@IN_DISGUISE
+def test_where_functions_are_aligned_a_call_begins(before: bytes) -> None:
+    assert calls(after(before, R_PC32, at=16)) == [(1, 16)]
+
+
+@IN_DISGUISE
+def test_where_a_symbol_stands_a_call_begins(before: bytes) -> None:
+    code = b"\x90" * 8 + before + CALL
+    section = Section(
+        ".text", flags=AX, data=code, relocations=[Relocation(10, R_PC32, "mcount", -4)]
+    )
+    symbols = [Symbol("f", ".text", value=9), Symbol("mcount")]
+    assert calls(build(X86_64, [section], symbols)) == [(1, 9)]
+
+
+def test_one_doubtful_call_among_many_takes_none_of_them_away() -> None:
+    code = CALL * 3 + b"\x69" + CALL * 2
+    starts = [0, 6, 12, 19, 25]
+    relocations = [Relocation(start + 1, R_PC32, "mcount", -4) for start in starts]
+    result = found(object_with(X86_64, code, relocations))
+    assert [site.offset for site in result] == [0, 6, 12, 25]
+    assert [field for _, field, _ in result.unsupported] == [20]
+
+
+def test_the_same_doubt_twice_is_refused() -> None:
+    code = b"\x90" * 8 + b"\x69" + CALL
+    relocations = [Relocation(10, R_PC32, "mcount", -4)] * 2
+    with pytest.raises(FormatError, match="two relocations for one call"):
+        found(object_with(X86_64, code, relocations))
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+
+def test_several_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sites, "WORTH_FORKING", 0)
+    monkeypatch.setattr(elf, "CHUNK", 7)
+    built = build(
+        X86_64,
+        [text(".text", 100), text(".text.odd", 3), text(".init.text", 40, "mcount")],
+        [Symbol("__fentry__"), Symbol("mcount")],
+    )
+    alone, shared = (
+        [
+            (part.section, part.relocations, part.starts, part.entries, bytes(part.forms))
+            for part in sites.find(parsed(built.data), (), processes).sections
+        ]
+        for processes in (1, 3)
+    )
+    assert shared == alone
+    assert [len(starts) for _, _, starts, _, _ in alone] == [100, 3, 40]
