@@ -6,8 +6,13 @@ slot of mcount's, or such a slot. All of these are known before the first entry 
 the symbols and from what the loader will do (`dynamic`). A call of anything else is foreign.
 
 A site that was turned off is a NOP that still tells what it was: which form of call by its shape,
-and, where the image has several targets, which of how many in one byte. So every site, in either
-state, knows the bytes of both, and no state but the image's own is needed.
+and in one byte, never 0, which of how many targets. So every site, in either state, knows the
+bytes of both, and no state but the image's own is needed.
+
+That byte is our mark as well: compilers and assemblers leave it 0 in their padding. A NOP without
+the mark is a site only where gcc -mnop-mcount leaves one and no padding is: of five bytes, at a
+function's first instruction (or behind its endbr), in an image with one target. Any other, and
+any whose call cannot be told, is foreign. (i386 has no room for a mark. Its images are only shown.)
 """
 
 import re
@@ -23,8 +28,10 @@ from .errors import FormatError
 from .x86 import LinkedCall
 
 LONGEST_SITE = 13
+ENDBR_SIZE = 4
 # How many targets one byte can tell apart: the high half is the number, the low half how many.
 MOST_TARGETS = 15
+UNMARKED = "a NOP without a mark, which may be padding"
 
 
 class State(StrEnum):
@@ -45,9 +52,9 @@ class Site:
     the form's length or, if foreign, five. `form` is the name of the call's form (of a NOP: of the
     call it replaced), `target` the name of the function it calls; both are empty if unknown.
 
-    `call` and `nop` are the bytes of either state; None where they cannot be told for certain,
-    and always for a foreign site. `reason` then says why, and `expected` are the calls that could
-    stand at a foreign site.
+    `call` and `nop` are the bytes of either state. Both are None for a foreign site, and `nop` is
+    for a call that a NOP could not tell for certain. `reason` then says why, and `expected` are
+    the calls that could stand at a foreign site.
     """
 
     vaddr: int
@@ -123,9 +130,11 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> Image:
 
 
 def _site(vaddr: int, code: "_Code", functions: "_Functions", decoder: "_Decoder") -> Site:
-    section, offset, text = code.at(vaddr)
+    section, offset, before, text = code.at(vaddr)
     function, function_offset = functions.covering(vaddr)
-    found = decoder.decode(vaddr, text)
+    entries = (0, ENDBR_SIZE) if before in x86.ENDBR else (0,)
+    is_entry = function is not None and function_offset in entries
+    found = decoder.decode(vaddr, text, is_entry)
     return Site(
         vaddr, offset, section, function, function_offset, text[: found.length], found.state,
         found.form, found.target, found.call, found.nop, found.reason, found.expected,
@@ -326,8 +335,8 @@ class _Code:
         self._starts = [section.vaddr for section in self._sections]
         self._contents: dict[int, bytes] = {}
 
-    def at(self, vaddr: int) -> tuple[str, int, bytes]:
-        """(section name, file offset, the next bytes) at a link-time virtual address."""
+    def at(self, vaddr: int) -> tuple[str, int, bytes, bytes]:
+        """(section name, file offset, ENDBR_SIZE bytes before, bytes) at a link-time address."""
         path = self._view.obj.path
         number = bisect_right(self._starts, vaddr) - 1
         section = self._sections[number] if number >= 0 else None
@@ -343,8 +352,9 @@ class _Code:
             )  # fmt: skip
         if section.index not in self._contents:
             self._contents[section.index] = self._view.obj.content(section.index)
-        text = self._contents[section.index][at : at + LONGEST_SITE]
-        return section.name, section.offset + at, text
+        content = self._contents[section.index]
+        before, text = content[max(0, at - ENDBR_SIZE) : at], content[at : at + LONGEST_SITE]
+        return section.name, section.offset + at, before, text
 
 
 # --- what stands at an address --------------------------------------------------------------------
@@ -376,16 +386,19 @@ class _Decoder:
         self._relocated = relocated
         self._mask = _mask(obj)
 
-    def decode(self, vaddr: int, text: bytes) -> _Found:
-        """What `text`, which stands at link-time virtual address `vaddr`, is."""
-        found = self._decode(vaddr, text)
+    def decode(self, vaddr: int, text: bytes, is_entry: bool) -> _Found:
+        """What `text` is, which stands at link-time virtual address `vaddr`.
+
+        `is_entry` tells whether that is a function's first instruction but for an endbr.
+        """
+        found = self._decode(vaddr, text, is_entry)
         if self._is_relocated(vaddr, found.length):
             return _Found(
                 State.FOREIGN, found.length, reason="code that the loader relocates (DT_TEXTREL)"
             )
         return found
 
-    def _decode(self, vaddr: int, text: bytes) -> _Found:
+    def _decode(self, vaddr: int, text: bytes, is_entry: bool) -> _Found:
         reason = "neither a call nor a NOP in the place of one"
         length = 5
         for form in self._forms:
@@ -399,7 +412,10 @@ class _Decoder:
         for form in self._forms:
             selector = form.selector(text)
             if selector is not None:
-                return self._nop(form, vaddr, text[: form.length], selector)
+                code = text[: form.length]
+                if selector or form.selector_at is None or (is_entry and code == x86.NOP5):
+                    return self._nop(form, vaddr, code, selector)
+                return _Found(State.FOREIGN, form.length, reason=UNMARKED)
         return _Found(
             State.FOREIGN, length, reason=reason, expected=self._expected(vaddr, text[:1])
         )
@@ -437,14 +453,13 @@ class _Decoder:
 
     def _nop(self, form: LinkedCall, vaddr: int, code: bytes, selector: int) -> _Found:
         address, reason = self._selected(form, selector)
-        if address is None:
-            if selector:  # not one of ours, or the image is no longer what it was
-                return _Found(State.FOREIGN, form.length, reason=reason)
-            return _Found(State.NOP, form.length, form.name, nop=code, reason=reason)
+        if address is None:  # not one of ours, or the image is no longer what it was
+            return _Found(State.FOREIGN, form.length, reason=reason)
         call = self._spell(form, vaddr, address)
-        reason = "" if call else "the target is out of reach"
+        if call is None:
+            return _Found(State.FOREIGN, form.length, reason="a NOP whose target is out of reach")
         target = self._names[form.through_slot][address]
-        return _Found(State.NOP, form.length, form.name, target, call, code, reason)
+        return _Found(State.NOP, form.length, form.name, target, call, code)
 
     def _restored(self, vaddr: int, nop: bytes) -> bytes | None:
         """The call that a NOP, read back, would be turned into."""
@@ -467,11 +482,13 @@ class _Decoder:
         return self._targets.got_bases if form.origin == x86.FROM_GOT else (0,)
 
     def _nop_for(self, form: LinkedCall, address: int) -> bytes | None:
-        """The NOP in the place of a call of `address`: plain if that is the only target."""
+        """The NOP in the place of a call of `address`: marked, if its form has room for that."""
         order = self._order[form.through_slot]
         if len(order) > MOST_TARGETS:
             return None
-        return form.nop_with(order.index(address) << 4 | len(order) if len(order) > 1 else 0)
+        if form.selector_at is None and len(order) == 1:
+            return form.nop
+        return form.nop_with(order.index(address) << 4 | len(order))
 
     def _selected(self, form: LinkedCall, selector: int) -> tuple[int | None, str]:
         """(address, "") that the selector of a NOP means, or (None, why there is none)."""

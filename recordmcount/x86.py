@@ -189,6 +189,9 @@ def is_unsupported_call(machine: int, relocation_type: int, code: bytes, field: 
 
 # --- after the link ---------------------------------------------------------------------------
 
+# What may stand before the first instruction of a function: endbr64, endbr32.
+ENDBR = (b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfb")
+
 # What the operand of a linked call counts from.
 FROM_END, FROM_ZERO, FROM_GOT = range(3)
 

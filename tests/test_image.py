@@ -283,6 +283,29 @@ def test_a_nop_that_tells_another_number_of_targets_is_foreign(program: Path) ->
     )
 
 
+PLAIN_NOPS = [form.nop for form in x86.linked_calls(x86.EM_X86_64)]
+
+
+@pytest.mark.parametrize("nop", PLAIN_NOPS, ids=bytes.hex)
+@pytest.mark.parametrize(
+    ("before", "is_entry"),
+    [(b"", True), (x86.ENDBR[0], True), (b"\x55", False), (bytes(4), False)],
+    ids=["entry", "endbr64", "push", "other"],
+)
+def test_a_nop_without_a_mark_is_foreign_but_for_five_bytes_at_an_entry(
+    program: Path, nop: bytes, before: bytes, is_entry: bool
+) -> None:
+    twice = images.symbol(program, "twice")
+    program.write_bytes(with_code(program, lambda _: before + nop))
+    data = with_entries(program, *[twice + len(before)] * 4)
+    (site,) = read_bytes(data).sites
+    if is_entry and nop == x86.NOP5:
+        assert (site.state, site.nop) == (State.NOP, nop)
+    else:
+        reason = "a NOP without a mark, which may be padding"
+        assert (site.state, site.call, site.reason) == (State.FOREIGN, None, reason)
+
+
 def test_code_that_the_loader_relocates_is_foreign(tmp_path: Path) -> None:
     built = build(
         tmp_path,
@@ -299,8 +322,8 @@ def test_every_state_of_every_site_gives_both_states(program: Path) -> None:
     data = bytearray(program.read_bytes())
     calls = read_bytes(bytes(data)).sites
     for site in calls:
-        assert (site.code, site.nop) == (site.call, bytes.fromhex("0f1f440000"))
-        data[site.offset : site.offset + 5] = bytes.fromhex("0f1f440000")
+        assert (site.code, site.nop) == (site.call, bytes.fromhex("0f1f440001"))
+        data[site.offset : site.offset + 5] = bytes.fromhex("0f1f440001")
     nops = read_bytes(bytes(data)).sites
     assert [(site.state, site.code, site.call) for site in nops] == [
         (State.NOP, site.nop, site.call) for site in calls

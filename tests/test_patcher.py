@@ -37,12 +37,12 @@ PIC = "-mfentry -fPIC"
 CLANG_PIC = {"compiler": "clang", "record": "--pic", "call": "e8", "nop": "0f1f4400"}
 LINKERS = ("bfd", "gold", "lld", "mold")
 ROWS = [
-    *(Row(f"{one}-exe", "e8", "0f1f440000", linker=one) for one in LINKERS),
-    *(Row(f"{one}-exe-mcount", "e8", "0f1f440000", linker=one, flags="-fno-pic")
+    *(Row(f"{one}-exe", "e8", "0f1f440001", linker=one) for one in LINKERS),
+    *(Row(f"{one}-exe-mcount", "e8", "0f1f440001", linker=one, flags="-fno-pic")
       for one in LINKERS),
-    *(Row(f"{one}-pie", "ff15", "660f1f440000", linker=one, flags=PIE, link="-pie")
+    *(Row(f"{one}-pie", "ff15", "660f1f440001", linker=one, flags=PIE, link="-pie")
       for one in LINKERS),
-    *(Row(f"{one}-shared", "ff15", "660f1f440000", linker=one, flags=PIC, link="-shared")
+    *(Row(f"{one}-shared", "ff15", "660f1f440001", linker=one, flags=PIC, link="-shared")
       for one in LINKERS),
     *(Row(f"{one}-clang-pie", linker=one, flags=PIE, link="-pie", **CLANG_PIC)  # type: ignore[arg-type]
       for one in LINKERS),
@@ -63,18 +63,18 @@ ROWS = [
         link="-pie -Wl,-z,call-nop=prefix-0x90"),
     Row("bfd-suffix-nop", "e8", "0f1f440012", flags=PIE, own_counter=True,
         link="-pie -Wl,-z,call-nop=suffix-nop"),
-    Row("bfd-unrelaxed", "ff15", "660f1f440000", flags=PIE, own_counter=True,
+    Row("bfd-unrelaxed", "ff15", "660f1f440001", flags=PIE, own_counter=True,
         link="-pie -Wl,--no-relax"),
-    Row("bfd-unrelaxed-static", "ff15", "660f1f440000", flags=PIE, own_counter=True,
+    Row("bfd-unrelaxed-static", "ff15", "660f1f440001", flags=PIE, own_counter=True,
         link="-static -Wl,--no-relax"),
-    *(Row(f"{one}-ibt", "e8", "0f1f440000", linker=one, flags="-mfentry -fno-pic -fcf-protection",
+    *(Row(f"{one}-ibt", "e8", "0f1f440001", linker=one, flags="-mfentry -fno-pic -fcf-protection",
           link="-no-pie -Wl,-z,ibtplt") for one in ("bfd", "mold")),
-    Row("bfd-now", "e8", "0f1f440000", link="-no-pie -Wl,-z,now"),
-    Row("bfd-relr", "ff15", "660f1f440000", flags=PIE,
+    Row("bfd-now", "e8", "0f1f440001", link="-no-pie -Wl,-z,now"),
+    Row("bfd-relr", "ff15", "660f1f440001", flags=PIE,
         link="-pie -Wl,-z,pack-relative-relocs"),
-    *(Row(f"{one}-large", "49ba", "666666662e0f1f8400000200", linker=one,
+    *(Row(f"{one}-large", "49ba", "666666662e0f1f8400010200", linker=one,
           flags="-mfentry -fno-pic -mcmodel=large") for one in LINKERS),
-    Row("clang-large", "48b8", "6666662e0f1f840000000000", compiler="clang",
+    Row("clang-large", "48b8", "6666662e0f1f840001000000", compiler="clang",
         flags="-fno-pic -mcmodel=large"),
 ]  # fmt: skip
 
@@ -271,15 +271,70 @@ def test_nops_of_an_image_that_was_stripped_since_are_not_turned_into_calls(
     )
 
 
-def test_nops_by_the_compiler_with_nothing_to_call_stay(tmp_path: Path) -> None:
-    flags = ["-mfentry", "-mnop-mcount", "-mrecord-mcount", "-fno-pic"]
-    work = images.compile_object(tmp_path, "work", images.WORK, "gcc", "-O0", "-pg", *flags)
-    main = images.compile_object(tmp_path, "main", images.MAIN, "gcc", "-fno-pic")
-    images.tool("gcc", "-no-pie", "-o", tmp_path / "program", work, main)
-    assert status(tmp_path / "program") == "4 sites: 0 call, 4 nop, 0 foreign"
-    assert "a NOP for one of 1 functions and stubs of mcount; there are 0" in refused(
-        "call", tmp_path / "program"
+NOPS_BY_GCC = ("-mnop-mcount", "-mrecord-mcount", "-fno-pic")
+ONLY_FENTRY = """
+unsigned long calls;
+__attribute__((naked)) void __fentry__(void) { __asm__("lock incq calls; ret"); }
+"""
+
+
+def build_with_nops_by_gcc(folder: Path, *flags: str, counter: str = ONLY_FENTRY) -> Path:
+    work = images.compile_object(folder, "work", images.WORK, "gcc", "-pg", *NOPS_BY_GCC, *flags)
+    main = images.compile_object(folder, "main", images.MAIN, "gcc", "-fno-pic")
+    count = images.compile_object(folder, "counter", counter, "gcc", "-fno-pic")
+    images.tool("gcc", "-no-pie", "-o", folder / "program", work, main, count)
+    return folder / "program"
+
+
+@pytest.mark.parametrize("protection", ["none", "full"])
+def test_nops_by_the_compiler_are_sites(tmp_path: Path, protection: str) -> None:
+    program = build_with_nops_by_gcc(tmp_path, "-mfentry", f"-fcf-protection={protection}")
+    assert status(program) == "4 sites: 0 call, 4 nop, 0 foreign"
+    patch("call", program)
+    original = program.read_bytes()
+    assert status(program) == "4 sites: 4 call, 0 nop, 0 foreign"
+    patch("nop", program)
+    patch("call", program)
+    assert program.read_bytes() == original
+
+
+@pytest.mark.parametrize(
+    ("flags", "counter", "reason"),
+    [
+        (["-mfentry"], "", "a NOP for one of 1 functions and stubs of mcount; there are 0"),
+        (["-mno-fentry"], ONLY_FENTRY, "a NOP without a mark, which may be padding"),
+    ],
+    ids=["nothing to call", "behind the prologue"],
+)
+def test_nops_whose_call_cannot_be_told_are_foreign(
+    tmp_path: Path, flags: list[str], counter: str, reason: str
+) -> None:
+    program = build_with_nops_by_gcc(tmp_path, *flags, counter=counter)
+    original = program.read_bytes()
+    for verb in ("nop", "call"):
+        assert f"foreign: {reason}: 0f 1f 44 00 00" in refused(verb, program)
+    assert program.read_bytes() == original
+    done = command.run("patcher", "status", program)
+    assert done.status == 1
+    assert "4 sites: 0 call, 0 nop, 4 foreign\n" in done.stdout
+
+
+PADDING = """
+__asm__(".text; ret; padding: .nops 5; .section __mcount_loc, \\"a\\"; .quad padding; .text");
+"""
+
+
+def test_padding_that_a_wrong_entry_names_is_never_written(tmp_path: Path) -> None:
+    images.compile_object(tmp_path, "padding", PADDING, "gcc")
+    built = build(
+        tmp_path, flags=["-mfentry", "-fno-pic"], link=["-no-pie", str(tmp_path / "padding.o")]
     )
+    original = built.image.read_bytes()
+    for verb in ("nop", "call"):
+        assert "foreign: a NOP without a mark, which may be padding: 0f 1f 44 00 00" in refused(
+            verb, built.image
+        )
+    assert built.image.read_bytes() == original
 
 
 def test_of_a_broken_file_nothing_but_sites_ever_changes(
@@ -366,7 +421,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(built: Built) -> None:
     plan = patch("nop", "-n", "--functions", "odd", built.image)
     site = images.symbol(built.image, "odd")
     assert plan.startswith(f"{built.image}: odd+0x0 ({site:#x}): e8 ")
-    assert plan.endswith(" -> 0f 1f 44 00 00\n")
+    assert plan.endswith(" -> 0f 1f 44 00 01\n")
     after = built.image.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
