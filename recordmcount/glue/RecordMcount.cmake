@@ -19,9 +19,10 @@ if(NOT RECORDMCOUNT)
 endif()
 
 function(mcount_record target)
-  string(JOIN " " recorder ${RECORDMCOUNT} ${ARGN})
+  string(JOIN " " flags ${ARGN})
   foreach(property C_COMPILER_LAUNCHER CXX_COMPILER_LAUNCHER)
-    set(launcher "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/compile-and-record" "${recorder}")
+    set(launcher env "RECORDMCOUNT=${RECORDMCOUNT}" "RECORDMCOUNT_FLAGS=${flags}"
+        "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/compile-and-record")
     get_target_property(existing ${target} ${property})
     if(existing)
       list(APPEND launcher ${existing})

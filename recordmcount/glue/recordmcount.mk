@@ -9,12 +9,12 @@
 # into RECORDMCOUNT_FLAGS; --pic is always there, for the reason that compile-and-record gives.
 
 ifndef RECORDMCOUNT
-export RECORDMCOUNT := $(shell recordmcount --print-command)
+RECORDMCOUNT := $(shell recordmcount --print-command)
 $(if $(RECORDMCOUNT),,$(error recordmcount is not in PATH: set RECORDMCOUNT to its command line))
 endif
+export RECORDMCOUNT RECORDMCOUNT_FLAGS
 
-RECORD = $(recordmcount.dir)compile-and-record '$(RECORDMCOUNT) $(RECORDMCOUNT_FLAGS)'
-recordmcount.dir := $(dir $(lastword $(MAKEFILE_LIST)))
+RECORD := $(dir $(lastword $(MAKEFILE_LIST)))compile-and-record
 
 # As make's own rules for %.o.
 %.recorded.o: %.c
