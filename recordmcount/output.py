@@ -81,14 +81,24 @@ def append(path: str, fd: int, size: int, header: tuple[bytes, bytes], appended:
             raise OutputError(path, reason(error)) from error
 
 
-def replace(path: str, like: int, chunks: "Iterable[bytes]", *, owner: bool = True) -> None:
+def replace(
+    path: str,
+    like: int,
+    chunks: "Iterable[bytes]",
+    *,
+    owner: bool = True,
+    before: "posix.stat_result | None" = None,
+) -> None:
     """Put `chunks` in the place of `path`; mode, owner and extended attributes are those of `like`.
 
     `like` is an open file descriptor. A symlink is followed, a hard link is broken. Without
-    `owner` the file is a new one of the user's own and only the mode is taken over. Raises
-    OutputError; then the old file stands as before and no temporary is left.
+    `owner` the file is a new one of the user's own and only the mode is taken over. With it,
+    `path` must still be the file of `like`, unchanged since `before`, its status when it was read
+    (if None, its status now): nobody else's work is lost, but for what is done between that last
+    look and the rename. Raises OutputError; then the old file stands and no temporary is left.
     """
     try:
+        before = before or posix.fstat(like)
         target = _resolve(path)
         if not is_regular(target):
             raise UnrecognizedError(path, f"not a regular file: {path}")
@@ -110,6 +120,8 @@ def replace(path: str, like: int, chunks: "Iterable[bytes]", *, owner: bool = Tr
                 posix.close(fd)
                 raise
             posix.close(fd)
+            if owner and _identity(posix.stat(target)) != _identity(before):
+                raise OutputError(path, "was changed by another program meanwhile")
             posix.rename(temporary, target)
         except BaseException as error:
             if created:
@@ -176,6 +188,10 @@ def _attribute_names(fd: int) -> list[str]:
         if error.errno == EOPNOTSUPP:  # this file system has none
             return []
         raise
+
+
+def _identity(status: posix.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _resolve(path: str) -> str:

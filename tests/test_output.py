@@ -4,11 +4,13 @@ import fcntl
 import os
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from recordmcount import output
+from recordmcount.errors import OutputError
 from tests.command import RECORDMCOUNT, Finished, run
 from tests.specimens import caller
 
@@ -327,3 +329,19 @@ def test_a_run_waits_for_another_on_the_same_file_and_then_sees_its_work(
     _, said = second.communicate(timeout=60)
     assert (second.returncode, path.read_bytes()) == (0, new)
     assert said == f"warning: __mcount_loc already exists: {path}\n"
+
+
+def test_a_file_that_another_program_put_there_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "object.o"
+    path.write_bytes(b"what was read")
+
+    def chunks() -> Iterator[bytes]:
+        yield b"what was made"
+        (tmp_path / "theirs").write_bytes(b"what they made")
+        (tmp_path / "theirs").rename(path)
+
+    with path.open("rb") as file, pytest.raises(OutputError, match="changed by another program"):
+        output.replace(str(path), file.fileno(), chunks())
+    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == {
+        "object.o": b"what they made"
+    }

@@ -6,6 +6,7 @@ import re
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ import pytest
 from patcher import cli
 from patcher.errors import WriteError
 from patcher.memory.elffile import ElfFile
+from patcher.switch import Selection, plan, sites, switch
+from recordmcount.image import State
 from tests import command, images
 from tests.images import CALLS, Built, build, calls
 
@@ -454,6 +457,40 @@ def test_no_name_to_commit_to_is_not_the_file_itself(built: Built) -> None:
     with ElfFile(str(built.image)) as file, pytest.raises(WriteError):
         file.commit("")
     assert built.image.read_bytes() == original
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes()[::-1])
+    other.rename(path)
+
+
+def overwrite(path: Path) -> None:
+    old = path.stat()
+    images.write(path, old.st_size - 1, b"!")
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns + 1))  # the clock may not have ticked
+
+
+def extend(path: Path) -> None:
+    old = path.stat()
+    images.write(path, old.st_size, b"!")
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [replace, overwrite, extend])
+def test_what_another_program_wrote_meanwhile_is_not_lost(
+    built: Built, change: Callable[[Path], None]
+) -> None:
+    with ElfFile(str(built.image)) as file:
+        _, selected = sites(file, Selection())
+        changes = plan(file.path, selected, State.NOP)
+        change(built.image)
+        theirs = built.image.read_bytes()
+        with pytest.raises(WriteError) as caught:
+            switch(file, changes, None, dry_run=False)
+    assert str(caught.value) == f"{built.image}: was changed by another program meanwhile"
+    assert built.image.read_bytes() == theirs
+    assert not list(built.image.parent.glob(".*"))
 
 
 def test_segments_that_share_code_are_refused(built: Built) -> None:

@@ -28,9 +28,11 @@ class ElfFile:
         # O_NONBLOCK: a FIFO must not make us wait.
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
-            status = os.fstat(self._fd)
-            _refuse_others(path, os.pread(self._fd, 20, 0) if S_ISREG(status.st_mode) else None)
-            self.object = elf.Object(path, status.st_size, self._pread)
+            self._status = os.fstat(self._fd)
+            _refuse_others(
+                path, os.pread(self._fd, 20, 0) if S_ISREG(self._status.st_mode) else None
+            )
+            self.object = elf.Object(path, self._status.st_size, self._pread)
             self._segments = _executable_segments(self.object)
         except BaseException:
             os.close(self._fd)
@@ -74,13 +76,14 @@ class ElfFile:
     def commit(self, path: str | None = None) -> None:
         """Replace the file, or write `path` instead. Raises WriteError; then no file has changed.
 
-        Mode, owner and extended attributes stay, a symlink is followed, a hard link is broken.
+        Mode, owner and extended attributes stay, a symlink is followed, a hard link is broken. A
+        file that another program has changed or replaced since it was opened is not replaced.
         """
         edits = sorted((segment.offset, bytes(self._texts[segment])) for segment in self._changed)
         chunks = output.patched(self.object, edits)
         target = self._path if path is None else path
         try:
-            output.replace(target, self._fd, chunks, owner=path is None)
+            output.replace(target, self._fd, chunks, owner=path is None, before=self._status)
         except OutputError as error:
             raise WriteError(target, error.what) from error
 
