@@ -59,7 +59,7 @@ def _add_selection(verb: ArgumentParser) -> None:
     add = verb.add_argument
     files = "an executable or a shared object with a __mcount_loc table"
     add("files", nargs="+", metavar="FILE", help=files)
-    functions = "only sites in functions of this name; repeatable"
+    functions = "only sites in functions named so in the symbol table (C++: mangled); repeatable"
     add("--functions", action="append", default=[], metavar="GLOB", help=functions)
     symbol = "a further name of mcount, as in gcc's -mfentry-name; repeatable"
     add("--symbol", action="append", default=[], metavar="NAME", help=symbol)

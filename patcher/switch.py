@@ -1,7 +1,7 @@
 """Turn the sites of a linked file off and on, and tell how they stand."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -17,32 +17,37 @@ from .modify import Change, modify_code, verify
 class Selection:
     """Which sites: those in functions that match one of `globs`, or all if there are none.
 
-    `names` are further names of mcount, as given to gcc's -mfentry-name.
+    A function matches by any of its names, as they stand in the symbol table. `names` are further
+    names of mcount, as given to gcc's -mfentry-name.
     """
 
     globs: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
 
-    def of(self, sites: Sequence[Site]) -> Iterator[Site]:
+    def of(self, sites: Sequence[Site]) -> list[Site]:
         """The selected ones of `sites`, in their order."""
-        for site in sites:
-            function = site.function
-            if not self.globs or (
-                function is not None and any(fnmatchcase(function, glob) for glob in self.globs)
-            ):
-                yield site
+        if not self.globs:
+            return list(sites)
+        return [site for site in sites if any(_is_in(site, glob) for glob in self.globs)]
+
+    def idle(self, sites: Sequence[Site]) -> list[str]:
+        """The globs that match the function of no site."""
+        return [glob for glob in self.globs if not any(_is_in(site, glob) for site in sites)]
+
+
+def _is_in(site: Site, glob: str) -> bool:
+    return any(fnmatchcase(name, glob) for name in site.aliases)
 
 
 def sites(file: ElfFile, selection: Selection) -> tuple[Image, list[Site]]:
     """(the file's table, its selected sites).
 
-    Raises NoSiteError where nothing is selected, FormatError where there is no sound table.
+    Raises NoSiteError where a glob matches nothing, FormatError where there is no sound table.
     """
     found = image.read(file.object, selection.names)
-    selected = list(selection.of(found.sites))
-    if selection.globs and not selected:
-        raise NoSiteError(file.path, f"no site in a function like {' or '.join(selection.globs)}")
-    return found, selected
+    if idle := selection.idle(found.sites):
+        raise NoSiteError(file.path, f"no site in a function like {' or '.join(idle)}")
+    return found, selection.of(found.sites)
 
 
 def count(selected: Sequence[Site]) -> dict[State, int]:

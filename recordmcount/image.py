@@ -47,10 +47,11 @@ class Site:
     """One entry of the table, and what stands there.
 
     `vaddr` is a link-time virtual address and `offset` the file offset of the same byte.
-    `function` is the STT_FUNC symbol whose code this is, None where no symbol covers it, and
-    `function_offset` the distance to its first byte. `code` are the bytes that stand there, of
-    the form's length or, if foreign, five. `form` is the name of the call's form (of a NOP: of the
-    call it replaced), `target` the name of the function it calls; both are empty if unknown.
+    `function` is the STT_FUNC symbol whose code this is, None where no symbol covers it,
+    `function_offset` the distance to its first byte and `aliases` all names that byte has. `code`
+    are the bytes that stand there, of the form's length or, if foreign, five. `form` is the name of
+    the call's form (of a NOP: of the call it replaced), `target` the name of the function it calls;
+    both are empty if unknown.
 
     `call` and `nop` are the bytes of either state. Both are None for a foreign site, and `nop` is
     for a call that a NOP could not tell for certain. `reason` then says why, and `expected` are
@@ -70,6 +71,7 @@ class Site:
     nop: bytes | None = None
     reason: str = ""
     expected: tuple[bytes, ...] = ()
+    aliases: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -138,6 +140,7 @@ def _site(vaddr: int, code: "_Code", functions: "_Functions", decoder: "_Decoder
     return Site(
         vaddr, offset, section, function, function_offset, text[: found.length], found.state,
         found.form, found.target, found.call, found.nop, found.reason, found.expected,
+        functions.names(vaddr - function_offset),
     )  # fmt: skip
 
 
@@ -292,11 +295,11 @@ class _Functions:
 
     def __init__(self, obj: Object) -> None:
         order = (elf.STB_GLOBAL, elf.STB_WEAK, elf.STB_LOCAL)
-        found = {
-            (value, -order.index(info >> 4) if info >> 4 in order else -3, name, size)
-            for name, value, size, info, shndx in _symbols(obj)
+        found = [
+            (value, -order.index(info >> 4) if info >> 4 in order else -3, -number, name, size)
+            for number, (name, value, size, info, shndx) in enumerate(_symbols(obj))
             if info & 0xF == elf.STT_FUNC and shndx != elf.SHN_UNDEF
-        }
+        ]
         self._functions = sorted(found)
         self._starts = [value for value, *_ in self._functions]
 
@@ -305,15 +308,25 @@ class _Functions:
         number = bisect_right(self._starts, vaddr) - 1
         if number < 0:
             return None, 0
-        value, _, name, size = self._functions[number]
+        value, _, _, name, size = self._functions[number]
         if size and vaddr >= value + size:
             return None, 0
-        return name.partition(b"@")[0].decode("utf-8", "backslashreplace"), vaddr - value
+        return _unversioned(name), vaddr - value
+
+    def names(self, start: int) -> tuple[str, ...]:
+        """All names of the function that begins at `start`, each once, the best first."""
+        first, end = bisect_left(self._starts, start), bisect_right(self._starts, start)
+        rows = reversed(self._functions[first:end])
+        return tuple(dict.fromkeys(_unversioned(name) for *_, name, _ in rows))
 
     def describe(self, vaddr: int) -> str:
         """The address, and the function it lies in if any, for people."""
         name, distance = self.covering(vaddr)
         return f"{vaddr:#x}" if name is None else f"{vaddr:#x} ({name}+{distance:#x})"
+
+
+def _unversioned(name: bytes) -> str:
+    return name.partition(b"@")[0].decode("utf-8", "backslashreplace")
 
 
 class _Code:

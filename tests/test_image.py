@@ -7,12 +7,14 @@ from pathlib import Path
 
 import capstone
 import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from recordmcount import elf, image, x86
 from recordmcount.errors import FormatError, RecordError
 from recordmcount.image import Image, Site, State
 from tests import command, images, linked
-from tests.images import WORK_FUNCTIONS, build
+from tests.images import WORK, WORK_FUNCTIONS, build
 
 LINKERS = ("bfd", "gold", "lld", "mold")
 
@@ -127,6 +129,23 @@ def offsets(path: Path) -> set[tuple[str, str]]:
         for name, start in symbols.items()
         if name in call.functions
     }
+
+
+def test_of_a_function_s_names_a_global_one_comes_first_then_the_first(tmp_path: Path) -> None:
+    source = """
+        static int a(void) __attribute__((alias("first"), used));
+        int b(void) __attribute__((alias("first"), weak));
+        int first(void) { return 1; }
+        int x(void) __attribute__((alias("first")));
+    """
+    built = build(tmp_path, flags=["-mfentry", "-fno-pic"], work=source + WORK)
+    (site,) = [site for site in read(built.image).sites if "first" in site.aliases]
+    with built.image.open("rb") as stream:
+        symbols = ELFFile(stream).get_section_by_name(".symtab")
+        assert isinstance(symbols, SymbolTableSection)
+        order = [one.name for one in symbols.iter_symbols() if one.name in ("first", "x")]
+    assert site.aliases == (*order, "b", "a")
+    assert site.place == f"{order[0]}+0x0"
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -153,12 +153,25 @@ def test_status_counts_the_selected_functions_only(built: Built) -> None:
     )
 
 
-def test_a_glob_that_matches_nothing_is_an_error(built: Built) -> None:
+@pytest.mark.parametrize("more", [[], ["--functions", "odd"]], ids=str)
+@pytest.mark.parametrize("verb", ["nop", "status"])
+def test_a_glob_that_matches_nothing_is_an_error(built: Built, verb: str, more: list[str]) -> None:
     original = built.image.read_bytes()
-    assert refused("nop", "--functions", "main", "--functions", "x*", built.image) == (
+    assert refused(verb, "--functions", "main", *more, "--functions", "x*", built.image) == (
         f"{built.image}: no site in a function like main or x*\n"
     )
     assert built.image.read_bytes() == original
+
+
+@pytest.mark.parametrize("name", ["odd", "alias", "weak"])
+def test_a_function_is_found_by_any_of_its_names(tmp_path: Path, name: str) -> None:
+    aliases = """
+        static int alias(unsigned int n) __attribute__((alias("odd"), used));
+        int weak(unsigned int n) __attribute__((alias("odd"), weak));
+    """
+    built = build(tmp_path, flags=["-mfentry", "-fno-pic"], work=images.WORK + aliases)
+    patch("nop", "--functions", name, built.image)
+    assert calls(built) == CALLS - 2
 
 
 def test_calls_of_mcount_and_of_fentry_in_one_image_each_come_back(tmp_path: Path) -> None:
