@@ -141,12 +141,45 @@ def test_cmake_records_again_only_the_object_that_changed(project: Path, generat
     assert_recorded(project / "calc", project / "calc-pie", project / "libstack.so")
 
 
-def test_cmake_passes_options_on_and_keeps_a_compiler_launcher(project: Path) -> None:
+@pytest.fixture
+def showing_recorder(tmp_path: Path) -> str:
+    """Return a recorder that prints the words it is called with, and then records."""
+    recorder = tmp_path / "show"
+    recorder.write_text('#!/bin/sh\nprintf "%s|" "$@"\nexec recordmcount "$@"\n')
+    recorder.chmod(0o755)
+    return f"'{recorder}' -w"
+
+
+@with_each_generator
+def test_cmake_passes_options_on_and_keeps_a_compiler_launcher(
+    project: Path, generator: str, showing_recorder: str
+) -> None:
     lists = project / "CMakeLists.txt"
-    lists.write_text(lists.read_text().replace("(${target})", "(${target} --all-sections)"))
-    cmake(project, "Ninja", "-DCMAKE_C_COMPILER_LAUNCHER=nice")
-    commands = building.run("ninja", "-t", "commands", "libstack.so", cwd=project).splitlines()
-    assert f"--all-sections {building.GLUE}/compile-and-record nice " in commands[0]
+    call = """(${target} --symbol "my fentry" --symbol it's)"""
+    lists.write_text(lists.read_text().replace("(${target})", call))
+    (project / "launch").write_text('#!/bin/sh\necho launched >>"$0.log"\nexec "$@"\n')
+    (project / "launch").chmod(0o755)
+    settings = (
+        f"-DRECORDMCOUNT={showing_recorder}",
+        f"-DCMAKE_C_COMPILER_LAUNCHER={project}/launch",
+    )
+    output = cmake(project, generator, *settings)
+    assert "-w|--pic|--symbol|my fentry|--symbol|it's|-o|" in output
+    assert (project / "launch.log").read_text() == "launched\n"
+    assert_recorded(project / "libstack.so")
+
+
+@with_each_generator
+def test_cmake_records_as_the_last_call_says(
+    project: Path, generator: str, showing_recorder: str
+) -> None:
+    lists = project / "CMakeLists.txt"
+    calls = "(${target} --all-sections)\n  mcount_record(${target} --gc-sections)"
+    lists.write_text(lists.read_text().replace("(${target})", calls))
+    settings = (f"-DRECORDMCOUNT={showing_recorder}", "-DCMAKE_C_COMPILER_LAUNCHER=nice")
+    output = cmake(project, generator, *settings)
+    assert "--all-sections" not in output
+    assert output.count("-w|--pic|--gc-sections|") == len(list(project.rglob("*.o")))
     assert_recorded(project / "libstack.so")
 
 
