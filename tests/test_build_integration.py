@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from signal import SIGKILL
 from stat import S_IFCHR
@@ -104,6 +105,37 @@ def test_a_batch_without_objects_is_refused(project: Path) -> None:
     makefile.write_text(makefile.read_text().replace("calc-pie.recorded: $(OBJECTS)\n", ""))
     output = building.run("make", "calc-pie", cwd=project, status=2)
     assert "calc-pie.recorded has no objects" in output
+
+
+def header_examples() -> list[str]:
+    """The makefiles in the header of recordmcount.mk, as they stand there."""
+    header = (building.GLUE / "recordmcount.mk").read_text().partition("\n\n")[0]
+    prefix = "#   "
+    return [
+        "".join(line.removeprefix(prefix) for line in lines)
+        for indented, lines in groupby(
+            header.splitlines(keepends=True), lambda line: line.startswith(prefix)
+        )
+        if indented
+    ]
+
+
+@with_each_compiler
+@pytest.mark.parametrize("example", header_examples(), ids=["each object", "batch"])
+def test_make_header_can_be_followed_literally(tmp_path: Path, example: str, compiler: str) -> None:
+    (tmp_path / "main.c").write_text("void util(void);\nint main(void) { util(); }\n")
+    (tmp_path / "util.c").write_text("void util(void) {}\n")
+    (tmp_path / "Makefile").write_text(f"CFLAGS = -pg -mfentry\n{example}")
+    building.run("make", "main.o", "util.o", f"CC={COMPILERS[compiler][0]}", cwd=tmp_path)
+    building.run("gcc", "main.o", "util.o", "-o", "prog", cwd=tmp_path)  # before they are recorded
+    make(tmp_path, compiler)
+    assert_recorded(tmp_path / "prog")
+    assert "up to date" in make(tmp_path, compiler)
+
+    add_function(tmp_path / "util.c")
+    make(tmp_path, compiler)
+    assert_recorded(tmp_path / "prog")
+    assert len(Image(tmp_path / "prog").table) == 3
 
 
 # --- CMake --------------------------------------------------------------------------------------

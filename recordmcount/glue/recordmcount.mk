@@ -1,10 +1,19 @@
 # GNU make (4.0 or later): record the objects of a program, in one of two ways.
 #
-#   include $(shell recordmcount --print-dir)/recordmcount.mk
-#   prog: main.recorded.o util.recorded.o    # each object when it is compiled, or
-#   prog: prog.recorded main.o util.o        # before the link, in one batch, those that changed;
-#   prog.recorded: main.o util.o             # programs that share objects share a batch
+# Each object when it is compiled:
 #
+#   include $(shell recordmcount --print-dir)/recordmcount.mk
+#   prog: main.recorded.o util.recorded.o
+#   	$(LINK.o) $^ $(LDLIBS) -o $@
+#
+# Before the link, in one batch, those that changed; programs that share objects share a batch:
+#
+#   include $(shell recordmcount --print-dir)/recordmcount.mk
+#   prog: prog.recorded main.o util.o
+#   	$(LINK.o) $(filter %.o,$^) $(LDLIBS) -o $@
+#   prog.recorded: main.o util.o
+#
+# prog.recorded is no order-only prerequisite: whatever the batch records is linked again.
 # A rule of your own that compiles: put $(RECORD) before the compiler. Options of recordmcount go
 # into RECORDMCOUNT_FLAGS; --pic is always there, for the reason that compile-and-record gives.
 
