@@ -48,7 +48,9 @@ def _parser() -> Parser:
     parser.add_argument("-V", "--version", action="version", version=f"patcher {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, purpose in VERBS.items():
-        verb = verbs.add_parser(name, help=purpose, description=f"{purpose.capitalize()}.")
+        verb = verbs.add_parser(
+            name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."
+        )
         _add_selection(verb)
         if name != "status":
             _add_output(verb)
@@ -89,16 +91,16 @@ def _process(path: str, arguments: Namespace) -> bool:
 
 
 def _status(file: "ElfFile", arguments: Namespace) -> bool:
-    from recordmcount.image import State
+    from recordmcount.image import State, odd_entries
 
     from .switch import Selection, count, describe, sites, sites_in_words
 
     image, selected = sites(file, Selection(tuple(arguments.functions), tuple(arguments.symbol)))
     states = count(selected)
     numbers = [f"{number} {state}" for state, number in states.items()]
-    numbers += [f"dead entries: {image.dead}"] * bool(image.dead)
     foreign = [site for site in selected if site.state is State.FOREIGN]
-    lines = [f"{sites_in_words(len(selected))}: {', '.join(numbers)}"]
+    counted = f"{sites_in_words(len(selected))}: {', '.join(numbers)}"
+    lines = ["; ".join([counted, *odd_entries(image.dead, image.repeated)])]
     lines += [f"{site.place} ({site.vaddr:#x}): foreign: {describe(site)}" for site in foreign]
     return say(1, [f"{file.path}: {line}" for line in lines]) and not foreign
 

@@ -9,8 +9,9 @@ class PatchError(Exception):
 
     `path` is the file, `what` the reason in plain words. Where the fault lies at one site,
     `address` is its address as the patched memory counts (a link-time virtual address for a
-    file), `symbol` its `function+0xoffset`, `actual` the bytes that stand there and `expected`
-    those that should. `str()` is the line a person reads: `path: symbol (0xaddress): what`.
+    file), `symbol` its `function` or `function+0xoffset`, `actual` the bytes that stand there and
+    `expected` those that should. `str()` is the line a person reads:
+    `path: symbol (0xaddress): what`.
     """
 
     errno: ClassVar[int]

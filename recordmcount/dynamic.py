@@ -22,6 +22,11 @@ DT_NULL, DT_PLTRELSZ, DT_PLTGOT, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ = 0, 2
 DT_STRSZ, DT_REL, DT_RELSZ, DT_PLTREL, DT_JMPREL = 10, 17, 18, 20, 23
 DT_RELRSZ, DT_RELR = 35, 36
 
+# What lld --pack-dyn-relocs=android makes, a format of Android's loader alone (bionic, linker.cpp).
+PACKED = {
+    0x6000000F: "DT_ANDROID_REL", 0x60000011: "DT_ANDROID_RELA", 0x6FFFE000: "DT_ANDROID_RELR",
+}  # fmt: skip
+
 # The same numbers on both machines (psABI x86-64 table 4.9, i386 table 2.3).
 R_GLOB_DAT, R_JUMP_SLOT, R_RELATIVE = 6, 7, 8
 
@@ -129,8 +134,15 @@ class LoadView:
         return strings.partition(b"\0")[0], value, shndx
 
     def relocations(self) -> Iterator[DynamicRelocation]:
-        """Every dynamic relocation, in the order of DT_RELR, DT_RELA, DT_REL, DT_JMPREL."""
+        """Every dynamic relocation, in the order of DT_RELR, DT_RELA, DT_REL, DT_JMPREL.
+
+        Raises FormatError where there are others, in a format that is not supported.
+        """
         layout, dynamic = self.obj.layout, self.dynamic
+        for tag in PACKED.keys() & dynamic.keys():
+            raise FormatError(
+                self.obj.path, f"relocations packed for Android ({PACKED[tag]}) are not supported"
+            )
         if DT_RELR in dynamic:
             table = self.read(dynamic[DT_RELR], dynamic.get(DT_RELRSZ, 0), "DT_RELR")
             for slot in _relr_slots(table, layout.word):

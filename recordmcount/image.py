@@ -75,10 +75,14 @@ class Site:
 
     @property
     def place(self) -> str:
-        """`function+0xoffset`, or `section` and the address where no symbol covers it."""
+        """`function` or `function+0xoffset`; `section:0xaddress` where no symbol covers it."""
         if self.function is None:
             return f"{self.section}:{self.vaddr:#x}"
-        return f"{self.function}+{self.function_offset:#x}"
+        return _in_function(self.function, self.function_offset)
+
+
+def _in_function(name: str, offset: int) -> str:
+    return f"{name}+{offset:#x}" if offset else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +111,11 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> Image:
     where there is no table, or an entry names no code that is loaded from the file.
     """
     view = LoadView(obj)
+    if not obj.headers:
+        raise FormatError(obj.path, "no section headers, by which a table is found")
     tables = [obj.section(index) for index in obj.named(table.NAME)]
     if not tables:
-        raise FormatError(obj.path, f"no {table.NAME.decode()} section")
+        raise FormatError(obj.path, f"no {table.NAME.decode()} table")
     names = [name.encode() for name in (*x86.MCOUNT_NAMES, *extra_names)]
     gots = [section for section in _sections(obj) if section.name in (".got", ".got.plt")]
     words = _Words(view, [*tables, *gots], names)
@@ -129,6 +135,15 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> Image:
         targets.code,
         targets.slots,
     )
+
+
+def odd_entries(dead: int, repeated: int) -> list[str]:
+    """`1 dead entry`, `2 repeated entries`, if there are any, for people."""
+    return [
+        f"{number} {what} {'entry' if number == 1 else 'entries'}"
+        for number, what in ((dead, "dead"), (repeated, "repeated"))
+        if number
+    ]
 
 
 def _site(vaddr: int, code: "_Code", functions: "_Functions", decoder: "_Decoder") -> Site:
@@ -319,11 +334,6 @@ class _Functions:
         rows = reversed(self._functions[first:end])
         return tuple(dict.fromkeys(_unversioned(name) for *_, name, _ in rows))
 
-    def describe(self, vaddr: int) -> str:
-        """The address, and the function it lies in if any, for people."""
-        name, distance = self.covering(vaddr)
-        return f"{vaddr:#x}" if name is None else f"{vaddr:#x} ({name}+{distance:#x})"
-
 
 def _unversioned(name: bytes) -> str:
     return name.partition(b"@")[0].decode("utf-8", "backslashreplace")
@@ -451,7 +461,12 @@ class _Decoder:
         address = next(iter(self._origins(form, vaddr)), 0) + operand & self._mask
         if form.through_slot:
             return f"a call through {address:#x}, which is no GOT slot of mcount"
-        return f"a call to {self._functions.describe(address)}, which is not mcount"
+        name, distance = self._functions.covering(address)
+        if name is None:
+            return f"a call to {address:#x}, which is not mcount"
+        hint = "" if distance else f" (if it is, say --symbol {name})"
+        where = _in_function(name, distance)
+        return f"a call to {address:#x} ({where}), which is not mcount{hint}"
 
     def _expected(self, vaddr: int, first: bytes) -> tuple[bytes, ...]:
         """The calls that could stand here; if any begins with `first`, only those that do."""

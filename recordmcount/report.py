@@ -126,7 +126,7 @@ def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[FileReport | Rec
         with open(path, "rb", opener=_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise UnrecognizedError(path, f"not a regular file: {path}")
+                raise FormatError(path, "not a regular file")
             content = _Content(status.st_size, lambda at, size: os.pread(file.fileno(), size, at))
             if content.read(0, 8) != formats.ARCHIVE_MAGIC:
                 yield _examine_object(path, content, names)
@@ -136,6 +136,8 @@ def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[FileReport | Rec
                     yield _examine_object(f"{path}({name})", _in_memory(member), names)
     except RecordError as error:
         yield error
+    except IsADirectoryError:
+        yield FormatError(path, "not a regular file")
     except OSError as error:
         yield RecordError(path, error.strerror or str(error))
 
@@ -162,6 +164,9 @@ def _examine_object(
     try:
         formats.refuse_others(path, content.read(0, 8))
         return _report(Object(path, *content), names)
+    except UnrecognizedError:  # in the words of the kernel's tool, which nobody here compares
+        is_elf = content.read(0, 4) == b"\x7fELF"
+        return FormatError(path, "not for x86" if is_elf else "not an ELF file")
     except RecordError as error:
         return error
 
@@ -175,7 +180,7 @@ def _report(obj: Object, names: tuple[str, ...]) -> FileReport:
         listing = relocatable.read(obj, names)
         rows = tuple(_row(site, site.offset, site.recorded) for site in listing.sites)
         return FileReport(*identity, listing.has_table, rows, listing.dead, listing.repeated)
-    if not obj.named(table.NAME):
+    if obj.headers and not obj.named(table.NAME):
         return FileReport(*identity, has_table=False)
     linked = image.read(obj, names)
     rows = tuple(_row(site, site.vaddr, recorded=True) for site in linked.sites)
@@ -256,10 +261,7 @@ def _summary(report: FileReport) -> str:
         parts.append(f"no {table.NAME.decode()} table")
     elif not report.rows and not report.dead:
         parts.append("the table is empty")
-    for number, what in ((report.dead, "dead"), (report.repeated, "repeated")):
-        if number:
-            parts.append(f"{number} {what} {'entry' if number == 1 else 'entries'}")
-    return "; ".join(parts)
+    return "; ".join(parts + image.odd_entries(report.dead, report.repeated))
 
 
 def _counts(rows: Sequence[Row]) -> list[str]:

@@ -76,6 +76,23 @@ def test_a_table_relocated_by_relr_is_read(linker: str, option: str, tmp_path: P
     assert len(found.sites) == 201
 
 
+@pytest.mark.parametrize(
+    ("options", "tag"),
+    [
+        ("--pack-dyn-relocs=android", "DT_ANDROID_RELA"),
+        ("--pack-dyn-relocs=relr,--use-android-relr-tags", "DT_ANDROID_RELR"),
+    ],
+)
+def test_relocations_packed_for_android_are_refused(options: str, tag: str, tmp_path: Path) -> None:
+    built = build(
+        tmp_path, linker="lld", flags=["-fpie"], link=["-pie", f"-Wl,{options}"],
+        work=many_functions(200),
+    )  # fmt: skip
+    with pytest.raises(FormatError) as caught:
+        read(built.image)
+    assert str(caught.value) == f"image: relocations packed for Android ({tag}) are not supported"
+
+
 def many_functions(count: int) -> str:
     """Enough for several words of DT_RELR bitmaps."""
     functions = "".join(f"int f{number}(void) {{ return {number}; }}\n" for number in range(count))
@@ -145,7 +162,11 @@ def test_of_a_function_s_names_a_global_one_comes_first_then_the_first(tmp_path:
         assert isinstance(symbols, SymbolTableSection)
         order = [one.name for one in symbols.iter_symbols() if one.name in ("first", "x")]
     assert site.aliases == (*order, "b", "a")
-    assert site.place == f"{order[0]}+0x0"
+    assert site.place == order[0]
+
+
+def test_a_site_at_the_first_byte_of_a_function_is_named_by_that_alone(program: Path) -> None:
+    assert {site.place for site in read(program).sites} == WORK_FUNCTIONS
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -215,7 +236,7 @@ def test_an_entry_of_a_pie_must_have_a_relocation(tmp_path: Path) -> None:
 def test_an_image_without_a_table_is_an_error(tmp_path: Path) -> None:
     main = images.compile_object(tmp_path, "main", "int main(void) { return 0; }", "gcc")
     images.tool("gcc", "-o", tmp_path / "main", main)
-    with pytest.raises(FormatError, match=r"^image: no __mcount_loc section$"):
+    with pytest.raises(FormatError, match=r"^image: no __mcount_loc table$"):
         read(tmp_path / "main")
 
 
@@ -253,7 +274,10 @@ def test_a_genuine_call_of_another_function_is_foreign(program: Path) -> None:
     odd = images.symbol(program, "odd")
     for opcode in (b"\xe8", b"\x67\xe8", b"\x90\xe8"):
         data = with_code(program, partial(relative, opcode, target=odd))
-        reason = f"a call to {odd:#x} (odd+0x0), which is not mcount"
+        reason = f"a call to {odd:#x} (odd), which is not mcount (if it is, say --symbol odd)"
+        assert state_of_twice(data) == (State.FOREIGN, reason)
+        data = with_code(program, partial(relative, opcode, target=odd + 1))
+        reason = f"a call to {odd + 1:#x} (odd+0x1), which is not mcount"
         assert state_of_twice(data) == (State.FOREIGN, reason)
 
 
@@ -418,7 +442,7 @@ def test_forms_of_six_bytes_differ_in_the_scale_of_the_nop_s_index() -> None:
         ((54, 2), 57, "e_phentsize is 57, not 56"),
         ((56, 2), 0, "no program headers"),
         ((32, 8), 1 << 40, "the program header table at 0x10000000000, "),
-        ((40, 8), 0, "no __mcount_loc section"),
+        ((40, 8), 0, "no section headers, by which a table is found"),
         ((58, 2), 63, "e_shentsize is 63, not 64"),
     ],
 )

@@ -229,8 +229,8 @@ def test_one_foreign_site_stops_everything_and_is_reported_exactly(built: Built,
     new = b"\xe8" + (odd - site - 5).to_bytes(4, "little", signed=True)
     plt = site + 5 + int.from_bytes(old[1:], "little", signed=True)
     assert refused(verb, built.image) == (
-        f"{built.image}: twice+0x0 ({site:#x}): foreign: "
-        f"a call to {odd:#x} (odd+0x0), which is not mcount: "
+        f"{built.image}: twice ({site:#x}): foreign: "
+        f"a call to {odd:#x} (odd), which is not mcount (if it is, say --symbol odd): "
         f"{new.hex(' ')} (call {odd:#x}); expected {old.hex(' ')} (call {plt:#x}); "
         "nothing was written\n"
     )
@@ -243,7 +243,16 @@ def test_status_lists_foreign_sites_and_fails(built: Built) -> None:
     first, second = done.stdout.splitlines()
     assert (done.status, done.stderr) == (1, "")
     assert first == f"{built.image}: 4 sites: 3 call, 0 nop, 1 foreign"
-    assert second.startswith(f"{built.image}: twice+0x0 ({site:#x}): foreign: a call to ")
+    assert second.startswith(f"{built.image}: twice ({site:#x}): foreign: a call to ")
+
+
+def test_status_counts_dead_and_repeated_entries_as_report_does(built: Built) -> None:
+    offset, _, _ = images.section(built.image, "__mcount_loc")
+    table = built.image.read_bytes()[offset : offset + 32]
+    images.write(built.image, offset, bytes(8) + table[16:24])
+    odd_entries = "1 dead entry; 1 repeated entry"
+    assert status(built.image) == f"2 sites: 2 call, 0 nop, 0 foreign; {odd_entries}"
+    assert command.run("recordmcount", "report", built.image).stdout.endswith(f"; {odd_entries}\n")
 
 
 def test_a_foreign_site_that_is_not_selected_does_not_matter(built: Built) -> None:
@@ -410,7 +419,7 @@ def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
         fifo: "not a regular file",
         tmp_path: "not a regular file",
         tmp_path / "nothing": "No such file or directory",
-        tmp_path / "libcounter.so": "no __mcount_loc section",
+        tmp_path / "libcounter.so": "no __mcount_loc table",
     }
     before = {path: path.read_bytes() for path in reasons if path.is_file()}
     done = command.run("patcher", "nop", *reasons, built.image)
@@ -436,7 +445,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(built: Built) -> None:
     before = built.image.stat()
     plan = patch("nop", "-n", "--functions", "odd", built.image)
     site = images.symbol(built.image, "odd")
-    assert plan.startswith(f"{built.image}: odd+0x0 ({site:#x}): e8 ")
+    assert plan.startswith(f"{built.image}: odd ({site:#x}): e8 ")
     assert plan.endswith(" -> 0f 1f 44 00 01\n")
     after = built.image.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -521,6 +530,12 @@ def test_a_file_that_cannot_be_written_is_an_error(built: Built, tmp_path: Path)
     assert refused("nop", "-o", out, built.image) == f"{out}: No such file or directory\n"
 
 
+def test_an_output_that_is_no_regular_file_is_an_error(built: Built, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for out in (tmp_path, tmp_path / "fifo"):
+        assert refused("nop", "-o", out, built.image) == f"{out}: not a regular file\n"
+
+
 def test_links_and_attributes_are_kept_as_any_editor_would(built: Built, tmp_path: Path) -> None:
     hard, soft = tmp_path / "hard", tmp_path / "soft"
     original = built.image.read_bytes()
@@ -563,6 +578,10 @@ def test_what_cannot_be_said_is_one_line_and_status_1(words: str, redirection: s
     done = subprocess.run(shell, check=False, capture_output=True, text=True, cwd=command.ROOT)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch("standard output: .+\n", done.stderr)
+
+
+def test_help_says_what_a_verb_does() -> None:
+    assert "\n\nTurn calls to mcount into NOPs.\n\n" in patch("nop", "--help")
 
 
 def test_help_imports_nothing_heavy() -> None:

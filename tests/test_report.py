@@ -349,6 +349,14 @@ def test_a_linked_file_without_table_says_so(tmp_path: Path) -> None:
     assert report("main", cwd=tmp_path) == (0, said, "")
 
 
+def test_a_linked_file_without_section_headers_is_refused_as_by_the_patcher(tmp_path: Path) -> None:
+    path = images.build(tmp_path, flags=("-mfentry", "-fno-pic")).image
+    images.write(path, 40, bytes(8))  # e_shoff
+    images.write(path, 60, bytes(4))  # e_shnum, e_shstrndx
+    reason = f"{path}: no section headers, by which a table is found\n"
+    assert report(path) == command.run("patcher", "status", path) == (1, "", reason)
+
+
 def test_a_stripped_file_has_no_functions(tmp_path: Path) -> None:
     path = images.build(tmp_path, flags=("-mfentry", "-fno-pic")).image
     images.tool("strip", path)
@@ -362,13 +370,13 @@ def test_a_stripped_file_has_no_functions(tmp_path: Path) -> None:
 
 ONE_LINE = {
     "absent": "{path}: No such file or directory",
-    "folder": "{path}: Is a directory",
-    "fifo": "not a regular file: {path}",
-    "empty": "unrecognized ELF data encoding 0: {path}",
-    "text": "unrecognized ELF data encoding 106: {path}",
+    "folder": "{path}: not a regular file",
+    "fifo": "{path}: not a regular file",
+    "empty": "{path}: not an ELF file",
+    "text": "{path}: not an ELF file",
     "bitcode": "{path}: LLVM bitcode, not an object: ",
     "truncated": "{path}: the section header table at ",
-    "arm": "unrecognized e_machine 183 {path}",
+    "arm": "{path}: not for x86",
     "core": "{path}: neither an object nor a linked file",
     "bare": "{path}: no program headers",
 }

@@ -13,7 +13,7 @@ from typing import Self
 from patcher.errors import NoSiteError, ReadError, WriteError
 from recordmcount import elf, output, x86
 from recordmcount.dynamic import PF_X, PT_LOAD, LoadView, Segment
-from recordmcount.errors import FormatError, OutputError
+from recordmcount.errors import FormatError, OutputError, UnrecognizedError
 
 
 class ElfFile:
@@ -86,6 +86,8 @@ class ElfFile:
             output.replace(target, self._fd, chunks, owner=path is None, before=self._status)
         except OutputError as error:
             raise WriteError(target, error.what) from error
+        except UnrecognizedError as error:
+            raise WriteError(target, "not a regular file") from error
 
     def _segment(self, address: int, size: int) -> Segment | None:
         for segment in self._segments:
