@@ -1,6 +1,7 @@
 """Real projects, built with the Make fragment, the CMake module and the Kbuild recipe."""
 
 import os
+import shlex
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
@@ -223,6 +224,14 @@ def test_kbuild_records_a_module(module: Path, variables: tuple[str, ...]) -> No
     kbuild.build(module, *variables)
     assert_module_recorded(module)
     assert "-mrecord-mcount" not in (module / ".main.o.cmd").read_text()
+
+
+def test_kbuild_header_says_how_clang_builds_for_a_kernel_that_gcc_built(module: Path) -> None:
+    lines = kbuild.RECIPE.read_text().partition("make CC=clang")[2].partition("\n\n")[0]
+    command = shlex.split("CC=clang" + lines.replace("\\\n#", ""))
+    assert command == list(kbuild.CLANG)  # with which the test above builds
+    alone = building.run("make", f"KDIR={kbuild.KERNEL}/headers", "CC=clang", cwd=module, status=2)
+    assert "clang: error: unknown argument" in alone
 
 
 def test_kbuild_records_a_module_that_does_not_know_of_it(module: Path) -> None:

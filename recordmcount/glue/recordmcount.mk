@@ -13,7 +13,8 @@
 #   	$(LINK.o) $(filter %.o,$^) $(LDLIBS) -o $@
 #   prog.recorded: main.o util.o
 #
-# prog.recorded is no order-only prerequisite: whatever the batch records is linked again.
+# prog.recorded must not be order-only (behind `|`): what the batch has recorded is linked again.
+#
 # A rule of your own that compiles: put $(RECORD) before the compiler. Options of recordmcount go
 # into RECORDMCOUNT_FLAGS; --pic is always there, for the reason that compile-and-record gives.
 
