@@ -73,8 +73,6 @@ def describe(counts: tuple[int, ...]) -> str:
 def _record(path: str, options: "Options", result: Result, processes: int) -> None:
     fd, writable = _open(path, read_only=options.dry_run or options.output is not None)
     try:
-        if writable:
-            output.lock(fd)
         status = posix.fstat(fd)
         if status.st_mode & output.S_IFMT != output.S_IFREG:
             raise UnrecognizedError(path, f"not a regular file: {path}")
@@ -82,7 +80,7 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
         read = _reader(fd, status.st_size)
         magic = read(0, 8)
         if magic == formats.ARCHIVE_MAGIC:
-            _record_archive(path, fd, _whole(fd, status.st_size), options, result)
+            _record_archive(path, fd, status, options, result)
             return
         formats.refuse_others(path, magic)
         obj = elf.Object(path, status.st_size, read)
@@ -90,15 +88,20 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
         if options.dry_run or not (plan or options.output):
             return
         if options.output or plan.edits or not writable or status.st_nlink > 1:
-            _replace(path, fd, output.patched(obj, plan.all_edits, plan.appended), options)
+            chunks = output.patched(obj, plan.all_edits, plan.appended)
+            _replace(path, fd, chunks, options, status)
         else:
             output.append(path, fd, obj.size, (obj.header, plan.header), plan.appended)
     finally:
         _close(fd)
 
 
-def _record_archive(path: str, fd: int, content: bytes, options: "Options", result: Result) -> None:
+def _record_archive(
+    path: str, fd: int, status: posix.stat_result, options: "Options", result: Result
+) -> None:
     from . import archive  # the rare case does not slow down the start of the common one
+
+    content = _whole(fd, status.st_size)
 
     def new_member(name: str, member: bytes) -> bytes:
         member_path = f"{path}({name})"
@@ -111,7 +114,7 @@ def _record_archive(path: str, fd: int, content: bytes, options: "Options", resu
 
     new = archive.rebuild(path, content, new_member)
     if not options.dry_run and (options.output or new != content):
-        _replace(path, fd, [new], options)
+        _replace(path, fd, [new], options, status)
 
 
 def plan_object(obj: "Object", options: "Options", result: Result, processes: int = 1) -> "Plan":
@@ -158,7 +161,18 @@ def _describe_plan(obj: "Object", plan: "Plan") -> "list[str]":
 
 
 def _open(path: str, *, read_only: bool) -> tuple[int, bool]:
-    """(file descriptor, whether it is open for writing); never blocks on a FIFO."""
+    """(file descriptor, whether it is open for writing and locked); never blocks on a FIFO."""
+    fd, writable = _open_once(path, read_only=read_only)
+    if writable:
+        output.lock(fd)
+        if not posix.fstat(fd).st_nlink:  # the run we waited for has put a new file in its place
+            posix.close(fd)
+            fd, writable = _open_once(path, read_only=read_only)
+            output.lock(fd)
+    return fd, writable
+
+
+def _open_once(path: str, *, read_only: bool) -> tuple[int, bool]:
     flags = posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY
     try:
         if not read_only:
@@ -203,8 +217,14 @@ def _close(fd: int) -> None:
         pass  # what was written has been flushed, and its errors have been told
 
 
-def _replace(path: str, fd: int, chunks: "Iterable[bytes]", options: "Options") -> None:
+def _replace(
+    path: str,
+    fd: int,
+    chunks: "Iterable[bytes]",
+    options: "Options",
+    before: posix.stat_result,
+) -> None:
     if options.output:
         output.replace(options.output, fd, chunks, owner=False)
     else:
-        output.replace(path, fd, chunks)
+        output.replace(path, fd, chunks, before=before)

@@ -4,6 +4,7 @@ import fcntl
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -345,3 +346,28 @@ def test_a_file_that_another_program_put_there_meanwhile_stays(tmp_path: Path) -
     assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == {
         "object.o": b"what they made"
     }
+
+
+def test_a_run_that_waited_for_another_takes_the_file_that_stands_there_then(
+    path: Path, new: bytes
+) -> None:
+    with path.open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = subprocess.Popen([*RECORDMCOUNT, path], stderr=subprocess.PIPE, text=True)
+        wait_until_blocked(second.pid)
+        replacement = path.with_name("new.o")
+        replacement.write_bytes(new)
+        replacement.rename(path)
+    _, said = second.communicate(timeout=60)
+    assert (second.returncode, path.read_bytes()) == (0, new)
+    assert said == f"warning: __mcount_loc already exists: {path}\n"
+
+
+def wait_until_blocked(process: int) -> None:
+    """Wait until another process stands in /proc/locks as one that waits for a lock."""
+    for _ in range(6000):
+        waiting = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        if any(words[1] == "->" and words[5] == str(process) for words in waiting):
+            return
+        time.sleep(0.01)
+    pytest.fail("the second run does not wait")
