@@ -6,6 +6,7 @@ thousands of sites, nearly all of them the same five bytes, and columns can be c
 
 from _operator import itemgetter, lt
 from itertools import islice
+from struct import pack, unpack
 
 from . import elf, jobs, x86
 from .errors import FormatError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     # Section index, section offset of the relocated field, what it is.
     Unsupported = tuple[int, int, str]
     # Starts, entries, forms, references, unsupported: of a part, as in SectionSites and Found.
-    Answer = tuple[list[int], list[int], bytes, int, list[Unsupported]]
+    Answer = tuple[list[int], bytes, bytes, int, list[Unsupported]]
 
 # A piece of code up to this size is read for one piece of relocations; beyond it, all of it.
 WINDOW = 1 << 20
@@ -35,14 +36,14 @@ class SectionSites:
     """The calls in one text section, in the order of their relocations; columns of equal length.
 
     `section` and `relocations` are section indices, `starts` the section offsets of the
-    instructions' first bytes, `entries` the numbers of their relocations, `forms` their shapes as
-    indices into `x86.ALL_FORMS`, a byte each.
+    instructions' first bytes, `entries` the numbers of their relocations, packed in 8 bytes each
+    (few ask for them), `forms` their shapes as indices into `x86.ALL_FORMS`, a byte each.
     """
 
     __slots__ = ("section", "relocations", "starts", "entries", "forms")
 
     def __init__(
-        self, section: int, relocations: int, starts: list[int], entries: list[int], forms: bytes
+        self, section: int, relocations: int, starts: list[int], entries: bytes, forms: bytes
     ) -> None:
         self.section = section
         self.relocations = relocations
@@ -54,7 +55,8 @@ class SectionSites:
         return len(self.starts)
 
     def __iter__(self) -> "Iterator[CallSite]":
-        for start, entry, form in zip(self.starts, self.entries, self.forms, strict=True):
+        entries = unpack(f"<{len(self)}Q", self.entries)
+        for start, entry, form in zip(self.starts, entries, self.forms, strict=True):
             yield CallSite(self.section, start, entry, x86.ALL_FORMS[form])
 
 
@@ -203,7 +205,7 @@ class _Search:
         relocations, target, pieces = part
         code = _Code(self.obj, target)
         starts: list[int] = []
-        entries: list[int] = []
+        entries: list[bytes] = []
         forms = bytearray()
         references = 0
         unsupported: list[Unsupported] = []
@@ -211,16 +213,16 @@ class _Search:
             plain = self.plain_calls(code, piece)
             if plain is not None:
                 starts += plain
-                entries += piece.numbers
+                entries.append(_packed(piece.numbers))
                 forms += bytes((self.plain.number,)) * len(plain)
                 continue
             answer = self.decode_each(code, piece)
             starts += answer[0]
-            entries += answer[1]
+            entries.append(answer[1])
             forms += answer[2]
             references += answer[3]
             unsupported += answer[4]
-        return starts, entries, bytes(forms), references, unsupported
+        return starts, b"".join(entries), bytes(forms), references, unsupported
 
     def plain_calls(self, code: "_Code", piece: "Relocations") -> list[int] | None:
         """Section offsets of the instructions if all are plain 5-byte calls, else None.
@@ -250,7 +252,10 @@ class _Search:
         base, text = code.around(*_range(fields))
         before = [text[max(0, field - base - 2)] for field in fields]
         unproven = code.unproven([field - 1 for field in fields], before)
-        starts, entries, forms, references = [], [], bytearray(), 0
+        starts: list[int] = []
+        entries: list[int] = []
+        forms = bytearray()
+        references = 0
         unsupported: list[Unsupported] = []
         for i, (entry, field) in enumerate(zip(piece.numbers, fields, strict=True)):
             at = field - base
@@ -268,7 +273,11 @@ class _Search:
                 starts.append(field - len(form.prefix))
                 entries.append(entry)
                 forms.append(form.number)
-        return starts, entries, bytes(forms), references, unsupported
+        return starts, _packed(entries), bytes(forms), references, unsupported
+
+
+def _packed(numbers: "Sequence[int]") -> bytes:
+    return pack(f"<{len(numbers)}Q", *numbers)
 
 
 class _Code:
