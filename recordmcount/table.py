@@ -13,8 +13,11 @@ from . import x86
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Literal
 
-    from .elf import Layout, Object
+    from .elf import Object
+
+    Code = Literal["q", "I"]  # of a word, for `struct` and `memoryview`
 
 NAME = b"__mcount_loc"
 # Entries are encoded in blocks of this many, so that no list of them all is made.
@@ -38,24 +41,28 @@ def encode(obj: "Object", runs: list[tuple[int, list[int]]]) -> tuple[bytes, byt
     layout, kind, rela = obj.layout, word_relocation(obj), uses_rela(obj)
     words: list[bytes] = []
     relocations: list[bytes] = []
+    code: Code = "q" if layout.is_64 else "I"
     at = 0
     for symbol, run in runs:
-        info = layout.info(symbol, kind)
+        info = pack(f"<{code}", layout.info(symbol, kind))
         for start in range(0, len(run), BLOCK):
             values = run[start : start + BLOCK]
+            count = len(values)
             if not layout.is_64:  # negative values too must fit an unsigned format
                 values = [value & 0xFFFFFFFF for value in values]
-            end = at + len(values) * layout.word
-            columns = (range(at, end, layout.word), [info] * len(values), values)
-            relocations.append(_interleave(layout, columns if rela else columns[:2]))
-            words.append(bytes(end - at) if rela else _interleave(layout, (values,)))
+            end = at + count * layout.word
+            offsets = pack(f"<{count}{code}", *range(at, end, layout.word))
+            packed = pack(f"<{count}{code}", *values)
+            columns = (offsets, info * count, packed) if rela else (offsets, info * count)
+            relocations.append(_interleave(code, columns))
+            words.append(bytes(end - at) if rela else packed)
             at = end
     return b"".join(words), b"".join(relocations)
 
 
-def _interleave(layout: "Layout", columns: "Sequence[Sequence[int]]") -> bytes:
-    """Pack the columns' values row by row as words."""
-    flat = [0] * (len(columns) * len(columns[0]))
+def _interleave(code: "Code", columns: "Sequence[bytes]") -> bytes:
+    """Rows of words from packed columns of words; `code` tells their size to `struct`."""
+    rows = memoryview(bytearray(len(columns) * len(columns[0]))).cast(code)
     for i, column in enumerate(columns):
-        flat[i :: len(columns)] = column
-    return pack(f"<{len(flat)}{'q' if layout.is_64 else 'I'}", *flat)
+        rows[i :: len(columns)] = memoryview(column).cast(code)
+    return rows.tobytes()
