@@ -67,6 +67,8 @@ CHUNK = 16384
 SH_TYPE_AT = 4  # offset of sh_type in a section header of either class
 # How many times a file's size may be read from it; recording a sound object takes less than four.
 READINGS = 8
+# String tables are searched in pieces of this many bytes.
+STRINGS = 1 << 19
 # From this many things to search for in a table, one pass over it is cheaper than a search each.
 MANY = 16
 
@@ -176,10 +178,7 @@ class Object:
 
         Sections of a sound file do not overlap, so that nobody has to read much more than it has.
         """
-        if offset + size > self.size:
-            raise FormatError(
-                self.path, f"{what} at {offset:#x}, {size:#x} bytes, is outside the file"
-            )
+        self._require(offset, size, what)
         self._allowance -= size
         if self._allowance < 0:
             raise FormatError(self.path, "sections overlap: reading them would not end")
@@ -187,6 +186,12 @@ class Object:
         if len(data) != size:
             raise FormatError(self.path, "the file shrank while it was read")
         return data
+
+    def _require(self, offset: int, size: int, what: str) -> None:
+        if offset + size > self.size:
+            raise FormatError(
+                self.path, f"{what} at {offset:#x}, {size:#x} bytes, is outside the file"
+            )
 
     def _read_header(self) -> tuple[bytes, Layout]:
         ident = self.read(0, min(self.size, 64), "the ELF header")
@@ -289,8 +294,11 @@ class Object:
                 return None
             if len(tables) > 1:
                 raise FormatError(self.path, "more than one symbol table")
-            if self.headers[tables[0]][9] != self.layout.sym.size:
+            size = self.layout.sym.size
+            if self.headers[tables[0]][9] != size:
                 raise FormatError(self.path, "symbol table with an unknown entry size")
+            if self.headers[tables[0]][5] % size:
+                raise FormatError(self.path, "the symbol table ends inside a symbol")
             self._symtab = tables[0]
         return self._symtab
 
@@ -299,8 +307,6 @@ class Object:
         """The symbol table's bytes; empty where there is none."""
         if self._symbols is None:
             self._symbols = b"" if self.symtab is None else self.content(self.symtab)
-            if len(self._symbols) % self.layout.sym.size:
-                raise FormatError(self.path, "the symbol table ends inside a symbol")
         return self._symbols
 
     @property
@@ -315,29 +321,62 @@ class Object:
     @property
     def symbol_count(self) -> int:
         """How many symbols the table has, the null symbol counted."""
-        return len(self.symbol_bytes) // self.layout.sym.size
+        return 0 if self.symtab is None else self.headers[self.symtab][5] // self.layout.sym.size
+
+    def _symbol_pieces(self) -> "Iterator[tuple[int, bytes]]":
+        """(index of the first, bytes) of the symbols, CHUNK at a time: most need but the first."""
+        size = self.layout.sym.size
+        for first in range(0, self.symbol_count, CHUNK):
+            count = min(CHUNK, self.symbol_count - first)
+            start = self.headers[self.symtab or 0][4] + first * size
+            yield first, self.read(start, count * size, f"section {self.symtab}")
 
     def symbols_named(self, names: "Iterable[bytes]") -> frozenset[int]:
         """The indices of all symbols that have one of these names."""
-        strings, table, size = self.symbol_names, self.symbol_bytes, self.layout.sym.size
-        places: set[int] = set()
-        absent: tuple[bytes, ...] = ()
-        for name in sorted(names, key=len):
-            if not name.endswith(absent):  # where its tail is not, the name is not
-                found = string_places(strings, name)
-                places |= found
-                absent += () if found else (name,)
+        size = self.layout.sym.size
+        places = self._name_places(sorted(names, key=len))
         patterns = {place.to_bytes(4, "little") for place in places}  # st_name
-        candidates = positions(table[::size], {pattern[0] for pattern in patterns})
-        return frozenset(i for i in candidates if table[i * size : i * size + 4] in patterns)
+        low_bytes = {pattern[0] for pattern in patterns}
+        return frozenset(
+            first + i
+            for first, piece in (self._symbol_pieces() if patterns else ())
+            for i in positions(piece[::size], low_bytes)
+            if piece[i * size : i * size + 4] in patterns
+        )
+
+    def _name_places(self, names: list[bytes]) -> set[int]:
+        """Where in the symbols' string table these names, shortest first, can be named."""
+        places: set[int] = set()
+        if self.symtab is None:
+            return places
+        index = self.headers[self.symtab][6]
+        if self.section_type(index) != SHT_STRTAB:
+            raise FormatError(self.path, f"section {index} is no string table")
+        offset, size = self.headers[index][4:6]
+        self._require(offset, size, f"string table {index}")
+        if size and self.read(offset + size - 1, 1, f"string table {index}") != b"\0":
+            raise FormatError(self.path, f"string table {index} does not end in NUL")
+        overlap = len(names[-1])
+        for start in range(0, size, STRINGS):
+            piece = self.read(
+                offset + start, min(STRINGS + overlap, size - start), "a string table"
+            )
+            absent: tuple[bytes, ...] = ()
+            for name in names:
+                if not name.endswith(absent):  # where its tail is not, the name is not
+                    found = string_places(piece, name)
+                    places.update([start + place for place in found])
+                    absent += () if found else (name,)
+        return places
 
     def raw_symbols(self) -> "Iterator[RawSymbol]":
         """Every symbol in order as (name, value, size, info, other, shndx), shndx resolved.
 
         `name` is an offset into `symbol_names`; `value` of an ET_REL file is a section offset.
         """
-        for i, fields in enumerate(self.layout.sym.iter_unpack(self.symbol_bytes)):
-            yield self._raw_symbol(i, fields)
+        for first, piece in self._symbol_pieces():
+            for i, fields in enumerate(self.layout.sym.iter_unpack(piece), first):
+                yield self._raw_symbol(i, fields)
 
     def _raw_symbol(self, index: int, fields: "tuple[int, ...]") -> "RawSymbol":
         if self.layout.is_64:
