@@ -1,6 +1,6 @@
 """Print results and diagnostics, to whoever still listens."""
 
-import posix
+from .output import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,10 +14,8 @@ def say(fd: int, lines: "Iterable[str]") -> bool:
     leave the rest of the files undone, so it is not raised.
     """
     text = "".join(f"{line}\n" for line in lines)
-    rest = memoryview(text.encode("utf-8", "surrogateescape"))
     try:
-        while rest:
-            rest = rest[posix.write(fd, rest) :]
+        write_all(fd, text.encode("utf-8", "surrogateescape"))
     except OSError as error:
         if fd == 1 and not isinstance(error, BrokenPipeError):
             say(2, [f"standard output: {error.strerror}"])

@@ -9,6 +9,8 @@ which survives the process.
 import marshal
 import posix
 
+from .output import write_all
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,7 +92,7 @@ def _work(items: "Iterator[int]", memory: int, work: "Callable[[int], Any]") -> 
     try:
         for item in items:
             answer = marshal.dumps((item, work(item)))
-            _write_all(memory, len(answer).to_bytes(4, "little") + answer)
+            write_all(memory, len(answer).to_bytes(4, "little") + answer)
         status = 0
     finally:
         posix._exit(status)
@@ -104,9 +106,3 @@ def _answers(memory: int) -> "Iterator[tuple[int, Any]]":
         if len(length) < 4 or len(answer) < size:  # the worker died while it wrote this
             return
         yield marshal.loads(answer)  # noqa: S302 - our own child wrote it
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[posix.write(fd, rest) :]

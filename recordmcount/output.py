@@ -114,7 +114,7 @@ def replace(
             created = True
             try:
                 for chunk in chunks:
-                    _write_all(fd, chunk)
+                    write_all(fd, chunk)
                 _copy_attributes(like, fd, owner)
             except BaseException:
                 posix.close(fd)
@@ -160,7 +160,8 @@ def _write_at(fd: int, offset: int, data: bytes) -> None:
         rest = rest[written:]
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, however little the system takes at a time."""
     rest = memoryview(data)
     while rest:
         rest = rest[posix.write(fd, rest) :]

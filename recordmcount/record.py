@@ -45,22 +45,19 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
         return result
     try:
         _record(path, options, result, processes)
+        if options.stats:
+            result.out.append(f"{path}: {describe(result.counts)}")
+        return result
     except RecordError as error:
-        result.err.append(str(error))
-        result.failed = True
+        why = str(error)
     except OSError as error:
-        result.err.append(f"{path}: {output.reason(error)}")
-        result.failed = True
+        why = f"{path}: {output.reason(error)}"
     except MemoryError:
-        result.err.append(f"{path}: out of memory")
-        result.failed = True
+        why = f"{path}: out of memory"
     except ImportError as error:  # a part of this program that is read only when it is needed
-        result.err.append(f"{path}: {error}")
-        result.failed = True
-    if result.failed:
-        result.err.append(f"{path}: failed")
-    elif options.stats:
-        result.out.append(f"{path}: {describe(result.counts)}")
+        why = f"{path}: {error}"
+    result.failed = True
+    result.err += [why, f"{path}: failed"]
     return result
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recordmcount import jobs
+from recordmcount import jobs, output
 
 PROCESSES = pytest.mark.parametrize("processes", [1, 2, 3, 40])
 
@@ -91,7 +91,7 @@ def test_items_that_no_process_was_left_for_have_no_answer() -> None:
 
 def test_a_half_written_answer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by a process that was killed, or had no memory left, in the middle of writing."""
-    whole = jobs._write_all  # noqa: SLF001
+    whole = output.write_all
 
     def half(fd: int, data: bytes) -> None:
         if b"last words" in data:
@@ -99,7 +99,7 @@ def test_a_half_written_answer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
             kill(0)
         whole(fd, data)
 
-    monkeypatch.setattr(jobs, "_write_all", half)
+    monkeypatch.setattr(jobs, "write_all", half)
     answers = list(jobs.run(4, 2, lambda number: "last words" if number == 1 else "first"))
     assert answers == ["first", None, "first", "first"]
 
