@@ -1,27 +1,15 @@
-"""Read, compare, write, read back: the only way this package changes code.
+"""Read, compare, write, serialise, read back: the only way this package changes code.
 
 A batch is verified as a whole before its first byte is written. What to write is decided
 elsewhere, from static tables; here nothing is looked for.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import add, gt, ne
+from typing import NamedTuple
 
 from .errors import CompareError, WriteError
-
-
-class TextMemory(Protocol):
-    """Code that can be read and written. What an address counts is the memory's own affair."""
-
-    @property
-    def path(self) -> str:
-        """What the memory is called in messages."""
-
-    def read(self, address: int, size: int) -> bytes:
-        """`size` bytes at `address`; ReadError where there are not that many."""
-
-    def write(self, address: int, data: bytes) -> None:
-        """Put `data` at `address`; WriteError if it cannot be done as a whole."""
+from .memory import TextMemory
 
 
 class Change(NamedTuple):
@@ -36,41 +24,108 @@ class Change(NamedTuple):
         return f"{self.symbol} ({self.address:#x}): {self.old.hex(' ')} -> {self.new.hex(' ')}"
 
 
-def modify_code(memory: TextMemory, changes: Sequence[Change]) -> None:
-    """Make all `changes`, or none if one of them does not verify.
+class Batch:
+    """Many changes as columns of equal length, in ascending order of address.
+
+    `symbol` tells the name of what is at an address; it is asked for messages only. Iterating
+    gives each Change.
+    """
+
+    __slots__ = ("addresses", "old", "new", "symbol")
+
+    def __init__(
+        self,
+        addresses: Sequence[int],
+        old: Sequence[bytes],
+        new: Sequence[bytes],
+        symbol: Callable[[int], str] = lambda _: "",
+    ) -> None:
+        self.addresses = addresses
+        self.old = old
+        self.new = new
+        self.symbol = symbol
+
+    @classmethod
+    def of(cls, changes: Iterable[Change]) -> "Batch":
+        """The changes, sorted."""
+        ordered = sorted(changes)
+        symbols = {change.address: change.symbol for change in ordered}
+        return cls(
+            [change.address for change in ordered],
+            [change.old for change in ordered],
+            [change.new for change in ordered],
+            lambda address: symbols.get(address, ""),
+        )
+
+    def __len__(self) -> int:
+        return len(self.addresses)
+
+    def __iter__(self) -> Iterator[Change]:
+        for address, old, new in zip(self.addresses, self.old, self.new, strict=True):
+            yield Change(address, old, new, self.symbol(address))
+
+
+def modify_code(memory: TextMemory, address: int, old: bytes, new: bytes, symbol: str = "") -> None:
+    """Write `new` at `address` if `old` stands there.
+
+    Raises ReadError (EFAULT), CompareError (EINVAL) or WriteError (EPERM); only after the last of
+    them something may have been written.
+    """
+    modify_batch(memory, Batch.of([Change(address, old, new, symbol)]))
+
+
+def modify_batch(memory: TextMemory, batch: Batch) -> None:
+    """Make all changes of the batch, or none if one of them does not verify.
 
     Raises ReadError, CompareError or WriteError. A WriteError can come after some sites were
     written; each site then has all of its old bytes or all of its new ones.
     """
-    verify(memory, changes)
-    for change in changes:
-        memory.write(change.address, change.new)
-    for change in changes:
-        if memory.read(change.address, len(change.new)) != change.new:
-            raise WriteError(
-                memory.path, "reads back otherwise than it was written",
-                address=change.address, symbol=change.symbol, expected=(change.new,),
-            )  # fmt: skip
+    verify(memory, batch)
+    if not len(batch):
+        return
+    memory.scatter(batch.addresses, batch.new)
+    memory.sync()
+    read_back = memory.gather(batch.addresses, list(map(len, batch.new)))
+    if read_back != list(batch.new):
+        number = _first(map(ne, read_back, batch.new))
+        raise WriteError(
+            memory.path, "reads back otherwise than it was written",
+            address=batch.addresses[number], symbol=batch.symbol(batch.addresses[number]),
+            actual=read_back[number], expected=(batch.new[number],),
+        )  # fmt: skip
 
 
-def verify(memory: TextMemory, changes: Sequence[Change]) -> None:
+def verify(memory: TextMemory, batch: Batch) -> None:
     """Compare every site with what must stand there; nothing is written.
 
     Raises ReadError, and CompareError where the bytes differ or two changes overlap.
     """
-    end = None
-    for change in sorted(changes):
-        if len(change.old) != len(change.new) or (end is not None and change.address < end):
-            raise _mismatch(memory, change, b"", "overlaps another site, or changes its length")
-        end = change.address + len(change.old)
-        actual = memory.read(change.address, len(change.old))
-        if actual != change.old:
-            what = f"{actual.hex(' ')} stands here, not {change.old.hex(' ')}"
-            raise _mismatch(memory, change, actual, what)
+    sizes = list(map(len, batch.old))
+    if sizes != list(map(len, batch.new)):
+        number = _first(map(ne, sizes, map(len, batch.new)))
+        raise _mismatch(memory, batch, number, b"", "a change of another length")
+    ends = map(add, batch.addresses, sizes)
+    if any(map(gt, ends, batch.addresses[1:])):
+        ends = map(add, batch.addresses, sizes)
+        number = _first(map(gt, ends, batch.addresses[1:])) + 1
+        raise _mismatch(memory, batch, number, b"", "overlaps another site")
+    actual = memory.gather(batch.addresses, sizes)
+    if actual != list(batch.old):
+        number = _first(map(ne, actual, batch.old))
+        what = f"{actual[number].hex(' ')} stands here, not {batch.old[number].hex(' ')}"
+        raise _mismatch(memory, batch, number, actual[number], what)
 
 
-def _mismatch(memory: TextMemory, change: Change, actual: bytes, what: str) -> CompareError:
+def _first(flags: Iterator[bool]) -> int:
+    """The number of the first true one; there is one."""
+    return next(number for number, flag in enumerate(flags) if flag)
+
+
+def _mismatch(
+    memory: TextMemory, batch: Batch, number: int, actual: bytes, what: str
+) -> CompareError:
+    address = batch.addresses[number]
     return CompareError(
         memory.path, what,
-        address=change.address, symbol=change.symbol, actual=actual, expected=(change.old,),
+        address=address, symbol=batch.symbol(address), actual=actual, expected=(batch.old[number],),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from recordmcount.image import Image, Site, State
 
 from .errors import CompareError, NoSiteError
 from .memory.elffile import ElfFile
-from .modify import Change, modify_code, verify
+from .modify import Batch, Change, modify_batch, verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +86,11 @@ def switch(file: ElfFile, changes: Sequence[Change], out: str | None, *, dry_run
 
     Without a change nothing is written but `out`. Raises PatchError; then no file has changed.
     """
+    batch = Batch.of(changes)
     if dry_run:
-        verify(file, changes)
+        verify(file, batch)
         return
-    modify_code(file, changes)
+    modify_batch(file, batch)
     if changes or out is not None:
         file.commit(out)
 

@@ -5,6 +5,7 @@ renames it: a process that runs the old one keeps it.
 """
 
 import os
+from collections.abc import Sequence
 from itertools import pairwise
 from stat import S_ISREG
 from types import TracebackType
@@ -72,6 +73,18 @@ class ElfFile:
         at = address - segment.vaddr
         self._text(segment)[at : at + len(data)] = data
         self._changed.add(segment)
+
+    def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
+        """What `read` gives for each address and size."""
+        return list(map(self.read, addresses, sizes))
+
+    def scatter(self, addresses: Sequence[int], data: Sequence[bytes]) -> None:
+        """What `write` does with each address and data, in order."""
+        for address, each in zip(addresses, data, strict=True):
+            self.write(address, each)
+
+    def sync(self) -> None:
+        """Nothing: no processor executes the copy."""
 
     def commit(self, path: str | None = None) -> None:
         """Replace the file, or write `path` instead. Raises WriteError; then no file has changed.
