@@ -42,7 +42,7 @@ def main(words: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="patcher",
-        description="Switch the recorded mcount/__fentry__ sites of linked x86-64 files.",
+        description="Switch the recorded mcount/__fentry__ sites of linked x86 files.",
         epilog="exit status: 0 done; 1 a file failed, or has a foreign site; 2 usage",
     )
     parser.add_argument("-V", "--version", action="version", version=f"patcher {__version__}")
@@ -101,7 +101,10 @@ def _status(file: "ElfFile", arguments: Namespace) -> bool:
     foreign = [site for site in selected if site.state is State.FOREIGN]
     counted = f"{sites_in_words(len(selected))}: {', '.join(numbers)}"
     lines = ["; ".join([counted, *odd_entries(image.dead, image.repeated)])]
-    lines += [f"{site.place} ({site.vaddr:#x}): foreign: {describe(site)}" for site in foreign]
+    lines += [
+        f"{site.place} ({site.vaddr:#x}): foreign: {describe(site, image.machine)}"
+        for site in foreign
+    ]
     return say(1, [f"{file.path}: {line}" for line in lines]) and not foreign
 
 
@@ -110,8 +113,8 @@ def _switch(file: "ElfFile", arguments: Namespace) -> bool:
 
     from .switch import Selection, plan, sites, sites_in_words, switch
 
-    _, selected = sites(file, Selection(tuple(arguments.functions), tuple(arguments.symbol)))
-    changes = plan(file.path, selected, State(arguments.verb))
+    image, selected = sites(file, Selection(tuple(arguments.functions), tuple(arguments.symbol)))
+    changes = plan(image, selected, State(arguments.verb))
     switch(file, changes, arguments.out, dry_run=arguments.dry_run)
     if arguments.dry_run:
         return say(1, [f"{file.path}: {change}" for change in changes])

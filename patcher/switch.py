@@ -61,22 +61,23 @@ def sites_in_words(number: int) -> str:
     return f"{number} site{'s' * (number != 1)}"
 
 
-def plan(path: str, selected: Sequence[Site], state: State) -> list[Change]:
+def plan(found: Image, selected: Sequence[Site], state: State) -> list[Change]:
     """What must change so that all `selected` sites are in `state`, by link-time virtual address.
 
     Raises CompareError if a site is foreign, or could not be brought into the state and back.
     """
     foreign = [site for site in selected if site.state is State.FOREIGN]
     if foreign:
-        raise _foreign(path, foreign)
+        raise _foreign(found, foreign)
     changes = []
     for site in selected:
         if site.state is not state:
             new = site.nop if state is State.NOP else site.call
             if new is None:
                 raise CompareError(
-                    path, site.reason, address=site.vaddr, symbol=site.place, actual=site.code
-                )
+                    found.path, site.reason,
+                    address=site.vaddr, symbol=site.place, actual=site.code,
+                )  # fmt: skip
             changes.append(Change(site.vaddr, site.code, new, site.place))
     return changes
 
@@ -95,22 +96,22 @@ def switch(file: ElfFile, changes: Sequence[Change], out: str | None, *, dry_run
         file.commit(out)
 
 
-def describe(site: Site) -> str:
+def describe(site: Site, machine: int) -> str:
     """What stands at a foreign site, and what should: bytes, decoded."""
     from .disassembly import disassemble  # slow to import, rarely needed
 
     def both(code: bytes) -> str:
-        return f"{code.hex(' ')} ({disassemble(code, site.vaddr)})"
+        return f"{code.hex(' ')} ({disassemble(code, site.vaddr, machine)})"
 
     expected = " or ".join(both(call) for call in site.expected)
     wanted = f"; expected {expected}" if expected else ""
     return f"{site.reason}: {both(site.code)}{wanted}"
 
 
-def _foreign(path: str, foreign: Sequence[Site]) -> CompareError:
+def _foreign(found: Image, foreign: Sequence[Site]) -> CompareError:
     first, *others = foreign
     more = f"; {sites_in_words(len(others))} more" if others else ""
     return CompareError(
-        path, f"foreign: {describe(first)}{more}; nothing was written",
+        found.path, f"foreign: {describe(first, found.machine)}{more}; nothing was written",
         address=first.vaddr, symbol=first.place, actual=first.code, expected=first.expected,
     )  # fmt: skip

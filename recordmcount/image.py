@@ -6,13 +6,14 @@ slot of mcount's, or such a slot. All of these are known before the first entry 
 the symbols and from what the loader will do (`dynamic`). A call of anything else is foreign.
 
 A site that was turned off is a NOP that still tells what it was: which form of call by its shape,
-and in one byte, never 0, which of how many targets. So every site, in either state, knows the
+and in one byte, never 0, which of how many targets (on i386 also, which table the operand counts
+from). So every site, in either state, knows the
 bytes of both, and no state but the image's own is needed.
 
 That byte is our mark as well: compilers and assemblers leave it 0 in their padding. A NOP without
 the mark is a site only where gcc -mnop-mcount leaves one and no padding is: of five bytes, at a
 function's first instruction (or behind its endbr), in an image with one target. Any other, and
-any whose call cannot be told, is foreign. (i386 has no room for a mark. Its images are only shown.)
+any whose call cannot be told, is foreign.
 """
 
 import re
@@ -32,6 +33,7 @@ ENDBR_SIZE = 4
 # How many targets one byte can tell apart: the high half is the number, the low half how many.
 MOST_TARGETS = 15
 UNMARKED = "a NOP without a mark, which may be padding"
+OF_AN_OBJECT = "a NOP that was made in an object file"
 
 
 class State(StrEnum):
@@ -241,7 +243,7 @@ class _Targets:
         obj = view.obj
         self.code = _definitions(view, names)
         self.slots = dict(words.names)
-        self.got_bases = {section.vaddr for section in gots} | {view.dynamic.get(DT_PLTGOT, 0)}
+        self.got_bases = _got_bases(view, gots)
         size = 4 if obj.machine == x86.EM_386 else 8
         for section in gots:
             content = obj.content(section.index)
@@ -273,6 +275,13 @@ class _Targets:
         if match[1] == b"\x25":
             return [displacement & _mask(obj)]
         return [base + displacement & _mask(obj) for base in self.got_bases]
+
+
+def _got_bases(view: LoadView, gots: Sequence[Section]) -> list[int]:
+    """What i386 code may have in its GOT register, as link-time virtual addresses, likely first."""
+    of_the_loader = [view.dynamic[DT_PLTGOT]] if DT_PLTGOT in view.dynamic else []
+    by_name = sorted(gots, key=lambda section: section.name != ".got.plt")
+    return list(dict.fromkeys(of_the_loader + [section.vaddr for section in by_name]))
 
 
 def _definitions(view: LoadView, names: list[bytes]) -> dict[int, str]:
@@ -404,7 +413,7 @@ class _Decoder:
         self._forms = x86.linked_calls(obj.machine)
         self._targets = targets
         self._functions = functions
-        self._order = {False: list(targets.code), True: list(targets.slots)}
+        self._ways = {form: _ways(form, targets) for form in self._forms}
         self._names = {False: targets.code, True: targets.slots}
         self._relocated = relocated
         self._mask = _mask(obj)
@@ -436,29 +445,30 @@ class _Decoder:
             selector = form.selector(text)
             if selector is not None:
                 code = text[: form.length]
-                if selector or form.selector_at is None or (is_entry and code == x86.NOP5):
+                if selector or (is_entry and code == x86.NOP5):
                     return self._nop(form, vaddr, code, selector)
                 return _Found(State.FOREIGN, form.length, reason=UNMARKED)
+        if re.match(x86.OBJECT_NOP, text, re.DOTALL):
+            reason = OF_AN_OBJECT
         return _Found(
             State.FOREIGN, length, reason=reason, expected=self._expected(vaddr, text[:1])
         )
 
     def _call(self, form: LinkedCall, vaddr: int, code: bytes, operand: int) -> _Found | None:
-        names = self._names[form.through_slot]
-        for origin in self._origins(form, vaddr):
-            address = origin + operand & self._mask
-            if address in names:
-                nop = self._nop_for(form, address)
+        for number, (base, address) in enumerate(self._ways[form]):
+            if _origin(form, vaddr, base) + operand & self._mask == address:
+                nop = self._nop_for(form, number)
                 certain = nop is not None and self._restored(vaddr, nop) == code
                 return _Found(
-                    State.CALL, form.length, form.name, names[address], code,
+                    State.CALL, form.length, form.name, self._name(form, address), code,
                     nop if certain else None,
                     "" if certain else "a NOP could not tell which call it replaced",
                 )  # fmt: skip
         return None
 
     def _other_call(self, form: LinkedCall, vaddr: int, operand: int) -> str:
-        address = next(iter(self._origins(form, vaddr)), 0) + operand & self._mask
+        base = next(iter(self._targets.got_bases), 0) if form.origin == x86.FROM_GOT else 0
+        address = _origin(form, vaddr, base) + operand & self._mask
         if form.through_slot:
             return f"a call through {address:#x}, which is no GOT slot of mcount"
         name, distance = self._functions.covering(address)
@@ -474,60 +484,67 @@ class _Decoder:
             call
             for form in self._forms
             if form.name in ("call", "call-got")
-            for address in self._order[form.through_slot]
-            if (call := self._spell(form, vaddr, address)) is not None
+            for base, address in self._ways[form]
+            if (call := self._spell(form, vaddr, base, address)) is not None
         ]
         return tuple([call for call in calls if call.startswith(first)] or calls)
 
     def _nop(self, form: LinkedCall, vaddr: int, code: bytes, selector: int) -> _Found:
-        address, reason = self._selected(form, selector)
-        if address is None:  # not one of ours, or the image is no longer what it was
+        way, reason = self._selected(form, selector)
+        if way is None:  # not one of ours, or the image is no longer what it was
             return _Found(State.FOREIGN, form.length, reason=reason)
-        call = self._spell(form, vaddr, address)
+        call = self._spell(form, vaddr, *way)
         if call is None:
             return _Found(State.FOREIGN, form.length, reason="a NOP whose target is out of reach")
-        target = self._names[form.through_slot][address]
-        return _Found(State.NOP, form.length, form.name, target, call, code)
+        return _Found(State.NOP, form.length, form.name, self._name(form, way[1]), call, code)
+
+    def _name(self, form: LinkedCall, address: int) -> str:
+        return self._names[form.through_slot][address]
 
     def _restored(self, vaddr: int, nop: bytes) -> bytes | None:
         """The call that a NOP, read back, would be turned into."""
         for other in self._forms:
             selector = other.selector(nop)
             if selector is not None:
-                address, _ = self._selected(other, selector)
-                return None if address is None else self._spell(other, vaddr, address)
+                way, _ = self._selected(other, selector)
+                return None if way is None else self._spell(other, vaddr, *way)
         return None
 
-    def _spell(self, form: LinkedCall, vaddr: int, address: int) -> bytes | None:
-        for origin in self._origins(form, vaddr):
-            if (call := form.spell(address - origin)) is not None:
-                return call
-        return None
+    def _spell(self, form: LinkedCall, vaddr: int, base: int, address: int) -> bytes | None:
+        return form.spell(address - _origin(form, vaddr, base))
 
-    def _origins(self, form: LinkedCall, vaddr: int) -> Iterable[int]:
-        if form.origin == x86.FROM_END:
-            return (vaddr + len(form.prefix) + form.width,)
-        return self._targets.got_bases if form.origin == x86.FROM_GOT else (0,)
+    def _nop_for(self, form: LinkedCall, number: int) -> bytes | None:
+        """The marked NOP for that one of the form's ways; None if it has no room for that."""
+        count = len(self._ways[form])
+        return form.nop_with(number << 4 | count) if count <= MOST_TARGETS else None
 
-    def _nop_for(self, form: LinkedCall, address: int) -> bytes | None:
-        """The NOP in the place of a call of `address`: marked, if its form has room for that."""
-        order = self._order[form.through_slot]
-        if len(order) > MOST_TARGETS:
-            return None
-        if form.selector_at is None and len(order) == 1:
-            return form.nop
-        return form.nop_with(order.index(address) << 4 | len(order))
-
-    def _selected(self, form: LinkedCall, selector: int) -> tuple[int | None, str]:
-        """(address, "") that the selector of a NOP means, or (None, why there is none)."""
-        order = self._order[form.through_slot]
+    def _selected(self, form: LinkedCall, selector: int) -> tuple[tuple[int, int] | None, str]:
+        """(the way, "") that the selector of a NOP means, or (None, why there is none)."""
+        ways = self._ways[form]
         number, count = divmod(selector, 16)
         what = "slots" if form.through_slot else "functions and stubs"
-        if len(order) != (count or 1) or number >= len(order):
-            return None, f"a NOP for one of {count or 1} {what} of mcount; there are {len(order)}"
-        return order[number], ""
+        if len(ways) != (count or 1) or number >= len(ways):
+            return None, f"a NOP for one of {count or 1} {what} of mcount; there are {len(ways)}"
+        return ways[number], ""
 
     def _is_relocated(self, vaddr: int, length: int) -> bool:
         """Whether a relocation of up to 8 bytes touches the `length` bytes at `vaddr`."""
         number = bisect_left(self._relocated, vaddr - 7)
         return number < len(self._relocated) and self._relocated[number] < vaddr + length
+
+
+def _ways(form: LinkedCall, targets: _Targets) -> list[tuple[int, int]]:
+    """(base, address) of all that a call of this form can reach mcount by.
+
+    The base is that of the GOT in the register of an i386 call, and 0 for all others.
+    """
+    if form.origin == x86.FROM_GOT:
+        return [(base, slot) for base in targets.got_bases for slot in targets.slots]
+    return [(0, address) for address in (targets.slots if form.through_slot else targets.code)]
+
+
+def _origin(form: LinkedCall, vaddr: int, base: int) -> int:
+    """What the operand of a call at `vaddr` counts from, as a link-time virtual address."""
+    if form.origin == x86.FROM_END:
+        return vaddr + len(form.prefix) + form.width
+    return base

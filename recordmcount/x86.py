@@ -201,9 +201,9 @@ class LinkedCall:
 
     `origin` is what the operand counts from: the end of the field, zero, or the address of the
     GOT in a register. With `through_slot` the result is the address of a GOT slot, else that of
-    code. No two forms of one length share a NOP, so a NOP tells which form stood there. Where a
-    displacement has room, its lowest byte, at index `selector_at`, tells which target was called:
-    a NOP computes no address.
+    code. No two forms of one length share a NOP, so a NOP tells which form stood there. The lowest
+    byte of its displacement, at index `selector_at`, tells which target was called: a NOP computes
+    no address.
     """
 
     __slots__ = (
@@ -216,7 +216,7 @@ class LinkedCall:
         name: str,
         prefix: bytes,
         nop: bytes,
-        selector_at: int | None,
+        selector_at: int,
         *,
         width: int = 4,
         suffix: bytes = b"",
@@ -248,52 +248,61 @@ class LinkedCall:
             return None
         return self.prefix + operand.to_bytes(self.width, "little", signed=True) + self.suffix
 
-    def nop_with(self, selector: int) -> bytes | None:
-        """The NOP that carries `selector` (0 to 255); None if it has no room for one but 0."""
-        if not selector:
-            return self.nop
-        if self.selector_at is None:
-            return None
+    def nop_with(self, selector: int) -> bytes:
+        """The NOP that carries `selector` (0 to 255)."""
         at = self.selector_at
         return self.nop[:at] + bytes((selector,)) + self.nop[at + 1 :]
 
     def selector(self, code: bytes) -> int | None:
         """The selector, if `code` begins with a NOP of this form."""
-        found = code[self.selector_at] if self.selector_at and len(code) >= self.length else 0
-        return found if code.startswith(self.nop_with(found) or self.nop) else None
+        if len(code) < self.length:
+            return None
+        found = code[self.selector_at]
+        return found if code.startswith(self.nop_with(found)) else None
 
 
 def linked_calls(machine: int) -> tuple[LinkedCall, ...]:
     """The calls that linkers leave or make.
 
-    bfd, gold and lld relax `ff 15` to an addr32 call, mold (and bfd with -z call-nop=prefix-0x90)
-    to a NOP and a call, of which the table names the NOP. bfd's -z call-nop=suffix-nop gives a
-    plain call; the NOP behind it may stay, so that is no form of its own.
+    bfd, gold and lld relax `ff 15` to a call behind a prefix, mold (and bfd with
+    -z call-nop=prefix-0x90) to a NOP and a call, of which the table names the NOP. bfd's
+    -z call-nop=suffix-nop gives a plain call; the NOP behind it may stay, so that is no form of
+    its own.
     """
+    plain = LinkedCall("call", CALL.prefix, NOP5, 4)
+    nop_first = LinkedCall("nop-call", b"\x90\xe8", _nop6_with(0x80), 5)
     if machine == EM_386:
         return (
-            LinkedCall("call", CALL_386.prefix, NOP5_386, None),
-            LinkedCall("call-addr16", b"\x67\xe8", NOP6_386, None),
-            LinkedCall("nop-call", b"\x90\xe8", NOP6_386, None),
-            *(
-                LinkedCall(
-                    "call-got", form.prefix, NOP6_386, None, through_slot=True,
-                    origin=FROM_ZERO if form.prefix == b"\xff\x15" else FROM_GOT,
-                )
-                for form in CALL_GOT_386
-            ),
-            LinkedCall("call", CALL_386.prefix, NOP5, None),  # gcc -m32 -mnop-mcount
-        )  # fmt: skip
-    # The same instruction three times, with another scale of %rax in each.
-    addr32 = bytes((0x66, 0x0F, 0x1F, 0x44, 0x40, 0x00))  # nopw 0x0(%rax,%rax,2)
-    nop_first = bytes((0x66, 0x0F, 0x1F, 0x44, 0x80, 0x00))  # nopw 0x0(%rax,%rax,4)
+            plain,
+            LinkedCall("call-addr16", b"\x67\xe8", _nop6_with(0x40), 5),
+            nop_first,
+            *map(_linked_call_got_386, CALL_GOT_386),
+        )
     return (
-        LinkedCall("call", CALL.prefix, NOP5, 4),
+        plain,
         LinkedCall("call-got", CALL_GOT.prefix, NOP6, 5, through_slot=True),
-        LinkedCall("call-addr32", b"\x67\xe8", addr32, 5),
-        LinkedCall("nop-call", b"\x90\xe8", nop_first, 5),
+        LinkedCall("call-addr32", b"\x67\xe8", _nop6_with(0x40), 5),
+        nop_first,
         *map(_linked_call_abs, CALL_ABS),
     )
+
+
+def _nop6_with(sib: int) -> bytes:
+    """The same instruction as NOP6, with other registers or another scale in its SIB byte.
+
+    0x40: nopw 0x0(%rax,%rax,2); 0x80: nopw 0x0(%rax,%rax,4).
+    """
+    return bytes((0x66, 0x0F, 0x1F, 0x44, sib, 0x00))
+
+
+def _linked_call_got_386(form: CallForm) -> LinkedCall:
+    """The register of the call is that of the NOP, nopw 0x0(%ebx,%eax,8); %esp is for none."""
+    without_base = form.prefix[1] == 0x15
+    base = 4 if without_base else form.prefix[1] & 7
+    return LinkedCall(
+        form.name, form.prefix, _nop6_with(0xC0 | base), 5, through_slot=True,
+        origin=FROM_ZERO if without_base else FROM_GOT,
+    )  # fmt: skip
 
 
 def _linked_call_abs(form: CallForm) -> LinkedCall:
@@ -304,6 +313,13 @@ def _linked_call_abs(form: CallForm) -> LinkedCall:
         form.name, form.prefix, nop, at, width=8, suffix=form.suffix, origin=FROM_ZERO
     )
 
+
+# How a NOP begins that was put into an object, as a regular expression (DOTALL): its index
+# register is %rcx, in those above it is %rax. Such a NOP tells of a relocation, not of a target.
+OBJECT_NOP = (
+    rb"\x66*\x2e?\x0f\x1f[\x44\x84]"  # [data16 cs] nopl 0x0(%rax,%rcx,1)
+    rb"[\x08-\x0f\x48-\x4f\x88-\x8f\xc8-\xcf]"  # SIB: scale, 1, base
+)
 
 # Regular expressions (DOTALL) of the stubs in .plt, .plt.sec and .plt.got; groups: the ModRM byte
 # of the jump (0x25: no register, 0xa3: %ebx, the GOT) and its displacement.

@@ -33,9 +33,14 @@ int main(void) { int x = getchar() - '0'; printf("work %d\\n", work(x)); return 
 # Instrumented functions expect every register to be as it was.
 COUNTER = """
 #include <stdio.h>
-static unsigned long calls;
-__attribute__((naked)) void mcount(void) { __asm__("lock incq %0; ret" : "+m"(calls)); }
-__attribute__((naked)) void __fentry__(void) { __asm__("lock incq %0; ret" : "+m"(calls)); }
+static volatile unsigned long calls __attribute__((used));
+#ifdef __i386__
+#define COUNT "push %eax; call 1f; 1: pop %eax; lock incl calls - 1b(%eax); pop %eax; ret"
+#else
+#define COUNT "lock incq calls(%rip); ret"
+#endif
+__attribute__((naked)) void mcount(void) { __asm__(COUNT); }
+__attribute__((naked)) void __fentry__(void) { __asm__(COUNT); }
 __attribute__((destructor)) static void print_calls(void) { printf("calls %lu\\n", calls); }
 """
 WORK_FUNCTIONS = {"odd", "even", "twice", "work"}
@@ -71,7 +76,8 @@ def build(
     assert done == (0, "", ""), done
     # Everything else is built by gcc, and as position-independent as the link wants it.
     shared = "-shared" in link
-    plain = ["-fPIE"] if shared else _plain(flags)
+    machine = [flag for flag in flags if flag in ("-m32", "-mx32")]
+    plain = [*machine, "-fPIE"] if shared else _plain(flags)
     main_object = compile_object(folder, "main", MAIN, "gcc", *plain)
     program = folder / "program"
     image = folder / "libwork.so" if shared else program
@@ -80,12 +86,12 @@ def build(
         objects.append(compile_object(folder, "counter", COUNTER, "gcc", *plain))
     tool("gcc", f"-fuse-ld={linker}", "-o", image, *objects, *link)
     if shared:
-        tool("gcc", "-pie", "-o", program, main_object, image)
+        tool("gcc", *machine, "-pie", "-o", program, main_object, image)
     if own_counter:
         return Built(image, program, None)
     counter = folder / "libcounter.so"
-    compile_object(folder, "preloaded", COUNTER, "gcc", "-fPIC")
-    tool("gcc", "-shared", "-o", counter, folder / "preloaded.o")
+    compile_object(folder, "preloaded", COUNTER, "gcc", "-fPIC", *machine)
+    tool("gcc", *machine, "-shared", "-o", counter, folder / "preloaded.o")
     return Built(image, program, counter)
 
 

@@ -1,6 +1,7 @@
 """Sites of linked images: every entry proven, whatever linker made the table."""
 
 import random
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -317,6 +318,13 @@ def test_what_is_neither_our_call_nor_our_nop_is_foreign(
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("code", ["0f1f440801", "660f1f440d01", "66662e0f1f84080000000000"])
+def test_a_nop_of_an_object_is_foreign(program: Path, code: str) -> None:
+    data = with_code(program, lambda _: bytes.fromhex(code))
+    reason = "a NOP that was made in an object file"
+    assert state_of_twice(data) == (State.FOREIGN, reason)
+
+
 def test_a_nop_that_tells_another_number_of_targets_is_foreign(program: Path) -> None:
     plain, first_of_two = bytes.fromhex("0f1f440000"), bytes.fromhex("0f1f440002")
     assert state_of_twice(with_code(program, lambda _: plain)) == (State.NOP, "")
@@ -375,61 +383,86 @@ def test_every_state_of_every_site_gives_both_states(program: Path) -> None:
 
 # --- the bytes in x86.py --------------------------------------------------------------------------
 
+MODES = {x86.EM_X86_64: capstone.CS_MODE_64, x86.EM_386: capstone.CS_MODE_32}
 FORMS = [
-    pytest.param(form, id=f"{form.name}-{form.prefix.hex()}")
-    for form in x86.linked_calls(x86.EM_X86_64)
+    pytest.param(machine, form, id=f"{machine}-{form.name}-{form.prefix.hex()}")
+    for machine in MODES
+    for form in x86.linked_calls(machine)
 ]
 
 
-def instructions(code: bytes) -> list[str]:
-    found = list(capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64).disasm(code, 0))
+def instructions(machine: int, code: bytes) -> list[str]:
+    found = list(capstone.Cs(capstone.CS_ARCH_X86, MODES[machine]).disasm(code, 0))
     assert sum(instruction.size for instruction in found) == len(code)
     return [str(instruction.mnemonic).split()[-1] for instruction in found]
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_nop_is_one_instruction_whatever_its_selector(form: x86.LinkedCall) -> None:
+@pytest.mark.parametrize(("machine", "form"), FORMS)
+def test_every_nop_is_one_instruction_whatever_its_selector(
+    machine: int, form: x86.LinkedCall
+) -> None:
     for selector in range(256):
         nop = form.nop_with(selector)
-        assert nop is not None
         assert len(nop) == form.length
-        assert instructions(nop) == ["nop"]
+        assert instructions(machine, nop) == ["nop"]
 
 
-def test_no_two_nops_are_alike() -> None:
-    forms = x86.linked_calls(x86.EM_X86_64)
+@pytest.mark.parametrize("machine", MODES)
+def test_no_two_nops_are_alike_and_none_is_that_of_an_object(machine: int) -> None:
+    forms = x86.linked_calls(machine)
     every = [(form, selector) for form in forms for selector in range(256)]
     for form, selector in every:
-        nop = form.nop_with(selector) or b""
+        nop = form.nop_with(selector)
+        assert not re.match(x86.OBJECT_NOP, nop, re.DOTALL)
         padded = nop + bytes(image.LONGEST_SITE - len(nop))
         assert [
             (one, one.selector(padded)) for one in forms if one.selector(padded) is not None
         ] == [(form, selector)]
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_call_reads_back_as_it_was_spelled(form: x86.LinkedCall) -> None:
+@pytest.mark.parametrize(("machine", "form"), FORMS)
+def test_a_call_reads_back_as_it_was_spelled(machine: int, form: x86.LinkedCall) -> None:
     bound = 1 << 8 * form.width - 1
     for operand in (0, 1, -1, 0x11223344, bound - 1, -bound):
         code = form.spell(operand)
         assert code is not None
         assert form.operand(code + b"\xcc") == operand
-        assert instructions(code)[-1] == "call"
+        assert instructions(machine, code)[-1] == "call"
     assert form.spell(bound) is form.spell(-bound - 1) is None
+
+
+def operands_of_nops(machine: int) -> dict[str, str]:
+    """Of the forms of six bytes, by their prefix."""
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, MODES[machine])
+    operands = {}
+    for form in x86.linked_calls(machine):
+        if form.length == 6:
+            (nop,) = decoder.disasm(form.nop_with(0x12), 0)
+            operands[form.prefix.hex()] = nop.op_str
+    return operands
 
 
 def test_forms_of_six_bytes_differ_in_the_scale_of_the_nop_s_index() -> None:
     """keystone 0.9.2 is no judge here: it spells `nopw (%rax,%rax,2)` as 0f 18 /4."""
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-    scales = {}
-    for form in x86.linked_calls(x86.EM_X86_64):
-        if form.length == 6:
-            (nop,) = decoder.disasm(form.nop_with(0x12) or b"", 0)
-            scales[form.prefix.hex()] = nop.op_str
-    assert scales == {
+    assert operands_of_nops(x86.EM_X86_64) == {
         "ff15": "word ptr [rax + rax + 0x12]",
         "67e8": "word ptr [rax + rax*2 + 0x12]",
         "90e8": "word ptr [rax + rax*4 + 0x12]",
+    }
+
+
+def test_on_i386_the_nop_has_the_base_register_of_the_call() -> None:
+    assert operands_of_nops(x86.EM_386) == {
+        "67e8": "word ptr [eax + eax*2 + 0x12]",
+        "90e8": "word ptr [eax + eax*4 + 0x12]",
+        "ff90": "word ptr [eax + eax*8 + 0x12]",
+        "ff91": "word ptr [ecx + eax*8 + 0x12]",
+        "ff92": "word ptr [edx + eax*8 + 0x12]",
+        "ff93": "word ptr [ebx + eax*8 + 0x12]",
+        "ff95": "word ptr [ebp + eax*8 + 0x12]",
+        "ff96": "word ptr [esi + eax*8 + 0x12]",
+        "ff97": "word ptr [edi + eax*8 + 0x12]",
+        "ff15": "word ptr [esp + eax*8 + 0x12]",
     }
 
 

@@ -77,6 +77,23 @@ ROWS = [
         link="-pie -Wl,-z,pack-relative-relocs"),
     *(Row(f"{one}-large", "49ba", "666666662e0f1f8400010200", linker=one,
           flags="-mfentry -fno-pic -mcmodel=large") for one in LINKERS),
+    *(Row(f"{one}-i386", "e8", "0f1f440001", linker=one, flags=f"-m32 {flags}",
+          link="-m32 -no-pie")
+      for one, flags in zip(LINKERS, ("-mfentry -fno-pic", "-fno-pic") * 2, strict=True)),
+    # Linkers differ in what %ebx is to them: .got.plt (the first of two) or, in mold, .got.
+    *(Row(f"{one}-i386-{link}", "ff93", nop, linker=one, flags=f"-m32 {flags}",
+          link=f"-m32 -{link}")
+      for one, nop in zip(LINKERS, ("660f1f44c302",) * 3 + ("660f1f44c312",), strict=True)
+      for link, flags in (("pie", "-fpie"), ("shared", "-fPIC"))),
+    *(Row(f"{one}-i386-own-slot", "ff93", nop, linker=one, flags="-m32 -fpie",
+          link="-m32 -pie", own_counter=True)
+      for one, nop in zip(LINKERS[1:], ("660f1f44c302",) * 2 + ("660f1f44c312",), strict=True)),
+    Row("bfd-i386-relaxed", "67e8", "660f1f444002", flags="-m32 -fpie", link="-m32 -pie",
+        own_counter=True),
+    Row("bfd-i386-prefix-nop", "90e8", "660f1f448002", flags="-m32 -fpie", own_counter=True,
+        link="-m32 -pie -Wl,-z,call-nop=prefix-0x90"),
+    *(Row(f"{one}-i386-static", "e8", "0f1f440002", linker=one, flags="-m32 -fno-pic",
+          link="-m32 -static -no-pie", own_counter=True) for one in LINKERS),
     Row("clang-large", "48b8", "6666662e0f1f840001000000", compiler="clang",
         flags="-fno-pic -mcmodel=large"),
 ]  # fmt: skip
@@ -296,24 +313,31 @@ def test_nops_of_an_image_that_was_stripped_since_are_not_turned_into_calls(
     )
 
 
-NOPS_BY_GCC = ("-mnop-mcount", "-mrecord-mcount", "-fno-pic")
+NOPS_BY_GCC = ("-mnop-mcount", "-mrecord-mcount")
 ONLY_FENTRY = """
-unsigned long calls;
-__attribute__((naked)) void __fentry__(void) { __asm__("lock incq calls; ret"); }
+__attribute__((naked)) void __fentry__(void) { __asm__("ret"); }
 """
 
 
-def build_with_nops_by_gcc(folder: Path, *flags: str, counter: str = ONLY_FENTRY) -> Path:
-    work = images.compile_object(folder, "work", images.WORK, "gcc", "-pg", *NOPS_BY_GCC, *flags)
-    main = images.compile_object(folder, "main", images.MAIN, "gcc", "-fno-pic")
-    count = images.compile_object(folder, "counter", counter, "gcc", "-fno-pic")
-    images.tool("gcc", "-no-pie", "-o", folder / "program", work, main, count)
+def build_with_nops_by_gcc(
+    folder: Path, *flags: str, counter: str = ONLY_FENTRY, machine: str = "-m64"
+) -> Path:
+    how = (machine, "-fno-pic")
+    work = images.compile_object(
+        folder, "work", images.WORK, "gcc", "-pg", *NOPS_BY_GCC, *flags, *how
+    )
+    main = images.compile_object(folder, "main", images.MAIN, "gcc", *how)
+    count = images.compile_object(folder, "counter", counter, "gcc", *how)
+    images.tool("gcc", machine, "-no-pie", "-o", folder / "program", work, main, count)
     return folder / "program"
 
 
+@pytest.mark.parametrize("machine", ["-m64", "-m32"])
 @pytest.mark.parametrize("protection", ["none", "full"])
-def test_nops_by_the_compiler_are_sites(tmp_path: Path, protection: str) -> None:
-    program = build_with_nops_by_gcc(tmp_path, "-mfentry", f"-fcf-protection={protection}")
+def test_nops_by_the_compiler_are_sites(tmp_path: Path, protection: str, machine: str) -> None:
+    program = build_with_nops_by_gcc(
+        tmp_path, "-mfentry", f"-fcf-protection={protection}", machine=machine
+    )
     assert status(program) == "4 sites: 0 call, 4 nop, 0 foreign"
     patch("call", program)
     original = program.read_bytes()
@@ -402,9 +426,10 @@ def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
 ) -> None:
     archive = tmp_path / "libwork.a"
     images.tool("ar", "rc", archive, tmp_path / "work.o")
-    i386 = build_i386(tmp_path)
     script = tmp_path / "script"
     script.write_text("#!/bin/sh\n")
+    other = tmp_path / "other"
+    other.write_bytes(built.image.read_bytes()[:18] + b"\xb7\0" + bytes(44))  # EM_AARCH64
     short = tmp_path / "short"
     short.write_bytes(b"\x7fELF\2\1\1")
     fifo = tmp_path / "fifo"
@@ -413,7 +438,7 @@ def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
     reasons = {
         tmp_path / "work.o": f"not linked: {table_of}",
         archive: "an archive: only linked files are patched",
-        i386: "not for x86-64: only such files are patched",
+        other: "not for x86: only such files are patched",
         script: "not an ELF file",
         short: "not an ELF file",
         fifo: "not a regular file",
@@ -427,11 +452,6 @@ def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
     assert done.stdout == f"{built.image}: 4 sites turned to nop, 0 already\n"
     assert done.status == 1
     assert {path: path.read_bytes() for path in before} == before
-
-
-def build_i386(folder: Path) -> Path:
-    (folder / "i386").mkdir()
-    return build(folder / "i386", flags=["-m32", "-fno-pic"], link=["-m32", "-no-pie"]).image
 
 
 def test_a_file_that_has_nothing_to_change_is_not_touched(built: Built) -> None:
@@ -504,8 +524,8 @@ def test_what_another_program_wrote_meanwhile_is_not_lost(
     built: Built, change: Callable[[Path], None]
 ) -> None:
     with ElfFile(str(built.image)) as file:
-        _, selected = sites(file, Selection())
-        changes = plan(file.path, selected, State.NOP)
+        found, selected = sites(file, Selection())
+        changes = plan(found, selected, State.NOP)
         change(built.image)
         theirs = built.image.read_bytes()
         with pytest.raises(WriteError) as caught:

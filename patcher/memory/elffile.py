@@ -18,7 +18,7 @@ from recordmcount.errors import FormatError, OutputError, UnrecognizedError
 
 
 class ElfFile:
-    """A TextMemory over an x86-64 executable or shared object, open as long as its `with` block.
+    """A TextMemory over an executable or shared object, open as long as its `with` block.
 
     Raises NoSiteError for a file of another kind, recordmcount's FormatError for a broken one,
     OSError if it cannot be opened.
@@ -133,7 +133,7 @@ def _executable_segments(obj: elf.Object) -> list[Segment]:
 
 
 def _refuse_others(path: str, start: bytes | None) -> None:
-    """NoSiteError for what is no linked x86-64 image; `start` are the file's first 20 bytes."""
+    """NoSiteError for what is no linked x86 image; `start` are the file's first 20 bytes."""
     if start is None:
         what = "not a regular file"
     elif start.startswith((b"!<arch>\n", b"!<thin>\n")):
@@ -142,8 +142,8 @@ def _refuse_others(path: str, start: bytes | None) -> None:
         what = "not an ELF file"
     else:
         kind, machine = (int.from_bytes(start[at : at + 2], "little") for at in (16, 18))
-        if start[5] != elf.ELFDATA2LSB or machine != x86.EM_X86_64:
-            what = "not for x86-64: only such files are patched"
+        if start[5] != elf.ELFDATA2LSB or machine not in (x86.EM_X86_64, x86.EM_386):
+            what = "not for x86: only such files are patched"
         elif kind == elf.ET_REL:
             what = "not linked: only executables and shared objects are patched"
         else:
