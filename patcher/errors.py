@@ -59,6 +59,10 @@ class WriteError(PatchError):
     errno = EPERM
 
 
+class StandingError(WriteError):
+    """A breakpoint of ours stands in code and could not be removed; its handler stays too."""
+
+
 class NoSiteError(PatchError):
     """What was asked for is no site of this file, or the file has none."""
 

@@ -85,14 +85,7 @@ def modify_batch(memory: TextMemory, batch: Batch) -> None:
         return
     memory.scatter(batch.addresses, batch.new)
     memory.sync()
-    read_back = memory.gather(batch.addresses, list(map(len, batch.new)))
-    if read_back != list(batch.new):
-        number = _first(map(ne, read_back, batch.new))
-        raise WriteError(
-            memory.path, "reads back otherwise than it was written",
-            address=batch.addresses[number], symbol=batch.symbol(batch.addresses[number]),
-            actual=read_back[number], expected=(batch.new[number],),
-        )  # fmt: skip
+    read_back(memory, batch)
 
 
 def verify(memory: TextMemory, batch: Batch) -> None:
@@ -114,6 +107,18 @@ def verify(memory: TextMemory, batch: Batch) -> None:
         number = _first(map(ne, actual, batch.old))
         what = f"{actual[number].hex(' ')} stands here, not {batch.old[number].hex(' ')}"
         raise _mismatch(memory, batch, number, actual[number], what)
+
+
+def read_back(memory: TextMemory, batch: Batch) -> None:
+    """Compare every site with what was written there. Raises ReadError, WriteError."""
+    actual = memory.gather(batch.addresses, list(map(len, batch.new)))
+    if actual != list(batch.new):
+        number = _first(map(ne, actual, batch.new))
+        raise WriteError(
+            memory.path, "reads back otherwise than it was written",
+            address=batch.addresses[number], symbol=batch.symbol(batch.addresses[number]),
+            actual=actual[number], expected=(batch.new[number],),
+        )  # fmt: skip
 
 
 def _first(flags: Iterator[bool]) -> int:

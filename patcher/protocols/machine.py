@@ -1,0 +1,84 @@
+"""What a protocol needs of a machine: memory, CPUs to stop and to serialise, handlers to run first.
+
+The default is a machine on which no CPU executes the memory: a buffer, the copy of a file. A
+machine with CPUs overrides `stop`, `resume` and `sync`, and reports every breakpoint that is hit
+to `int3`. A protocol never calls these itself: it yields steps, and `steps.run` carries them out.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from threading import Condition
+
+from patcher.memory import TextMemory
+
+Value = int | bytes
+Int3Handler = Callable[[int], int | None]
+
+
+class Machine:
+    """Memory that holds code, the CPUs that execute it, and what those share with the writer.
+
+    `int3_handlers` are asked in order; each takes the address of the breakpoint and returns how
+    many bytes to skip from there, or None if the breakpoint is not its own. `statistics` counts
+    what the kernel counts, under the kernel's names.
+    """
+
+    def __init__(self, memory: TextMemory) -> None:
+        self.memory = memory
+        self.int3_handlers: list[Int3Handler] = []
+        self.statistics: Counter[str] = Counter()
+        self._variables: defaultdict[str, Value] = defaultdict(int)
+        self._changed = Condition()
+
+    def stop(self) -> None:
+        """Return when every other CPU stands between two instructions.
+
+        WriteError if one cannot be stopped; then all run.
+        """
+
+    def resume(self) -> None:
+        """Let the stopped CPUs go on, each serialised before its next instruction."""
+        self.memory.sync()
+
+    def sync(self) -> None:
+        """Return when every CPU has been serialised since the call. WriteError if one cannot."""
+        self.memory.sync()
+
+    def int3(self, address: int) -> int | None:
+        """How many bytes to skip for the CPU that hit a breakpoint at `address`.
+
+        None: nobody here knows the breakpoint, it is for others.
+        """
+        for handler in tuple(self.int3_handlers):
+            if (skip := handler(address)) is not None:
+                return skip
+        return None
+
+    def load(self, variable: str) -> Value:
+        """The value of a shared variable; 0 before anything was stored."""
+        with self._changed:
+            return self._variables[variable]
+
+    def store(self, variable: str, value: Value) -> None:
+        """Give a shared variable a value."""
+        with self._changed:
+            self._variables[variable] = value
+            self._changed.notify_all()
+
+    def add(self, variable: str, number: int) -> None:
+        """Add to a shared variable, indivisibly."""
+        with self._changed:
+            value = self._variables[variable]
+            self._variables[variable] = int(value) + number
+            self._changed.notify_all()
+
+    def wait_zero(self, variable: str, statistic: str) -> None:
+        """Return when the variable is 0; count in `statistic` if that took waiting."""
+        with self._changed:
+            self.statistics[statistic] += self._variables[variable] != 0
+            self._changed.wait_for(lambda: self._variables[variable] == 0)
+
+    def count(self, statistic: str) -> None:
+        """Add one to a statistic, indivisibly."""
+        with self._changed:
+            self.statistics[statistic] += 1

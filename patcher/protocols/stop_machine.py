@@ -1,0 +1,33 @@
+"""Stop everyone, write, let everyone go: the protocol of ftrace before 2012.
+
+Nothing is left to go wrong but an interrupt that cannot be masked: an NMI still arrives on a
+stopped CPU and executes code that is being written. That is what `nmi` is for.
+"""
+
+from patcher.modify import Batch
+
+from .machine import Machine
+from .steps import ReadBack, Resume, Steps, Stop, Verify, Write, run
+
+
+def modify(machine: Machine, batch: Batch) -> None:
+    """Make all changes of the batch while nobody runs, or none if one of them does not verify.
+
+    Raises ReadError, CompareError or WriteError; the CPUs then run again. A WriteError can come
+    after some sites were written, each as a whole.
+    """
+    run(machine, steps(batch))
+
+
+def steps(batch: Batch) -> Steps[None]:
+    """The steps of the writer.
+
+    The comparison is made inside the stop: between it and the writes nothing can change.
+    """
+    yield Stop()
+    try:
+        yield Verify(batch)
+        yield Write(batch.addresses, batch.new)
+    finally:
+        yield Resume()
+    yield ReadBack(batch)
