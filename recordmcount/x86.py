@@ -332,3 +332,118 @@ PLT_STUB: dict[int, bytes] = {
     rb"(?:\xb9....)?"  # mov $index,%ecx (mold)
     rb"\xff([\x25\xa3])(....)",  # jmp *disp32, jmp *disp32(%ebx)
 }
+
+
+# --- code that is written ---------------------------------------------------------------------
+
+# NOPs by length in bytes: one instruction each, in 32- and 64-bit code, up to the longest there is.
+# Intel SDM vol. 2B "NOP", table 4-12; beyond 9 bytes the prefixes that GNU as puts there.
+NOP8 = bytes((0x0F, 0x1F, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00))  # nopl 0x0(%rax,%rax,1)
+NOPS = {
+    1: bytes((0x90,)),  # nop
+    2: bytes((0x66, 0x90)),  # xchg %ax,%ax
+    3: bytes((0x0F, 0x1F, 0x00)),  # nopl (%rax)
+    4: bytes((0x0F, 0x1F, 0x40, 0x00)),  # nopl 0x0(%rax)
+    5: NOP5,  # nopl 0x0(%rax,%rax,1)
+    6: NOP6,  # nopw 0x0(%rax,%rax,1)
+    7: bytes((0x0F, 0x1F, 0x80, 0x00, 0x00, 0x00, 0x00)),  # nopl 0x0(%rax)
+    8: NOP8,  # nopl 0x0(%rax,%rax,1)
+    9: bytes((0x66,)) + NOP8,  # nopw 0x0(%rax,%rax,1)
+    10: bytes((0x66, 0x2E)) + NOP8,  # cs nopw 0x0(%rax,%rax,1)
+    11: bytes((0x66, 0x66, 0x2E)) + NOP8,  # data16 cs nopw 0x0(%rax,%rax,1)
+    12: NOP12,  # data16 data16 cs nopw 0x0(%rax,%rax,1)
+    13: NOP13,  # data16 data16 data16 cs nopw 0x0(%rax,%rax,1)
+    14: bytes((0x66,)) + NOP13,  # data16 data16 data16 data16 cs nopw 0x0(%rax,%rax,1)
+    15: bytes((0x66, 0x66)) + NOP13,  # data16 data16 data16 data16 data16 cs nopw 0x0(%rax,%rax,1)
+}
+# For the K8: prefixes before the one-byte nop, which is xchg %ax,%ax behind the first of them.
+K8_NOPS = {length: b"\x66" * (length - 1) + b"\x90" for length in range(1, 16)}
+# A short jump to the end, jmp .+length: no processor is without it. What it skips is never
+# executed, yet consists of one-byte nops: a decoder that ignores the jump is in step behind them.
+JUMP_NOPS = {length: bytes((0xEB, length - 2)) + b"\x90" * (length - 2) for length in range(2, 16)}
+JUMP_NOPS[1] = NOPS[1]  # shorter than any jump
+NOP_FAMILIES = {"p6": NOPS, "k8": K8_NOPS, "jump": JUMP_NOPS}
+
+# How to call an address, by the length of the site in bytes.
+RELATIVE_CALLS = {
+    5: CALL.prefix,  # call target
+    6: b"\x67\xe8",  # addr32 call target: the prefix means nothing here, linkers pad with it
+}
+ABSOLUTE_CALLS = {
+    12: CALL_ABS[8],  # movabs $target, %rax; call *%rax
+    13: CALL_ABS[2],  # movabs $target, %r10; call *%r10
+}
+JUMP = b"\xe9"  # jmp target
+SHORT_JUMP = b"\xeb"  # jmp target
+
+ADDRESS_BITS = {EM_386: 32, EM_X86_64: 64}
+# 64-bit addresses are canonical, with 48 bits: a jump to another one is a fault. Those that 5-level
+# paging adds, for processes that ask for them, are refused as well.
+ADDRESSES = {
+    EM_386: (range(1 << 32),),
+    EM_X86_64: (range(1 << 47), range((1 << 64) - (1 << 47), 1 << 64)),
+}
+
+
+def call(address: int, target: int, length: int = 5, machine: int = EM_X86_64) -> bytes | None:
+    """The call of `target`, `length` bytes long, for the site at `address`; None if out of reach.
+
+    Both addresses are link-time virtual ones, or both run-time ones. Lengths 5 and 6 reach 2 GiB
+    from the end of the site; in 32-bit code, whose addresses wrap around, everything. Lengths 12
+    and 13 exist in 64-bit code only, reach everything and overwrite %rax or %r10. They are two
+    instructions, and a thread may rest between them: whoever changes code that runs has to know
+    that none does. What is no address of the machine (see `is_address`) is out of reach, too.
+    Raises ValueError for a length that no call has.
+    """
+    if length in RELATIVE_CALLS:
+        return _branch(RELATIVE_CALLS[length], 4, address, target, machine)
+    if length not in ABSOLUTE_CALLS or machine != EM_X86_64:
+        raise ValueError(f"no call is {length} bytes long")
+    if not is_address(machine, address, length) or not is_address(machine, target):
+        return None
+    form = ABSOLUTE_CALLS[length]
+    return form.prefix + target.to_bytes(8, "little") + form.suffix
+
+
+def jump(address: int, target: int, machine: int = EM_X86_64) -> bytes | None:
+    """The 5-byte jump to `target` for the site at `address`; None if out of reach as in `call`."""
+    return _branch(JUMP, 4, address, target, machine)
+
+
+def short_jump(address: int, target: int, machine: int = EM_X86_64) -> bytes | None:
+    """The 2-byte jump to `target`; None unless within -128 to 127 bytes from its end."""
+    return _branch(SHORT_JUMP, 1, address, target, machine)
+
+
+def branch_target(address: int, code: bytes, machine: int = EM_X86_64) -> int | None:
+    """Where the direct call or jump leads that `code`, which stands at `address`, begins with.
+
+    The inverse of the functions above. None for anything else, a call through memory included.
+    """
+    for prefix in (*RELATIVE_CALLS.values(), JUMP, SHORT_JUMP):
+        end = len(prefix) + (1 if prefix == SHORT_JUMP else 4)
+        if code.startswith(prefix) and end <= len(code):
+            displacement = int.from_bytes(code[len(prefix) : end], "little", signed=True)
+            return address + end + displacement & (1 << ADDRESS_BITS[machine]) - 1
+    if machine == EM_X86_64 and any(form.matches(code, 2) for form in CALL_ABS):
+        return int.from_bytes(code[2:10], "little")
+    return None
+
+
+def is_address(machine: int, address: int, size: int = 1) -> bool:
+    """Whether the machine can have `size` bytes at `address`, without wrapping around."""
+    return any(address in part and address + size - 1 in part for part in ADDRESSES[machine])
+
+
+def _branch(opcode: bytes, width: int, address: int, target: int, machine: int) -> bytes | None:
+    """The branch whose operand of `width` bytes counts from its end."""
+    length = len(opcode) + width
+    if not is_address(machine, address, length) or not is_address(machine, target):
+        return None
+    distance = target - (address + length)
+    if machine == EM_386:  # modulo 1 << 32, as the processor counts
+        distance = (distance + (1 << 31)) % (1 << 32) - (1 << 31)
+    limit = 1 << 8 * width - 1
+    if not -limit <= distance < limit:
+        return None
+    return opcode + distance.to_bytes(width, "little", signed=True)
