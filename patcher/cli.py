@@ -16,6 +16,7 @@ from .errors import PatchError
 
 if TYPE_CHECKING:
     from .memory.elffile import ElfFile
+    from .switch import Selection
 
 VERBS = {
     "nop": "turn calls to mcount into NOPs",
@@ -63,6 +64,8 @@ def _add_selection(verb: ArgumentParser) -> None:
     add("files", nargs="+", metavar="FILE", help=files)
     functions = "only sites in functions named so in the symbol table (C++: mangled); repeatable"
     add("--functions", action="append", default=[], metavar="GLOB", help=functions)
+    notrace = "no site in functions named so, whatever --functions says; repeatable"
+    add("--notrace", action="append", default=[], metavar="GLOB", help=notrace)
     symbol = "a further name of mcount, as in gcc's -mfentry-name; repeatable"
     add("--symbol", action="append", default=[], metavar="NAME", help=symbol)
 
@@ -93,33 +96,39 @@ def _process(path: str, arguments: Namespace) -> bool:
 def _status(file: "ElfFile", arguments: Namespace) -> bool:
     from recordmcount.image import State, odd_entries
 
-    from .switch import Selection, count, describe, sites, sites_in_words
+    from .switch import count, describe, read, select, sites_in_words
 
-    image, selected = sites(file, Selection(tuple(arguments.functions), tuple(arguments.symbol)))
-    states = count(selected)
-    numbers = [f"{number} {state}" for state, number in states.items()]
-    foreign = [site for site in selected if site.state is State.FOREIGN]
+    selection = _selection(arguments)
+    table = read(file, selection.names)
+    selected = select(file.path, table, selection)
+    numbers = [f"{number} {state}" for state, number in count(table, selected).items()]
+    foreign = list(map(table.site, table.where(selected, State.FOREIGN)))
     counted = f"{sites_in_words(len(selected))}: {', '.join(numbers)}"
-    lines = ["; ".join([counted, *odd_entries(image.dead, image.repeated)])]
-    lines += [
-        f"{site.place} ({site.vaddr:#x}): foreign: {describe(site, image.machine)}"
-        for site in foreign
-    ]
+    lines = ["; ".join([counted, *odd_entries(table.dead, table.repeated)])]
+    lines += [f"{site.label}: foreign: {describe(site)}" for site in foreign]
     return say(1, [f"{file.path}: {line}" for line in lines]) and not foreign
 
 
 def _switch(file: "ElfFile", arguments: Namespace) -> bool:
     from recordmcount.image import State
 
-    from .switch import Selection, plan, sites, sites_in_words, switch
+    from .switch import plan, read, select, sites_in_words, switch
 
-    image, selected = sites(file, Selection(tuple(arguments.functions), tuple(arguments.symbol)))
-    changes = plan(image, selected, State(arguments.verb))
-    switch(file, changes, arguments.out, dry_run=arguments.dry_run)
+    selection = _selection(arguments)
+    table = read(file, selection.names)
+    selected = select(file.path, table, selection)
+    wanted = plan(file.path, table, selected, State(arguments.verb))
+    switch(file, wanted, arguments.out, dry_run=arguments.dry_run)
     if arguments.dry_run:
-        return say(1, [f"{file.path}: {change}" for change in changes])
+        return say(1, [f"{file.path}: {change}" for change in wanted.batch])
     if arguments.quiet:
         return True
-    already = len(selected) - len(changes)
-    turned = f"{sites_in_words(len(changes))} turned to {arguments.verb}"
+    already = len(selected) - len(wanted.numbers)
+    turned = f"{sites_in_words(len(wanted.numbers))} turned to {arguments.verb}"
     return say(1, [f"{file.path}: {turned}, {already} already"])
+
+
+def _selection(arguments: Namespace) -> "Selection":
+    from .switch import Selection
+
+    return Selection(tuple(arguments.functions), tuple(arguments.notrace), tuple(arguments.symbol))

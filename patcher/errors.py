@@ -9,9 +9,10 @@ class PatchError(Exception):
 
     `path` is the file, `what` the reason in plain words. Where the fault lies at one site,
     `address` is its address as the patched memory counts (a link-time virtual address for a
-    file), `symbol` its `function` or `function+0xoffset`, `actual` the bytes that stand there and
-    `expected` those that should. `str()` is the line a person reads:
-    `path: symbol (0xaddress): what`.
+    linked file, a file offset for an object), `symbol` its `function` or `function+0xoffset`,
+    `actual` the bytes that stand there and `expected` those that should. `str()` is the line a
+    person reads: `path: symbol (0xaddress): what`. A site of an object, which nobody looks for by
+    file offset, has no address and a symbol that says all: `function (section+0xoffset)`.
     """
 
     errno: ClassVar[int]
@@ -36,7 +37,7 @@ class PatchError(Exception):
 
     def __str__(self) -> str:
         if self.address is None:
-            return f"{self.path}: {self.what}"
+            return ": ".join(filter(None, (self.path, self.symbol, self.what)))
         place = f"{self.symbol} ({self.address:#x})" if self.symbol else f"{self.address:#x}"
         return f"{self.path}: {place}: {self.what}"
 

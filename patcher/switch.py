@@ -1,59 +1,120 @@
-"""Turn the sites of a linked file off and on, and tell how they stand."""
+"""Turn the sites of a file off and on: which ones, what must change for it, and the change."""
 
-from collections import Counter
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
 
-from recordmcount import image
-from recordmcount.image import Image, Site, State
+from recordmcount import elf
+from recordmcount.image import State
 
 from .errors import CompareError, NoSiteError
+from .linked import LinkedSites
 from .memory.elffile import ElfFile
-from .modify import Batch, Change, modify_batch, verify
+from .modify import Batch, modify_batch, verify
+from .objects import ObjectSites
+from .sites import Site, SiteTable
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which sites: those in functions that match one of `globs`, or all if there are none.
+    """Which sites: those in functions like one of `globs`, or all, but for those like `notrace`.
 
-    A function matches by any of its names, as they stand in the symbol table. `names` are further
-    names of mcount, as given to gcc's -mfentry-name.
+    A function is like a glob by any of its names, as they stand in the symbol table. `names` are
+    further names of mcount, as given to gcc's -mfentry-name.
     """
 
     globs: tuple[str, ...] = ()
+    notrace: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
 
-    def of(self, sites: Sequence[Site]) -> list[Site]:
-        """The selected ones of `sites`, in their order."""
-        if not self.globs:
-            return list(sites)
-        return [site for site in sites if any(_is_in(site, glob) for glob in self.globs)]
 
-    def idle(self, sites: Sequence[Site]) -> list[str]:
-        """The globs that match the function of no site."""
-        return [glob for glob in self.globs if not any(_is_in(site, glob) for site in sites)]
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What must change so that all `selected` sites are in `state`: `numbers`, by one `batch`."""
 
-
-def _is_in(site: Site, glob: str) -> bool:
-    return any(fnmatchcase(name, glob) for name in site.aliases)
+    table: SiteTable
+    state: State
+    selected: Sequence[int]
+    numbers: Sequence[int]
+    batch: Batch
 
 
-def sites(file: ElfFile, selection: Selection) -> tuple[Image, list[Site]]:
-    """(the file's table, its selected sites).
+def read(file: ElfFile, names: Sequence[str]) -> SiteTable:
+    """The file's sites. Raises FormatError where there is no sound table."""
+    if file.object.type == elf.ET_REL:
+        return ObjectSites(file.object, names)
+    return LinkedSites(file.object, names)
 
-    Raises NoSiteError where a glob matches nothing, FormatError where there is no sound table.
+
+def select(path: str, table: SiteTable, selection: Selection) -> Sequence[int]:
+    """The numbers of the selected sites. Raises NoSiteError where a glob matches nothing."""
+    everything = range(len(table))
+    if not selection.globs and not selection.notrace:
+        return everything
+    functions = _functions(table)
+    wanted = set(everything)
+    if selection.globs:
+        wanted = _like(path, functions, selection.globs)
+    if selection.notrace:
+        wanted -= _like(path, functions, selection.notrace)
+    return sorted(wanted)
+
+
+def _functions(table: SiteTable) -> dict[str, list[int]]:
+    """The numbers of the sites in each function, by each of its names."""
+    functions: dict[str, list[int]] = {}
+    for number in range(len(table)):
+        for name in table.names(number):
+            functions.setdefault(name, []).append(number)
+    return functions
+
+
+def _like(path: str, functions: dict[str, list[int]], globs: Sequence[str]) -> set[int]:
+    """The sites in functions like one of `globs`; NoSiteError if none is like one of them."""
+    found: set[int] = set()
+    idle = []
+    for glob in globs:
+        is_like = re.compile(translate(glob)).match
+        like = [number for name in functions if is_like(name) for number in functions[name]]
+        found.update(like)
+        if not like:
+            idle.append(glob)
+    if idle:
+        raise NoSiteError(path, f"no site in a function like {' or '.join(idle)}")
+    return found
+
+
+def count(table: SiteTable, selected: Sequence[int]) -> dict[State, int]:
+    """How many of the selected sites are in each state."""
+    return {state: len(table.where(selected, state)) for state in State}
+
+
+def plan(path: str, table: SiteTable, selected: Sequence[int], state: State) -> Plan:
+    """What must change so that all `selected` sites are in `state`.
+
+    Raises CompareError if a site is foreign, or could not be brought into the state and back.
     """
-    found = image.read(file.object, selection.names)
-    if idle := selection.idle(found.sites):
-        raise NoSiteError(file.path, f"no site in a function like {' or '.join(idle)}")
-    return found, selection.of(found.sites)
+    if foreign := table.where(selected, State.FOREIGN):
+        raise _foreign(path, table, foreign)
+    numbers = table.where(selected, State.CALL if state is State.NOP else State.NOP)
+    if stuck := table.stuck(numbers, state):
+        site = table.site(stuck[0])
+        raise _error(path, site, f"{site.reason}{_more(stuck)}; nothing was written")
+    return Plan(table, state, selected, numbers, table.batch(numbers, state))
 
 
-def count(selected: Sequence[Site]) -> dict[State, int]:
-    """How many sites are in each state."""
-    counter = Counter(site.state for site in selected)
-    return {state: counter[state] for state in State}
+def switch(file: ElfFile, wanted: Plan, out: str | None, *, dry_run: bool) -> None:
+    """Verify the whole plan, and unless `dry_run` carry it out and commit to the file or to `out`.
+
+    Without a change nothing is written but `out`. Raises PatchError; then no file has changed.
+    """
+    if dry_run:
+        verify(file, wanted.batch)
+        return
+    modify_batch(file, wanted.batch)
+    if wanted.numbers or out is not None:
+        file.commit(out)
 
 
 def sites_in_words(number: int) -> str:
@@ -61,57 +122,32 @@ def sites_in_words(number: int) -> str:
     return f"{number} site{'s' * (number != 1)}"
 
 
-def plan(found: Image, selected: Sequence[Site], state: State) -> list[Change]:
-    """What must change so that all `selected` sites are in `state`, by link-time virtual address.
-
-    Raises CompareError if a site is foreign, or could not be brought into the state and back.
-    """
-    foreign = [site for site in selected if site.state is State.FOREIGN]
-    if foreign:
-        raise _foreign(found, foreign)
-    changes = []
-    for site in selected:
-        if site.state is not state:
-            new = site.nop if state is State.NOP else site.call
-            if new is None:
-                raise CompareError(
-                    found.path, site.reason,
-                    address=site.vaddr, symbol=site.place, actual=site.code,
-                )  # fmt: skip
-            changes.append(Change(site.vaddr, site.code, new, site.place))
-    return changes
-
-
-def switch(file: ElfFile, changes: Sequence[Change], out: str | None, *, dry_run: bool) -> None:
-    """Verify all `changes`, and unless `dry_run` make them and commit to the file or to `out`.
-
-    Without a change nothing is written but `out`. Raises PatchError; then no file has changed.
-    """
-    batch = Batch.of(changes)
-    if dry_run:
-        verify(file, batch)
-        return
-    modify_batch(file, batch)
-    if changes or out is not None:
-        file.commit(out)
-
-
-def describe(site: Site, machine: int) -> str:
+def describe(site: Site) -> str:
     """What stands at a foreign site, and what should: bytes, decoded."""
     from .disassembly import disassemble  # slow to import, rarely needed
 
     def both(code: bytes) -> str:
-        return f"{code.hex(' ')} ({disassemble(code, site.vaddr, machine)})"
+        return f"{code.hex(' ')} ({disassemble(code, site.position, site.machine)})"
 
     expected = " or ".join(both(call) for call in site.expected)
     wanted = f"; expected {expected}" if expected else ""
     return f"{site.reason}: {both(site.code)}{wanted}"
 
 
-def _foreign(found: Image, foreign: Sequence[Site]) -> CompareError:
-    first, *others = foreign
-    more = f"; {sites_in_words(len(others))} more" if others else ""
+def _foreign(path: str, table: SiteTable, foreign: Sequence[int]) -> CompareError:
+    site = table.site(foreign[0])
+    return _error(path, site, f"foreign: {describe(site)}{_more(foreign)}; nothing was written")
+
+
+def _more(numbers: Sequence[int]) -> str:
+    others = len(numbers) - 1
+    return f"; {sites_in_words(others)} more" if others else ""
+
+
+def _error(path: str, site: Site, what: str) -> CompareError:
+    if site.in_object:
+        return CompareError(path, what, symbol=site.label, actual=site.code, expected=site.expected)
     return CompareError(
-        found.path, f"foreign: {describe(first, found.machine)}{more}; nothing was written",
-        address=first.vaddr, symbol=first.place, actual=first.code, expected=first.expected,
+        path, what,
+        address=site.position, symbol=site.place, actual=site.code, expected=site.expected,
     )  # fmt: skip

@@ -2,12 +2,13 @@
 
 Relocations that name mcount are the sites; a table is compared with them and proves nothing. So an
 entry that names no site is shown as what it is, and a site without an entry too. A call that a
-recorder turned into a NOP has left its relocation behind, as R_*_NONE that still names mcount.
+recorder turned into a NOP has left its relocation behind, as R_*_NONE that still names mcount. A
+NOP of this project's own (x86.object_nop) tells of which type the relocation was.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,8 +23,23 @@ _ENTRY_SIZES = {
     x86.EM_X86_64: {x86.R_X86_64_64: 8, x86.R_X86_64_32: 4},
     x86.EM_386: {x86.R_386_32: 4},
 }
-_R_NONE = 0  # on both machines
+R_NONE = 0  # on both machines
 _LONGEST_SITE = 13
+_LONGEST_PREFIX = 2
+
+
+class Relocation(NamedTuple):
+    """The relocation of a site: a `form` of call and its relocation's type, now or before.
+
+    `section` and `number` are the index of its section and its place therein, `field` the section
+    offset of the relocated bytes (r_offset).
+    """
+
+    section: int
+    number: int
+    field: int
+    form: CallForm
+    type: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +47,13 @@ class Site:
     """A call of mcount, a NOP in its place, or what is neither: foreign.
 
     Foreign is what else an entry of a table names, and what may be a call but can have no entry.
-    `offset` is the section offset of the first byte (for the latter, of the relocated field).
-    `function` is the nearest symbol at or before it, None where that
-    one ends before it, and `function_offset` the distance to its first byte. `code` are the bytes
-    that stand there, of the form's length or, if foreign, up to five. `form` is the name of the
-    call's form (of a NOP: of the call it replaced), empty if unknown. `recorded` tells whether a
-    table has an entry for it. `reason` says why a site is foreign.
+    `offset` is the section offset of the first byte (for the latter, of the relocated field) and
+    `index` that of the section. `function` is the nearest symbol at or before it, None where that
+    one ends before it, `function_offset` the distance to its first byte and `aliases` all names
+    that byte has. `code` are the bytes that stand there, of the form's length or, if foreign, up to
+    five. `form` is the name of the call's form (of a NOP: of the call it replaced), empty if
+    unknown. `recorded` tells whether a table has an entry for it. `reason` says why a site is
+    foreign. `relocation` is known of a call, and of a NOP that tells it.
     """
 
     section: str
@@ -48,6 +65,9 @@ class Site:
     form: str
     recorded: bool
     reason: str
+    index: int
+    aliases: tuple[str, ...]
+    relocation: Relocation | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +98,7 @@ class _Thing:
     length: int = 5
     form: str = ""
     reason: str = ""
+    relocation: Relocation | None = None
 
 
 def read(obj: Object, extra_names: tuple[str, ...] = ()) -> Listing:
@@ -103,9 +124,11 @@ def read(obj: Object, extra_names: tuple[str, ...] = ()) -> Listing:
 def _site(
     place: _Place, thing: _Thing, code: "_Code", functions: "_Functions", recorded: bool
 ) -> Site:
+    function, distance = functions.at(place)
     return Site(
-        code.section(place.section).name, place.offset, *functions.at(place),
+        code.section(place.section).name, place.offset, function, distance,
         code.at(place, thing.length), thing.state, thing.form, recorded, thing.reason,
+        place.section, functions.names(place.section, place.offset - distance), thing.relocation,
     )  # fmt: skip
 
 
@@ -114,9 +137,15 @@ def _site(
 
 def _calls(obj: Object, extra_names: tuple[str, ...]) -> Iterator[tuple[_Place, _Thing]]:
     found = sites.find(obj, extra_names)
-    for call in found:
-        form = call.form
-        yield _Place(call.section, call.offset), _Thing(State.CALL, form.length, form.name)
+    for part in found.sections:
+        words = obj.layout.words(obj.content(part.relocations))
+        width = obj.headers[part.relocations][9] // obj.layout.word
+        for call in part:
+            form, field = call.form, call.offset + len(call.form.prefix)
+            kind = obj.layout.type_of(words[call.entry * width + 1])  # of r_info
+            known = Relocation(part.relocations, call.entry, field, form, kind)
+            place = _Place(call.section, call.offset)
+            yield place, _Thing(State.CALL, form.length, form.name, relocation=known)
     for section, field, what in found.unsupported:
         yield _Place(section, field), _Thing(State.FOREIGN, reason=what)
 
@@ -124,28 +153,50 @@ def _calls(obj: Object, extra_names: tuple[str, ...]) -> Iterator[tuple[_Place, 
 def _turned_off(
     obj: Object, code: "_Code", extra_names: tuple[str, ...]
 ) -> Iterator[tuple[_Place, _Thing]]:
-    """The calls a recorder turned into NOPs. `sites.find` has checked the relocation sections."""
+    """The calls that were turned into NOPs. `sites.find` has checked the relocation sections."""
     names = (name.encode("utf-8", "surrogateescape") for name in (*x86.MCOUNT_NAMES, *extra_names))
     symbols = obj.symbols_named(names)
     if not symbols:
         return
+    marked = x86.object_nops(obj.machine)
     for index in obj.of_type(elf.SHT_RELA, elf.SHT_REL):
         text = obj.headers[index][7]
         if not obj.headers[text][2] & elf.SHF_EXECINSTR:
             continue
         for piece in obj.relocations_naming(index, symbols, obj.relocation_pieces(index)):
-            for field, info in zip(piece.offsets, piece.infos, strict=True):
-                if obj.layout.type_of(info) == _R_NONE:
-                    yield _nop_around(_Place(text, field), code)
+            nowhere: Sequence[None] = [None] * len(piece.numbers)
+            addends: Sequence[int | None] = piece.addends or nowhere
+            rows = zip(piece.numbers, piece.offsets, piece.infos, addends, strict=True)
+            for number, field, info, addend in rows:
+                if obj.layout.type_of(info) == R_NONE:
+                    around = code.around(_Place(text, field))
+                    yield (
+                        _marked_nop(around, marked, index, number, addend)
+                        or _nop_around(around, code.forms)
+                    )
 
 
-def _nop_around(field: _Place, code: "_Code") -> tuple[_Place, _Thing]:
-    for form in code.forms:
-        start = _Place(field.section, field.offset - len(form.prefix))
-        if start.offset >= 0 and code.at(start, form.length) == form.nop:
-            return start, _Thing(State.NOP, form.length, form.name)
+def _marked_nop(
+    around: "_Around",
+    marked: dict[bytes, tuple[CallForm, int]],
+    section: int,
+    number: int,
+    addend: int | None,
+) -> tuple[_Place, _Thing] | None:
+    """The NOP that tells which call it replaced, if its relocation fits that; REL has no addend."""
+    for nop, (form, kind) in marked.items():
+        if around.holds(nop, len(form.prefix)) and addend in (None, form.addend):
+            known = Relocation(section, number, around.field.offset, form, kind)
+            return around.start(form), _Thing(State.NOP, form.length, form.name, relocation=known)
+    return None
+
+
+def _nop_around(around: "_Around", forms: list[CallForm]) -> tuple[_Place, _Thing]:
+    for form in forms:
+        if around.holds(form.nop, len(form.prefix)):
+            return around.start(form), _Thing(State.NOP, form.length, form.name)
     reason = "the relocation of a call that was turned off, but no NOP"
-    return field, _Thing(State.FOREIGN, reason=reason)
+    return around.field, _Thing(State.FOREIGN, reason=reason)
 
 
 # --- what tables name -----------------------------------------------------------------------------
@@ -168,7 +219,7 @@ def _entries(obj: Object) -> tuple[list[_Place], int]:
         index = obj.headers[relocations][7]
         content = obj.content(index)
         for offset, kind, symbol, explicit in obj.relocations(relocations):
-            if kind == _R_NONE:
+            if kind == R_NONE:
                 continue
             size = _ENTRY_SIZES[obj.machine].get(kind)
             if size is None or symbol >= len(symbols) or offset + word > len(content):
@@ -230,6 +281,29 @@ class _Code:
             return b""
         return self._obj.read(section.offset + place.offset, length, "code")
 
+    def around(self, field: _Place) -> "_Around":
+        """The bytes on both sides of a relocated field."""
+        start = max(0, field.offset - _LONGEST_PREFIX)
+        before = field.offset - start
+        code = self.at(_Place(field.section, start), before + _LONGEST_SITE)
+        return _Around(field, code[:before], code[before:])
+
+
+class _Around(NamedTuple):
+    """The bytes of code before and from a relocated field, as far as any site reaches."""
+
+    field: _Place
+    before: bytes
+    code: bytes
+
+    def holds(self, site: bytes, prefix: int) -> bool:
+        """Whether `site` stands there, whose field comes after so many bytes."""
+        return self.before.endswith(site[:prefix]) and self.code.startswith(site[prefix:])
+
+    def start(self, form: CallForm) -> _Place:
+        """Where the site of this form begins."""
+        return _Place(self.field.section, self.field.offset - len(form.prefix))
+
 
 class _Functions:
     """The symbols of code by section; of several at one offset a function, a global one, the first.
@@ -260,3 +334,11 @@ class _Functions:
         if size and place.offset >= value + size:
             return None, 0
         return elf.string_at(self._strings, name), place.offset - value
+
+    def names(self, section: int, start: int) -> tuple[str, ...]:
+        """All names of the function that begins at a section offset, each once, the best first."""
+        rows = self._symbols.get(section, [])
+        first = bisect_left(rows, start, key=lambda row: row[0])
+        end = bisect_right(rows, start, key=lambda row: row[0])
+        found = (elf.string_at(self._strings, name) for _, _, name, _ in reversed(rows[first:end]))
+        return tuple(dict.fromkeys(found))

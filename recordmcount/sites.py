@@ -104,7 +104,7 @@ def find(obj: "Object", extra_names: tuple[str, ...] = (), processes: int = 1) -
     symbols = obj.symbols_named(names)
     if not symbols:
         return found
-    pairs = _text_relocations(obj)
+    pairs = text_relocations(obj)
     if sum(obj.headers[index][5] for index, _ in pairs) < WORTH_FORKING:
         processes = 1
     parts = _parts(obj, pairs, processes)
@@ -167,7 +167,7 @@ def _parts(obj: "Object", pairs: list[tuple[int, int]], processes: int) -> "list
     return parts
 
 
-def _text_relocations(obj: "Object") -> list[tuple[int, int]]:
+def text_relocations(obj: "Object") -> list[tuple[int, int]]:
     """(relocation section, text section) pairs, in file order."""
     headers = obj.headers
     pairs = []

@@ -188,6 +188,66 @@ def is_unsupported_call(machine: int, relocation_type: int, code: bytes, field: 
     )
 
 
+# --- turned off in an object --------------------------------------------------------------------
+
+# The relocation types of calls, by name; the same tables of the psABIs as above.
+RELOCATION_NAMES = {
+    EM_X86_64: {
+        R_X86_64_64: "R_X86_64_64",
+        R_X86_64_PC32: "R_X86_64_PC32",
+        R_X86_64_PLT32: "R_X86_64_PLT32",
+        R_X86_64_GOTPCREL: "R_X86_64_GOTPCREL",
+        R_X86_64_GOTPCRELX: "R_X86_64_GOTPCRELX",
+    },
+    EM_386: {
+        R_386_PC32: "R_386_PC32",
+        R_386_GOT32: "R_386_GOT32",
+        R_386_PLT32: "R_386_PLT32",
+        R_386_GOT32X: "R_386_GOT32X",
+    },
+}
+# Relocations that fill 8 bytes; no other fills more than 4.
+R_X86_64_WIDE = frozenset(
+    (R_X86_64_64, 16, 17, 18, 24, 25, R_X86_64_GOT64, 28, 29, R_X86_64_GOTPLT64,
+     R_X86_64_PLTOFF64, 33)  # DTPMOD64 DTPOFF64 TPOFF64 PC64 GOTOFF64; GOTPCREL64 GOTPC64; SIZE64
+)  # fmt: skip
+WIDEST_FIELD = 8
+
+
+def field_size(machine: int, relocation_type: int) -> int:
+    """How many bytes a relocation can touch, at most."""
+    wide = machine == EM_X86_64 and relocation_type in R_X86_64_WIDE
+    return WIDEST_FIELD if wide else 4
+
+
+def object_nop(form: CallForm, relocation_type: int) -> bytes:
+    """The NOP in the place of a call in an object whose relocation becomes R_*_NONE meanwhile.
+
+    It tells what it replaced: the relocation's type in the lowest byte of the displacement; for
+    `call *disp32(%reg)` the register as base (%rsp: there is none); for `movabs` the register's
+    number in the next byte. Its index is %rcx, and %rax in every other NOP of this project, so
+    that none of a linked image is taken for one of these.
+    """
+    if form.length == 5:
+        return bytes((0x0F, 0x1F, 0x44, 0x08, relocation_type))  # nopl TYPE(%rax,%rcx,1)
+    if form.length == 6:
+        modrm = form.prefix[1]
+        base = 4 if modrm == 0x15 else modrm & 7
+        # nopw TYPE(%reg,%rcx,1)
+        return bytes((0x66, 0x0F, 0x1F, 0x44, 0x08 | base, relocation_type))
+    # ... nopw TYPE+REGISTER*256(%rax,%rcx,1)
+    return form.nop[:-5] + bytes((0x08, relocation_type, form.prefix[1] - 0xB8, 0, 0))
+
+
+def object_nops(machine: int) -> dict[bytes, tuple[CallForm, int]]:
+    """Every NOP that `object_nop` gives -> (the form, the relocation's type) it tells."""
+    return {
+        object_nop(form, kind): (form, kind)
+        for kind, forms in CALL_FORMS[machine].items()
+        for form in forms
+    }
+
+
 # --- after the link ---------------------------------------------------------------------------
 
 # What may stand before the first instruction of a function: endbr64, endbr32.

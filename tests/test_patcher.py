@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from patcher import cli
+from patcher import cli, switch
 from patcher.errors import WriteError
 from patcher.memory.elffile import ElfFile
-from patcher.switch import Selection, plan, sites, switch
 from recordmcount.image import State
 from tests import command, images
 from tests.images import CALLS, Built, build, calls
@@ -434,10 +433,9 @@ def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
     short.write_bytes(b"\x7fELF\2\1\1")
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    table_of = "only executables and shared objects are patched"
     reasons = {
-        tmp_path / "work.o": f"not linked: {table_of}",
-        archive: "an archive: only linked files are patched",
+        tmp_path / "main.o": "no __mcount_loc table",
+        archive: "an archive: patch its members before they go in, or what is linked from it",
         other: "not for x86: only such files are patched",
         script: "not an ELF file",
         short: "not an ELF file",
@@ -524,12 +522,12 @@ def test_what_another_program_wrote_meanwhile_is_not_lost(
     built: Built, change: Callable[[Path], None]
 ) -> None:
     with ElfFile(str(built.image)) as file:
-        found, selected = sites(file, Selection())
-        changes = plan(found, selected, State.NOP)
+        table = switch.read(file, ())
+        wanted = switch.plan(file.path, table, range(len(table)), State.NOP)
         change(built.image)
         theirs = built.image.read_bytes()
         with pytest.raises(WriteError) as caught:
-            switch(file, changes, None, dry_run=False)
+            switch.switch(file, wanted, None, dry_run=False)
     assert str(caught.value) == f"{built.image}: was changed by another program meanwhile"
     assert built.image.read_bytes() == theirs
     assert not list(built.image.parent.glob(".*"))

@@ -1,6 +1,7 @@
-"""The code of a linked ELF file, by link-time virtual address.
+"""The code of an ELF file: by link-time virtual address, or by file offset in an object.
 
-Changes are made to a copy of the executable segments in memory. `commit` writes a new file and
+Changes are made to a copy of the executable segments in memory (`objectfile` says what takes
+their part in an object). `commit` writes a new file and
 renames it: a process that runs the old one keeps it.
 """
 
@@ -12,13 +13,19 @@ from types import TracebackType
 from typing import Self
 
 from patcher.errors import NoSiteError, ReadError, WriteError
-from recordmcount import elf, output, x86
+from recordmcount import elf, formats, output, x86
 from recordmcount.dynamic import PF_X, PT_LOAD, LoadView, Segment
 from recordmcount.errors import FormatError, OutputError, UnrecognizedError
 
+from .objectfile import pieces
+
+# xz, zstd and gzip: how kernels may keep their modules.
+COMPRESSED = (b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x1f\x8b")
+MACHINES = [machine.to_bytes(2, "little") for machine in (x86.EM_X86_64, x86.EM_386)]
+
 
 class ElfFile:
-    """A TextMemory over an executable or shared object, open as long as its `with` block.
+    """A TextMemory over an executable, a shared or a relocatable object, open during its `with`.
 
     Raises NoSiteError for a file of another kind, recordmcount's FormatError for a broken one,
     OSError if it cannot be opened.
@@ -34,7 +41,8 @@ class ElfFile:
                 path, os.pread(self._fd, 20, 0) if S_ISREG(self._status.st_mode) else None
             )
             self.object = elf.Object(path, self._status.st_size, self._pread)
-            self._segments = _executable_segments(self.object)
+            is_object = self.object.type == elf.ET_REL
+            self._segments = (pieces if is_object else _executable_segments)(self.object)
         except BaseException:
             os.close(self._fd)
             raise
@@ -133,19 +141,19 @@ def _executable_segments(obj: elf.Object) -> list[Segment]:
 
 
 def _refuse_others(path: str, start: bytes | None) -> None:
-    """NoSiteError for what is no linked x86 image; `start` are the file's first 20 bytes."""
+    """NoSiteError for what is no x86 ELF file; `start` are the file's first 20 bytes."""
     if start is None:
         what = "not a regular file"
-    elif start.startswith((b"!<arch>\n", b"!<thin>\n")):
-        what = "an archive: only linked files are patched"
+    elif start.startswith((formats.ARCHIVE_MAGIC, formats.THIN_ARCHIVE_MAGIC)):
+        what = "an archive: patch its members before they go in, or what is linked from it"
+    elif start.startswith(COMPRESSED):
+        what = "compressed: decompress it first"
+    elif start.startswith(formats.BITCODE_MAGIC):
+        what = "LLVM bitcode, which has no sites yet: patch what is linked from it"
     elif not start.startswith(b"\x7fELF") or len(start) < 20:
         what = "not an ELF file"
+    elif start[5] != elf.ELFDATA2LSB or start[18:20] not in MACHINES:
+        what = "not for x86: only such files are patched"
     else:
-        kind, machine = (int.from_bytes(start[at : at + 2], "little") for at in (16, 18))
-        if start[5] != elf.ELFDATA2LSB or machine not in (x86.EM_X86_64, x86.EM_386):
-            what = "not for x86: only such files are patched"
-        elif kind == elf.ET_REL:
-            what = "not linked: only executables and shared objects are patched"
-        else:
-            return
+        return
     raise NoSiteError(path, what)

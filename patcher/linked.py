@@ -1,0 +1,69 @@
+"""The sites of a linked file. Their changes are by link-time virtual address."""
+
+from collections.abc import Sequence
+
+from recordmcount import image
+from recordmcount.elf import Object
+from recordmcount.image import State
+
+from .modify import Batch
+from .sites import Site
+
+
+class LinkedSites:
+    """A SiteTable of an executable or a shared object.
+
+    Raises FormatError where there is no sound table.
+    """
+
+    def __init__(self, obj: Object, names: Sequence[str]) -> None:
+        self._image = image.read(obj, names)
+
+    @property
+    def dead(self) -> int:
+        """How many entries linkers left for code they dropped."""
+        return self._image.dead
+
+    @property
+    def repeated(self) -> int:
+        """How many entries there are beyond the first for one address."""
+        return self._image.repeated
+
+    def __len__(self) -> int:
+        return len(self._image.sites)
+
+    def names(self, number: int) -> tuple[str, ...]:
+        """All names of the function that a site is in."""
+        return self._image.sites[number].aliases
+
+    def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
+        """Those of `numbers` whose sites are in `state`."""
+        sites = self._image.sites
+        return [number for number in numbers if sites[number].state is state]
+
+    def site(self, number: int) -> Site:
+        """What there is to know of one site."""
+        site = self._image.sites[number]
+        return Site(
+            site.vaddr, site.section, site.function, site.function_offset, site.code, site.state,
+            site.form, site.call, site.nop, site.reason, self._image.machine, False, site.expected,
+        )  # fmt: skip
+
+    def stuck(self, numbers: Sequence[int], state: State) -> Sequence[int]:
+        """Those of `numbers` that cannot be brought to `state` and back."""
+        sites = self._image.sites
+        if state is State.NOP:
+            return [number for number in numbers if sites[number].nop is None]
+        return [number for number in numbers if sites[number].call is None]
+
+    def batch(self, numbers: Sequence[int], state: State) -> Batch:
+        """What must change so that these sites, of which none is stuck, are in `state`."""
+        sites = [self._image.sites[number] for number in numbers]
+        new = [site.nop if state is State.NOP else site.call for site in sites]
+        places = dict(zip((site.vaddr for site in sites), numbers, strict=True))
+        return Batch(
+            [site.vaddr for site in sites],
+            [site.code for site in sites],
+            [code for code in new if code is not None],
+            lambda vaddr: self.site(places[vaddr]).place,
+        )
