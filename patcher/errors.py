@@ -1,6 +1,6 @@
 """What can go wrong while patching: one root, and the errno that the kernel's ftrace would give."""
 
-from errno import EFAULT, EINVAL, ENOENT, EPERM
+from errno import EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOEXEC, EPERM, ERANGE
 from typing import ClassVar
 
 
@@ -68,3 +68,33 @@ class NoSiteError(PatchError):
     """What was asked for is no site of this file, or the file has none."""
 
     errno = ENOENT
+
+
+class NoModuleError(PatchError):
+    """What was asked for lies in no live module."""
+
+    errno = ENOENT
+
+
+class ModuleError(PatchError):
+    """A module cannot be loaded where it is said to be; nothing of it was registered."""
+
+    errno = ENOEXEC
+
+
+class StateError(PatchError):
+    """What was asked for does not fit what stands or is registered, as two users of one name."""
+
+    errno = EBUSY
+
+
+class ReachError(PatchError):
+    """A call cannot reach its target from where it stands; nothing was written."""
+
+    errno = ERANGE
+
+
+class DisabledError(PatchError):
+    """The switch was thrown by an earlier deviation; no code is touched any more."""
+
+    errno = ENODEV

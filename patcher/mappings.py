@@ -1,0 +1,71 @@
+"""What of an address space may be taken for text: private, executable, unwritable, from a file.
+
+Writes through /proc/PID/mem heed no protection, so what may be written to is decided here. The
+memory of a device spells no code, whatever its bytes look like: that was the lesson of 2008.
+"""
+
+from collections.abc import Iterable
+from os import major, minor
+from typing import NamedTuple
+
+
+class Range(NamedTuple):
+    """The run-time addresses from `start` up to, but without, `end`."""
+
+    start: int
+    end: int
+
+    def holds(self, address: int, size: int = 1) -> bool:
+        """Whether `size` bytes at run-time address `address` are all in it."""
+        return self.start <= address and address + size <= self.end
+
+    def meets(self, other: "Range") -> bool:
+        """Whether an address is in both."""
+        return self.start < other.end and other.start < self.end
+
+    def __str__(self) -> str:
+        return f"{self.start:#x}-{self.end:#x}"
+
+
+class Mapping(NamedTuple):
+    """A part of an address space, as a line of /proc/PID/maps tells it.
+
+    `protection` is of the form `r-xp`; `device` (as st_dev) and `inode` are those of the mapped
+    file, `inode` is 0 if there is none.
+    """
+
+    range: Range
+    protection: str
+    device: int
+    inode: int
+    path: str = ""
+
+    def __str__(self) -> str:
+        device = f"{major(self.device):x}:{minor(self.device):x}"
+        return f"{self.range} {self.protection} {device} {self.inode} {self.path}".rstrip()
+
+    def why_not_text(self, device: int, inode: int) -> str:
+        """Why this is no text of the file `device`, `inode`; empty if it is."""
+        foreign = (self.device, self.inode) != (device, inode)
+        reasons = {
+            "a device": foreign and self.path.startswith("/dev/"),
+            "anonymous": not self.inode,
+            "shared": self.protection[3] != "p",
+            "writable": self.protection[1] != "-",
+            "not executable": self.protection[2] != "x",
+            "a mapping of another file": foreign,
+        }
+        return next((reason for reason, applies in reasons.items() if applies), "")
+
+
+def why_not_text(text: Range, mappings: Iterable[Mapping], device: int, inode: int) -> str:
+    """Why `text` is not wholly inside one mapping of that file's text; empty if it is."""
+    touched = [mapping for mapping in mappings if mapping.range.meets(text)]
+    if not touched:
+        return "is not mapped"
+    for mapping in touched:
+        if why := mapping.why_not_text(device, inode):
+            return f"is {why}: {mapping}"
+        if not mapping.range.holds(text.start, text.end - text.start):
+            return f"is not inside one mapping: {mapping}"
+    return ""

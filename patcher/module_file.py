@@ -1,0 +1,86 @@
+"""A module as its ELF file tells it: identity, text, and the sites of its `__mcount_loc` table.
+
+The table is read from the file, not from memory: when a loader announces an object, that is mapped
+but need not be relocated yet.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from stat import S_ISREG
+
+from recordmcount import elf, image
+from recordmcount.dynamic import PF_X, PT_LOAD, LoadView
+from recordmcount.image import Site
+
+from .errors import CompareError, NoSiteError
+from .mappings import Range
+from .modules import Identity, Module, Point
+
+PT_NOTE = 4
+NT_GNU_BUILD_ID = 3
+
+
+def read(path: str, bias: int = 0, names: Sequence[str] = ()) -> Module:
+    """The module that the linked file `path` is when loaded with load bias `bias`.
+
+    `names` are further names of mcount. Its text are the executable segments. Raises CompareError
+    if a site is foreign or could not be turned off and on again, NoSiteError if `path` is no
+    regular file, recordmcount's FormatError for a broken file or one without a table, OSError.
+    """
+    # O_NONBLOCK: a FIFO must not make us wait.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        status = os.fstat(fd)
+        if not S_ISREG(status.st_mode):
+            raise NoSiteError(path, "not a regular file")
+        obj = elf.Object(path, status.st_size, lambda offset, size: os.pread(fd, size, offset))
+        view = LoadView(obj)
+        found = image.read(obj, names)
+        return Module(
+            Identity(path, build_id(view), status.st_dev, status.st_ino, bias),
+            tuple(_text(view, bias)),
+            tuple(_point(path, site, bias) for site in found.sites),
+            machine=obj.machine,
+        )
+    finally:
+        os.close(fd)
+
+
+def build_id(view: LoadView) -> bytes:
+    """The descriptor of the NT_GNU_BUILD_ID note, empty if the loaded file has none."""
+    for segment in view.segments:
+        if segment.type == PT_NOTE:
+            notes = view.obj.read(segment.offset, segment.filesz, "the notes")
+            for name, kind, descriptor in _notes(notes):
+                if (name, kind) == (b"GNU\0", NT_GNU_BUILD_ID):
+                    return descriptor
+    return b""
+
+
+def _notes(notes: bytes) -> Iterator[tuple[bytes, int, bytes]]:
+    """(name, type, descriptor) of each; name and descriptor are padded to 4 bytes (gABI)."""
+    at = 0
+    while at + 12 <= len(notes):
+        name_size, size, kind = (
+            int.from_bytes(notes[field : field + 4], "little") for field in (at, at + 4, at + 8)
+        )
+        name_at = at + 12
+        at = name_at + (name_size + 3 & ~3)
+        yield notes[name_at : name_at + name_size], kind, notes[at : at + size]
+        at += size + 3 & ~3
+
+
+def _text(view: LoadView, bias: int) -> Iterator[Range]:
+    for segment in view.segments:
+        if segment.type == PT_LOAD and segment.flags & PF_X and segment.filesz:
+            start = segment.vaddr + bias
+            yield Range(start, start + segment.filesz)
+
+
+def _point(path: str, site: Site, bias: int) -> Point:
+    if site.call is None or site.nop is None:
+        raise CompareError(
+            path, site.reason,
+            address=site.vaddr, symbol=site.place, actual=site.code, expected=site.expected,
+        )  # fmt: skip
+    return Point(site.vaddr + bias, site.code, site.call, site.nop, site.place, site.aliases)
