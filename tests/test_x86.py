@@ -29,20 +29,20 @@ def only_instruction(machine: int, code: bytes) -> capstone.CsInsn:
     return instruction
 
 
-def instructions(machine: int, code: bytes) -> list[capstone.CsInsn]:
+def instructions(machine: int, code: bytes, address: int = 0) -> list[capstone.CsInsn]:
     mode = {x86.EM_X86_64: capstone.CS_MODE_64, x86.EM_386: capstone.CS_MODE_32}[machine]
     decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
     decoder.detail = True
-    found = list(decoder.disasm(code, 0))
+    found = list(decoder.disasm(code, address))
     assert sum(instruction.size for instruction in found) == len(code)
     return found
 
 
-def assembled(machine: int, text: str) -> bytes:
+def assembled(machine: int, text: str, address: int = 0) -> bytes:
     mode = {x86.EM_X86_64: keystone.KS_MODE_64, x86.EM_386: keystone.KS_MODE_32}[machine]
     assembler = keystone.Ks(keystone.KS_ARCH_X86, mode)
     assembler.syntax = keystone.KS_OPT_SYNTAX_ATT
-    return bytes(assembler.asm(text)[0])
+    return bytes(assembler.asm(text, address)[0])
 
 
 def spelled(form: CallForm, field: bytes) -> bytes:
