@@ -1,0 +1,83 @@
+"""Which family of NOPs the processors at hand execute: by their features, then by trial.
+
+    nops = x86.NOP_FAMILIES[cpu.at_hand()]  # by length in bytes
+
+In order of preference, which was that of Linux 2.6.28, too (ftrace_init tried them likewise):
+
+- "p6", `nopl`: discarded by today's decoders. Every x86-64 processor has it, older ones only from
+  some time on, and Virtual PC executes some of it wrongly without a fault. That is why no 32-bit
+  Linux since 2.6.27 claims it, and why neither the model of a processor nor the trial is proof.
+- "k8", prefixes before a `nop`: what AMD recommends for Athlon, Athlon 64 and Opteron (25112,
+  section 4.12). More than three prefixes, as in 5 bytes and more, are slow on others.
+- "jump": there since the 8086, but a branch.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from recordmcount import x86
+
+from .trial import executes
+
+
+def at_hand() -> str:
+    """The family for the processors of this machine."""
+    cpuinfo = ""
+    with suppress(OSError), open("/proc/cpuinfo", errors="replace") as file:
+        cpuinfo = file.read()
+    return choose(cpuinfo)
+
+
+def choose(cpuinfo: str, executes: Callable[[Iterable[bytes]], bool] = executes) -> str:
+    """The first candidate of which `executes` says that all NOPs are executed.
+
+    The last one, the jump, is not tried. It is also the answer where `executes` raises OSError.
+    """
+    *doubtful, last = candidates(cpuinfo)
+    with suppress(OSError):
+        for family in doubtful:
+            if executes(x86.NOP_FAMILIES[family].values()):
+                return family
+    return last
+
+
+def candidates(cpuinfo: str) -> list[str]:
+    """The families that every processor in the text of /proc/cpuinfo should execute, best first.
+
+    "jump" is always the last; of what is no such text, or not of x86, the only one.
+    """
+    processors = parse(cpuinfo)
+    families = []
+    if processors and all(map(_has_nopl, processors)):
+        families.append("p6")
+    if processors and all(map(_has_prefixed_nops, processors)):
+        families.append("k8")
+    return [*families, "jump"]
+
+
+def parse(cpuinfo: str) -> list[dict[str, str]]:
+    """The fields of each processor in the text of /proc/cpuinfo, by name."""
+    processors = []
+    for paragraph in cpuinfo.split("\n\n"):
+        lines = [line.partition(":") for line in paragraph.splitlines()]
+        fields = {name.strip(): value.strip() for name, colon, value in lines if colon}
+        if "processor" in fields:
+            processors.append(fields)
+    return processors
+
+
+def _has_nopl(processor: dict[str, str]) -> bool:
+    """By the kernel's word; or by the long mode, unless an emulator may be behind it."""
+    flags = _flags(processor)
+    return "nopl" in flags or ("lm" in flags and "hypervisor" not in flags)
+
+
+def _has_prefixed_nops(processor: dict[str, str]) -> bool:
+    """All of x86-64, and AMD's processors from the Athlon (family 6) on."""
+    family = processor.get("cpu family", "")
+    athlon = processor.get("vendor_id") == "AuthenticAMD" and family.isdecimal() and int(family) > 5
+    return athlon or "lm" in _flags(processor)
+
+
+def _flags(processor: dict[str, str]) -> set[str]:
+    return set(processor.get("flags", "").split())

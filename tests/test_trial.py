@@ -1,0 +1,124 @@
+"""`patcher.trial` on the processor that runs this test."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from patcher import trial
+from recordmcount import x86
+from tests import command
+from tests.test_x86 import assembled
+
+
+def executes(text: str) -> bool:
+    return trial.executes([assembled(x86.EM_X86_64, text)])
+
+
+@pytest.mark.parametrize("family", x86.NOP_FAMILIES)
+def test_every_nop_of_every_family_is_executed_without_effect(family: str) -> None:
+    assert trial.executes(x86.NOP_FAMILIES[family].values())
+
+
+@pytest.mark.parametrize("form", [x86.CALL, x86.CALL_GOT, *x86.CALL_ABS[::8]])
+def test_what_takes_the_place_of_a_call_is_executed_without_effect(form: x86.CallForm) -> None:
+    assert trial.executes([form.nop])
+
+
+@pytest.mark.parametrize("text", ["mov %rsp, %rsp", "xchg %rbx, %rbx", "jmp 2"])
+def test_what_happens_to_have_no_effect_is_a_nop_as_well(text: str) -> None:
+    assert executes(text)
+
+
+@pytest.mark.parametrize("text", [
+    "ud2", "hlt", "int3", ".byte 0xf1", "int $0x80", "syscall", "in %dx, %al", "lock; nop",
+    ".byte 6", "mov %rax, %cr3",
+])  # fmt: skip
+def test_what_the_processor_refuses_or_traps_is_no_nop(text: str) -> None:
+    assert not executes(text)
+
+
+@pytest.mark.parametrize("name", [*trial.REGISTERS, "rsp"])
+def test_what_changes_a_register_is_no_nop(name: str) -> None:
+    assert not executes(f"inc %{name}")
+    assert not executes(f"lea 8(%{name}), %{name}")
+
+
+@pytest.mark.parametrize("text", ["mov %eax, %eax", "lea (%esi), %esi", "mov $1, %r15b"])
+def test_what_changes_a_part_of_a_register_is_no_nop(text: str) -> None:
+    assert not executes(text)
+
+
+@pytest.mark.parametrize("text", [
+    "clc", "stc", "cld", "std", "or %rax, %rax", "cmp %rax, %rcx", "popfq", "sahf",
+])  # fmt: skip
+def test_what_changes_a_flag_is_no_nop(text: str) -> None:
+    assert not executes(text)
+
+
+@pytest.mark.parametrize("text", [
+    "mov (%rax), %rax", "testb $0, (%r13)", "mov %r9, (%r9)", "call *(%r10)",
+    "push %rax", "pop %rax", "push 0(%rsp)", "call 5",
+])  # fmt: skip
+def test_what_uses_memory_is_no_nop(text: str) -> None:
+    assert not executes(text)
+
+
+@pytest.mark.parametrize("code", [
+    b"", b"\x90\x90", x86.NOP5[:-1], x86.NOP5 + b"\x90", x86.JUMP_NOPS[5][:-1],
+    b"\x66" * 15 + b"\x90", b"\x0f", b"\x66", b"\xeb\xfd", b"\xeb\x01",
+], ids=bytes.hex)  # fmt: skip
+def test_what_is_not_exactly_one_instruction_is_no_nop(code: bytes) -> None:
+    assert not trial.executes([code])
+
+
+def test_one_that_is_none_spoils_all() -> None:
+    assert not trial.executes([x86.NOPS[5], bytes.fromhex("0f0b"), x86.NOPS[6]])
+
+
+def test_a_loop_without_end_is_no_nop() -> None:
+    assert not executes("jmp 0")
+
+
+def test_a_child_that_does_not_answer_in_time_is_no_yes() -> None:
+    assert not trial.executes([x86.NOPS[1]], seconds=0)
+
+
+def test_nothing_is_left_behind_by_a_child_that_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = children()
+    for seconds in (trial.CHILD_SECONDS, 0):
+        assert not trial.executes([bytes.fromhex("0f0b")], seconds)
+    assert children() == before
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
+
+
+def children() -> set[str]:
+    """The process ids of this process's children, dead ones included."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {process for task in tasks for process in task.read_text().split()}
+
+
+UNDER_A_STRICT_SYSTEM = """
+import ctypes
+from patcher import cpu, trial
+pr_set_mdwe = 65  # "memory deny write execute", since Linux 6.3
+assert ctypes.CDLL(None).prctl(pr_set_mdwe, 1, 0, 0, 0) == 0
+print(cpu.at_hand())
+trial.executes([b"\\x90"])
+"""
+
+
+def test_a_system_without_writable_code_is_said_to_be_one_and_gets_the_jump() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_A_STRICT_SYSTEM],
+        check=False, capture_output=True, text=True, cwd=command.ROOT,
+    )  # fmt: skip
+    assert done.stdout == "jump\n"
+    assert done.stderr.endswith(
+        "\nPermissionError: [Errno 13] instructions cannot be tried: Permission denied\n"
+    )
