@@ -11,6 +11,7 @@ from stat import S_ISREG
 from recordmcount import elf, image
 from recordmcount.dynamic import PF_X, PT_LOAD, LoadView
 from recordmcount.image import Site
+from recordmcount.x86 import ADDRESS_BITS
 
 from .errors import CompareError, NoSiteError
 from .mappings import Range
@@ -39,7 +40,7 @@ def read(path: str, bias: int = 0, names: Sequence[str] = ()) -> Module:
         return Module(
             Identity(path, build_id(view), status.st_dev, status.st_ino, bias),
             tuple(_text(view, bias)),
-            tuple(_point(path, site, bias) for site in found.sites),
+            tuple(_point(obj, site, bias) for site in found.sites),
             machine=obj.machine,
         )
     finally:
@@ -73,14 +74,20 @@ def _notes(notes: bytes) -> Iterator[tuple[bytes, int, bytes]]:
 def _text(view: LoadView, bias: int) -> Iterator[Range]:
     for segment in view.segments:
         if segment.type == PT_LOAD and segment.flags & PF_X and segment.filesz:
-            start = segment.vaddr + bias
+            start = _moved(view.obj, segment.vaddr, bias)
             yield Range(start, start + segment.filesz)
 
 
-def _point(path: str, site: Site, bias: int) -> Point:
+def _moved(obj: elf.Object, vaddr: int, bias: int) -> int:
+    """The run-time address: the sum, in as many bits as addresses have."""
+    return vaddr + bias & (1 << ADDRESS_BITS[obj.machine]) - 1
+
+
+def _point(obj: elf.Object, site: Site, bias: int) -> Point:
     if site.call is None or site.nop is None:
         raise CompareError(
-            path, site.reason,
+            obj.path, site.reason,
             address=site.vaddr, symbol=site.place, actual=site.code, expected=site.expected,
         )  # fmt: skip
-    return Point(site.vaddr + bias, site.code, site.call, site.nop, site.place, site.aliases)
+    address = _moved(obj, site.vaddr, bias)
+    return Point(address, site.code, site.call, site.nop, site.place, site.aliases)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
-from recordmcount.x86 import EM_X86_64
+from recordmcount import x86
 
 from . import mappings as maps
 from .errors import ModuleError, NoModuleError, NoSiteError, StateError
@@ -85,7 +85,7 @@ class Module:
     text: tuple[Range, ...]
     points: tuple[Point, ...]
     init: tuple[Range, ...] = ()
-    machine: int = EM_X86_64
+    machine: int = x86.EM_X86_64
 
     @property
     def path(self) -> str:
@@ -235,8 +235,9 @@ class Modules:
     ) -> None:
         identity = module.identity
         for each in ranges:
-            if not 0 <= each.start < each.end:
-                raise ModuleError(identity.path, f"{each} is no range")
+            size = each.end - each.start
+            if size <= 0 or not x86.is_address(module.machine, each.start, size):
+                raise ModuleError(identity.path, f"{each} is no range of addresses")
             if why := maps.why_not_text(each, mappings, identity.device, identity.inode):
                 raise ModuleError(identity.path, f"{each} {why}")
             for owned in self._owned:
@@ -274,8 +275,13 @@ def _check_points(module: Module, ranges: Sequence[Range]) -> None:
     starts = [each.start for each in ranges]
     points = sorted(module.points)
     for point in points:
-        sizes = {len(point.call), len(point.nop)}
-        if point.code not in (point.call, point.nop) or len(sizes) != 1 or sizes == {0}:
+        is_hook = point.kind is Kind.HOOK
+        lengths = {x86.JUMP_LENGTH} if is_hook else x86.CALL_LENGTHS[module.machine]
+        if len(point.call) not in lengths:
+            raise _bad_point(module, point, f"no {point.kind} is {len(point.call)} bytes long")
+        if len(point.call) != len(point.nop):
+            raise _bad_point(module, point, "its call and its NOP differ in length")
+        if point.code not in (point.call, point.nop):
             raise _bad_point(module, point, "neither its call nor its NOP stands there")
         number = bisect_right(starts, point.address) - 1
         if number < 0 or not ranges[number].holds(point.address, len(point.code)):

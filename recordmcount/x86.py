@@ -433,7 +433,9 @@ ABSOLUTE_CALLS = {
     12: CALL_ABS[8],  # movabs $target, %rax; call *%rax
     13: CALL_ABS[2],  # movabs $target, %r10; call *%r10
 }
+CALL_LENGTHS = {EM_386: {*RELATIVE_CALLS}, EM_X86_64: {*RELATIVE_CALLS, *ABSOLUTE_CALLS}}
 JUMP = b"\xe9"  # jmp target
+JUMP_LENGTH = 5
 SHORT_JUMP = b"\xeb"  # jmp target
 
 ADDRESS_BITS = {EM_386: 32, EM_X86_64: 64}
@@ -463,6 +465,14 @@ def call(address: int, target: int, length: int = 5, machine: int = EM_X86_64) -
         return None
     form = ABSOLUTE_CALLS[length]
     return form.prefix + target.to_bytes(8, "little") + form.suffix
+
+
+def call_like(code: bytes, address: int, target: int, machine: int = EM_X86_64) -> bytes | None:
+    """As `call`, in place of the call `code`: by the register that its compiler knew to be free."""
+    made = call(address, target, len(code), machine)
+    if made is None or len(code) not in ABSOLUTE_CALLS:
+        return made
+    return code[:2] + made[2:10] + code[10:]
 
 
 def jump(address: int, target: int, machine: int = EM_X86_64) -> bytes | None:

@@ -1,12 +1,16 @@
 """Modules made by hand, over memory that holds what their files have.
 
-module = loaded_at(0x1000, "drv")       # three sites, the last in init text
-memory = image_of(module)               # a buffer with its code
-Modules().load(module, mappings_of(module))
+    module = loaded_at(0x1000, "drv")       # three sites, the last in init text
+    memory = Memory(0x1000, SIZE)
+    memory.map(module)                      # what a loader does
+    Modules().load(module, [mapping_of(module)])
+
+All addresses are run-time addresses.
 """
 
 from datetime import UTC, datetime, timedelta
 
+from patcher.errors import ReadError, WriteError
 from patcher.mappings import Mapping, Range
 from patcher.memory.buffer import Buffer
 from patcher.modules import Identity, Kind, Module, Point
@@ -17,6 +21,40 @@ SIZE = 0x40
 CALL = bytes.fromhex("e811223344")
 NOP = bytes.fromhex("0f1f440000")
 OTHER = b"\xcc"  # what is no site
+
+
+class Memory(Buffer):
+    """Zeros from run-time address `start` on; any address can be made to fault."""
+
+    def __init__(self, start: int, size: int) -> None:
+        super().__init__("memory", start, bytearray(size))
+        self.unreadable: set[int] = set()
+        self.unwritable: set[int] = set()
+        self.written: list[tuple[int, int]] = []  # (address, size) of each write
+        self.reads = 0
+
+    def map(self, module: Module) -> None:
+        """The module's text is what stands there now."""
+        for text in (*module.text, *module.init):
+            self.poke(text.start, OTHER * (text.end - text.start))
+        for point in module.points:
+            self.poke(point.address, point.code)
+
+    def poke(self, address: int, data: bytes) -> None:
+        """Someone else writes."""
+        self.text[address - self.start : address - self.start + len(data)] = data
+
+    def read(self, address: int, size: int) -> bytes:
+        self.reads += 1
+        if address in self.unreadable:
+            raise ReadError(self.path, "cannot be read", address=address)
+        return super().read(address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        if address in self.unwritable:
+            raise WriteError(self.path, "cannot be written", address=address)
+        self.written.append((address, len(data)))
+        super().write(address, data)
 
 
 class Clock:
@@ -67,13 +105,3 @@ def hook_at(address: int, kind: Kind, code: bytes = CALL) -> Point:
     return Point(
         address, NOP if kind is Kind.HOOK else code, call, NOP, f"ftrace_{kind}", kind=kind
     )
-
-
-def put(memory: Buffer, module: Module) -> None:
-    """Map the module's text: its file's bytes now stand in `memory`."""
-    for text in (*module.text, *module.init):
-        at = text.start - memory.start
-        memory.text[at : at + text.end - text.start] = OTHER * (text.end - text.start)
-    for point in module.points:
-        at = point.address - memory.start
-        memory.text[at : at + len(point.code)] = point.code

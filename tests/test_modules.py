@@ -313,15 +313,20 @@ def test_trampolines_and_hooks_are_points_like_sites_and_overlap_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"code": b"\x90" * 5}, {"nop": b"\x90"}, {"code": b"", "call": b"", "nop": b""}],
-    ids=["other code", "another length", "nothing"],
+    ("changes", "what"),
+    [
+        ({"code": b"\x90" * 5}, "neither its call nor its NOP stands there"),
+        ({"nop": NOP + b"\x90"}, "its call and its NOP differ in length"),
+        ({"code": b"", "call": b"", "nop": b""}, "no site is 0 bytes long"),
+        ({"code": NOP[:2], "call": NOP[:2], "nop": NOP[:2]}, "no site is 2 bytes long"),
+        ({"call": CALL + b"\x90", "nop": NOP + b"\x90", "kind": Kind.HOOK}, "no hook is 6 bytes"),
+    ],
 )
-def test_a_point_that_is_neither_its_call_nor_its_nop_is_refused(changes: dict[str, Any]) -> None:
+def test_a_point_whose_code_makes_no_sense_is_refused(changes: dict[str, Any], what: str) -> None:
     module = loaded_at(START)
     first, *others = module.points
     module = replace(module, points=(first._replace(**changes), *others))
-    assert "neither its call nor its NOP" in refused(module, [mapping_of(module)])
+    assert what in refused(module, [mapping_of(module)])
 
 
 # --- from a file ----------------------------------------------------------------------------------

@@ -1,0 +1,330 @@
+"""Control of the sites of all modules: who traces what, one verified batch for each update.
+
+Whatever goes wrong while code is changed is a bug: of ours, or of someone who wrote where only we
+may. It is reported once, nothing is undone, and the switch is thrown for good: no code is touched
+any more. Modules come and go as before, since that is bookkeeping. (As the kernel's ftrace_bug and
+ftrace_kill; on unloading text is not restored either.)
+
+What is merely asked for wrongly, such as an address that is no site or a target out of reach, is
+refused before anything is read or written and throws nothing: it tells nothing of the code.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from types import MappingProxyType
+
+from . import mappings as maps
+from . import records
+from .bug import Bug
+from .errors import DisabledError, NoModuleError, NoSiteError, StateError
+from .modify import Batch
+from .modules import Kind, Module, Modules, ModuleState
+from .records import Flags, Record, Update, Verb
+from .users import User
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleStatus:
+    """One module: how many of its sites are calls and NOPs, and how many may not be touched yet."""
+
+    path: str
+    build_id: bytes
+    state: ModuleState
+    calls: int
+    nops: int
+    disabled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How everything stands. `bug` is why the switch was thrown, None if it was not.
+
+    `updates` counts the batches that were made, `changes` the changes in them, `nmi_wait_count` how
+    often a writer waited for an NMI, `nmi_update_count` how often an NMI wrote in its stead.
+    """
+
+    bug: Bug | None
+    modules: tuple[ModuleStatus, ...]
+    users: tuple[str, ...]
+    updates: int
+    changes: int
+    nmi_wait_count: int
+    nmi_update_count: int
+
+    @property
+    def is_disabled(self) -> bool:
+        """Whether the switch was thrown."""
+        return self.bug is not None
+
+
+class Ftrace:
+    """The sites of one address space.
+
+    `protocol` makes all changes of a batch or raises a PatchError. A site with several users calls
+    `dispatcher`, a run-time address; None leaves its call as linked. `report` is given the one bug;
+    `statistics` are what the protocol's machine counts under the kernel's names.
+    Modules must be loaded and unloaded here, not through `modules`.
+
+    Everything that touches code raises DisabledError once the switch is thrown, and otherwise what
+    the protocol raises, upon which it is thrown. After that assume that any target that was ever
+    asked for is still called.
+    """
+
+    def __init__(
+        self,
+        modules: Modules,
+        protocol: Callable[[Batch], None],
+        *,
+        dispatcher: int | None = None,
+        report: Callable[[Bug], None] = lambda _: None,
+        statistics: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        self.modules = modules
+        self._protocol = protocol
+        self._dispatcher = dispatcher
+        self._report = report
+        self._statistics = statistics
+        self._bug: Bug | None = None
+        self._records: dict[Module, dict[int, Record]] = {}
+        self._users: dict[str, User] = {}
+        self._updates = self._changes = 0
+
+    # --- modules ------------------------------------------------------------------------------
+
+    def load(self, module: Module, mappings: Sequence[maps.Mapping]) -> None:
+        """The module is COMING: its records appear DISABLED, and its calls are turned to NOPs.
+
+        Raises as `Modules.load`; then it is not loaded. If its code deviates it is all the same.
+        With the switch thrown its code stays as it was linked.
+        """
+        self.modules.load(module, mappings)
+        here = {point.address: Record(module, point) for point in module.points}
+        self._records[module] = here
+        if self._bug is None:
+            self._apply(
+                [
+                    records.change(record, Verb.MAKE_NOP, None, flags=record.flags, users=0)
+                    for record in here.values()
+                    if record.is_site and Flags.ENABLED in record.flags
+                ]
+            )
+
+    def live(self, module: Module) -> None:
+        """The module is LIVE: its records are no longer DISABLED, and users' sites get their calls.
+
+        Raises StateError if it is not COMING, ReachError if a target does not reach; then it is
+        COMING as before. With the switch thrown its records stay DISABLED.
+        """
+        updates: list[Update] = []
+        if self._bug is None and module in self._records:
+            here = self._records[module].values()
+            updates = list(self._plan(here, self._users.values(), clear=Flags.DISABLED))
+        self.modules.live(module)
+        self._apply(updates)
+
+    def free_init(self, module: Module) -> None:
+        """The module's init text is about to be freed: its records go. StateError if not LIVE."""
+        self.modules.free_init(module)
+        self._keep_registered(module)
+
+    def going(self, module: Module) -> None:
+        """The module is GOING, its memory still there: its records go, its code stays as it is.
+
+        Raises StateError if it is not loaded or going already.
+        """
+        self.modules.going(module)
+        self._keep_registered(module)
+
+    def unload(self, module: Module) -> None:
+        """The module's memory is gone. Raises StateError if it was not loaded."""
+        self.modules.unload(module)
+        del self._records[module]
+
+    # --- users --------------------------------------------------------------------------------
+
+    def register(self, user: User) -> None:
+        """From now on `user` traces what it is for, in modules that come later as well.
+
+        Raises StateError if there is one of its name, ReachError if its target does not reach;
+        then nothing has changed.
+        """
+        self._refuse_if_disabled()
+        if user.name in self._users:
+            raise StateError(user.name, "is registered already")
+        self._set_users({**self._users, user.name: user})
+
+    def unregister(self, name: str) -> None:
+        """From now on the user of this name traces nothing. Raises StateError if there is none."""
+        self._refuse_if_disabled()
+        if name not in self._users:
+            raise StateError(name, "is not registered")
+        self._set_users({key: user for key, user in self._users.items() if key != name})
+
+    # --- by hand ------------------------------------------------------------------------------
+
+    def record(self, address: int) -> Record:
+        """The record at run-time address `address`.
+
+        Raises NoModuleError where there is no live module, NoSiteError where that has no site.
+        """
+        module, _ = self.modules.find(address)
+        return self._records[module][address]
+
+    def make_nop(self, record: Record) -> None:
+        """Turn the site's call into a NOP. Raises StateError if it is none."""
+        self._by_hand(record, Kind.SITE, Verb.MAKE_NOP, is_call=True)
+
+    def make_call(self, record: Record, target: int | None) -> None:
+        """Turn the site's NOP into a call of `target`. Raises StateError if it is none."""
+        self._by_hand(record, Kind.SITE, Verb.MAKE_CALL, target, is_call=False)
+
+    def modify_call(self, record: Record, old_target: int | None, new_target: int | None) -> None:
+        """Let the site call `new_target`. Raises StateError if it does not call `old_target`."""
+        if record.target != old_target:
+            raise _unfit(record, f"calls {_in_words(record.target)}, not {_in_words(old_target)}")
+        self._by_hand(record, Kind.SITE, Verb.MODIFY_CALL, new_target, is_call=True)
+
+    def update_func(self, record: Record, target: int | None) -> None:
+        """Let the one call inside a trampoline call `target`."""
+        self._by_hand(record, Kind.TRAMPOLINE, Verb.UPDATE_FUNC, target)
+
+    def modify_jump(self, record: Record, target: int | None) -> None:
+        """Let the hook of a trampoline jump to `target`, or with None be a NOP."""
+        self._by_hand(record, Kind.HOOK, Verb.MODIFY_JUMP, target)
+
+    # --- what people ask ----------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """How everything stands."""
+        return Status(
+            self._bug,
+            tuple(self._module_status(*each) for each in self.modules.states.items()),
+            tuple(self._users),
+            self._updates,
+            self._changes,
+            self._statistics.get("nmi_wait_count", 0),
+            self._statistics.get("nmi_update_count", 0),
+        )
+
+    def _module_status(self, module: Module, state: ModuleState) -> ModuleStatus:
+        flags = [each.flags for each in self._records[module].values() if each.is_site]
+        calls = sum(Flags.ENABLED in each for each in flags)
+        disabled = sum(Flags.DISABLED in each for each in flags)
+        identity = module.identity
+        return ModuleStatus(
+            identity.path, identity.build_id, state, calls, len(flags) - calls, disabled
+        )
+
+    # --- updates ------------------------------------------------------------------------------
+
+    def _set_users(self, users: dict[str, User]) -> None:
+        everything = (record for here in self._records.values() for record in here.values())
+        self._apply(list(self._plan(everything, users.values())))
+        self._users = users
+
+    def _plan(
+        self, all_records: Iterable[Record], users: Iterable[User], clear: Flags = Flags.NONE
+    ) -> Iterator[Update]:
+        """What becomes of the records, once the flags `clear` are cleared, if these are the users.
+
+        Whoever traces one function traces it for its names, so that is found out once for each.
+        """
+        tracing: dict[tuple[str, ...], list[User]] = {}
+        users = list(users)
+        for record in all_records:
+            flags = record.flags & ~clear
+            if not record.is_site:
+                yield Update(record, Verb.IGNORE, flags, 0, record.code, record.target)
+                continue
+            names = record.point.names
+            if names not in tracing:
+                tracing[names] = [user for user in users if user.traces(names)]
+            mine = [] if Flags.DISABLED in flags else tracing[names]
+            yield records.plan(record, mine, self._dispatcher, flags)
+
+    def _apply(self, updates: Sequence[Update]) -> None:
+        """Make the updates, all of them or, if the protocol finds a deviation, none."""
+        changes = [each for each in updates if each.code != each.record.code]
+        if changes:
+            changes.sort(key=attrgetter("record.address"))
+            try:
+                self._protocol(self._batch(changes))
+            except BaseException as error:  # an interrupt too leaves us not knowing what stands
+                self._bug = Bug.of(error, changes)
+                self._report(self._bug)
+                raise
+            self._updates += 1
+            self._changes += len(changes)
+        for each in updates:
+            each.settle()
+
+    def _batch(self, changes: Sequence[Update]) -> Batch:
+        """The changes as a batch. NoModuleError if one is not of a module that is still there.
+
+        That would be a bug of ours, the one of 2008; hence it is looked for where it is too late
+        for it to be made.
+        """
+        for each in changes:
+            self._require_registered(each.record)
+        symbols = {each.record.address: each.record.point.symbol for each in changes}
+        return Batch(
+            list(symbols),
+            [each.record.code for each in changes],
+            [each.code for each in changes],
+            lambda address: symbols.get(address, ""),
+        )
+
+    def _by_hand(
+        self,
+        record: Record,
+        kind: Kind,
+        what: Verb,
+        target: int | None = None,
+        *,
+        is_call: bool | None = None,
+    ) -> None:
+        self._refuse_if_disabled()
+        self._require_registered(record)
+        if record.point.kind is not kind:
+            raise NoSiteError(
+                record.module.path, f"a {record.point.kind}, not a {kind}",
+                address=record.address, symbol=record.point.symbol,
+            )  # fmt: skip
+        if Flags.DISABLED in record.flags:
+            raise _unfit(record, "may not be touched yet: its module is not live")
+        if is_call not in (None, Flags.ENABLED in record.flags):
+            raise _unfit(record, "is a NOP already" if is_call else "is a call already")
+        self._apply([records.change(record, what, target, flags=record.flags, users=record.users)])
+
+    def _require_registered(self, record: Record) -> None:
+        """NoModuleError for a record that was dropped: it tells nothing of what is there now."""
+        address = record.address
+        is_kept = self._records.get(record.module, {}).get(address) is record
+        if is_kept and self.modules.has(record.module, record.point):
+            return
+        self.modules.find(address)
+        raise NoModuleError(
+            record.module.path, "the record is of a module that has gone; another is there now",
+            address=address, symbol=record.point.symbol,
+        )  # fmt: skip
+
+    def _keep_registered(self, module: Module) -> None:
+        here = self._records[module]
+        self._records[module] = {
+            address: record
+            for address, record in here.items()
+            if self.modules.has(module, record.point)
+        }
+
+    def _refuse_if_disabled(self) -> None:
+        if self._bug is not None:
+            raise DisabledError("ftrace", f"disabled for good since: {self._bug.what}")
+
+
+def _unfit(record: Record, what: str) -> StateError:
+    return StateError(record.module.path, what, address=record.address, symbol=record.point.symbol)
+
+
+def _in_words(target: int | None) -> str:
+    return "what it was linked for" if target is None else f"{target:#x}"

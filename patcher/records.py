@@ -1,0 +1,133 @@
+"""What is known of each point of a loaded module, and what is to be done with it.
+
+Words and meanings are those of the kernel's struct dyn_ftrace and ftrace_check_record
+(kernel/trace/ftrace.c; the flag DISABLED and the delayed enabling of modules since Linux 4.5).
+"""
+
+from collections.abc import Sequence
+from enum import Flag, StrEnum, auto
+from typing import NamedTuple
+
+from recordmcount import x86
+
+from .errors import ReachError
+from .modules import Kind, Module, Point
+from .users import User, target_of
+
+
+class Flags(Flag):
+    """ENABLED: a call (or the hook's jump) stands there. DISABLED: it may not be touched yet."""
+
+    NONE = 0
+    ENABLED = auto()
+    DISABLED = auto()
+
+
+class Verb(StrEnum):
+    """What is done with a record. The last two are for trampolines and hooks."""
+
+    IGNORE = "IGNORE"
+    MAKE_CALL = "MAKE_CALL"
+    MAKE_NOP = "MAKE_NOP"
+    MODIFY_CALL = "MODIFY_CALL"
+    UPDATE_FUNC = "UPDATE_FUNC"
+    MODIFY_JUMP = "MODIFY_JUMP"
+
+
+class Record:
+    """One point of a loaded module.
+
+    `users` counts those that trace the function, `code` is what is known to stand there, `target`
+    the run-time address that it calls: None for a call as it was linked, or for no call.
+    """
+
+    __slots__ = ("module", "point", "flags", "users", "code", "target")
+
+    def __init__(self, module: Module, point: Point) -> None:
+        self.module = module
+        self.point = point
+        self.flags = Flags.DISABLED
+        if point.code == point.call:
+            self.flags |= Flags.ENABLED
+        self.users = 0
+        self.code = point.code
+        self.target: int | None = None
+
+    @property
+    def address(self) -> int:
+        """The run-time address of the first byte."""
+        return self.point.address
+
+    @property
+    def is_site(self) -> bool:
+        """Whether users' filters are for it."""
+        return self.point.kind is Kind.SITE
+
+    def code_for(self, target: int | None) -> bytes:
+        """The call of `target`, or the hook's jump to it; None: the call as linked, or no jump.
+
+        Raises ReachError if it does not reach.
+        """
+        length = len(self.point.call)
+        is_hook = self.point.kind is Kind.HOOK
+        if target is None:
+            return self.point.nop if is_hook else self.point.call
+        at, machine = self.address, self.module.machine
+        if is_hook:
+            code = x86.jump(at, target, machine)
+        else:
+            code = x86.call_like(self.point.call, at, target, machine)
+        if code is None:
+            raise ReachError(
+                self.module.path, f"{length} bytes cannot reach {target:#x} from here",
+                address=self.address, symbol=self.point.symbol,
+            )  # fmt: skip
+        return code
+
+
+class Update(NamedTuple):
+    """What a record becomes once its code is `code`."""
+
+    record: Record
+    verb: Verb
+    flags: Flags
+    users: int
+    code: bytes
+    target: int | None
+
+    def settle(self) -> None:
+        """It has become that."""
+        record = self.record
+        record.flags, record.users = self.flags, self.users
+        record.code, record.target = self.code, self.target
+
+
+def verb(record: Record, users: Sequence[User], dispatcher: int | None, flags: Flags) -> Verb:
+    """What must be done with a site in state `flags` that exactly `users` trace."""
+    if Flags.DISABLED in flags:
+        return Verb.IGNORE
+    if not users:
+        return Verb.MAKE_NOP if Flags.ENABLED in flags else Verb.IGNORE
+    if Flags.ENABLED not in flags:
+        return Verb.MAKE_CALL
+    is_right = record.target == target_of(users, dispatcher)
+    return Verb.IGNORE if is_right else Verb.MODIFY_CALL
+
+
+def plan(record: Record, users: Sequence[User], dispatcher: int | None, flags: Flags) -> Update:
+    """The update of a site in state `flags` that exactly `users` trace.
+
+    Raises ReachError if its new call does not reach.
+    """
+    what = verb(record, users, dispatcher, flags)
+    if what is Verb.IGNORE:
+        return Update(record, what, flags, len(users), record.code, record.target)
+    target = target_of(users, dispatcher) if users else None
+    return change(record, what, target, flags=flags, users=len(users))
+
+
+def change(record: Record, what: Verb, target: int | None, *, flags: Flags, users: int) -> Update:
+    """The update by which `what` is done. Raises ReachError if the call does not reach."""
+    code = record.point.nop if what is Verb.MAKE_NOP else record.code_for(target)
+    enabled = flags & ~Flags.ENABLED if code == record.point.nop else flags | Flags.ENABLED
+    return Update(record, what, enabled, users, code, target)

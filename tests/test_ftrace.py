@@ -1,0 +1,694 @@
+"""Records and control: who traces what, verified as a whole, and a switch that has no off."""
+
+import errno
+import re
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from patcher import records
+from patcher.bug import Bug
+from patcher.errors import (
+    CompareError,
+    DisabledError,
+    ModuleError,
+    NoModuleError,
+    NoSiteError,
+    PatchError,
+    ReachError,
+    ReadError,
+    StateError,
+    WriteError,
+)  # fmt: skip
+from patcher.ftrace import Ftrace, Status
+from patcher.modify import Batch, modify_batch
+from patcher.modules import Kind, Module, Modules, ModuleState, Point
+from patcher.protocols import nmi
+from patcher.protocols.machine import Machine
+from patcher.records import Flags, Record, Verb
+from patcher.users import User
+from recordmcount import x86
+from tests.modules import CALL, NOP, OTHER, SIZE, Clock, Memory, hook_at, loaded_at, mapping_of
+
+START = 0x7F00_0000_1000
+OPEN, READ, SETUP = START, START + 0x10, START + 0x30
+TRACER, OTHER_TRACER, LIST = START + 0x10_0000, START + 0x11_0000, START + 0x12_0000
+FAR = START + (1 << 32)
+
+
+class World:
+    """Memory of four modules' size, and an Ftrace over it that keeps what it reports."""
+
+    def __init__(self, start: int = START) -> None:
+        self.memory = Memory(start, 4 * SIZE)
+        self.bugs: list[Bug] = []
+        self.batches: list[Batch] = []
+        self.ftrace = Ftrace(
+            Modules(Clock()), self.modify, dispatcher=start + LIST - START, report=self.bugs.append
+        )
+
+    def modify(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        modify_batch(self.memory, batch)
+
+    def load(self, module: Module) -> Module:
+        self.memory.map(module)
+        self.ftrace.load(module, [mapping_of(module)])
+        return module
+
+    def live(self, module: Module) -> Module:
+        self.load(module)
+        self.ftrace.live(module)
+        return module
+
+    def at(self, address: int) -> bytes:
+        at = address - self.memory.start
+        return bytes(self.memory.text[at : at + 5])
+
+    def record(self, address: int) -> Record:
+        return self.ftrace.record(address)
+
+    def calls(self, address: int, target: int) -> bool:
+        return self.at(address) == x86.call(address, target)
+
+
+def deviating(address: int = READ) -> World:
+    """A live module in which someone has written into the site at `address`."""
+    world = World()
+    world.live(loaded_at(START))
+    world.memory.poke(address + 4, b"\x55")
+    return world
+
+
+def thrown() -> World:
+    """One whose switch is thrown."""
+    world = deviating()
+    with pytest.raises(CompareError):
+        world.ftrace.register(User("tracer", TRACER))
+    return world
+
+
+# --- verbs ----------------------------------------------------------------------------------------
+
+ONE, TWO = User("one", TRACER), User("two", OTHER_TRACER)
+
+
+@pytest.mark.parametrize(
+    ("flags", "target", "users", "verb"),
+    [
+        (Flags.NONE, None, [], Verb.IGNORE),
+        (Flags.NONE, None, [ONE], Verb.MAKE_CALL),
+        (Flags.NONE, None, [ONE, TWO], Verb.MAKE_CALL),
+        (Flags.ENABLED, TRACER, [], Verb.MAKE_NOP),
+        (Flags.ENABLED, TRACER, [ONE], Verb.IGNORE),
+        (Flags.ENABLED, TRACER, [TWO], Verb.MODIFY_CALL),
+        (Flags.ENABLED, TRACER, [ONE, TWO], Verb.MODIFY_CALL),
+        (Flags.ENABLED, LIST, [ONE, TWO], Verb.IGNORE),
+        (Flags.ENABLED, LIST, [TWO], Verb.MODIFY_CALL),
+        (Flags.ENABLED, None, [User("as linked")], Verb.IGNORE),
+        (Flags.ENABLED, None, [ONE], Verb.MODIFY_CALL),
+    ],
+)
+def test_the_verb_follows_from_the_record_and_its_users(
+    flags: Flags, target: int | None, users: list[User], verb: Verb
+) -> None:
+    record = Record(loaded_at(START), loaded_at(START).points[0])
+    record.target = target
+    assert records.verb(record, users, LIST, flags) is verb
+    assert records.verb(record, users, LIST, flags | Flags.DISABLED) is Verb.IGNORE
+
+
+# --- modules --------------------------------------------------------------------------------------
+
+
+def test_the_calls_of_a_coming_module_are_nops_before_its_code_runs() -> None:
+    world = World()
+    module = world.load(loaded_at(START))
+    assert [world.at(point.address) for point in module.points] == [NOP] * 3
+    assert [len(batch) for batch in world.batches] == [3]
+    (status,) = world.ftrace.status().modules
+    assert (status.calls, status.nops, status.disabled) == (0, 3, 3)
+    with pytest.raises(NoModuleError, match="this one is coming"):
+        world.record(OPEN)
+
+
+def test_sites_that_are_nops_already_are_taken_as_such() -> None:
+    world = World()
+    world.load(loaded_at(START, code=NOP))
+    assert world.batches == []
+
+
+def test_a_live_module_is_traced_by_the_users_that_were_there_before() -> None:
+    world = World()
+    world.ftrace.register(User("tracer", TRACER, ("open", "setup")))
+    module = world.live(loaded_at(START))
+    assert world.calls(OPEN, TRACER)
+    assert world.at(READ) == NOP
+    assert world.calls(SETUP, TRACER)
+    assert [world.record(point.address).users for point in module.points] == [1, 0, 1]
+    assert world.record(OPEN).flags is Flags.ENABLED
+    assert world.record(READ).flags is Flags.NONE
+
+
+def test_freed_init_text_is_forgotten_and_whatever_is_there_then_is_not_touched() -> None:
+    world = World()
+    module = world.live(loaded_at(START))
+    world.ftrace.free_init(module)
+    world.memory.poke(SETUP, CALL)
+    world.ftrace.register(User("tracer", TRACER))
+    assert world.at(SETUP) == CALL
+    assert world.calls(OPEN, TRACER)
+    with pytest.raises(NoModuleError, match="init text was here"):
+        world.record(SETUP)
+
+
+def test_the_records_of_a_module_go_before_its_memory_and_its_text_is_not_restored() -> None:
+    world = World()
+    module = world.live(loaded_at(START))
+    world.ftrace.register(User("tracer", TRACER))
+    before = bytes(world.memory.text)
+    world.ftrace.going(module)
+    with pytest.raises(NoModuleError, match="going"):
+        world.record(OPEN)
+    world.ftrace.unregister("tracer")
+    world.ftrace.unload(module)
+    assert world.memory.text == before
+    assert world.ftrace.status().modules == ()
+
+
+def test_a_module_that_cannot_be_loaded_has_no_records_and_is_not_touched() -> None:
+    world = World()
+    module = loaded_at(START)
+    world.memory.map(module)
+    with pytest.raises(ModuleError, match="shared"):
+        world.ftrace.load(module, [mapping_of(module, "r-xs")])
+    assert world.at(OPEN) == CALL
+    assert world.ftrace.status().modules == ()
+    assert world.bugs == []
+
+
+def test_a_module_may_fail_to_start() -> None:
+    world = World()
+    module = world.load(loaded_at(START))
+    world.ftrace.going(module)
+    world.ftrace.unload(module)
+    world.ftrace.register(User("tracer", TRACER))
+    assert world.at(OPEN) == NOP
+
+
+def test_a_new_module_at_the_addresses_of_an_old_one_has_its_own_records() -> None:
+    world = World()
+    old = world.live(loaded_at(START, "old"))
+    world.ftrace.register(User("tracer", TRACER))
+    stale = world.record(OPEN)
+    world.ftrace.going(old)
+    world.ftrace.unload(old)
+    world.live(loaded_at(START, "new"))
+    assert world.record(OPEN) is not stale
+    before = bytes(world.memory.text)
+    with pytest.raises(NoModuleError, match="of a module that has gone; another is there now"):
+        world.ftrace.make_nop(stale)
+    assert world.memory.text == before
+    assert world.bugs == []
+
+
+# --- users ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("user", "traced"),
+    [
+        (User("all"), "open read setup"),
+        (User("a glob", filter=("*e*",)), "open read setup"),
+        (User("a glob matches whole names", filter=("re",)), ""),
+        (User("two globs", filter=("o*", "r?ad")), "open read"),
+        (User("a regex", filter=(re.compile("open|setup"),)), "open setup"),
+        (User("a regex matches whole names", filter=(re.compile("rea"),)), ""),
+        (User("notrace", notrace=("r*",)), "open setup"),
+        (User("notrace wins", filter=("*e*",), notrace=(re.compile(".*p.*"),)), "read"),
+        (User("nothing", filter=("x",)), ""),
+    ],
+    ids=lambda value: value.name if isinstance(value, User) else None,
+)
+def test_filters_are_globs_and_regexes_and_notrace_wins(user: User, traced: str) -> None:
+    world = World()
+    module = world.live(loaded_at(START))
+    world.ftrace.register(user)
+    calling = [point.symbol for point in module.points if world.at(point.address) != NOP]
+    assert " ".join(calling) == traced
+
+
+def test_a_function_is_known_by_any_of_its_names_and_without_one_only_to_unfiltered_users() -> None:
+    assert User("u", filter=("alias",)).traces(("name", "alias"))
+    assert not User("u", notrace=("alias",)).traces(("name", "alias"))
+    assert User("u").traces(())
+    assert not User("u", filter=("*",)).traces(())
+
+
+def test_one_user_is_called_itself_and_several_by_the_dispatcher() -> None:
+    world = World()
+    world.live(loaded_at(START))
+    register, unregister = world.ftrace.register, world.ftrace.unregister
+    register(User("one", TRACER))
+    assert world.calls(OPEN, TRACER)
+    assert world.calls(READ, TRACER)
+    register(User("two", OTHER_TRACER, ("open",)))
+    assert world.calls(OPEN, LIST)
+    assert world.calls(READ, TRACER)
+    assert [world.record(at).users for at in (OPEN, READ)] == [2, 1]
+    unregister("one")
+    assert world.calls(OPEN, OTHER_TRACER)
+    assert world.at(READ) == NOP
+    unregister("two")
+    assert world.at(OPEN) == NOP
+    assert [world.record(at).users for at in (OPEN, READ)] == [0, 0]
+
+
+def test_a_user_without_a_target_has_the_call_as_it_was_linked() -> None:
+    world = World()
+    world.live(loaded_at(START))
+    world.ftrace.register(User("profiler"))
+    assert world.at(OPEN) == CALL
+
+
+def test_an_update_is_one_batch_in_ascending_order_with_the_names_of_the_sites() -> None:
+    world = World()
+    for at in (SIZE, 0):
+        world.live(loaded_at(START + at, f"m{at}"))
+    world.batches.clear()
+    world.ftrace.register(User("tracer", TRACER))
+    (batch,) = world.batches
+    assert list(batch.addresses) == sorted(batch.addresses)
+    assert [change.symbol for change in batch] == ["open", "read", "setup"] * 2
+    assert list(batch.old) == [NOP] * 6
+
+
+def test_what_changes_no_code_is_no_batch() -> None:
+    world = World()
+    world.live(loaded_at(START))
+    world.batches.clear()
+    world.ftrace.register(User("nothing", TRACER, ("x",)))
+    assert world.batches == []
+
+
+def test_names_of_users_are_unique() -> None:
+    world = World()
+    with pytest.raises(StateError, match="tracer: is not registered") as caught:
+        world.ftrace.unregister("tracer")
+    assert caught.value.errno == errno.EBUSY
+    world.ftrace.register(User("tracer"))
+    with pytest.raises(StateError, match="tracer: is registered already"):
+        world.ftrace.register(User("tracer", TRACER))
+    assert world.ftrace.status().users == ("tracer",)
+
+
+def test_a_target_out_of_reach_is_refused_before_anything_is_read_and_is_no_bug() -> None:
+    world = World()
+    world.live(loaded_at(START))
+    reads = world.memory.reads
+    with pytest.raises(ReachError) as caught:
+        world.ftrace.register(User("far", FAR, ("read",)))
+    assert str(caught.value) == (
+        "/lib/drv.so: read (0x7f0000001010): 5 bytes cannot reach 0x7f0100001000 from here"
+    )
+    assert caught.value.errno == errno.ERANGE
+    assert world.memory.reads == reads
+    assert world.ftrace.status().users == ()
+    assert world.bugs == []
+    world.ftrace.register(User("near", TRACER))
+    assert world.calls(READ, TRACER)
+
+
+def test_a_module_that_a_target_does_not_reach_stays_coming_with_its_nops() -> None:
+    world = World()
+    world.ftrace.register(User("far", FAR))
+    module = world.load(loaded_at(START))
+    with pytest.raises(ReachError):
+        world.ftrace.live(module)
+    assert world.ftrace.modules.states[module] is ModuleState.COMING
+    assert world.at(OPEN) == NOP
+    world.ftrace.unregister("far")
+    world.ftrace.live(module)
+    assert world.record(OPEN).flags is Flags.NONE
+
+
+def test_in_32_bit_code_everything_is_in_reach() -> None:
+    start = 0x0804_8000
+    world = World(start)
+    module = world.live(loaded_at(start, machine=x86.EM_386))
+    target = 0xF7F0_0000
+    world.ftrace.register(User("tracer", target))
+    for point in module.points:
+        code = world.at(point.address)
+        assert x86.branch_target(point.address, code, x86.EM_386) == target
+
+
+@pytest.mark.parametrize("length", [6, 12, 13])
+def test_a_site_of_any_length_is_called_in_its_length(length: int) -> None:
+    linked = x86.call(OPEN, LIST, length)
+    assert linked is not None
+    site = Point(OPEN, linked, linked, x86.NOPS[length], "open", ("open",))
+    world = World()
+    module = world.live(loaded_at(START, sites=(), extra=(site,)))
+    for target in (TRACER, None):
+        world.ftrace.register(User("tracer", target))
+        expected = linked if target is None else x86.call(OPEN, target, length)
+        assert world.memory.read(OPEN, length) == expected
+        world.ftrace.unregister("tracer")
+        assert world.memory.read(OPEN, length) == x86.NOPS[length]
+    assert module.points == (site,)
+
+
+def test_an_absolute_call_keeps_the_register_that_its_compiler_chose() -> None:
+    rcx = bytes.fromhex("48b9 1122334455667700 ffd1")  # movabs $..., %rcx; call *%rcx
+    site = Point(OPEN, rcx, rcx, x86.NOPS[12], "open", ("open",))
+    world = World()
+    world.live(loaded_at(START, sites=(), extra=(site,)))
+    world.ftrace.register(User("tracer", FAR))
+    expected = bytes.fromhex("48b9") + FAR.to_bytes(8, "little") + bytes.fromhex("ffd1")
+    assert world.memory.read(OPEN, 12) == expected
+
+
+# --- by hand --------------------------------------------------------------------------------------
+
+
+def test_a_site_is_switched_by_hand() -> None:
+    world = World()
+    world.live(loaded_at(START))
+    record = world.record(OPEN)
+    world.ftrace.make_call(record, TRACER)
+    assert world.calls(OPEN, TRACER)
+    world.ftrace.modify_call(record, TRACER, OTHER_TRACER)
+    assert world.calls(OPEN, OTHER_TRACER)
+    world.ftrace.make_nop(record)
+    assert world.at(OPEN) == NOP
+    assert world.at(READ) == NOP
+
+
+def test_a_trampoline_is_retargeted_and_its_hook_is_a_jump_or_a_nop() -> None:
+    world = World()
+    call, hook = START + 0x20, START + 0x28
+    points = (hook_at(call, Kind.TRAMPOLINE), hook_at(hook, Kind.HOOK))
+    world.live(loaded_at(START, extra=points))
+    assert (world.at(call), world.at(hook)) == (CALL, NOP)  # no sites: they stay as linked
+    world.ftrace.update_func(world.record(call), TRACER)
+    assert world.calls(call, TRACER)
+    for target in (TRACER, OTHER_TRACER):
+        world.ftrace.modify_jump(world.record(hook), target)
+        assert world.at(hook) == x86.jump(hook, target)
+        assert world.record(hook).flags is Flags.ENABLED
+    world.ftrace.modify_jump(world.record(hook), None)
+    assert world.at(hook) == NOP
+    world.ftrace.register(User("all", TRACER))  # is for functions
+    assert world.at(hook) == NOP
+    (status,) = world.ftrace.status().modules
+    assert (status.calls, status.nops) == (3, 0)
+
+
+def refusals(world: World) -> list[tuple[Callable[[], None], type[PatchError], str]]:
+    """What may be asked for wrongly by hand: the request, its error, its reason."""
+    ftrace = world.ftrace
+    nop, call, hook = (world.record(START + at) for at in (0x00, 0x10, 0x28))
+    return [
+        (lambda: ftrace.make_nop(nop), StateError, "is a NOP already"),
+        (lambda: ftrace.make_call(call, TRACER), StateError, "is a call already"),
+        (
+            lambda: ftrace.modify_call(call, OTHER_TRACER, TRACER), StateError,
+            f"calls {TRACER:#x}, not {OTHER_TRACER:#x}",
+        ),
+        (lambda: ftrace.modify_call(nop, None, TRACER), StateError, "is a NOP already"),
+        (lambda: ftrace.make_call(nop, FAR), ReachError, "cannot reach"),
+        (lambda: ftrace.modify_jump(hook, FAR), ReachError, "cannot reach"),
+        (lambda: ftrace.make_call(hook, TRACER), NoSiteError, "a hook, not a site"),
+        (lambda: ftrace.modify_jump(nop, TRACER), NoSiteError, "a site, not a hook"),
+        (lambda: ftrace.update_func(call, TRACER), NoSiteError, "a site, not a trampoline"),
+        (lambda: print(ftrace.record(OPEN + 1)), NoSiteError, "no site of this module"),
+        (lambda: print(ftrace.record(FAR)), NoModuleError, "none was ever here"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(11))
+def test_what_is_asked_for_wrongly_is_refused_and_is_no_bug(number: int) -> None:
+    world = World()
+    world.live(loaded_at(START, extra=(hook_at(START + 0x28, Kind.HOOK),)))
+    world.ftrace.make_call(world.record(READ), TRACER)
+    before, reads = bytes(world.memory.text), world.memory.reads
+    request, kind, why = refusals(world)[number]
+    with pytest.raises(kind, match=why):
+        request()
+    assert (bytes(world.memory.text), world.memory.reads) == (before, reads)
+    assert (world.bugs, world.ftrace.status().is_disabled) == ([], False)
+
+
+def test_a_record_of_a_module_that_is_not_live_yet_is_not_touched_by_hand() -> None:
+    world = World()
+    world.ftrace.register(User("far", FAR))
+    module = world.load(loaded_at(START))
+    record = Record(module, module.points[0])  # one that nobody gave us
+    with pytest.raises(NoModuleError, match="coming"):
+        world.ftrace.make_call(record, TRACER)
+    assert world.at(OPEN) == NOP
+
+
+# --- deviations -----------------------------------------------------------------------------------
+
+
+def test_a_deviation_is_reported_once_with_all_there_is_to_know() -> None:
+    world = World()
+    world.live(loaded_at(START))
+    world.ftrace.register(User("one", TRACER))
+    world.memory.poke(READ, bytes.fromhex("f0480fb10f"))  # the last defence of 2008, a cmpxchg
+    with pytest.raises(CompareError):
+        world.ftrace.register(User("two", OTHER_TRACER, ("read",)))
+    (bug,) = world.bugs
+    assert (
+        str(bug)
+        == """\
+ftrace: memory: read (0x7f0000001010): f0 48 0f b1 0f stands here, not e8 eb ff 0f 00
+  errno      EINVAL
+  address    0x7f0000001010
+  symbol     read
+  module     /lib/drv.so (build-id 647276, load bias 0x7f0000001000)
+  operation  MODIFY_CALL
+  actual     f0 48 0f b1 0f  lock cmpxchg qword ptr [rdi], rcx
+  expected   e8 eb ff 0f 00  call 0x7f0000101000
+  flags      ENABLED
+  users      1"""
+    )
+    assert world.ftrace.status().bug == bug
+
+
+def test_a_site_of_32_bit_code_is_decoded_as_such() -> None:
+    world = World(0x1000)
+    world.live(loaded_at(0x1000, machine=x86.EM_386))
+    world.memory.poke(0x1010, bytes.fromhex("4090909090"))
+    with pytest.raises(CompareError):
+        world.ftrace.register(User("tracer", 0x2000))
+    assert "actual     40 90 90 90 90  inc eax; nop" in str(world.bugs[0])
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "name"),
+    [("unreadable", ReadError, "EFAULT"), ("unwritable", WriteError, "EPERM")],
+)
+def test_a_fault_is_a_bug_like_other_bytes(fault: str, kind: type[PatchError], name: str) -> None:
+    world = World()
+    world.live(loaded_at(START))
+    getattr(world.memory, fault).add(READ)
+    with pytest.raises(kind):
+        world.ftrace.register(User("tracer", TRACER))
+    (bug,) = world.bugs
+    assert (bug.errno, bug.address, bug.symbol, bug.operation) == (name, READ, "read", "MAKE_CALL")
+    assert f"  actual     unknown\n  expected   {NOP.hex(' ')}  nop " in str(bug)
+    assert "\n  flags      none\n" in str(bug)
+
+
+def test_one_deviating_site_keeps_all_others_from_being_written() -> None:
+    world = deviating(SETUP)
+    before = bytes(world.memory.text)
+    written = len(world.memory.written)
+    with pytest.raises(CompareError):
+        world.ftrace.register(User("tracer", TRACER))
+    assert world.memory.text == before
+    assert len(world.memory.written) == written
+
+
+def test_a_failure_of_a_whole_batch_is_a_bug_as_well() -> None:
+    def unserialised(batch: Batch) -> None:
+        raise WriteError("memory", "not serialised")
+
+    bugs: list[Bug] = []
+    ftrace, module = Ftrace(Modules(), unserialised, report=bugs.append), loaded_at(START)
+    with pytest.raises(WriteError):
+        ftrace.load(module, [mapping_of(module)])
+    assert list(map(str, bugs)) == [
+        "ftrace: memory: not serialised\n  errno      EPERM\n  changes    3"
+    ]
+
+
+def test_an_interrupt_while_code_is_changed_throws_the_switch_too() -> None:
+    def interrupted(batch: Batch) -> None:
+        raise KeyboardInterrupt
+
+    ftrace, module = Ftrace(Modules(), interrupted), loaded_at(START)
+    with pytest.raises(KeyboardInterrupt):
+        ftrace.load(module, [mapping_of(module)])
+    with pytest.raises(DisabledError, match="KeyboardInterrupt"):
+        ftrace.register(User("tracer"))
+
+
+def test_nothing_is_undone_and_a_user_that_could_not_be_registered_is_none() -> None:
+    world = World()
+    world.live(loaded_at(START))
+    world.memory.unwritable.add(READ)
+    with pytest.raises(WriteError):
+        world.ftrace.register(User("tracer", TRACER))
+    assert world.calls(OPEN, TRACER)  # what was written before the fault
+    assert world.at(READ) == world.at(SETUP) == NOP
+    assert world.ftrace.status().users == ()
+
+
+def test_a_user_that_could_not_be_unregistered_still_is_one() -> None:
+    world = World()
+    world.live(loaded_at(START))
+    world.ftrace.register(User("tracer", TRACER))
+    world.memory.poke(READ, OTHER)
+    with pytest.raises(CompareError):
+        world.ftrace.unregister("tracer")
+    assert world.calls(OPEN, TRACER)
+    assert world.ftrace.status().users == ("tracer",)
+
+
+def test_a_deviation_of_a_coming_module_leaves_it_as_it_is_linked() -> None:
+    world = World()
+    module = loaded_at(START)
+    world.memory.map(module)
+    world.memory.poke(READ, OTHER)
+    with pytest.raises(CompareError):
+        world.ftrace.load(module, [mapping_of(module)])
+    assert world.at(OPEN) == CALL
+    world.ftrace.live(module)
+    assert world.record(OPEN).flags is Flags.ENABLED | Flags.DISABLED
+    assert len(world.bugs) == 1
+
+
+def test_a_deviation_on_going_live_leaves_the_module_live_and_untouched() -> None:
+    world = World()
+    world.ftrace.register(User("tracer", TRACER))
+    module = world.load(loaded_at(START))
+    world.memory.poke(SETUP, OTHER)
+    with pytest.raises(CompareError):
+        world.ftrace.live(module)
+    assert world.ftrace.modules.states[module] is ModuleState.LIVE
+    assert world.record(OPEN).flags is Flags.DISABLED
+    assert world.at(OPEN) == NOP
+
+
+def test_a_module_that_went_behind_our_back_is_a_bug_and_nothing_is_written() -> None:
+    world = World()
+    module = world.live(loaded_at(START))
+    world.ftrace.modules.unload(module)
+    written = len(world.memory.written)
+    with pytest.raises(NoModuleError, match="it was here until it went at 2008-10-09"):
+        world.ftrace.register(User("tracer", TRACER))
+    assert len(world.memory.written) == written
+    (bug,) = world.bugs
+    assert (bug.errno, bug.address, bug.operation) == ("ENOENT", OPEN, "MAKE_CALL")
+
+
+# --- the switch -----------------------------------------------------------------------------------
+
+
+def test_once_thrown_the_switch_refuses_everything_that_touches_code_and_says_why() -> None:
+    world = thrown()
+    record = world.record(OPEN)
+    world.memory.poke(READ, NOP)  # that all is well again does not matter
+    before, reads, ftrace = bytes(world.memory.text), world.memory.reads, world.ftrace
+    requests: list[Callable[[], None]] = [
+        lambda: ftrace.register(User("tracer", TRACER)),
+        lambda: ftrace.register(User("no site", TRACER, ("x",))),
+        lambda: ftrace.unregister("tracer"),
+        lambda: ftrace.make_nop(record),
+        lambda: ftrace.make_call(record, TRACER),
+        lambda: ftrace.modify_call(record, None, TRACER),
+        lambda: ftrace.update_func(record, TRACER),
+        lambda: ftrace.modify_jump(record, TRACER),
+    ]
+    for request in requests:
+        with pytest.raises(DisabledError) as caught:
+            request()
+        assert caught.value.errno == errno.ENODEV
+        assert str(caught.value) == (
+            "ftrace: disabled for good since: memory: read (0x7f0000001010): "
+            "0f 1f 44 00 55 stands here, not 0f 1f 44 00 00"
+        )
+    assert (bytes(world.memory.text), world.memory.reads) == (before, reads)
+    assert len(world.bugs) == 1
+
+
+def test_once_thrown_modules_still_come_and_go_and_stay_as_they_were_linked() -> None:
+    world = thrown()
+    reads = world.memory.reads
+    module = world.live(loaded_at(START + SIZE, "second"))
+    assert world.at(START + SIZE) == CALL
+    status = world.ftrace.status().modules[1]
+    assert (status.calls, status.nops, status.disabled) == (3, 0, 3)
+    world.ftrace.free_init(module)
+    world.ftrace.going(module)
+    with pytest.raises(NoModuleError, match="going"):
+        world.record(START + SIZE)
+    world.ftrace.unload(module)
+    assert len(world.ftrace.status().modules) == 1
+    assert world.memory.reads == reads
+
+
+def test_status_says_that_it_is_disabled_and_why() -> None:
+    assert World().ftrace.status().bug is None
+    status = thrown().ftrace.status()
+    assert status.is_disabled
+    assert status.bug is not None
+    assert (status.bug.symbol, status.bug.errno) == ("read", "EINVAL")
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+
+def test_status_counts_sites_in_each_state_updates_and_changes() -> None:
+    world = World()
+    world.live(loaded_at(START))
+    world.load(loaded_at(START + SIZE, "second"))
+    world.ftrace.register(User("tracer", TRACER, ("open",)))
+    status = world.ftrace.status()
+    assert [
+        (each.path, each.build_id, each.state, each.calls, each.nops, each.disabled)
+        for each in status.modules
+    ] == [
+        ("/lib/drv.so", b"drv", ModuleState.LIVE, 1, 2, 0),
+        ("/lib/second.so", b"second", ModuleState.COMING, 0, 3, 3),
+    ]
+    assert (status.users, status.updates, status.changes) == (("tracer",), 3, 7)
+    assert (status.nmi_wait_count, status.nmi_update_count) == (0, 0)
+
+
+def test_what_nmis_did_is_counted_by_the_protocol_and_told_by_status() -> None:
+    memory = Memory(START, SIZE)
+    machine = Machine(memory)
+    ftrace = Ftrace(Modules(), partial(nmi.modify, machine), statistics=machine.statistics)
+    module = loaded_at(START)
+    memory.map(module)
+    ftrace.load(module, [mapping_of(module)])
+    assert memory.read(OPEN, 5) == NOP
+    machine.count(nmi.WAITS)
+    machine.statistics[nmi.UPDATES] += 2
+    status = ftrace.status()
+    assert isinstance(status, Status)
+    assert (status.nmi_wait_count, status.nmi_update_count) == (1, 2)
+
+
+@pytest.mark.parametrize("users", [[], [ONE], [ONE, TWO]])
+def test_planning_changes_nothing(users: list[User]) -> None:
+    record = Record(loaded_at(START), loaded_at(START).points[0])
+    before = (record.flags, record.users, record.code, record.target)
+    records.plan(record, users, LIST, Flags.ENABLED)
+    assert (record.flags, record.users, record.code, record.target) == before
