@@ -1,11 +1,11 @@
-"""The command line: words -> one action per file -> lines and exit status.
+"""The command line: words -> one action per file -> lines or JSON, and exit status.
 
 What takes long to import is imported by the actions, so that `patcher --help` answers at once.
 """
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recordmcount import __version__
 from recordmcount.arguments import Parser
@@ -16,12 +16,11 @@ from .errors import PatchError
 
 if TYPE_CHECKING:
     from .memory.elffile import ElfFile
-    from .switch import Selection
 
 VERBS = {
     "nop": "turn calls to mcount into NOPs",
     "call": "turn them back, byte for byte",
-    "status": "count the sites in each state, and list what is neither call nor NOP",
+    "status": "count and list the sites in each state: call, nop, foreign (neither)",
 }
 
 
@@ -29,21 +28,27 @@ def main(words: Sequence[str]) -> int:
     """Run `patcher` with these words; returns the exit status."""
     parser = _parser()
     arguments = parser.parse_args(words)
-    out = getattr(arguments, "out", None)
-    if out == "":
+    if arguments.schema:
+        from .report import SCHEMA
+
+        return 0 if say(1, [SCHEMA.read_text("utf-8").rstrip()]) else 1
+    if not arguments.files:
+        parser.error("no files")
+    if arguments.out == "":
         parser.error("-o wants a file")
-    if out is not None and len(arguments.files) > 1:
+    if arguments.out is not None and len(arguments.files) > 1:
         parser.error("-o is for one file")
+    run = _Run(arguments)
     good = True
     for path in arguments.files:
-        good &= _process(path, arguments)
-    return 0 if good else 1
+        good &= run.process(path)
+    return 0 if run.finish() and good else 1
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="patcher",
-        description="Switch the recorded mcount/__fentry__ sites of linked x86 files.",
+        description="Switch the recorded mcount/__fentry__ sites of x86 ELF files, linked or not.",
         epilog="exit status: 0 done; 1 a file failed, or has a foreign site; 2 usage",
     )
     parser.add_argument("-V", "--version", action="version", version=f"patcher {__version__}")
@@ -53,15 +58,20 @@ def _parser() -> Parser:
             name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."
         )
         _add_selection(verb)
-        if name != "status":
+        if name == "status":
+            verb.set_defaults(out=None, dry_run=False)
+            verb.add_argument("-q", "--quiet", action="store_true", help="count, and do not list")
+        else:
             _add_output(verb)
+        verb.add_argument("--json", action="store_true", help="print JSON")
+        verb.add_argument("--schema", action="store_true", help="print the JSON's schema")
     return parser
 
 
 def _add_selection(verb: ArgumentParser) -> None:
     add = verb.add_argument
-    files = "an executable or a shared object with a __mcount_loc table"
-    add("files", nargs="+", metavar="FILE", help=files)
+    files = "an executable, a shared object or an object (.o, .ko) with a __mcount_loc table"
+    add("files", nargs="*", metavar="FILE", help=files)
     functions = "only sites in functions named so in the symbol table (C++: mangled); repeatable"
     add("--functions", action="append", default=[], metavar="GLOB", help=functions)
     notrace = "no site in functions named so, whatever --functions says; repeatable"
@@ -78,57 +88,71 @@ def _add_output(verb: ArgumentParser) -> None:
     add("-q", "--quiet", action="store_true", help="print errors only")
 
 
-def _process(path: str, arguments: Namespace) -> bool:
-    """Whether the file is as it should be, and could be reported."""
-    from .memory.elffile import ElfFile
+class _Run:
+    """One verb over many files: what to say of each at once, or of all as one JSON document."""
 
-    action = _status if arguments.verb == "status" else _switch
-    try:
-        with ElfFile(path) as file:
-            return action(file, arguments)
-    except (PatchError, RecordError) as error:
-        say(2, [str(error)])
-    except OSError as error:
-        say(2, [f"{path}: {error.strerror or error}"])
-    return False
+    def __init__(self, arguments: Namespace) -> None:
+        self._arguments = arguments
+        self._files: list[dict[str, Any]] = []
+        self._errors: list[dict[str, Any]] = []
 
+    def process(self, path: str) -> bool:
+        """Whether the file is as it should be, and could be reported."""
+        from .memory.elffile import ElfFile
 
-def _status(file: "ElfFile", arguments: Namespace) -> bool:
-    from recordmcount.image import State, odd_entries
+        action = self._status if self._arguments.verb == "status" else self._switch
+        try:
+            with ElfFile(path) as file:
+                return action(file)
+        except (PatchError, RecordError, OSError) as error:
+            from .report import error_json, in_words
 
-    from .switch import count, describe, read, select, sites_in_words
+            say(2, [in_words(path, error)])
+            self._errors.append(error_json(path, error))
+        return False
 
-    selection = _selection(arguments)
-    table = read(file, selection.names)
-    selected = select(file.path, table, selection)
-    numbers = [f"{number} {state}" for state, number in count(table, selected).items()]
-    foreign = list(map(table.site, table.where(selected, State.FOREIGN)))
-    counted = f"{sites_in_words(len(selected))}: {', '.join(numbers)}"
-    lines = ["; ".join([counted, *odd_entries(table.dead, table.repeated)])]
-    lines += [f"{site.label}: foreign: {describe(site)}" for site in foreign]
-    return say(1, [f"{file.path}: {line}" for line in lines]) and not foreign
+    def finish(self) -> bool:
+        """Print the JSON, if that was asked for; whether it could be."""
+        if not self._arguments.json:
+            return True
+        from .report import document
 
+        dry_run = self._arguments.dry_run
+        text = document(self._arguments.verb, self._files, self._errors, dry_run=dry_run)
+        return say(1, [text])
 
-def _switch(file: "ElfFile", arguments: Namespace) -> bool:
-    from recordmcount.image import State
+    def _status(self, file: "ElfFile") -> bool:
+        from recordmcount.image import State
 
-    from .switch import plan, read, select, sites_in_words, switch
+        from .report import status_json, status_lines
+        from .switch import read, select
 
-    selection = _selection(arguments)
-    table = read(file, selection.names)
-    selected = select(file.path, table, selection)
-    wanted = plan(file.path, table, selected, State(arguments.verb))
-    switch(file, wanted, arguments.out, dry_run=arguments.dry_run)
-    if arguments.dry_run:
-        return say(1, [f"{file.path}: {change}" for change in wanted.batch])
-    if arguments.quiet:
-        return True
-    already = len(selected) - len(wanted.numbers)
-    turned = f"{sites_in_words(len(wanted.numbers))} turned to {arguments.verb}"
-    return say(1, [f"{file.path}: {turned}, {already} already"])
+        table = read(file, self._arguments.symbol)
+        selected = select(file.path, table, self._arguments.functions, self._arguments.notrace)
+        good = not table.where(selected, State.FOREIGN)
+        if self._arguments.json:
+            self._files.append(status_json(file.object, table, selected))
+            return good
+        lines = status_lines(table, selected, listed=not self._arguments.quiet)
+        return say(1, [f"{file.path}: {line}" for line in lines]) and good
 
+    def _switch(self, file: "ElfFile") -> bool:
+        from recordmcount.image import State
 
-def _selection(arguments: Namespace) -> "Selection":
-    from .switch import Selection
+        from .switch import plan, read, select, switch
 
-    return Selection(tuple(arguments.functions), tuple(arguments.notrace), tuple(arguments.symbol))
+        arguments = self._arguments
+        table = read(file, arguments.symbol)
+        selected = select(file.path, table, arguments.functions, arguments.notrace)
+        wanted = plan(file.path, table, selected, State(arguments.verb))
+        written = switch(file, wanted, arguments.out, dry_run=arguments.dry_run)
+        if arguments.json:
+            from .report import switch_json
+
+            self._files.append(switch_json(file.object, wanted, written))
+            return True
+        if arguments.dry_run:
+            from .report import plan_lines
+
+            return say(1, [f"{file.path}: {line}" for line in plan_lines(wanted)])
+        return arguments.quiet or say(1, [f"{file.path}: {wanted}"])

@@ -17,19 +17,6 @@ from .sites import Site, SiteTable
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """Which sites: those in functions like one of `globs`, or all, but for those like `notrace`.
-
-    A function is like a glob by any of its names, as they stand in the symbol table. `names` are
-    further names of mcount, as given to gcc's -mfentry-name.
-    """
-
-    globs: tuple[str, ...] = ()
-    notrace: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """What must change so that all `selected` sites are in `state`: `numbers`, by one `batch`."""
 
@@ -39,6 +26,14 @@ class Plan:
     numbers: Sequence[int]
     batch: Batch
 
+    @property
+    def already(self) -> int:
+        """How many of the selected sites need no change."""
+        return len(self.selected) - len(self.numbers)
+
+    def __str__(self) -> str:
+        return f"{sites_in_words(len(self.numbers))} turned to {self.state}, {self.already} already"
+
 
 def read(file: ElfFile, names: Sequence[str]) -> SiteTable:
     """The file's sites. Raises FormatError where there is no sound table."""
@@ -47,17 +42,20 @@ def read(file: ElfFile, names: Sequence[str]) -> SiteTable:
     return LinkedSites(file.object, names)
 
 
-def select(path: str, table: SiteTable, selection: Selection) -> Sequence[int]:
-    """The numbers of the selected sites. Raises NoSiteError where a glob matches nothing."""
+def select(
+    path: str, table: SiteTable, globs: Sequence[str] = (), notrace: Sequence[str] = ()
+) -> Sequence[int]:
+    """The sites in functions like one of `globs`, or all, but for those like one of `notrace`.
+
+    A function is like a glob by any of its names, as they stand in the symbol table. Raises
+    NoSiteError where a glob is like no function with a site.
+    """
     everything = range(len(table))
-    if not selection.globs and not selection.notrace:
+    if not globs and not notrace:
         return everything
     functions = _functions(table)
-    wanted = set(everything)
-    if selection.globs:
-        wanted = _like(path, functions, selection.globs)
-    if selection.notrace:
-        wanted -= _like(path, functions, selection.notrace)
+    wanted = _like(path, functions, globs) if globs else set(everything)
+    wanted -= _like(path, functions, notrace)
     return sorted(wanted)
 
 
@@ -104,17 +102,20 @@ def plan(path: str, table: SiteTable, selected: Sequence[int], state: State) -> 
     return Plan(table, state, selected, numbers, table.batch(numbers, state))
 
 
-def switch(file: ElfFile, wanted: Plan, out: str | None, *, dry_run: bool) -> None:
+def switch(file: ElfFile, wanted: Plan, out: str | None, *, dry_run: bool) -> str | None:
     """Verify the whole plan, and unless `dry_run` carry it out and commit to the file or to `out`.
 
-    Without a change nothing is written but `out`. Raises PatchError; then no file has changed.
+    Without a change nothing is written but `out`. Returns the path that was written, if one was.
+    Raises PatchError; then no file has changed.
     """
     if dry_run:
         verify(file, wanted.batch)
-        return
+        return None
     modify_batch(file, wanted.batch)
-    if wanted.numbers or out is not None:
-        file.commit(out)
+    if not wanted.numbers and out is None:
+        return None
+    file.commit(out)
+    return file.path if out is None else out
 
 
 def sites_in_words(number: int) -> str:

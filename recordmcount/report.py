@@ -172,9 +172,7 @@ def _examine_object(
 
 
 def _report(obj: Object, names: tuple[str, ...]) -> FileReport:
-    bits = 64 if obj.layout.is_64 else 32
-    machine = "i386" if obj.machine == x86.EM_386 else "x86-64" if bits == 64 else "x32"
-    identity = (obj.path, _type(obj), bits, machine)
+    identity = (obj.path, *identify(obj))
     if obj.type == elf.ET_REL:
         formats.refuse_slim_lto(obj)
         listing = relocatable.read(obj, names)
@@ -192,6 +190,13 @@ def _row(site: relocatable.Site | image.Site, position: int, recorded: bool) -> 
         site.function, site.function_offset, site.section, position, site.form, site.code,
         site.state, recorded, site.reason,
     )  # fmt: skip
+
+
+def identify(obj: Object) -> tuple[str, int, str]:
+    """The `type`, `bits` and `machine` of a FileReport; FormatError for what has no such type."""
+    bits = 64 if obj.layout.is_64 else 32
+    machine = "i386" if obj.machine == x86.EM_386 else "x86-64" if bits == 64 else "x32"
+    return _type(obj), bits, machine
 
 
 def _type(obj: Object) -> str:

@@ -190,9 +190,10 @@ def is_unsupported_call(machine: int, relocation_type: int, code: bytes, field: 
 
 # --- turned off in an object --------------------------------------------------------------------
 
-# The relocation types of calls, by name; the same tables of the psABIs as above.
+# The relocation types of calls, and of none, by name; the same tables of the psABIs as above.
 RELOCATION_NAMES = {
     EM_X86_64: {
+        R_X86_64_NONE: "R_X86_64_NONE",
         R_X86_64_64: "R_X86_64_64",
         R_X86_64_PC32: "R_X86_64_PC32",
         R_X86_64_PLT32: "R_X86_64_PLT32",
@@ -200,6 +201,7 @@ RELOCATION_NAMES = {
         R_X86_64_GOTPCRELX: "R_X86_64_GOTPCRELX",
     },
     EM_386: {
+        R_386_NONE: "R_386_NONE",
         R_386_PC32: "R_386_PC32",
         R_386_GOT32: "R_386_GOT32",
         R_386_PLT32: "R_386_PLT32",
