@@ -13,7 +13,7 @@ from .sites import Site
 class LinkedSites:
     """A SiteTable of an executable or a shared object.
 
-    Raises FormatError where there is no sound table.
+    Raises FormatError where the table is not sound.
     """
 
     def __init__(self, obj: Object, names: Sequence[str]) -> None:

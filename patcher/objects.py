@@ -9,9 +9,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from recordmcount import elf, formats, relocatable, sites, table, x86
+from recordmcount import elf, relocatable, sites, x86
 from recordmcount.elf import Object
-from recordmcount.errors import FormatError
 from recordmcount.image import State
 from recordmcount.relocatable import R_NONE, Relocation
 
@@ -26,14 +25,11 @@ NOT_ZERO = "the relocated field is not zero, and would not come back so"
 class ObjectSites:
     """A SiteTable of a relocatable object: what the entries of its `__mcount_loc` name.
 
-    Raises FormatError where there is no table, or a relocation that matters cannot be trusted.
+    Raises FormatError where a relocation that matters cannot be trusted.
     """
 
     def __init__(self, obj: Object, names: Sequence[str]) -> None:
-        formats.refuse_slim_lto(obj)
         listing = relocatable.read(obj, tuple(names))
-        if not listing.has_table:
-            raise FormatError(obj.path, f"no {table.NAME.decode()} table")
         self._obj = obj
         self._sites = [site for site in listing.sites if site.recorded]
         self._touching = _Touching(obj)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 
-from recordmcount import elf
+from recordmcount import elf, formats
 from recordmcount.image import State
+from recordmcount.table import NAME as TABLE
 
 from .errors import CompareError, NoSiteError
 from .linked import LinkedSites
@@ -36,10 +37,13 @@ class Plan:
 
 
 def read(file: ElfFile, names: Sequence[str]) -> SiteTable:
-    """The file's sites. Raises FormatError where there is no sound table."""
-    if file.object.type == elf.ET_REL:
-        return ObjectSites(file.object, names)
-    return LinkedSites(file.object, names)
+    """The file's sites. Raises NoSiteError without a table, FormatError for an unsound one."""
+    obj = file.object
+    if obj.type == elf.ET_REL:
+        formats.refuse_slim_lto(obj)
+    if obj.headers and not obj.named(TABLE):
+        raise NoSiteError(file.path, f"no {TABLE.decode()} table")
+    return (ObjectSites if obj.type == elf.ET_REL else LinkedSites)(obj, names)
 
 
 def select(

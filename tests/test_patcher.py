@@ -1,23 +1,16 @@
-"""`patcher nop|call|status FILE...` as its user sees it."""
+"""`patcher nop|call|status` on linked files: which sites are switched, and which never are."""
 
-import os
 import random
 import re
-import stat
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from patcher import cli, switch
-from patcher.errors import WriteError
-from patcher.memory.elffile import ElfFile
-from recordmcount.image import State
+from patcher import cli
 from tests import command, images
 from tests.images import CALLS, Built, build, calls
+from tests.patching import call_other, differences, patch, refused, status, status_of
 
 
 class Row(NamedTuple):
@@ -125,26 +118,6 @@ def test_sites_are_turned_off_and_back_and_the_program_proves_it(row: Row, tmp_p
     assert built.image.read_bytes() == original
 
 
-def patch(*arguments: str | Path) -> str:
-    """Run `patcher`, which must succeed; what it printed."""
-    done = command.run("patcher", *arguments)
-    assert (done.status, done.stderr) == (0, "")
-    return done.stdout
-
-
-def refused(*arguments: str | Path) -> str:
-    """Run `patcher`, which must fail for every file and print nothing; its one line for each."""
-    done = command.run("patcher", *arguments)
-    assert (done.status, done.stdout) == (1, "")
-    return done.stderr
-
-
-def status(image: Path) -> str:
-    """The one line of `patcher status` for an image without foreign sites."""
-    (line,) = patch("status", image).splitlines()
-    return line.removeprefix(f"{image}: ")
-
-
 # --- which sites ----------------------------------------------------------------------------------
 
 
@@ -164,16 +137,25 @@ def test_only_functions_that_match_a_glob_are_switched(built: Built) -> None:
 
 
 def test_status_counts_the_selected_functions_only(built: Built) -> None:
-    assert patch("status", "--functions", "odd", built.image) == (
-        f"{built.image}: 1 site: 1 call, 0 nop, 0 foreign\n"
-    )
+    assert status_of(built.image, "odd") == "1 site: 1 call, 0 nop, 0 foreign"
+
+
+def test_no_function_like_notrace_is_switched_whatever_functions_says(built: Built) -> None:
+    patch("nop", "--functions", "*", "--notrace", "[eo]*", "--notrace", "wo?k", built.image)
+    assert calls(built) == CALLS - 1  # twice
+    patch("call", built.image)
+    patch("nop", "--notrace", "even", "--functions", "even", "--functions", "odd", built.image)
+    assert calls(built) == CALLS - 2  # odd
 
 
 @pytest.mark.parametrize("more", [[], ["--functions", "odd"]], ids=str)
+@pytest.mark.parametrize("option", ["--functions", "--notrace"])
 @pytest.mark.parametrize("verb", ["nop", "status"])
-def test_a_glob_that_matches_nothing_is_an_error(built: Built, verb: str, more: list[str]) -> None:
+def test_a_glob_that_matches_nothing_is_an_error(
+    built: Built, verb: str, option: str, more: list[str]
+) -> None:
     original = built.image.read_bytes()
-    assert refused(verb, "--functions", "main", *more, "--functions", "x*", built.image) == (
+    assert refused(verb, option, "main", *more, option, "x*", built.image) == (
         f"{built.image}: no site in a function like main or x*\n"
     )
     assert built.image.read_bytes() == original
@@ -225,18 +207,6 @@ def test_another_name_of_mcount_must_be_said(tmp_path: Path) -> None:
 # --- what is not proven is not written ------------------------------------------------------------
 
 
-def call_other(built: Built) -> tuple[int, bytes]:
-    """Turn the call in `twice` into a genuine call of `odd`: the site's address and old bytes."""
-    offset, vaddr, _ = images.section(built.image, ".text")
-    site = images.symbol(built.image, "twice")
-    at = offset + site - vaddr
-    old = built.image.read_bytes()[at : at + 5]
-    assert old[0] == 0xE8
-    distance = images.symbol(built.image, "odd") - (site + 5)
-    images.write(built.image, at, b"\xe8" + distance.to_bytes(4, "little", signed=True))
-    return site, old
-
-
 @pytest.mark.parametrize("verb", ["nop", "call"])
 def test_one_foreign_site_stops_everything_and_is_reported_exactly(built: Built, verb: str) -> None:
     site, old = call_other(built)
@@ -253,13 +223,24 @@ def test_one_foreign_site_stops_everything_and_is_reported_exactly(built: Built,
     assert built.image.read_bytes() == altered
 
 
-def test_status_lists_foreign_sites_and_fails(built: Built) -> None:
+def test_status_lists_the_sites_in_each_state_and_fails_if_one_is_foreign(built: Built) -> None:
+    patch("nop", "--functions", "odd", built.image)
     site, _ = call_other(built)
     done = command.run("patcher", "status", built.image)
-    first, second = done.stdout.splitlines()
     assert (done.status, done.stderr) == (1, "")
-    assert first == f"{built.image}: 4 sites: 3 call, 0 nop, 1 foreign"
-    assert second.startswith(f"{built.image}: twice ({site:#x}): foreign: a call to ")
+    lines = [line.removeprefix(f"{built.image}: ") for line in done.stdout.splitlines()]
+    assert lines[0] == "4 sites: 2 call, 1 nop, 1 foreign"
+    even, odd, work = (images.symbol(built.image, name) for name in ("even", "odd", "work"))
+    calls = [f"even ({even:#x}): call", f"work ({work:#x}): call"]
+    assert lines[1:4] == [*calls, f"odd ({odd:#x}): nop"]
+    assert lines[4].startswith(f"twice ({site:#x}): foreign: a call to ")
+    assert len(lines) == 5
+
+
+def test_a_quiet_status_counts_only_and_fails_as_well(built: Built) -> None:
+    call_other(built)
+    counted = f"{built.image}: 4 sites: 3 call, 0 nop, 1 foreign\n"
+    assert command.run("patcher", "status", "-q", built.image) == (1, counted, "")
 
 
 def test_status_counts_dead_and_repeated_entries_as_report_does(built: Built) -> None:
@@ -275,11 +256,6 @@ def test_a_foreign_site_that_is_not_selected_does_not_matter(built: Built) -> No
     call_other(built)
     patch("nop", "--functions", "even", built.image)
     assert status_of(built.image, "even") == "1 site: 0 call, 1 nop, 0 foreign"
-
-
-def status_of(image: Path, function: str) -> str:
-    line = patch("status", "--functions", function, image)
-    return line.removeprefix(f"{image}: ").rstrip()
 
 
 def build_static(folder: Path) -> Built:
@@ -410,212 +386,3 @@ def test_of_a_broken_file_nothing_but_sites_ever_changes(
             assert built.image.read_bytes() == broken
     assert 100 < switched < 400
     assert "Traceback" not in "".join(capfd.readouterr())
-
-
-def differences(one: bytes, other: bytes) -> set[int]:
-    """The file offsets at which two files of one size differ."""
-    return {at for at, (a, b) in enumerate(zip(one, other, strict=True)) if a != b}
-
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
-    built: Built, tmp_path: Path
-) -> None:
-    archive = tmp_path / "libwork.a"
-    images.tool("ar", "rc", archive, tmp_path / "work.o")
-    script = tmp_path / "script"
-    script.write_text("#!/bin/sh\n")
-    other = tmp_path / "other"
-    other.write_bytes(built.image.read_bytes()[:18] + b"\xb7\0" + bytes(44))  # EM_AARCH64
-    short = tmp_path / "short"
-    short.write_bytes(b"\x7fELF\2\1\1")
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    reasons = {
-        tmp_path / "main.o": "no __mcount_loc table",
-        archive: "an archive: patch its members before they go in, or what is linked from it",
-        other: "not for x86: only such files are patched",
-        script: "not an ELF file",
-        short: "not an ELF file",
-        fifo: "not a regular file",
-        tmp_path: "not a regular file",
-        tmp_path / "nothing": "No such file or directory",
-        tmp_path / "libcounter.so": "no __mcount_loc table",
-    }
-    before = {path: path.read_bytes() for path in reasons if path.is_file()}
-    done = command.run("patcher", "nop", *reasons, built.image)
-    assert done.stderr == "".join(f"{path}: {reason}\n" for path, reason in reasons.items())
-    assert done.stdout == f"{built.image}: 4 sites turned to nop, 0 already\n"
-    assert done.status == 1
-    assert {path: path.read_bytes() for path in before} == before
-
-
-def test_a_file_that_has_nothing_to_change_is_not_touched(built: Built) -> None:
-    before = built.image.stat()
-    assert patch("call", built.image) == f"{built.image}: 0 sites turned to call, 4 already\n"
-    after = built.image.stat()
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-
-
-def test_a_dry_run_prints_the_plan_and_writes_nothing(built: Built) -> None:
-    before = built.image.stat()
-    plan = patch("nop", "-n", "--functions", "odd", built.image)
-    site = images.symbol(built.image, "odd")
-    assert plan.startswith(f"{built.image}: odd ({site:#x}): e8 ")
-    assert plan.endswith(" -> 0f 1f 44 00 01\n")
-    after = built.image.stat()
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-
-
-def test_quiet_is_quiet(built: Built) -> None:
-    assert patch("nop", "-q", built.image) == ""
-
-
-def test_output_goes_to_another_file(built: Built, tmp_path: Path) -> None:
-    original = built.image.read_bytes()
-    other, same = tmp_path / "other", tmp_path / "same"
-    patch("nop", "-o", other, built.image)
-    patch("call", "-o", same, built.image)  # nothing to change, and yet a copy was asked for
-    assert built.image.read_bytes() == same.read_bytes() == original
-    assert other.stat().st_mode == built.image.stat().st_mode
-    assert calls(built._replace(program=other)) == 0
-
-
-@pytest.mark.parametrize("option", [("-o", ""), ("--output=",)])
-def test_an_output_without_a_name_is_a_usage_error(built: Built, option: tuple[str, ...]) -> None:
-    original = built.image.read_bytes()
-    done = command.run("patcher", "nop", *option, built.image)
-    assert (done.status, done.stdout) == (2, "")
-    assert done.stderr.endswith("error: -o wants a file\n")
-    assert built.image.read_bytes() == original
-
-
-def test_no_name_to_commit_to_is_not_the_file_itself(built: Built) -> None:
-    original = built.image.read_bytes()
-    with ElfFile(str(built.image)) as file, pytest.raises(WriteError):
-        file.commit("")
-    assert built.image.read_bytes() == original
-
-
-def replace(path: Path) -> None:
-    other = path.with_name("other")
-    other.write_bytes(path.read_bytes()[::-1])
-    other.rename(path)
-
-
-def overwrite(path: Path) -> None:
-    old = path.stat()
-    images.write(path, old.st_size - 1, b"!")
-    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns + 1))  # the clock may not have ticked
-
-
-def extend(path: Path) -> None:
-    old = path.stat()
-    images.write(path, old.st_size, b"!")
-    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
-
-
-@pytest.mark.parametrize("change", [replace, overwrite, extend])
-def test_what_another_program_wrote_meanwhile_is_not_lost(
-    built: Built, change: Callable[[Path], None]
-) -> None:
-    with ElfFile(str(built.image)) as file:
-        table = switch.read(file, ())
-        wanted = switch.plan(file.path, table, range(len(table)), State.NOP)
-        change(built.image)
-        theirs = built.image.read_bytes()
-        with pytest.raises(WriteError) as caught:
-            switch.switch(file, wanted, None, dry_run=False)
-    assert str(caught.value) == f"{built.image}: was changed by another program meanwhile"
-    assert built.image.read_bytes() == theirs
-    assert not list(built.image.parent.glob(".*"))
-
-
-def test_segments_that_share_code_are_refused(built: Built) -> None:
-    data = bytearray(built.image.read_bytes())
-    headers, size = int.from_bytes(data[32:40], "little"), int.from_bytes(data[54:56], "little")
-    first = next(at for at in range(headers, len(data), size) if data[at] == 1)  # PT_LOAD
-    data[first + 4] |= 1  # PF_X
-    data[first + 32 : first + 40] = (0x1001).to_bytes(8, "little")  # p_filesz
-    built.image.write_bytes(data)
-    assert refused("nop", built.image) == f"{built.image}: executable segments overlap at 0x1000\n"
-
-
-def test_a_file_that_cannot_be_written_is_an_error(built: Built, tmp_path: Path) -> None:
-    out = tmp_path / "no" / "where"
-    assert refused("nop", "-o", out, built.image) == f"{out}: No such file or directory\n"
-
-
-def test_an_output_that_is_no_regular_file_is_an_error(built: Built, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    for out in (tmp_path, tmp_path / "fifo"):
-        assert refused("nop", "-o", out, built.image) == f"{out}: not a regular file\n"
-
-
-def test_links_and_attributes_are_kept_as_any_editor_would(built: Built, tmp_path: Path) -> None:
-    hard, soft = tmp_path / "hard", tmp_path / "soft"
-    original = built.image.read_bytes()
-    hard.hardlink_to(built.image)
-    soft.symlink_to(built.image)
-    built.image.chmod(0o2750)
-    os.setxattr(built.image, "user.origin", b"a test")
-    patch("nop", soft)
-    assert soft.is_symlink()
-    assert hard.read_bytes() == original != built.image.read_bytes()
-    assert stat.S_IMODE(built.image.stat().st_mode) == 0o2750
-    assert os.getxattr(built.image, "user.origin") == b"a test"
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_a_program_that_runs_keeps_its_file(built: Built) -> None:
-    with subprocess.Popen([built.program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
-        patch("nop", built.image)
-        said, _ = run.communicate(b"3")
-    assert (run.returncode, said) == (0, b"work 6\n")
-    assert calls(built) == 0
-
-
-# --- the command ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("words", [
-    "", "nop", "fly x", "nop --no x", "status -n x", "nop -o x y z",
-])  # fmt: skip
-def test_what_makes_no_sense_is_a_usage_error(words: str) -> None:
-    done = command.run("patcher", *words.split())
-    assert (done.status, done.stdout) == (2, "")
-    assert done.stderr.startswith("usage: patcher ")
-
-
-@pytest.mark.parametrize("words", ["--help", "--version", "nop --help"])
-@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-"])
-def test_what_cannot_be_said_is_one_line_and_status_1(words: str, redirection: str) -> None:
-    shell = ["sh", "-c", f'"$0" -m patcher {words} {redirection}', sys.executable]
-    done = subprocess.run(shell, check=False, capture_output=True, text=True, cwd=command.ROOT)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch("standard output: .+\n", done.stderr)
-
-
-def test_help_says_what_a_verb_does() -> None:
-    assert "\n\nTurn calls to mcount into NOPs.\n\n" in patch("nop", "--help")
-
-
-def test_help_imports_nothing_heavy() -> None:
-    program = (
-        "import sys, patcher.cli\n"
-        "try: patcher.cli.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "print(*sys.modules, file=sys.stderr)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
-    )
-    assert done.stdout.startswith("usage: patcher ")
-    assert not {"lief", "capstone", "keystone", "elftools"} & set(done.stderr.split())
-
-
-def test_recordmcount_never_imports_patcher() -> None:
-    for source in (Path(command.ROOT) / "recordmcount").rglob("*.py"):
-        assert "patcher" not in source.read_text(), source

@@ -1,0 +1,48 @@
+"""Run `patcher` as its user does, and look at what became of a file."""
+
+from pathlib import Path
+
+from tests import command, images
+from tests.images import Built
+
+
+def patch(*arguments: str | Path) -> str:
+    """Run `patcher`, which must succeed; what it printed."""
+    done = command.run("patcher", *arguments)
+    assert (done.status, done.stderr) == (0, "")
+    return done.stdout
+
+
+def refused(*arguments: str | Path) -> str:
+    """Run `patcher`, which must fail for every file and print nothing; its one line for each."""
+    done = command.run("patcher", *arguments)
+    assert (done.status, done.stdout) == (1, "")
+    return done.stderr
+
+
+def status(image: Path) -> str:
+    """The count of `patcher status`, for an image without foreign sites."""
+    (line,) = patch("status", "-q", image).splitlines()
+    return line.removeprefix(f"{image}: ")
+
+
+def status_of(image: Path, function: str) -> str:
+    line = patch("status", "-q", "--functions", function, image)
+    return line.removeprefix(f"{image}: ").rstrip()
+
+
+def differences(one: bytes, other: bytes) -> set[int]:
+    """The file offsets at which two files of one size differ."""
+    return {at for at, (a, b) in enumerate(zip(one, other, strict=True)) if a != b}
+
+
+def call_other(built: Built) -> tuple[int, bytes]:
+    """Turn the call in `twice` into a genuine call of `odd`: the site's address and old bytes."""
+    offset, vaddr, _ = images.section(built.image, ".text")
+    site = images.symbol(built.image, "twice")
+    at = offset + site - vaddr
+    old = built.image.read_bytes()[at : at + 5]
+    assert old[0] == 0xE8
+    distance = images.symbol(built.image, "odd") - (site + 5)
+    images.write(built.image, at, b"\xe8" + distance.to_bytes(4, "little", signed=True))
+    return site, old
