@@ -209,7 +209,7 @@ RELOCATION_NAMES = {
     },
 }
 # Relocations that fill 8 bytes; no other fills more than 4.
-R_X86_64_WIDE = frozenset(
+WIDE_TYPES = frozenset(
     (R_X86_64_64, 16, 17, 18, 24, 25, R_X86_64_GOT64, 28, 29, R_X86_64_GOTPLT64,
      R_X86_64_PLTOFF64, 33)  # DTPMOD64 DTPOFF64 TPOFF64 PC64 GOTOFF64; GOTPCREL64 GOTPC64; SIZE64
 )  # fmt: skip
@@ -218,7 +218,7 @@ WIDEST_FIELD = 8
 
 def field_size(machine: int, relocation_type: int) -> int:
     """How many bytes a relocation can touch, at most."""
-    wide = machine == EM_X86_64 and relocation_type in R_X86_64_WIDE
+    wide = machine == EM_X86_64 and relocation_type in WIDE_TYPES
     return WIDEST_FIELD if wide else 4
 
 
