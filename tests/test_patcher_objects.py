@@ -1,0 +1,350 @@
+"""`patcher nop|call|status` on relocatable objects: code and relocation change, and come back."""
+
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from patcher import cli
+from tests import command, images
+from tests.elf_builder import (
+    I386,
+    STT_FUNC,
+    X32,
+    X86_64,
+    Elf,
+    Relocation,
+    Section,
+    Symbol,
+    Target,
+    build,
+)
+from tests.images import CALLS, Built, calls
+from tests.objects import AX, Read, recorded
+from tests.patching import differences, patch, refused, status
+from tests.specimens import ELVES
+from tests.test_kernel_modules import CLOUD, Module
+
+
+class Row(NamedTuple):
+    """A way to compile and link a program, and a site in its object as call and as NOP."""
+
+    name: str
+    call: str
+    nop: str
+    relocation: str
+    compiler: str = "gcc"
+    linker: str = "bfd"
+    flags: str = "-fno-pic"
+    link: str = "-no-pie"
+
+
+PLT32 = "R_X86_64_PLT32"
+GOT = ("ff 15 00 00 00 00", "66 0f 1f 44 0c 29", "R_X86_64_GOTPCRELX")
+CALL = ("e8 00 00 00 00", "0f 1f 44 08 04", PLT32)
+LINKERS = ("bfd", "gold", "lld", "mold")
+ROWS = [
+    *(Row(f"{one}-exe", *CALL, linker=one, flags="-mfentry -fno-pic") for one in LINKERS),
+    *(Row(f"{one}-pie", *GOT, linker=one, flags="-mfentry -fpie", link="-pie") for one in LINKERS),
+    *(Row(f"{one}-static", *CALL, linker=one, link="-static -no-pie") for one in LINKERS),
+    Row("got-without-relaxation", "ff 15 00 00 00 00", "66 0f 1f 44 0c 09", "R_X86_64_GOTPCREL",
+        flags="-mfentry -fpie -Wa,-mrelax-relocations=no", link="-pie"),
+    Row("large", "49 ba 00 00 00 00 00 00 00 00 41 ff d2", "66 66 66 66 2e 0f 1f 84 08 01 02 00 00",
+        "R_X86_64_64", flags="-mfentry -fno-pic -mcmodel=large"),
+    Row("clang-large", "48 b8 00 00 00 00 00 00 00 00 ff d0", "66 66 66 2e 0f 1f 84 08 01 00 00 00",
+        "R_X86_64_64", compiler="clang", flags="-fno-pic -mcmodel=large"),
+    Row("clang-pie", *CALL, compiler="clang", flags="-mfentry -fpie", link="-pie"),
+    Row("i386", "e8 fc ff ff ff", "0f 1f 44 08 02", "R_386_PC32", flags="-m32 -fno-pic",
+        link="-m32 -no-pie"),
+    Row("i386-pie", "ff 93 00 00 00 00", "66 0f 1f 44 0b 2b", "R_386_GOT32X", flags="-m32 -fpie",
+        link="-m32 -pie"),
+    Row("clang-i386", "e8 fc ff ff ff", "0f 1f 44 08 04", "R_386_PLT32", compiler="clang",
+        flags="-m32 -fno-pic", link="-m32 -no-pie"),
+]  # fmt: skip
+
+
+def build_program(folder: Path, row: Row) -> Built:
+    return images.build(
+        folder, compiler=row.compiler, linker=row.linker, flags=row.flags.split(),
+        record=["--pic"] if row.link == "-pie" else [], link=row.link.split(), own_counter=True,
+    )  # fmt: skip
+
+
+def link(folder: Path, row: Row, work: Path) -> Built:
+    program = folder / "again"
+    objects = (work, folder / "main.o", folder / "counter.o")
+    images.tool("gcc", f"-fuse-ld={row.linker}", "-o", program, *objects, *row.link.split())
+    return Built(program, program, None)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_an_object_is_switched_before_the_link_and_the_program_proves_it(
+    row: Row, tmp_path: Path
+) -> None:
+    build_program(tmp_path, row)
+    work = tmp_path / "work.o"
+    original = work.read_bytes()
+    assert status(work) == "4 sites: 4 call, 0 nop, 0 foreign"
+    none = f"{row.relocation[: row.relocation.rindex('_')]}_NONE"
+    for line in patch("nop", "-n", work).splitlines():
+        assert line.endswith(f"): {row.call} -> {row.nop}; {row.relocation} -> {none}")
+    assert work.read_bytes() == original
+
+    assert patch("nop", work) == f"{work}: 4 sites turned to nop, 0 already\n"
+    assert status(work) == "4 sites: 0 call, 4 nop, 0 foreign"
+    assert calls(link(tmp_path, row, work)) == 0
+    assert patch("call", work) == f"{work}: 4 sites turned to call, 0 already\n"
+    assert work.read_bytes() == original
+    assert calls(link(tmp_path, row, work)) == CALLS
+
+
+def test_sites_turned_off_before_the_link_are_foreign_after_it(tmp_path: Path) -> None:
+    """A linker drops the relocation: what stood there cannot be known."""
+    row = ROWS[0]
+    build_program(tmp_path, row)
+    patch("nop", "--functions", "odd", tmp_path / "work.o")
+    built = link(tmp_path, row, tmp_path / "work.o")
+    original = built.image.read_bytes()
+    for verb in ("nop", "call"):
+        assert "odd" in refused(verb, built.image)
+        assert built.image.read_bytes() == original
+    patch("nop", "--notrace", "odd", built.image)
+    patch("call", "--notrace", "odd", built.image)
+    assert built.image.read_bytes() == original
+
+
+@pytest.mark.parametrize("linker", ["ld.bfd", "ld.gold", "ld.lld"])
+def test_calls_come_back_in_objects_that_were_joined_meanwhile(tmp_path: Path, linker: str) -> None:
+    row = ROWS[0]
+    build_program(tmp_path, row)
+    work, joined = tmp_path / "work.o", tmp_path / "joined.o"
+    patch("nop", work)
+    images.tool(linker, "-r", "-o", joined, work)
+    assert status(joined) == "4 sites: 0 call, 4 nop, 0 foreign"
+    patch("call", joined)
+    assert calls(link(tmp_path, row, joined)) == CALLS
+
+
+# --- what an object may hold ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ELVES)
+def test_objects_of_every_kind_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+    path = recorded(tmp_path / "object.o", ELVES[name]())
+    original = path.read_bytes()
+    patch("nop", path)
+    changed = path.read_bytes()
+    assert changed != original
+    assert differences(original, changed) <= switchable(path)
+    patch("call", path)
+    assert path.read_bytes() == original
+
+
+def switchable(path: Path) -> set[int]:
+    """The file offsets of executable sections and of the types in their relocations."""
+    read = Read(path)
+    offsets: set[int] = set()
+    is_64 = read.file.elfclass == 64
+    for section in read.sections:
+        start, size, flags = section["sh_offset"], section["sh_size"], section["sh_flags"]
+        if flags & AX == AX:
+            offsets.update(range(start, start + size))
+        if section["sh_type"] in ("SHT_RELA", "SHT_REL"):
+            if read.sections[section["sh_info"]]["sh_flags"] & AX != AX:
+                continue
+            for entry in range(start, start + size, section["sh_entsize"]):
+                offsets.update(range(entry + 8, entry + 12) if is_64 else [entry + 4])
+    return offsets
+
+
+def with_site(
+    code: bytes, *relocations: Relocation, target: Target = X86_64, entry: int = 0
+) -> Elf:
+    """An object whose table, as some compiler wrote it, names offset `entry` of `code`."""
+    word, kind = (8, 1) if target == X86_64 else (4, 10 if target == X32 else 1)
+    slot = Relocation(0, kind, "f", entry)
+    return build(
+        target,
+        [
+            Section(".text", flags=AX, data=code, relocations=relocations),
+            Section("__mcount_loc", flags=2, data=bytes(word), relocations=[slot], align=word),
+        ],
+        [Symbol("f", ".text", size=len(code), type=STT_FUNC), Symbol("mcount")],
+    )
+
+
+PLAIN = Relocation(1, 4, "mcount", -4)
+
+
+def test_a_nop_by_another_tool_counts_and_is_never_turned_into_a_call(tmp_path: Path) -> None:
+    path = tmp_path / "nop.o"
+    for relocation in (PLAIN, None):  # as objtool leaves it, and as gcc -mnop-mcount does
+        off = [replace(relocation, type=0)] if relocation else []
+        path.write_bytes(with_site(bytes.fromhex("0f1f440000c3"), *off).data)
+        original = path.read_bytes()
+        assert status(path) == "1 site: 0 call, 1 nop, 0 foreign"
+        assert patch("nop", path) == f"{path}: 0 sites turned to nop, 1 already\n"
+        assert refused("call", path) == (
+            f"{path}: f (.text+0x0): a NOP by another tool, which does not tell the relocation of "
+            "its call; nothing was written\n"
+        )
+        assert path.read_bytes() == original
+
+
+REFUSED = {
+    "field": ("e801000000c3", [PLAIN], "the relocated field is not zero, and would not come back"),
+    "behind": ("e800000000c3", [PLAIN, Relocation(4, 4, "f", 0)], "another relocation touches it"),
+    "before": ("e800000000c3", [PLAIN, Relocation(0, 4, "f", 0)], "another relocation touches it"),
+    "wide": (
+        "90" * 7 + "e800000000c3",
+        [Relocation(0, 1, "f", 0), Relocation(8, 4, "mcount", -4)],
+        "another relocation touches it",
+    ),
+    "off": ("e800000000c3", [PLAIN, Relocation(2, 0, "f", 0)], "another relocation touches it"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_call_that_would_not_come_back_bit_for_bit_is_left_alone(
+    name: str, tmp_path: Path
+) -> None:
+    code, relocations, reason = REFUSED[name]
+    path = tmp_path / "odd.o"
+    entry = code.index("e8") // 2
+    path.write_bytes(with_site(bytes.fromhex(code), *relocations, entry=entry).data)
+    original = path.read_bytes()
+    assert reason in refused("nop", path)
+    assert path.read_bytes() == original
+    assert patch("call", path) == f"{path}: 0 sites turned to call, 1 already\n"
+
+
+def test_a_relocation_that_ends_where_the_call_begins_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "two.o"
+    code = bytes.fromhex("e800000000e800000000c3")
+    before, own = Relocation(1, 4, "f", -4), Relocation(6, 4, "mcount", -4)
+    path.write_bytes(with_site(code, before, own, entry=5).data)
+    original = path.read_bytes()
+    patch("nop", path)
+    patch("call", path)
+    assert path.read_bytes() == original
+
+
+@pytest.mark.parametrize(
+    ("code", "relocation"),
+    [
+        ("0f1f440804c3", replace(PLAIN, type=0, addend=0)),  # another addend than a call's
+        ("0f1f440805c3", replace(PLAIN, type=0)),  # no type of a call
+        ("660f1f440804c3", replace(PLAIN, type=0, offset=2)),  # of a call in this form
+        ("0f1f440804c3", None),  # nothing that names mcount
+    ],
+    ids=["addend", "type", "form", "relocation"],
+)
+def test_a_mark_that_does_not_fit_its_relocation_is_none(
+    code: str, relocation: Relocation | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "odd.o"
+    path.write_bytes(with_site(bytes.fromhex(code), *([relocation] if relocation else [])).data)
+    original = path.read_bytes()
+    for verb in ("nop", "call"):
+        assert "f (.text+0x0): foreign: " in refused(verb, path)
+    assert path.read_bytes() == original
+
+
+def test_calls_without_an_entry_are_no_sites(tmp_path: Path) -> None:
+    path = tmp_path / "two.o"
+    second = Relocation(6, 4, "mcount", -4)
+    path.write_bytes(with_site(bytes.fromhex("e800000000e800000000c3"), PLAIN, second).data)
+    assert status(path) == "1 site: 1 call, 0 nop, 0 foreign"
+
+
+def test_a_foreign_site_of_an_object_is_decoded_and_stops_everything(tmp_path: Path) -> None:
+    path = tmp_path / "odd.o"
+    path.write_bytes(with_site(b"\x90" + bytes.fromhex("e800000000c3"), target=I386).data)
+    original = path.read_bytes()
+    said = (
+        f"{path}: f (.text+0x0): foreign: neither a call of mcount nor a NOP of one: "
+        "90 e8 00 00 00 (nop; ??)"
+    )
+    assert refused("nop", path) == f"{said}; nothing was written\n"
+    done = command.run("patcher", "status", path)
+    assert done == (1, f"{path}: 1 site: 0 call, 0 nop, 1 foreign\n{said}\n", "")
+    assert path.read_bytes() == original
+
+
+def test_sections_that_share_bytes_are_refused(tmp_path: Path) -> None:
+    elf = with_site(bytes.fromhex("e800000000c3"), PLAIN)
+    path = tmp_path / "odd.o"
+    path.write_bytes(elf.patch("sections[.strtab].sh_offset", 0x41))
+    original = path.read_bytes()
+    assert "sections overlap at 0x41" in refused("nop", path)
+    assert path.read_bytes() == original
+
+
+def test_of_a_broken_object_nothing_but_sites_and_their_relocations_ever_changes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = recorded(tmp_path / "object.o", ELVES["pic-and-large"]())
+    original = path.read_bytes()
+    patch("nop", path)
+    off = path.read_bytes()
+    allowed = differences(original, off)
+    chance = random.Random(2008)
+    outcomes = {"nop": 0, "call": 0}
+    for _ in range(600):
+        verb, sound, back = chance.choice((("nop", original, "call"), ("call", off, "nop")))
+        broken = bytearray(sound)
+        for _ in range(chance.choice((1, 2, 8))):
+            value = chance.choice((0, 1, 0xFF, chance.randrange(256)))
+            broken[chance.randrange(len(broken))] = value
+        path.write_bytes(broken)
+        if cli.main([verb, str(path)]):
+            assert path.read_bytes() == broken
+        else:
+            outcomes[verb] += 1
+            assert differences(bytes(broken), path.read_bytes()) <= allowed
+            assert cli.main([back, str(path)]) == 0
+            assert path.read_bytes() == broken
+    assert 50 < outcomes["nop"] < 300
+    assert 50 < outcomes["call"] < 300
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+# --- the kernel's modules -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def modules() -> Iterator[list[Path]]:
+    """Copies of Debian's modules that have a table."""
+    with tempfile.TemporaryDirectory() as folder:
+        copies = [
+            Path(shutil.copy(module, folder))
+            for module in sorted((CLOUD / "modules").iterdir())
+            if b"__mcount_loc" in module.read_bytes()
+        ]
+        assert len(copies) > 500
+        yield copies
+
+
+def test_every_module_of_a_kernel_is_switched_off_and_comes_back(
+    modules: list[Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    originals = {path: path.read_bytes() for path in modules}
+    assert cli.main(["nop", *map(str, modules)]) == 0
+    said = capfd.readouterr().out.splitlines()
+    assert all(line.endswith(" turned to nop, 0 already") for line in said)
+    for path in modules:
+        assert {site[:4] for site in sites_of(path)} == {b"\x0f\x1f\x44\x08"}
+    assert cli.main(["call", *map(str, modules)]) == 0
+    assert [path.name for path in modules if path.read_bytes() != originals[path]] == []
+
+
+def sites_of(path: Path) -> list[bytes]:
+    """The five bytes that each entry of a module names."""
+    module = Module(path.read_bytes())
+    texts = dict(zip(module.names, map(module.content, range(len(module.names))), strict=True))
+    return [texts[section][offset : offset + 5] for section, offset in module.entries()]
