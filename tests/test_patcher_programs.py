@@ -1,0 +1,106 @@
+"""Whole programs, all their files in one command: without calls, and then as they were linked."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests import command, images
+from tests.command import ROOT
+from tests.patching import patch
+from tests.program import FENTRY, OWN_MCOUNT, Flavour, Program
+
+
+class Kind(NamedTuple):
+    """A way to build the C++ program of fixtures/; its file is the program, or the library."""
+
+    name: str
+    kind: str = "pie"
+    compiler: str = "g++"
+    flavour: Flavour = FENTRY
+    machine: str = "-m64"
+    linker: str = "bfd"
+    flags: tuple[str, ...] = ()
+
+
+KINDS = [
+    Kind("exe", "exe"),
+    Kind("exe-mcount", "exe", flavour=OWN_MCOUNT, linker="gold"),
+    Kind("pie", linker="lld"),
+    Kind("pie-clang", compiler="clang++", linker="mold"),
+    Kind("static", "exe", flags=("-static",)),
+    Kind("static-mcount", "exe", flavour=OWN_MCOUNT, flags=("-static",)),
+    Kind("static-pie", flags=("-static-pie",)),
+    Kind("library", "shared"),
+    Kind("library-clang", "shared", compiler="clang++", linker="lld"),
+    Kind("library-mold", "shared", linker="mold"),
+    Kind("i386", "exe", machine="-m32"),
+    Kind("i386-mcount", flavour=OWN_MCOUNT, machine="-m32"),
+    Kind("i386-library", "shared", flavour=OWN_MCOUNT, machine="-m32"),
+    Kind("i386-static", "exe", machine="-m32", flags=("-static",)),
+]
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> dict[Path, Program]:
+    """The linked files, each with its program."""
+    built = {}
+    for row in KINDS:
+        folder = tmp_path / row.name
+        folder.mkdir()
+        program = Program(folder, row.compiler, row.kind, row.flavour, row.machine)
+        objects = program.compile()
+        program.record(objects)
+        built[program.link(row.linker, objects, *row.flags)] = program
+    return built
+
+
+def test_every_file_of_a_set_runs_without_calls_and_comes_back_bit_for_bit(
+    programs: dict[Path, Program],
+) -> None:
+    originals = {path: path.read_bytes() for path in programs}
+    said = {path: program.run(path) for path, program in programs.items()}
+    assert all(each.returns for each in said.values())
+
+    lines = patch("nop", *programs).splitlines()
+    assert all(line.endswith(" sites turned to nop, 0 already") for line in lines)
+    assert len(lines) == len(programs)
+    for path, program in programs.items():
+        assert program.run(path).returns == set(), path
+
+    patch("call", *programs)
+    assert [path for path in programs if path.read_bytes() != originals[path]] == []
+    for path, program in programs.items():
+        assert program.run(path) == said[path], path
+
+
+@pytest.mark.parametrize("flags", ["", "-fno-pie -no-pie", "-static"])
+def test_the_demo_counts_what_is_switched_on(tmp_path: Path, flags: str) -> None:
+    for source in (ROOT / "fixtures" / "demo").iterdir():
+        shutil.copy(source, tmp_path)
+    objects = [tmp_path / f"{name}.o" for name in ("words", "dictionary", "tracer")]
+    for path in objects:
+        words = ("-O2", "-pg", "-mfentry", *flags.split(), "-c", path.with_suffix(".c"))
+        images.tool("gcc", *words, "-o", path)
+    assert command.run("recordmcount", *objects) == (0, "", "")
+    program = tmp_path / "program"
+    images.tool("gcc", *flags.split(), "-o", program, *objects)
+    original, everything = program.read_bytes(), calls(program)
+
+    patch("nop", program)
+    assert calls(program) == 0
+    patch("call", "--functions", "*_word*", program)
+    assert 0 < calls(program) < everything
+    patch("call", program)
+    assert program.read_bytes() == original
+    assert calls(program) == everything
+
+
+def calls(program: Path) -> int:
+    """Run the demo on its own source; the number in its last line."""
+    done = subprocess.run(
+        [program, program.with_name("words.c")], check=True, capture_output=True, text=True
+    )
+    return int(done.stdout.splitlines()[-1].split()[0])
