@@ -65,18 +65,24 @@ class Machine:
             self._variables[variable] = value
             self._changed.notify_all()
 
-    def add(self, variable: str, number: int) -> None:
-        """Add to a shared variable, indivisibly."""
+    def add(self, variable: str, number: int) -> int:
+        """Add to a shared variable, indivisibly, and give what it is then."""
         with self._changed:
-            value = self._variables[variable]
-            self._variables[variable] = int(value) + number
+            value = int(self._variables[variable]) + number
+            self._variables[variable] = value
             self._changed.notify_all()
+            return value
 
     def wait_zero(self, variable: str, statistic: str) -> None:
         """Return when the variable is 0; count in `statistic` if that took waiting."""
+        self.claim(variable, 0, statistic)
+
+    def claim(self, variable: str, value: int, statistic: str) -> None:
+        """As `wait_zero`, and in the same indivisible act give the variable a value."""
         with self._changed:
             self.statistics[statistic] += self._variables[variable] != 0
             self._changed.wait_for(lambda: self._variables[variable] == 0)
+            self._variables[variable] = value
 
     def count(self, statistic: str) -> None:
         """Add one to a statistic, indivisibly."""

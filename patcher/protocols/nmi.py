@@ -4,13 +4,17 @@ Writing the bytes that are already there harms nobody. So one buffer holds an ad
 the code to come, and an NMI that arrives while the flag is up writes that code itself before it
 executes anything. Per site:
 
-1. fill both buffers;      2. raise the flag;     3. wait for the NMIs that did not see it;
-4. write the code;         5. lower the flag;     6. wait for the NMIs that did.
+1. fill both buffers;   2. wait until no NMI runs;   3. raise the flag;
+4. write the code;      5. lower the flag;           6. wait until no NMI runs.
 
-Without the third step an NMI executes what the fourth is writing. Without the sixth an NMI that
-saw the flag of one site finds the address of the next in the buffer, and the code of the last.
+Without the second step an NMI that did not see the flag executes what is being written. Without
+the sixth an NMI that saw the flag of one site finds the address of the next in the buffer, and the
+code of the last. The second and the third are one act: the flag is a bit of the count of running
+NMIs, set when the count is 0. In 2008 the flag was raised first, and then waited; an NMI that saw
+the flag could so write what another one, which did not, was executing. (tools/explore shows it.)
 
-Facts: Linux commit 17666f02b118, "ftrace: nmi safe code modification" (2008, v2.6.28).
+Facts: Linux commit 17666f02b118, "ftrace: nmi safe code modification" (2008), and
+wait_for_nmi_and_set_mod_flag() of arch/x86/kernel/ftrace.c from 2009 on.
 """
 
 from collections.abc import Callable
@@ -22,6 +26,7 @@ from .machine import Machine
 from .steps import (
     Add,
     Body,
+    Claim,
     Count,
     Fence,
     Load,
@@ -36,8 +41,9 @@ from .steps import (
     run,
 )
 
-ADDRESS, CODE, WRITING = "mod_code_ip", "mod_code_newcode", "mod_code_write"
-RUNNING = "in_nmi"
+ADDRESS, CODE = "mod_code_ip", "mod_code_newcode"
+RUNNING = "nmi_running"  # how many NMIs run, and the flag
+FLAG = 1 << 31
 WAITS, UPDATES = "nmi_wait_count", "nmi_update_count"
 
 
@@ -72,28 +78,23 @@ def _write(address: int, code: bytes) -> Steps[None]:
     yield Store(ADDRESS, address)
     yield Store(CODE, code)
     yield Fence()
+    yield Claim(RUNNING, FLAG, WAITS)
     try:
-        yield Store(WRITING, 1)
-        yield Fence()
-        yield WaitZero(RUNNING, WAITS)
         yield Write([address], [code])
         yield Fence()
     finally:
-        yield Store(WRITING, 0)
-        yield Fence()
+        yield Add(RUNNING, -FLAG)
         yield WaitZero(RUNNING, WAITS)
 
 
 def handler(body: Callable[[], None]) -> Steps[None]:
     """The steps of an NMI.
 
-    It counts itself before it looks at the flag; so the writer, who looks at the count after
-    raising the flag, meets every NMI that did not see it. A write that fails here is not told: the
-    writer meets the same fault.
+    A write that fails here is not told: the writer meets the same fault.
     """
-    yield Add(RUNNING, 1)
+    running = yield Add(RUNNING, 1)
     try:
-        if (yield Load(WRITING)):
+        if running & FLAG:
             address = yield Load(ADDRESS)
             code = yield Load(CODE)
             yield Write([address], [code])

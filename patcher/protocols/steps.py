@@ -67,7 +67,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Add to a shared variable, indivisibly and as a fence."""
+    """Add to a shared variable, indivisibly, and give what it is then; a fence."""
 
     variable: str
     number: int
@@ -83,6 +83,15 @@ class WaitZero:
     """Return when a shared variable is 0; count in `statistic` if that took waiting."""
 
     variable: str
+    statistic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """As WaitZero, and in the same indivisible act give the variable a value; a fence."""
+
+    variable: str
+    value: int
     statistic: str
 
 
@@ -116,8 +125,8 @@ class Body:
 
 
 Step = (
-    Verify | ReadBack | Read | Write | Load | Store | Add | Fence | WaitZero | Count
-    | Stop | Resume | Sync | Body
+    Verify | ReadBack | Read | Write | Load | Store | Add | Fence | WaitZero | Claim
+    | Count | Stop | Resume | Sync | Body
 )  # fmt: skip
 Result = TypeVar("Result")
 Steps = Generator[Step, Any, Result]
@@ -133,6 +142,7 @@ ACTS: dict[type[Step], Callable[[Machine, Any], Any]] = {
     Add: lambda machine, step: machine.add(step.variable, step.number),
     Fence: lambda _machine, _step: None,  # the machine's own lock has ordered the stores
     WaitZero: lambda machine, step: machine.wait_zero(step.variable, step.statistic),
+    Claim: lambda machine, step: machine.claim(step.variable, step.value, step.statistic),
     Count: lambda machine, step: machine.count(step.statistic),
     Stop: lambda machine, _: machine.stop(),
     Resume: lambda machine, _: machine.resume(),

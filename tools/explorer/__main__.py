@@ -1,0 +1,57 @@
+"""`tools/explore`: try the protocols of patcher in every interleaving, and break their mutants."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from tools.explorer.model import Model
+from tools.explorer.scenarios import Case, mutants, proofs
+from tools.explorer.schedule import lines
+from tools.explorer.search import explore
+
+LINE = "{:55}{:>10}{:>8}  {}"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 if every protocol holds and every mutant breaks, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="tools/explore",
+        description=__doc__,
+        epilog="exit status: 0 every protocol holds and every mutant breaks; 1 not so; 2 usage",
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="WORD", help="only scenarios whose name has all of these words"
+    )
+    wanted = parser.parse_args(words).words
+    cases = [*proofs(), *mutants()]
+    cases = [case for case in cases if all(word in case.name for word in wanted)]
+    print(LINE.format("", "states", "", "").rstrip())
+    good = True
+    for case in cases:
+        good &= tell(case)
+    return 0 if good else 1
+
+
+def tell(case: Case) -> bool:
+    """Explore one scenario and print what is found; whether that is as it should be."""
+    model = Model(case.scenario)
+    before = time.monotonic()
+    found = explore(model)
+    took = f"{time.monotonic() - before:.1f} s"
+    violated = found.schedule.violation if found.schedule else ""
+    good = case.violation in violated if case.violation else not violated
+    verdict = "breaks" if violated else "holds"
+    if not good:
+        verdict += f", and should {'break' if case.violation else 'hold'}"
+    print(LINE.format(case.name, f"{found.states:,}", took, verdict), flush=True)
+    if found.schedule:
+        for site in case.scenario.batch:
+            print(f"      {site}")
+        for line in lines(model, found.schedule):
+            print(f"      {line}")
+    return good
+
+
+if __name__ == "__main__":
+    sys.exit(main())

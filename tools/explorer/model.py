@@ -1,0 +1,296 @@
+"""The machine of the explorer: the states it can be in, and the acts that may come next.
+
+CPU 0 runs the protocol. The others execute the sites for ever, in any order; an NMI may arrive on
+any CPU at any time, and executes sites for as long as it likes. Where this machine differs from a
+real one it can do more:
+
+- Stores of plain variables and of each byte of code wait in their CPU's buffer. They land when they
+  like, in any order, but not before an older one to the same place. Fences, atomic acts, and
+  requests to other CPUs wait until the buffer is empty. Loads are made in order.
+- A CPU that begins an instruction fetches its bytes one by one in any order, each at any time until
+  it executes them. As they are fetched independently of each other, it is exact to keep for each
+  byte the set of the values that stood there since the CPU began: any choice from these sets is
+  what some order of fetches finds. A first byte of int3 traps without the others.
+- What a CPU has fetched is dropped when it serialises, when it stops, and when an NMI arrives (to
+  return from one serialises). It takes requests between two instructions, but neither in an NMI
+  nor in the breakpoint handler; who asked goes on when all have taken the request.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+from patcher.errors import StandingError
+from patcher.modify import Batch
+from patcher.protocols.steps import Body, Resume, Steps, Stop, Sync
+
+from .code import Code
+from .effects import assigned, effect
+from .program import START, End, Program
+from .state import WRITER, Act, Context, Cpu, Flight, Move, Request, State, Trap
+
+UNHANDLED = "it takes an int3 that nobody handles"
+MIXED = "it executes a mix of old and new bytes"
+STALE = "it calls through a stale target: the protocol has ended, and what was called is gone"
+
+
+def nobody(_address: int) -> Steps[int | None]:
+    """The breakpoint handler of a machine that knows no breakpoint."""
+    yield from ()
+    return None
+
+
+class Scenario(NamedTuple):
+    """What is explored: a protocol, its changes, and who gets in its way.
+
+    `cpus` execute the sites, besides the writer. `nmi` gives the steps of an NMI, whose Body
+    executes sites too; without it none arrives. `int3` gives the steps of the breakpoint handler
+    for an address. When the protocol has ended, the variables in `lowered` must be 0.
+    """
+
+    batch: Batch
+    steps: Callable[[], Steps[None]]
+    cpus: int
+    nmi: Callable[[], Steps[None]] | None = None
+    int3: Callable[[int], Steps[int | None]] = nobody
+    lowered: tuple[str, ...] = ()
+
+
+class Model:
+    """The states of one scenario, and its moves from each of them to the next."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.code = Code(scenario.batch)
+        self.protocol = Program(scenario.steps)
+        self.nmi = Program(scenario.nmi or _no_nmi)
+        self.handlers = [
+            Program(partial(scenario.int3, address)) for address in scenario.batch.addresses
+        ]
+        self._takes_nmis = scenario.nmi is not None
+        self._lowered = scenario.lowered
+        self._cpus: list[Cpu] = []
+        self._numbers: dict[Cpu, int] = {}
+        self.start = State(self.code.old, (), (self._number(Cpu()),) * (1 + scenario.cpus))
+
+    def _number(self, cpu: Cpu) -> int:
+        number = self._numbers.setdefault(cpu, len(self._cpus))
+        if number == len(self._cpus):
+            self._cpus.append(cpu)
+        return number
+
+    def cpu(self, state: State, number: int) -> Cpu:
+        """One of the CPUs."""
+        return self._cpus[state.cpus[number]]
+
+    def with_cpu(self, state: State, number: int, cpu: Cpu) -> State:
+        """The state, with another state of one of the CPUs."""
+        cpus = (*state.cpus[:number], self._number(cpu), *state.cpus[number + 1 :])
+        return State(state.code, state.values, cpus)
+
+    def normal(self, state: State) -> State:
+        """One state for all that differ only in which of the executing CPUs is which."""
+        writer, *others = state.cpus
+        return State(state.code, state.values, (writer, *sorted(others)))
+
+    def end(self, state: State) -> End | None:
+        """How the protocol has ended, if it has."""
+        place = self.protocol.at(self.cpu(state, WRITER).node)
+        return place if isinstance(place, End) else None
+
+    def fault(self, state: State) -> str:
+        """What is wrong once the protocol has ended and the machine is at rest; "" if nothing."""
+        end = self.end(state)
+        cpus = [self._cpus[number] for number in state.cpus]
+        if not end or any(cpu.stores or cpu.nmi is not None for cpu in cpus):
+            return ""
+        if isinstance(end.error, StandingError):
+            return ""
+        if raised := [name for name, _ in state.values if name in self._lowered]:
+            return f"the protocol has ended, and {' and '.join(raised)} is not 0"
+        if end.error is None and state.code != self.code.new:
+            return "the protocol has ended, and the code is not what was planned"
+        if not self.code.is_whole(state.code):
+            return (
+                "the protocol has failed, and a site is neither what it was nor what it should be"
+            )
+        return ""
+
+    def moves(self, state: State) -> Iterator[Move]:
+        """All that may come next."""
+        for number in range(len(state.cpus)):
+            cpu = self.cpu(state, number)
+            yield from self._landings(state, number, cpu)
+            if cpu.nmi is not None:
+                yield from self._nmi(state, number, cpu, cpu.nmi)
+                continue
+            if self._takes_nmis:
+                yield self._nmi_arrives(state, number, cpu)
+            if number == WRITER:
+                yield from self._protocol(state, cpu)
+            elif cpu.request is not Request.STOPPED:
+                yield from self._execution(state, number, cpu)
+                yield from self._request(state, number, cpu)
+
+    def _landings(self, state: State, number: int, cpu: Cpu) -> Iterator[Move]:
+        """A store becomes visible to all: any that has no older one to the same place."""
+        older = set()
+        for index, (place, value) in enumerate(cpu.stores):
+            if place in older:
+                continue
+            older.add(place)
+            rest = cpu._replace(stores=cpu.stores[:index] + cpu.stores[index + 1 :])
+            after = self.with_cpu(state, number, rest)
+            if isinstance(place, str):
+                after = after._replace(values=assigned(after, place, value))
+            else:
+                after = self._with_byte(after, place, value)
+            yield Move(Act(number, False, "lands", (place, value)), after)
+
+    def _with_byte(self, state: State, place: int, mask: int) -> State:
+        """Another byte of code, which whoever is fetching it may see."""
+        code = (*state.code[:place], mask, *state.code[place + 1 :])
+        state = state._replace(code=code)
+        for number in range(len(state.cpus)):
+            cpu = self.cpu(state, number)
+            context = self.code.seeing(cpu.context, place, mask)
+            nmi_context = self.code.seeing(cpu.nmi_context, place, mask)
+            if context is not cpu.context or nmi_context is not cpu.nmi_context:
+                seeing = cpu._replace(context=context, nmi_context=nmi_context)
+                state = self.with_cpu(state, number, seeing)
+        return state
+
+    def _nmi_arrives(self, state: State, number: int, cpu: Cpu) -> Move:
+        kept = cpu.context if isinstance(cpu.context, Trap) else None
+        inside = cpu._replace(context=kept, nmi=START)
+        return Move(Act(number, True, "arrives"), self.with_cpu(state, number, inside))
+
+    def _nmi(self, state: State, number: int, cpu: Cpu, node: int) -> Iterator[Move]:
+        """The steps of the NMI's handler, and in its body the execution of sites."""
+        step = self.nmi.at(node)
+        if not isinstance(step, Body):
+            yield from self._step(state, number, step)
+            return
+        yield from self._execution(state, number, cpu)
+        if cpu.nmi_context is None:
+            after = self._past(state, number, None)
+            yield Move(Act(number, True, "does", step), after)
+
+    def _execution(self, state: State, number: int, cpu: Cpu) -> Iterator[Move]:
+        """What a CPU does that executes the sites, outside an NMI or inside."""
+        context = cpu.context if cpu.nmi is None else cpu.nmi_context
+        if context is None:
+            for site in range(len(self.code.sites)):
+                flight = Flight(site, self.code.of_site(state.code, site))
+                yield self._executing(state, number, "begins", site, flight)
+        elif isinstance(context, Trap):
+            yield from self._step(state, number, self.handlers[context.site].at(context.node))
+        else:
+            yield from self._flight(state, number, context)
+
+    def _executing(
+        self, state: State, number: int, kind: str, detail: Any, context: Context
+    ) -> Move:
+        cpu = self.cpu(state, number)
+        in_nmi = cpu.nmi is not None
+        after = cpu._replace(nmi_context=context) if in_nmi else cpu._replace(context=context)
+        return Move(Act(number, in_nmi, kind, detail), self.with_cpu(state, number, after))
+
+    def _flight(self, state: State, number: int, flight: Flight) -> Iterator[Move]:
+        """The CPU executes what it has fetched, all that this can be."""
+        site = flight.site
+        outcome = self.code.outcome(flight)
+        for mix in outcome.mixes[:1]:
+            move = self._executing(state, number, "executes", (site, mix), None)
+            yield move._replace(violation=MIXED)
+        for whole in outcome.whole:
+            move = self._executing(state, number, "executes", (site, whole), None)
+            end = self.end(state)
+            stale = end and not end.error and self.code.is_old_call(site, whole)
+            yield move._replace(violation=STALE if stale else "")
+        if outcome.traps:
+            move = self._executing(state, number, "hits", site, Trap(site, START))
+            unhandled = isinstance(self.handlers[site].at(START), End)
+            yield move._replace(violation=UNHANDLED if unhandled else "")
+
+    def _protocol(self, state: State, cpu: Cpu) -> Iterator[Move]:
+        """The writer's next step."""
+        step = self.protocol.at(cpu.node)
+        if isinstance(step, Sync | Stop | Resume):
+            if not cpu.stores:
+                yield from self._asking(state, cpu, step)
+        elif not isinstance(step, End):
+            yield from self._step(state, WRITER, step)
+
+    def _asking(self, state: State, cpu: Cpu, step: Sync | Stop | Resume) -> Iterator[Move]:
+        """The writer asks the other CPUs for something, or goes on when all have done it."""
+        others = range(1, len(state.cpus))
+        act = Act(WRITER, False, "does", step)
+        if isinstance(step, Resume):
+            resumed = self._requested(state, Request.NONE)
+            yield Move(act, self._past(resumed, WRITER, None))
+        elif cpu.request is not Request.ASKING:
+            asked = self.with_cpu(state, WRITER, cpu._replace(request=Request.ASKING))
+            wanted = Request.STOP if isinstance(step, Stop) else Request.SERIALISE
+            yield Move(act._replace(kind="asks"), self._requested(asked, wanted))
+        else:
+            done = Request.STOPPED if isinstance(step, Stop) else Request.NONE
+            if all(self.cpu(state, other).request is done for other in others):
+                free = self.with_cpu(state, WRITER, cpu._replace(request=Request.NONE))
+                yield Move(act, self._past(free, WRITER, None))
+
+    def _requested(self, state: State, request: Request) -> State:
+        for other in range(1, len(state.cpus)):
+            asked = self.cpu(state, other)._replace(request=request)
+            state = self.with_cpu(state, other, asked)
+        return state
+
+    def _request(self, state: State, number: int, cpu: Cpu) -> Iterator[Move]:
+        """The CPU does what it has been asked to."""
+        if cpu.request is Request.NONE or cpu.stores or isinstance(cpu.context, Trap):
+            return
+        stops = cpu.request is Request.STOP
+        done = Request.STOPPED if stops else Request.NONE
+        after = self.with_cpu(state, number, cpu._replace(context=None, request=done))
+        yield Move(Act(number, False, "stops" if stops else "serialises"), after)
+
+    def _step(self, state: State, number: int, step: Any) -> Iterator[Move]:
+        """A step of the program that the CPU is in: protocol, NMI or breakpoint handler."""
+        cpu = self.cpu(state, number)
+        done = effect(self.code, state, cpu, step)
+        if done is None:
+            return
+        act = Act(number, cpu.nmi is not None, "does", step)
+        after = self.with_cpu(state, number, cpu._replace(stores=done.stores))
+        after = after._replace(values=done.values)
+        context = cpu.context if cpu.nmi is None else cpu.nmi_context
+        if done.violation:
+            yield Move(act, state, done.violation)
+        elif isinstance(context, Trap):
+            yield self._handled(after, act, context, done.answer)
+        else:
+            yield Move(act, self._past(after, number, done.answer))
+
+    def _past(self, state: State, number: int, answer: Any) -> State:
+        """The CPU's program, the NMI's or else the protocol, has got its answer."""
+        cpu = self.cpu(state, number)
+        if cpu.nmi is None:
+            after = cpu._replace(node=self.protocol.after(cpu.node, answer))
+        else:
+            node = self.nmi.after(cpu.nmi, answer)
+            after = cpu._replace(nmi=None if isinstance(self.nmi.at(node), End) else node)
+        return self.with_cpu(state, number, after)
+
+    def _handled(self, state: State, act: Act, trap: Trap, answer: Any) -> Move:
+        """The breakpoint handler has got its answer; what it returns is how much to skip."""
+        program = self.handlers[trap.site]
+        node = program.after(trap.node, answer)
+        place = program.at(node)
+        if not isinstance(place, End):
+            return self._executing(state, act.cpu, act.kind, act.detail, Trap(trap.site, node))
+        if place.result == len(self.code.sites[trap.site].old):
+            return self._executing(state, act.cpu, "skips", trap.site, None)
+        return Move(act, state, UNHANDLED)
+
+
+def _no_nmi() -> Steps[None]:
+    yield from ()

@@ -1,0 +1,165 @@
+"""What is explored: the real protocols against what they must bear, and their mutants.
+
+Two sites, of five bytes if not said otherwise, are turned from a call into a NOP, from a NOP into a
+call, and from one call into another. "near" operands differ in two bytes of their four, "far" ones
+in all; CPUs are those that execute the sites besides the writer. Nothing else is bounded: CPUs and
+NMIs execute as many instructions as they like.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+from patcher.modify import Batch, Change
+from patcher.protocols import breakpoint as int3
+from patcher.protocols import nmi, stop_machine
+from patcher.protocols.steps import Body, Fence, Resume, Steps, Stop, Sync, WaitZero
+from recordmcount import x86
+
+from .model import MIXED, UNHANDLED, Scenario
+from .mutations import (
+    Transformation,
+    failing,
+    flag_before_wait,
+    flag_without_wait,
+    heads_before_tails,
+    plain_modifying,
+    without,
+)
+
+ADDRESSES = {"site A": 0x1000, "site B": 0x1010}
+DISTANCES = {"near": (0x1230, 0x5670), "far": (0x11223340, 0x55667780)}
+FOREIGN = "the bytes of another site"
+
+
+class Case(NamedTuple):
+    """A scenario by its name; a mutant is to violate what `violation` is part of."""
+
+    name: str
+    scenario: Scenario
+    violation: str = ""
+
+
+def batch(kind: str, distance: str, lengths: tuple[int, int] = (5, 5)) -> Batch:
+    """The changes of both sites: `kind` is `call->nop`, `nop->call` or `call->call`."""
+    before, after = kind.split("->")
+    targets = dict(zip(("old", "new"), DISTANCES[distance], strict=True))
+    changes = []
+    for (symbol, address), length in zip(ADDRESSES.items(), lengths, strict=True):
+        old = _code(before, address, targets["old"], length)
+        new = _code(after, address, targets["new"], length)
+        changes.append(Change(address, old, new, symbol))
+    return Batch.of(changes)
+
+
+def _code(kind: str, address: int, distance: int, length: int) -> bytes:
+    if kind == "nop":
+        return x86.NOPS[length]
+    # Another distance for each site: nobody may take one's bytes for the other's.
+    code = x86.call(address, address + length + distance + (address >> 4 & 0xF), length)
+    if code is None:
+        raise ValueError(f"{distance:#x} is too far")
+    return code
+
+
+KINDS = ("call->nop", "nop->call", "call->call")
+
+
+def stopping(batch: Batch, cpus: int) -> Scenario:
+    """stop_machine."""
+    return Scenario(batch, partial(stop_machine.steps, batch), cpus)
+
+
+def under_nmis(batch: Batch, cpus: int) -> Scenario:
+    """The NMI protocol."""
+    return Scenario(
+        batch, partial(nmi.steps, batch), cpus,
+        nmi=partial(nmi.handler, _nothing), lowered=(nmi.RUNNING,),
+    )  # fmt: skip
+
+
+def breaking(batch: Batch, cpus: int) -> Scenario:
+    """The breakpoint protocol."""
+    return Scenario(
+        batch, partial(int3.steps, "model", batch), cpus,
+        int3=partial(int3.handler, batch), lowered=(int3.MODIFYING,),
+    )  # fmt: skip
+
+
+def with_nmis(scenario: Scenario) -> Scenario:
+    """The same, with NMIs that do nothing but to execute the sites."""
+    return scenario._replace(nmi=_plain_nmi)
+
+
+def _plain_nmi() -> Steps[None]:
+    yield Body(_nothing)
+
+
+def _nothing() -> None:
+    pass
+
+
+def mutated(scenario: Scenario, *transformations: Transformation) -> Scenario:
+    """The same, with a protocol that is changed."""
+    steps = scenario.steps
+    for transformation in transformations:
+        steps = partial(_transformed, transformation, steps)
+    return scenario._replace(steps=steps)
+
+
+def _transformed(transformation: Transformation, steps: Callable[[], Steps[None]]) -> Steps[None]:
+    return transformation(steps())
+
+
+def proofs() -> Iterator[Case]:
+    """The real protocols; nothing may be found."""
+    for kind in KINDS:
+        yield Case(f"stop_machine, {kind} far, 2 CPUs", stopping(batch(kind, "far"), 2))
+    for kind in KINDS:
+        yield Case(f"nmi, {kind} near, 1 CPU", under_nmis(batch(kind, "near"), 1))
+    yield Case("nmi, nop->call far, 1 CPU", under_nmis(batch("nop->call", "far"), 1))
+    yield Case("nmi, call->call near, 2 CPUs", under_nmis(batch("call->call", "near"), 2))
+    for kind in KINDS:
+        yield Case(f"breakpoint, {kind} far, 2 CPUs", breaking(batch(kind, "far"), 2))
+        near = breaking(batch(kind, "near"), 1)
+        yield Case(f"breakpoint, {kind} near, 1 CPU, NMIs", with_nmis(near))
+    near = breaking(batch("call->call", "near"), 2)
+    yield Case("breakpoint, call->call near, 2 CPUs, NMIs", with_nmis(near))
+    lengths = breaking(batch("call->nop", "near", (6, 5)), 2)
+    yield Case("breakpoint, call->nop near, 6 and 5 bytes, 2 CPUs", lengths)
+    yield from failures()
+
+
+def failures() -> Iterator[Case]:
+    """The breakpoint protocol when a step fails: what it leaves is whole, or stays handled."""
+    scenario = breaking(batch("call->call", "near"), 2)
+    for number in range(1, 9):
+        for for_ever, words in ((False, ""), (True, ", and all after it")):
+            failed = mutated(scenario, failing(number, for_ever=for_ever))
+            yield Case(f"breakpoint, its step {number} of 8 fails{words}", failed)
+
+
+def mutants() -> Iterator[Case]:
+    """The protocols minus one thing each, and what that breaks."""
+    calls = batch("call->call", "near")
+    scenario = stopping(calls, 1)
+    direct = mutated(scenario, without(Stop), without(Resume))
+    yield Case("direct writes, CPUs running", direct, MIXED)
+    yield Case("stop_machine, an NMI comes", with_nmis(scenario), MIXED)
+
+    scenario = under_nmis(calls, 1)
+    yield Case("nmi without the first wait", mutated(scenario, flag_without_wait), MIXED)
+    yield Case("nmi without the second wait", mutated(scenario, without(WaitZero)), FOREIGN)
+    nmi_of_2008 = partial(_transformed, flag_before_wait, partial(nmi.handler, _nothing))
+    flag_first = mutated(scenario, flag_before_wait)._replace(nmi=nmi_of_2008)
+    yield Case("nmi with the flag raised before the wait", flag_first, MIXED)
+
+    scenario = breaking(calls, 1)
+    plain = mutated(scenario, plain_modifying)
+    yield Case("breakpoint with a plain `modifying`", plain, UNHANDLED)
+    for number, violation in ((1, MIXED), (2, MIXED), (3, UNHANDLED)):
+        # The writer's own stores stay in order, so that it is the others that break it.
+        unsynced = mutated(scenario, without(Sync, number, Fence()))
+        yield Case(f"breakpoint without sync {number}", unsynced, violation)
+    heads_first = mutated(scenario, heads_before_tails(calls))
+    yield Case("breakpoint, heads before tails", heads_first, MIXED)

@@ -1,0 +1,135 @@
+"""A schedule as text: who did what, what was fetched when, and what broke."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from patcher.protocols.steps import (
+    Add,
+    Body,
+    Claim,
+    Fence,
+    Load,
+    Read,
+    ReadBack,
+    Resume,
+    Stop,
+    Store,
+    Sync,
+    Verify,
+    WaitZero,
+    Write,
+)
+from recordmcount.x86 import INT3
+
+from .model import Model
+from .search import Schedule
+from .state import Act
+
+STEPS: dict[type, Callable[[Any], str]] = {
+    Verify: lambda _: "verifies all sites",
+    ReadBack: lambda _: "reads all sites back",
+    Read: lambda step: f"reads {step.address:#x}",
+    Write: lambda step: f"stores {_stored(step)}",
+    Load: lambda step: f"loads {step.variable}",
+    Store: lambda step: f"stores {step.variable} = {_value(step.value)}",
+    Add: lambda step: f"adds {_value(step.number)} to {step.variable}",
+    Fence: lambda _: "has all its stores visible",
+    WaitZero: lambda step: f"finds {step.variable} to be 0",
+    Claim: lambda step: f"finds {step.variable} to be 0 and makes it {_value(step.value)}",
+    Sync: lambda _: "finds that all have serialised",
+    Stop: lambda _: "finds that all others have stopped",
+    Resume: lambda _: "lets all others go on",
+    Body: lambda _: "leaves the body of the NMI's handler",
+}
+ASKED = {Sync: "asks all others to serialise", Stop: "asks all others to stop"}
+ACTS: dict[str, Callable[[Model, Any], str]] = {
+    "arrives": lambda _model, _: "begins its handler",
+    "stops": lambda _model, _: "stops, and drops what it has fetched",
+    "serialises": lambda _model, _: "serialises: it drops what it has fetched",
+    "lands": lambda model, stored: f"has its store visible: {_landed(model, *stored)}",
+    "begins": lambda model, number: f"begins to fetch at {site(model, number)}",
+    "executes": lambda model, what: f"executes {what[1].hex(' ')} at {site(model, what[0])}",
+    "hits": lambda model, number: f"executes int3 at {site(model, number)}",
+    "skips": lambda model, number: f"finds {site(model, number)} being modified and skips it",
+}
+
+
+def lines(model: Model, schedule: Schedule) -> list[str]:
+    """The numbered lines of the schedule, and last what it violates."""
+    fetches = _fetches(model, schedule)
+    said = []
+    for number, (_, act) in enumerate(schedule.moves):
+        said.append(f"{_who(act)} {_what(model, act)}")
+        said += fetches[number]
+    width = len(str(len(said)))
+    numbered = [f"{number:{width}}. {line}" for number, line in enumerate(said, 1)]
+    return [*numbered, f"{'':{width}}  => {schedule.violation}"]
+
+
+def site(model: Model, number: int) -> str:
+    """What a site is called."""
+    return model.code.sites[number].symbol
+
+
+def _who(act: Act) -> str:
+    return f"CPU {act.cpu}, in an NMI," if act.in_nmi else f"CPU {act.cpu}"
+
+
+def _what(model: Model, act: Act) -> str:
+    if act.kind == "does":
+        return STEPS[type(act.detail)](act.detail)
+    if act.kind == "asks":
+        return ASKED[type(act.detail)]
+    return ACTS[act.kind](model, act.detail)
+
+
+def _landed(model: Model, place: Any, value: Any) -> str:
+    if isinstance(place, str):
+        return f"{place} = {_value(value)}"
+    number = max(n for n, start in enumerate(model.code.starts) if start <= place)
+    index = place - model.code.starts[number]
+    return f"byte {index} of {site(model, number)} = {model.code.value(place, value):02x}"
+
+
+def _stored(step: Write) -> str:
+    pairs = zip(step.addresses, step.data, strict=True)
+    return ", ".join(f"{data.hex(' ')} at {address:#x}" for address, data in pairs)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex(" ")
+    return f"{value:#x}" if abs(value) > 9 else str(value)
+
+
+def _fetches(model: Model, schedule: Schedule) -> defaultdict[int, list[str]]:
+    """Lines about fetched bytes, by the number of the act behind which they come.
+
+    Each byte that is executed is fetched when it first had that value since the CPU began.
+    """
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    begun: dict[tuple[int, bool], int] = {}
+    for number, (_, act) in enumerate(schedule.moves):
+        if act.kind == "begins":
+            begun[act.cpu, act.in_nmi] = number
+        elif act.kind in {"executes", "hits"}:
+            first = begun[act.cpu, act.in_nmi]
+            for at, text in _fetched(model, schedule, first, act).items():
+                found[at].append(f"{_who(act)} fetches {text}")
+    return found
+
+
+def _fetched(model: Model, schedule: Schedule, first: int, act: Act) -> dict[int, str]:
+    """Of the code an act executes, what was fetched when, as `e8 .. .. 00 00 at a site`."""
+    number, code = act.detail if act.kind == "executes" else (act.detail, INT3)
+    start = model.code.starts[number]
+    at: defaultdict[int, list[str]] = defaultdict(
+        lambda: [".."] * len(model.code.sites[number].old)
+    )
+    for index, value in enumerate(code):
+        mask = model.code.mask(start + index, value)
+        states = enumerate(schedule.moves[first + 1 :], first)
+        when = next(when for when, (state, _) in states if state.code[start + index] == mask)
+        at[when][index] = f"{value:02x}"
+    return {when: f"{' '.join(text)} at {site(model, number)}" for when, text in at.items()}

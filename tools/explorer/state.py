@@ -1,0 +1,81 @@
+"""What a state of the model is made of; all of it can be hashed and compared."""
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from .program import START
+
+WRITER = 0
+
+
+class Request(IntEnum):
+    """What a CPU is asked to do and has not done yet; or what it does about requests."""
+
+    NONE = 0
+    SERIALISE = 1
+    STOP = 2
+    STOPPED = 3  # it stands between two instructions
+    ASKING = 4  # it has asked the others, and waits for them
+
+
+class Flight(NamedTuple):
+    """A CPU is fetching the instruction of a site; of each byte `seen` tells the values it may see.
+
+    That is a mask as in `code.Code`.
+    """
+
+    site: int
+    seen: tuple[int, ...]
+
+
+class Trap(NamedTuple):
+    """A CPU has hit a breakpoint at a site and is at a node of the handler's program."""
+
+    site: int
+    node: int
+
+
+Context = Flight | Trap | None  # None: between two instructions
+Place = int | str  # a byte of code by its number, or a variable by its name
+
+
+class Cpu(NamedTuple):
+    """One CPU: what it executes, outside an NMI and inside, and its stores that nobody sees yet.
+
+    `node` is the writer's place in the protocol's program, `nmi` a place in that of the NMI.
+    """
+
+    node: int = START
+    context: Context = None
+    nmi: int | None = None
+    nmi_context: Context = None
+    stores: tuple[tuple[Place, Any], ...] = ()
+    request: Request = Request.NONE
+
+
+class State(NamedTuple):
+    """All of the machine: a mask for each byte of code, the variables, and a number for each CPU.
+
+    Variables that are 0 are left out. What the numbers mean, the model knows.
+    """
+
+    code: tuple[int, ...]
+    values: tuple[tuple[str, Any], ...]
+    cpus: tuple[int, ...]
+
+
+class Act(NamedTuple):
+    """Who did what: `kind` is a verb, `detail` what it is about."""
+
+    cpu: int
+    in_nmi: bool
+    kind: str
+    detail: Any = None
+
+
+class Move(NamedTuple):
+    """An act and the state after it; or what it violates."""
+
+    act: Act
+    state: State
+    violation: str = ""
