@@ -47,11 +47,17 @@ def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
     images.tool("clang", "-flto", "-pg", "-c", tmp_path / "work.c", "-o", bitcode)
     slim = tmp_path / "slim.o"
     images.tool("gcc", "-flto", "-pg", "-c", tmp_path / "work.c", "-o", slim)
+    arm, wide = tmp_path / "arm.o", tmp_path / "wide.o"  # i386 has no 64-bit class
+    header = (tmp_path / "work.o").read_bytes()
+    arm.write_bytes(header[:18] + b"\x28\0" + header[20:])
+    wide.write_bytes(header[:18] + b"\3\0" + header[20:])
     reasons = {
         tmp_path / "main.o": "no __mcount_loc table",
         archive: "an archive: patch its members before they go in, or what is linked from it",
         module: "compressed: decompress it first",
         bitcode: "LLVM bitcode, which has no sites yet: patch what is linked from it",
+        arm: "not for x86: only such files are patched",
+        wide: "not for x86: only such files are patched",
         slim: "a slim LTO object without code: compile with -ffat-lto-objects, or record "
         "after the link",
         other: "not for x86: only such files are patched",

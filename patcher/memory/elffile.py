@@ -21,7 +21,10 @@ from .objectfile import pieces
 
 # xz, zstd and gzip: how kernels may keep their modules.
 COMPRESSED = (b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x1f\x8b")
-MACHINES = [machine.to_bytes(2, "little") for machine in (x86.EM_X86_64, x86.EM_386)]
+# EI_CLASS and e_machine of x86-64, x32 and i386.
+MACHINES = (
+    (elf.ELFCLASS64, x86.EM_X86_64), (elf.ELFCLASS32, x86.EM_X86_64), (elf.ELFCLASS32, x86.EM_386),
+)  # fmt: skip
 
 
 class ElfFile:
@@ -142,6 +145,7 @@ def _executable_segments(obj: elf.Object) -> list[Segment]:
 
 def _refuse_others(path: str, start: bytes | None) -> None:
     """NoSiteError for what is no x86 ELF file; `start` are the file's first 20 bytes."""
+    machine = int.from_bytes((start or b"")[18:20], "little")
     if start is None:
         what = "not a regular file"
     elif start.startswith((formats.ARCHIVE_MAGIC, formats.THIN_ARCHIVE_MAGIC)):
@@ -152,7 +156,7 @@ def _refuse_others(path: str, start: bytes | None) -> None:
         what = "LLVM bitcode, which has no sites yet: patch what is linked from it"
     elif not start.startswith(b"\x7fELF") or len(start) < 20:
         what = "not an ELF file"
-    elif start[5] != elf.ELFDATA2LSB or start[18:20] not in MACHINES:
+    elif start[5] != elf.ELFDATA2LSB or (start[4], machine) not in MACHINES:
         what = "not for x86: only such files are patched"
     else:
         return
