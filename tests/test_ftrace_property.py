@@ -1,0 +1,449 @@
+"""Random sequences of everything that can happen, against a model that shares no code with ftrace.
+
+Modules come, go live, free their init text, go and come again at the same addresses; where none is,
+a device's memory spells calls. Users come and go, sites are switched by hand, others write into
+sites and elsewhere, reads and writes fault. After every step memory, records and switch are those
+of the model, and ftrace has written nothing but sites of modules that are there.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from errno import EFAULT, EPERM, errorcode
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+
+from patcher import users
+from patcher.errors import NoModuleError, NoSiteError, PatchError
+from patcher.ftrace import Ftrace
+from patcher.mappings import Mapping, Range
+from patcher.modify import Batch, modify_batch, modify_code
+from patcher.modules import Module, Modules, ModuleState
+from patcher.records import Flags, Record
+from tests.modules import CALL, NOP, SIZE, Memory, loaded_at, mapping_of
+from tests.reference_model import Model, RefusedError, Site, User
+
+START, SLOTS = 0x40_0000, 3
+LIST, TRACER = START + 0x5000, START + 0x6000
+# What a module can be: what its sites hold, where its init text begins, its sites.
+KINDS: tuple[tuple[bytes, int, tuple[tuple[int, str], ...]], ...] = (
+    (CALL, 0x30, ((0x00, "open"), (0x10, "read"), (0x30, "setup"))),
+    (CALL, SIZE, ((0x08, "ioctl"), (0x10, "write"), (0x20, "read"))),
+    (NOP, 0x18, ((0x00, "open"), (0x0B, "close"), (0x18, "setup"), (0x3B, "read"))),
+)
+OFFSETS = sorted({at for _, _, sites in KINDS for at, _ in sites})
+# Each user as ftrace has it, and the functions it traces as the model has them.
+USERS = (
+    (users.User("all", START + 0x1000), "open read setup ioctl write close"),
+    (users.User("io", START + 0x2000, ("read", "write")), "read write"),
+    (users.User("quiet", START + 0x3000, notrace=("*e*",)), "ioctl"),
+    (users.User("linked", None, ("*o*",)), "open ioctl close"),
+    (users.User("far", 1 << 40, ("close",)), "close"),
+)
+WEIGHTS = {
+    "load": 10, "live": 12, "free_init": 4, "going": 2, "unload": 4, "register": 14,
+    "unregister": 10, "make_call": 14, "make_nop": 10, "write_elsewhere": 8,
+    "write_into_a_site": 1.6, "read_fault": 0.8, "write_fault": 1.2, "mend": 1.0,
+}  # fmt: skip
+EPISODES, STEPS, BLOCKS = 250, 100, 4  # 100,000 steps in all
+
+
+class Step(NamedTuple):
+    """One thing that happens; `offset` counts from the beginning of the slot."""
+
+    what: str
+    slot: int
+    number: int
+    offset: int
+
+    @property
+    def address(self) -> int:
+        return START + self.slot * SIZE + self.offset
+
+
+def steps(seed: int) -> list[Step]:
+    """The steps of an episode, which begins with a module in every slot."""
+    source = random.Random(seed)
+    whats = ["load"] * SLOTS + ["live"] * SLOTS
+    whats += source.choices([*WEIGHTS], [*WEIGHTS.values()], k=STEPS - len(whats))
+    return [
+        Step(
+            what,
+            number % SLOTS if number < 2 * SLOTS else source.randrange(SLOTS),
+            source.randrange(60),
+            source.choice(OFFSETS),
+        )
+        for number, what in enumerate(whats)
+    ]
+
+
+class Deviates(AssertionError):  # noqa: N818
+    """Ftrace did not do what the model did."""
+
+
+Outcome = tuple[int, int]  # the errno that the model ended with, and that of ftrace
+Make = Callable[[Memory], Ftrace]
+
+
+def real(memory: Memory) -> Ftrace:
+    return Ftrace(Modules(), partial(modify_batch, memory), dispatcher=LIST)
+
+
+class Episode:
+    """One ftrace and its model, side by side. `seen` counts (step, errno's name)."""
+
+    def __init__(self, make: Make) -> None:
+        self.memory = Memory(START, SLOTS * SIZE)
+        self.ftrace = make(self.memory)
+        self.model = Model(START, bytearray(SLOTS * SIZE), LIST)
+        # The module in each slot, or the last that was; the addresses that may be written to.
+        self.modules = [loaded_at(START + slot * SIZE) for slot in range(SLOTS)]
+        self.sites: list[set[int]] = [set() for _ in range(SLOTS)]
+        self.seen: Counter[tuple[str, str]] = Counter()
+
+    def run(self, steps: Sequence[Step]) -> None:
+        """Raises Deviates after the first step that is not as the model has it."""
+        for number, step in enumerate(steps):
+            was_disabled = self.model.disabled
+            self.memory.written.clear()
+            expected, actual = getattr(self, step.what)(step)
+            self.seen[step.what, errorcode.get(expected, "")] += 1
+            problem = self.problem(step.slot, was_disabled)
+            if actual != expected:
+                problem = f"{errorcode.get(actual)} instead of {errorcode.get(expected)}"
+            if problem:
+                raise Deviates(f"{problem} after step {number}, {step}")
+
+    def problem(self, slot: int, was_disabled: bool) -> str:
+        """What is not as it must be, now."""
+        allowed = set().union(*self.sites)
+        if not {address for address, _ in self.memory.written} <= allowed:
+            return "wrote to what is no site"
+        if was_disabled and self.memory.written:
+            return "wrote after a deviation"
+        if self.memory.text != self.model.memory:
+            return "other bytes"
+        if self.ftrace.status().is_disabled != self.model.disabled:
+            return "another switch"
+        known = {at: site.code for at, site in self.model.sites.items() if self.is_live(site)}
+        places = {START + slot * SIZE + offset for offset in OFFSETS} | {*known}
+        if self.records(places) != {at: (code, code != NOP) for at, code in known.items()}:
+            return "other records"
+        return ""
+
+    def is_live(self, site: Site) -> bool:
+        return self.model.states[site.slot] == "live"
+
+    def records(self, addresses: set[int]) -> dict[int, tuple[bytes, bool]]:
+        """What ftrace knows of these addresses."""
+        found = {}
+        for address in addresses:
+            with suppress(NoModuleError, NoSiteError):
+                record = self.ftrace.record(address)
+                found[address] = (record.code, Flags.ENABLED in record.flags)
+        return found
+
+    # --- modules ------------------------------------------------------------------------------
+
+    def load(self, step: Step) -> Outcome:
+        code, init, sites = KINDS[step.number % len(KINDS)]
+        start = START + step.slot * SIZE
+        module = loaded_at(start, sites=sites, code=code, init=init)
+        known = {start + at: Site(step.slot, name, at >= init, code) for at, name in sites}
+        if not self.sites[step.slot]:  # the loader has room there
+            self.poke(start, b"\xcc" * SIZE)
+            for address in known:
+                self.poke(address, code)
+            self.modules[step.slot] = module
+            self.sites[step.slot] = set(known)
+        return outcome(
+            lambda: self.model.load(step.slot, known),
+            lambda: self.ftrace.load(module, [mapping_of(module)]),
+        )
+
+    def live(self, step: Step) -> Outcome:
+        module = self.modules[step.slot]
+        return outcome(lambda: self.model.live(step.slot), lambda: self.ftrace.live(module))
+
+    def free_init(self, step: Step) -> Outcome:
+        module = self.modules[step.slot]
+        ended = self.leave(step, ["live"], "live", self.ftrace.free_init, only_init=True)
+        if not ended[0]:
+            for init in module.init:
+                self.reuse(step.slot, init.start, init.end)
+        return ended
+
+    def going(self, step: Step) -> Outcome:
+        return self.leave(step, ["coming", "live"], "going", self.ftrace.going)
+
+    def unload(self, step: Step) -> Outcome:
+        ended = self.leave(step, ["coming", "live", "going"], "gone", self.ftrace.unload)
+        if not ended[0]:
+            start = START + step.slot * SIZE
+            self.reuse(step.slot, start, start + SIZE)
+        return ended
+
+    def leave(
+        self,
+        step: Step,
+        before: list[str],
+        after: str,
+        request: Callable[[Module], None],
+        *,
+        only_init: bool = False,
+    ) -> Outcome:
+        return outcome(
+            lambda: self.model.leave(step.slot, before, after, only_init=only_init),
+            lambda: request(self.modules[step.slot]),
+        )
+
+    def reuse(self, slot: int, start: int, end: int) -> None:
+        """Something else is here now, which spells calls wherever there was a site."""
+        self.sites[slot] = {site for site in self.sites[slot] if not start <= site < end}
+        for offset in OFFSETS:
+            address = START + slot * SIZE + offset
+            if start <= address <= end - len(CALL):
+                self.poke(address, CALL)
+
+    # --- users, and by hand -------------------------------------------------------------------
+
+    def register(self, step: Step) -> Outcome:
+        user, known = user_of(step)
+        return outcome(
+            lambda: self.model.toggle(known, on=True), lambda: self.ftrace.register(user)
+        )
+
+    def unregister(self, step: Step) -> Outcome:
+        user, known = user_of(step)
+        return outcome(
+            lambda: self.model.toggle(known, on=False), lambda: self.ftrace.unregister(user.name)
+        )
+
+    def make_call(self, step: Step) -> Outcome:
+        at, ftrace = step.address, self.ftrace
+        return outcome(
+            lambda: self.model.switch(at, TRACER),
+            lambda: ftrace.make_call(ftrace.record(at), TRACER),
+        )
+
+    def make_nop(self, step: Step) -> Outcome:
+        at, ftrace = step.address, self.ftrace
+        return outcome(
+            lambda: self.model.switch(at, None), lambda: ftrace.make_nop(ftrace.record(at))
+        )
+
+    # --- others -------------------------------------------------------------------------------
+
+    def write_into_a_site(self, step: Step) -> Outcome:
+        self.poke(step.address + step.number % len(CALL), bytes((step.number,)))
+        return 0, 0
+
+    def write_elsewhere(self, step: Step) -> Outcome:
+        """Beside all sites, or into what is no module's any more."""
+        address = START + step.slot * SIZE + step.number
+        if not any(0 <= address - site < len(CALL) for site in set().union(*self.sites)):
+            self.poke(address, bytes((step.number,)))
+        return 0, 0
+
+    def read_fault(self, step: Step) -> Outcome:
+        return self.fault(step, EFAULT)
+
+    def write_fault(self, step: Step) -> Outcome:
+        return self.fault(step, EPERM)
+
+    def fault(self, step: Step, kind: int) -> Outcome:
+        self.model.faults[step.address] = kind
+        return self.tell_faults()
+
+    def mend(self, _: Step) -> Outcome:
+        self.model.faults.clear()
+        return self.tell_faults()
+
+    def tell_faults(self) -> Outcome:
+        faults = self.model.faults.items()
+        self.memory.unreadable = {at for at, kind in faults if kind == EFAULT}
+        self.memory.unwritable = {at for at, kind in faults if kind == EPERM}
+        return 0, 0
+
+    def poke(self, address: int, data: bytes) -> None:
+        self.memory.poke(address, data)
+        self.model.memory[address - START : address - START + len(data)] = data
+
+
+def user_of(step: Step) -> tuple[users.User, User]:
+    user, names = USERS[step.number % len(USERS)]
+    return user, User(user.target, frozenset(names.split()))
+
+
+def outcome(model: Callable[[], None], ftrace: Callable[[], None]) -> Outcome:
+    expected = actual = 0
+    try:
+        model()
+    except RefusedError as error:
+        (expected,) = error.args
+    try:
+        ftrace()
+    except PatchError as error:
+        actual = error.errno
+    return expected, actual
+
+
+# --- the property ---------------------------------------------------------------------------------
+
+
+def failure(make: Make, steps: Sequence[Step]) -> str:
+    """Why these steps fail; empty if they do not."""
+    try:
+        Episode(make).run(steps)
+    except Deviates as error:
+        return str(error)
+    return ""
+
+
+def shrunk(make: Make, steps: list[Step]) -> list[Step]:
+    """Failing steps, each of which is needed for the failure."""
+    size = len(steps)
+    while size:
+        size //= 2
+        for at in range(len(steps) - size, -1, -max(size, 1)):
+            fewer = steps[:at] + steps[at + max(size, 1) :]
+            if failure(make, fewer):
+                steps = fewer
+    return steps
+
+
+def explain(make: Make, seed: int) -> str:
+    """The seed of a failing episode, its shortest steps, and why they fail."""
+    fewer = shrunk(make, steps(seed))
+    return "\n".join((f"seed {seed}: {failure(make, fewer)}", *map(str, fewer)))
+
+
+def run_block(make: Make, block: int) -> Counter[tuple[str, str]]:
+    """What was seen in the episodes of a block. AssertionError says how one failed."""
+    seen: Counter[tuple[str, str]] = Counter()
+    for seed in range(block * EPISODES, (block + 1) * EPISODES):
+        episode = Episode(make)
+        try:
+            episode.run(steps(seed))
+        except Deviates:
+            raise AssertionError(explain(make, seed)) from None
+        seen += episode.seen
+    return seen
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_only_sites_of_live_modules_change_and_after_a_deviation_nothing_does(block: int) -> None:
+    seen = run_block(real, block)
+    assert seen.total() == EPISODES * STEPS
+    assert_everything_occurs(seen)
+
+
+def assert_everything_occurs(seen: Counter[tuple[str, str]]) -> None:
+    """Every step done and refused, every errno, deviations of every kind: many times in a block."""
+    refusals = [
+        ("load", "ENOEXEC"), ("live", "EBUSY"), ("free_init", "EBUSY"), ("going", "EBUSY"),
+        ("unload", "EBUSY"), ("register", "EBUSY"), ("unregister", "EBUSY"), ("make_call", "EBUSY"),
+        ("make_nop", "EBUSY"), ("make_call", "ENOENT"), ("make_nop", "ENOENT"),
+        ("register", "ENODEV"), ("unregister", "ENODEV"), ("make_call", "ENODEV"),
+        ("make_nop", "ENODEV"), ("register", "ERANGE"),
+    ]  # fmt: skip
+    for step in [*((what, "") for what in WEIGHTS), *refusals]:
+        assert seen[step] >= 25, (step, seen)
+    assert seen["live", "ERANGE"] > 0
+    for error in ("EFAULT", "EINVAL", "EPERM"):
+        assert sum(number for step, number in seen.items() if step[1] == error) >= 25, (error, seen)
+    for what in ("load", "live", "register"):
+        assert sum(seen[what, error] for error in ("EFAULT", "EINVAL", "EPERM")) >= 5, (what, seen)
+
+
+# --- it can fail ----------------------------------------------------------------------------------
+
+
+class ForgetsToDrop(Modules):
+    """Records of what has gone stay: the mistake of 2008."""
+
+    def _drop_points(self, module: Module, ranges: Sequence[Range]) -> None:
+        pass
+
+
+class ForgetsInit(Modules):
+    """Init text that was freed is taken for text."""
+
+    def free_init(self, module: Module) -> None:
+        if self.states.get(module) is not ModuleState.LIVE:
+            super().free_init(module)
+
+
+class HasAnOff(Ftrace):
+    """The switch goes back by itself."""
+
+    def _refuse_if_disabled(self) -> None:
+        self._bug = None
+
+
+class EnablesTooEarly(Ftrace):
+    """Modules are traced before they are live."""
+
+    def load(self, module: Module, mappings: Sequence[Mapping]) -> None:
+        super().load(module, mappings)
+        self.live(module)
+
+
+class NeverNops(Ftrace):
+    """The calls of a coming module stay."""
+
+    def load(self, module: Module, mappings: Sequence[Mapping]) -> None:
+        self.modules.load(module, mappings)
+        self._records[module] = {point.address: Record(module, point) for point in module.points}
+
+
+def compares_nothing(memory: Memory, batch: Batch) -> None:
+    memory.scatter(batch.addresses, batch.new)
+
+
+def verifies_one_by_one(memory: Memory, batch: Batch) -> None:
+    for change in batch:
+        modify_code(memory, *change)
+
+
+def spills(memory: Memory, batch: Batch) -> None:
+    """A byte too much is written behind each site."""
+    modify_batch(memory, batch)
+    for address, new in zip(batch.addresses, batch.new, strict=True):
+        if address + len(new) < START + SLOTS * SIZE:
+            memory.text[address - START + len(new)] = 0x90
+
+
+def broken(
+    protocol: Callable[[Memory, Batch], None] = modify_batch,
+    kind: type[Ftrace] = Ftrace,
+    modules: type[Modules] = Modules,
+) -> Make:
+    return lambda memory: kind(modules(), partial(protocol, memory), dispatcher=LIST)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(broken(modules=ForgetsToDrop), id="forgets to drop records"),
+        pytest.param(broken(modules=ForgetsInit), id="forgets freed init text"),
+        pytest.param(broken(kind=HasAnOff), id="a switch with an off"),
+        pytest.param(broken(kind=EnablesTooEarly), id="enables before live"),
+        pytest.param(broken(kind=NeverNops), id="leaves the calls of a coming module"),
+        pytest.param(broken(compares_nothing), id="compares nothing"),
+        pytest.param(broken(verifies_one_by_one), id="verifies one by one"),
+        pytest.param(broken(spills), id="writes beyond the site"),
+        pytest.param(
+            lambda memory: Ftrace(Modules(), partial(modify_batch, memory)), id="no dispatcher"
+        ),
+    ],
+)
+def test_a_broken_ftrace_is_caught_and_the_steps_to_it_are_few(make: Make) -> None:
+    with pytest.raises(AssertionError) as caught:
+        run_block(make, 0)
+    seed, *needed = str(caught.value).splitlines()
+    assert seed.startswith("seed ")
+    assert 1 <= len(needed) <= 8, caught.value
