@@ -3,8 +3,8 @@
 It is tried in a child, which may die of it: of an invalid opcode, of a fault, of old age in a
 loop. All general registers but the stack pointer hold values that are no addresses, so that an
 access to memory through one is a fault. The trap flag stops the processor after one instruction,
-which must be right behind the code. Then registers and flags are compared. Not looked at are
-vector registers, and memory at fixed addresses.
+and it must have got to the end of the code by then. At last registers and flags are compared; not
+so vector registers, and memory that is not reached through a register.
 
 This file is also the child's program: `python trial.py HANDLER BEFORE AFTER CODE...`, all in hex.
 """
@@ -29,7 +29,8 @@ BEFORE = f"""
     mov 0x30(%rdi), %rdi
     popfq
 """
-# AFTER pushes them in the same order, and takes from below them where they shall go.
+# AFTER pushes them, and takes the place they shall be copied to from below them, where BEFORE left
+# it. A changed stack pointer gives another place: most likely none, or then other values.
 AFTER = f"""
     pushfq
     {"; ".join(f"push %{name}" for name in reversed(REGISTERS))}

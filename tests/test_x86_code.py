@@ -15,7 +15,6 @@ from recordmcount import x86
 from tests.test_x86 import MACHINES, assembled, instructions, only_instruction
 
 LENGTHS = range(1, 16)
-CALL_LENGTHS = {x86.EM_X86_64: (5, 6, 12, 13), x86.EM_386: (5, 6)}
 
 
 # --- NOPs -----------------------------------------------------------------------------------------
@@ -153,10 +152,16 @@ def target_by_capstone(machine: int, address: int, code: bytes) -> int:
     return int(load.operands[1].imm) % (1 << 64)
 
 
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_call_can_be_as_long_as_any_site(machine: int) -> None:
+    forms = [form for by_type in x86.CALL_FORMS[machine].values() for form in by_type]
+    assert {form.length for form in forms} == x86.CALL_LENGTHS[machine]
+
+
 @given(branches())
 def test_a_call_is_made_if_it_reaches_and_leads_to_its_target(branch: tuple[int, int, int]) -> None:
     machine, address, target = branch
-    for length in CALL_LENGTHS[machine]:
+    for length in x86.CALL_LENGTHS[machine]:
         code = x86.call(address, target, length, machine)
         reached = length > 6 or reaches(machine, address + length, target, 32)
         assert (code is not None) == reached
@@ -244,7 +249,7 @@ def test_32_bit_code_reaches_everything_by_wrapping_around() -> None:
 )
 def test_what_is_no_address_is_out_of_reach_from_everywhere(machine: int, wrong: int) -> None:
     for place in {0, 1 << 31, wrong - 13, wrong + 13}:
-        for length in CALL_LENGTHS[machine]:
+        for length in x86.CALL_LENGTHS[machine]:
             assert x86.call(place, wrong, length, machine) is None
             assert x86.call(wrong, place, length, machine) is None
         assert x86.jump(place, wrong, machine) is None
@@ -253,16 +258,33 @@ def test_what_is_no_address_is_out_of_reach_from_everywhere(machine: int, wrong:
 
 @pytest.mark.parametrize("end", [1 << 47, 1 << 64])
 def test_a_site_that_does_not_end_among_addresses_has_no_call(end: int) -> None:
-    for length in CALL_LENGTHS[x86.EM_X86_64]:
+    for length in x86.CALL_LENGTHS[x86.EM_X86_64]:
         assert x86.call(end - length, end - 64, length) is not None
         assert x86.call(end - length + 1, end - 64, length) is None
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_a_length_that_no_call_has_is_a_mistake_of_the_caller(machine: int) -> None:
-    for length in {*range(20)} - {*CALL_LENGTHS[machine]}:
+    for length in {*range(20)} - {*x86.CALL_LENGTHS[machine]}:
         with pytest.raises(ValueError, match=f"no call is {length} bytes long"):
             x86.call(0, 0, length, machine)
+
+
+@pytest.mark.parametrize("form", x86.CALL_ABS, ids=lambda form: form.prefix.hex())
+def test_another_absolute_call_goes_through_the_register_of_the_one_before(
+    form: x86.CallForm,
+) -> None:
+    old = form.prefix + (0x1234).to_bytes(8, "little") + form.suffix
+    new = form.prefix + (0x5678).to_bytes(8, "little") + form.suffix
+    assert x86.call_like(old, SITE, 0x5678) == new
+    assert x86.call_like(old, SITE, USER_END) is None
+
+
+@pytest.mark.parametrize("old", ["e800000000", "67e800000000", "90e800000000", "ff1500000000"])
+def test_any_other_call_is_made_anew_in_as_many_bytes(old: str) -> None:
+    code = bytes.fromhex(old)
+    assert x86.call_like(code, SITE, SITE + 99) == x86.call(SITE, SITE + 99, len(code))
+    assert x86.call_like(code, SITE, 0) is None
 
 
 @pytest.mark.parametrize("form", x86.CALL_ABS, ids=lambda form: form.prefix.hex())
