@@ -6,6 +6,7 @@ renames it: a process that runs the old one keeps it.
 """
 
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from stat import S_ISREG
@@ -45,7 +46,9 @@ class ElfFile:
             )
             self.object = elf.Object(path, self._status.st_size, self._pread)
             is_object = self.object.type == elf.ET_REL
-            self._segments = (pieces if is_object else _executable_segments)(self.object)
+            found = (pieces if is_object else _executable_segments)(self.object)
+            self._segments = sorted(found, key=lambda segment: segment.vaddr)
+            self._starts = [segment.vaddr for segment in self._segments]
         except BaseException:
             os.close(self._fd)
             raise
@@ -114,9 +117,9 @@ class ElfFile:
             raise WriteError(target, "not a regular file") from error
 
     def _segment(self, address: int, size: int) -> Segment | None:
-        for segment in self._segments:
-            if segment.holds(address, size):
-                return segment
+        number = bisect_right(self._starts, address) - 1
+        if number >= 0 and self._segments[number].holds(address, size):
+            return self._segments[number]
         return None
 
     def _text(self, segment: Segment) -> bytearray:
