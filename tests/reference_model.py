@@ -47,10 +47,14 @@ def code(address: int, targets: list[int | None], dispatcher: int) -> bytes:
 
 
 class Model:
-    """Each step raises RefusedError or makes of `memory`, which begins at `start`, what it must."""
+    """Each step raises RefusedError or makes of `memory`, which begins at `start`, what it must.
 
-    def __init__(self, start: int, memory: bytearray, dispatcher: int) -> None:
-        self.start, self.memory, self.dispatcher = start, memory, dispatcher
+    With `takes_back` a write fault leaves no site changed, else those before it.
+    """
+
+    def __init__(self, start: int, size: int, dispatcher: int, takes_back: bool) -> None:
+        self.start, self.dispatcher, self.takes_back = start, dispatcher, takes_back
+        self.memory = bytearray(size)
         self.states, self.sites = dict[int, str](), dict[int, Site]()
         self.users = frozenset[User]()
         self.faults, self.disabled = dict[int, int](), False
@@ -100,6 +104,7 @@ class Model:
         before, self.disabled = self.disabled, True  # unless all of this goes well
         refuse(EFAULT, any(self.faults.get(a) == EFAULT for a in todo))
         refuse(EINVAL, any(self.memory[at[a]] != self.sites[a].code for a in todo))
+        refuse(EPERM, self.takes_back and any(a in self.faults for a in todo))
         for a in todo:
             refuse(EPERM, a in self.faults)
             self.memory[at[a]] = wanted[a]
