@@ -1,5 +1,6 @@
 """`patcher.trial` on the processor that runs this test."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -67,8 +68,8 @@ def test_what_uses_memory_is_no_nop(text: str) -> None:
 
 @pytest.mark.parametrize("code", [
     b"", b"\x90\x90", x86.NOP5[:-1], x86.NOP5 + b"\x90", x86.JUMP_NOPS[5][:-1],
-    b"\x66" * 15 + b"\x90", b"\x0f", b"\x66", b"\xeb\xfd", b"\xeb\x01",
-], ids=bytes.hex)  # fmt: skip
+    b"\x66" * 15 + b"\x90", b"\x90" * 5000, b"\x0f", b"\x66", b"\xeb\xfd", b"\xeb\x01",
+], ids=lambda code: code[:16].hex())  # fmt: skip
 def test_what_is_not_exactly_one_instruction_is_no_nop(code: bytes) -> None:
     assert not trial.executes([code])
 
@@ -77,8 +78,11 @@ def test_one_that_is_none_spoils_all() -> None:
     assert not trial.executes([x86.NOPS[5], bytes.fromhex("0f0b"), x86.NOPS[6]])
 
 
-def test_a_loop_without_end_is_no_nop() -> None:
+def test_a_loop_without_end_is_no_nop_and_gets_little_processor_time() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     assert not executes("jmp 0")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    assert after - before < trial.CHILD_SECONDS / 2
 
 
 def test_a_child_that_does_not_answer_in_time_is_no_yes() -> None:
