@@ -1,4 +1,4 @@
-"""The code that patcher writes, against two disassemblers, an assembler and the numbers' edges."""
+"""The code that patcher writes: to assemblers, to disassemblers, and to the processor."""
 
 import re
 import subprocess
@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from capstone import x86_const
+from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recordmcount import x86
+from tests import images
 from tests.test_x86 import MACHINES, assembled, instructions, only_instruction
 
 LENGTHS = range(1, 16)
@@ -302,3 +304,72 @@ def test_the_target_of_an_absolute_call_is_told_for_every_register(form: x86.Cal
 )  # fmt: skip
 def test_what_is_no_whole_direct_branch_has_no_target(code: bytes, machine: int) -> None:
     assert x86.branch_target(SITE & 0xFFFF_FFFF, code, machine) is None
+
+
+# --- executed -------------------------------------------------------------------------------------
+
+PROGRAM = """
+    .globl main
+    near: mov $43, %eax
+          ret
+    .zero 32
+    main: mov $1, %eax
+    site: .skip 128, 0x90
+          ret
+    far:  mov $42, %eax
+          ret
+    .section .note.GNU-stack
+"""
+FLAGS = {x86.EM_386: "-m32", x86.EM_X86_64: "-m64"}
+
+
+class Executable:
+    """A program that returns 1 unless code at `site` says otherwise: `far` returns 42, `near` 43.
+
+    Its addresses are link-time virtual ones, and as it is position-dependent, run-time ones too.
+    """
+
+    def __init__(self, folder: Path, machine: int) -> None:
+        source, self.path = folder / "program.S", folder / "program"
+        source.write_text(PROGRAM)
+        images.tool("gcc", FLAGS[machine], "-no-pie", "-o", self.path, source)
+        self.machine = machine
+        self.site, self.far, self.near = (
+            images.symbol(self.path, name) for name in ("site", "far", "near")
+        )
+
+    def run(self, code: bytes | None) -> int:
+        """The exit status with this code at the site."""
+        assert code is not None
+        with self.path.open("rb") as stream:
+            (offset,) = ELFFile(stream).address_offsets(self.site, len(code))
+        images.write(self.path, offset, code)
+        return subprocess.run([self.path], check=False).returncode
+
+
+@pytest.fixture(params=MACHINES)
+def executable(request: pytest.FixtureRequest, tmp_path: Path) -> Executable:
+    return Executable(tmp_path, request.param)
+
+
+@pytest.mark.parametrize("family", x86.NOP_FAMILIES)
+def test_all_nops_of_a_family_one_after_another_are_executed_as_nothing(
+    executable: Executable, family: str
+) -> None:
+    assert executable.run(b"".join(x86.NOP_FAMILIES[family].values())) == 1
+
+
+def test_a_call_of_any_length_is_executed_as_one(executable: Executable) -> None:
+    site, machine = executable.site, executable.machine
+    for length in x86.CALL_LENGTHS[machine]:
+        nops = b"\x90" * (13 - length)  # in place of what is left of a longer one
+        for target, status in ((executable.near, 43), (executable.far, 42)):
+            code = x86.call(site, target, length, machine)
+            assert code is not None
+            assert executable.run(code + nops) == status
+
+
+def test_a_jump_is_executed_as_one(executable: Executable) -> None:
+    site, machine = executable.site, executable.machine
+    assert executable.run(x86.jump(site, executable.far, machine)) == 42
+    assert executable.run(x86.short_jump(site, executable.near, machine)) == 43
