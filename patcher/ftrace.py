@@ -40,13 +40,17 @@ class ModuleStatus:
 class Status:
     """How everything stands. `bug` is why the switch was thrown, None if it was not.
 
-    `updates` counts the batches that were made, `changes` the changes in them, `nmi_wait_count` how
-    often a writer waited for an NMI, `nmi_update_count` how often an NMI wrote in its stead.
+    `calls`, `nops` and `disabled` count the sites of all modules; `updates` the batches that were
+    made, `changes` the changes in them, `nmi_wait_count` how often a writer waited for an NMI,
+    `nmi_update_count` how often an NMI wrote in its stead.
     """
 
     bug: Bug | None
     modules: tuple[ModuleStatus, ...]
     users: tuple[str, ...]
+    calls: int
+    nops: int
+    disabled: int
     updates: int
     changes: int
     nmi_wait_count: int
@@ -173,34 +177,43 @@ class Ftrace:
 
     def make_nop(self, record: Record) -> None:
         """Turn the site's call into a NOP. Raises StateError if it is none."""
-        self._by_hand(record, Kind.SITE, Verb.MAKE_NOP, is_call=True)
+        self._check(record, Kind.SITE, is_call=True)
+        self._change(record, Verb.MAKE_NOP, None)
 
     def make_call(self, record: Record, target: int | None) -> None:
         """Turn the site's NOP into a call of `target`. Raises StateError if it is none."""
-        self._by_hand(record, Kind.SITE, Verb.MAKE_CALL, target, is_call=False)
+        self._check(record, Kind.SITE, is_call=False)
+        self._change(record, Verb.MAKE_CALL, target)
 
     def modify_call(self, record: Record, old_target: int | None, new_target: int | None) -> None:
         """Let the site call `new_target`. Raises StateError if it does not call `old_target`."""
+        self._check(record, Kind.SITE, is_call=True)
         if record.target != old_target:
             raise _unfit(record, f"calls {_in_words(record.target)}, not {_in_words(old_target)}")
-        self._by_hand(record, Kind.SITE, Verb.MODIFY_CALL, new_target, is_call=True)
+        self._change(record, Verb.MODIFY_CALL, new_target)
 
     def update_func(self, record: Record, target: int | None) -> None:
-        """Let the one call inside a trampoline call `target`."""
-        self._by_hand(record, Kind.TRAMPOLINE, Verb.UPDATE_FUNC, target)
+        """Let the one call inside a trampoline call `target`; None: what it was linked for."""
+        self._check(record, Kind.TRAMPOLINE, is_call=True)
+        self._change(record, Verb.UPDATE_FUNC, target)
 
     def modify_jump(self, record: Record, target: int | None) -> None:
         """Let the hook of a trampoline jump to `target`, or with None be a NOP."""
-        self._by_hand(record, Kind.HOOK, Verb.MODIFY_JUMP, target)
+        self._check(record, Kind.HOOK)
+        self._change(record, Verb.MODIFY_JUMP, target)
 
     # --- what people ask ----------------------------------------------------------------------
 
     def status(self) -> Status:
         """How everything stands."""
+        modules = [self._module_status(*each) for each in self.modules.states.items()]
         return Status(
             self._bug,
-            tuple(self._module_status(*each) for each in self.modules.states.items()),
+            tuple(modules),
             tuple(self._users),
+            sum(module.calls for module in modules),
+            sum(module.nops for module in modules),
+            sum(module.disabled for module in modules),
             self._updates,
             self._changes,
             self._statistics.get("nmi_wait_count", 0),
@@ -262,11 +275,12 @@ class Ftrace:
     def _batch(self, changes: Sequence[Update]) -> Batch:
         """The changes as a batch. NoModuleError if one is not of a module that is still there.
 
-        That would be a bug of ours, the one of 2008; hence it is looked for where it is too late
-        for it to be made.
+        That would be a bug of ours, the one of 2008, so it is the last thing that is looked for.
         """
-        for each in changes:
-            self._require_registered(each.record)
+        for record in (each.record for each in changes):
+            if not self.modules.has(record.module, record.point):
+                self.modules.find(record.address)  # says who was there, and when that went
+                raise _stale(record)
         symbols = {each.record.address: each.record.point.symbol for each in changes}
         return Batch(
             list(symbols),
@@ -275,39 +289,24 @@ class Ftrace:
             lambda address: symbols.get(address, ""),
         )
 
-    def _by_hand(
-        self,
-        record: Record,
-        kind: Kind,
-        what: Verb,
-        target: int | None = None,
-        *,
-        is_call: bool | None = None,
-    ) -> None:
+    def _check(self, record: Record, kind: Kind, *, is_call: bool | None = None) -> None:
+        """Raise for a record that may not be changed by hand, or is not what it should be.
+
+        One that was kept from a module that has gone tells nothing of what is there now.
+        """
         self._refuse_if_disabled()
-        self._require_registered(record)
+        if self.record(record.address) is not record:
+            raise _stale(record)
         if record.point.kind is not kind:
             raise NoSiteError(
                 record.module.path, f"a {record.point.kind}, not a {kind}",
                 address=record.address, symbol=record.point.symbol,
             )  # fmt: skip
-        if Flags.DISABLED in record.flags:
-            raise _unfit(record, "may not be touched yet: its module is not live")
         if is_call not in (None, Flags.ENABLED in record.flags):
             raise _unfit(record, "is a NOP already" if is_call else "is a call already")
-        self._apply([records.change(record, what, target, flags=record.flags, users=record.users)])
 
-    def _require_registered(self, record: Record) -> None:
-        """NoModuleError for a record that was dropped: it tells nothing of what is there now."""
-        address = record.address
-        is_kept = self._records.get(record.module, {}).get(address) is record
-        if is_kept and self.modules.has(record.module, record.point):
-            return
-        self.modules.find(address)
-        raise NoModuleError(
-            record.module.path, "the record is of a module that has gone; another is there now",
-            address=address, symbol=record.point.symbol,
-        )  # fmt: skip
+    def _change(self, record: Record, what: Verb, target: int | None) -> None:
+        self._apply([records.change(record, what, target, flags=record.flags, users=record.users)])
 
     def _keep_registered(self, module: Module) -> None:
         here = self._records[module]
@@ -320,6 +319,13 @@ class Ftrace:
     def _refuse_if_disabled(self) -> None:
         if self._bug is not None:
             raise DisabledError("ftrace", f"disabled for good since: {self._bug.what}")
+
+
+def _stale(record: Record) -> NoModuleError:
+    return NoModuleError(
+        record.module.path, "the record is of a module that has gone; another is there now",
+        address=record.address, symbol=record.point.symbol,
+    )  # fmt: skip
 
 
 def _unfit(record: Record, what: str) -> StateError:

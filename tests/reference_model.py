@@ -61,8 +61,7 @@ class Model:
 
     def load(self, slot: int, sites: dict[int, Site]) -> None:
         refuse(ENOEXEC, self.states.get(slot, "gone") != "gone")
-        self.states[slot] = "coming"
-        self.sites |= sites
+        self.states[slot], self.sites = "coming", self.sites | sites
         self.update({} if self.disabled else dict.fromkeys(sites, NOP))
 
     def live(self, slot: int) -> None:

@@ -441,11 +441,10 @@ def test_what_is_asked_for_wrongly_is_refused_and_is_no_bug(number: int) -> None
     assert (world.bugs, world.ftrace.status().is_disabled) == ([], False)
 
 
-def test_a_record_of_a_module_that_is_not_live_yet_is_not_touched_by_hand() -> None:
+def test_a_site_of_a_module_that_is_not_live_yet_is_not_touched_by_hand() -> None:
     world = World()
-    world.ftrace.register(User("far", FAR))
     module = world.load(loaded_at(START))
-    record = Record(module, module.points[0])  # one that nobody gave us
+    record = Record(module, module.points[0])  # nobody gives us one
     with pytest.raises(NoModuleError, match="coming"):
         world.ftrace.make_call(record, TRACER)
     assert world.at(OPEN) == NOP
@@ -597,6 +596,20 @@ def test_a_module_that_went_behind_our_back_is_a_bug_and_nothing_is_written() ->
     assert (bug.errno, bug.address, bug.operation) == ("ENOENT", OPEN, "MAKE_CALL")
 
 
+def test_a_module_that_was_replaced_behind_our_back_is_a_bug_and_nothing_is_written() -> None:
+    world = World()
+    old, new = world.live(loaded_at(START, "old")), loaded_at(START, "new", ((0x00, "open"),))
+    modules = world.ftrace.modules
+    modules.unload(old)
+    modules.load(new, [mapping_of(new)])
+    modules.live(new)
+    written = len(world.memory.written)
+    with pytest.raises(NoModuleError, match=r"old.so: open .* has gone; another is there now"):
+        world.ftrace.register(User("tracer", TRACER))
+    assert len(world.memory.written) == written
+    assert len(world.bugs) == 1
+
+
 # --- the switch -----------------------------------------------------------------------------------
 
 
@@ -612,6 +625,7 @@ def test_once_thrown_the_switch_refuses_everything_that_touches_code_and_says_wh
         lambda: ftrace.make_nop(record),
         lambda: ftrace.make_call(record, TRACER),
         lambda: ftrace.modify_call(record, None, TRACER),
+        lambda: ftrace.modify_call(record, OTHER_TRACER, TRACER),
         lambda: ftrace.update_func(record, TRACER),
         lambda: ftrace.modify_jump(record, TRACER),
     ]
@@ -667,6 +681,7 @@ def test_status_counts_sites_in_each_state_updates_and_changes() -> None:
         ("/lib/drv.so", b"drv", ModuleState.LIVE, 1, 2, 0),
         ("/lib/second.so", b"second", ModuleState.COMING, 0, 3, 3),
     ]
+    assert (status.calls, status.nops, status.disabled) == (1, 5, 3)
     assert (status.users, status.updates, status.changes) == (("tracer",), 3, 7)
     assert (status.nmi_wait_count, status.nmi_update_count) == (0, 0)
 
