@@ -122,7 +122,7 @@ class _Run:
         return say(1, [text])
 
     def _status(self, file: "ElfFile") -> bool:
-        from recordmcount.image import State
+        from recordmcount.state import State
 
         from .report import status_json, status_lines
         from .switch import read, select
@@ -137,14 +137,16 @@ class _Run:
         return say(1, [f"{file.path}: {line}" for line in lines]) and good
 
     def _switch(self, file: "ElfFile") -> bool:
-        from recordmcount.image import State
+        from recordmcount.state import State
 
         from .switch import plan, read, select, switch
 
         arguments = self._arguments
         table = read(file, arguments.symbol)
         selected = select(file.path, table, arguments.functions, arguments.notrace)
-        wanted = plan(file.path, table, selected, State(arguments.verb))
+        wanted = plan(
+            file.path, table, selected, State.NOP if arguments.verb == "nop" else State.CALL
+        )
         written = switch(file, wanted, arguments.out, dry_run=arguments.dry_run)
         if arguments.json:
             from .report import switch_json

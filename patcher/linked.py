@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from recordmcount import image
 from recordmcount.elf import Object
-from recordmcount.image import State
+from recordmcount.state import State
 
 from .modify import Batch
 from .sites import Site
@@ -34,12 +34,11 @@ class LinkedSites:
 
     def names(self, number: int) -> tuple[str, ...]:
         """All names of the function that a site is in."""
-        return self._image.sites[number].aliases
+        return self._image.sites.names(number)
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Those of `numbers` whose sites are in `state`."""
-        sites = self._image.sites
-        return [number for number in numbers if sites[number].state is state]
+        return self._image.sites.where(numbers, state)
 
     def site(self, number: int) -> Site:
         """What there is to know of one site."""
@@ -49,21 +48,11 @@ class LinkedSites:
             site.form, site.call, site.nop, site.reason, self._image.machine, False, site.expected,
         )  # fmt: skip
 
-    def stuck(self, numbers: Sequence[int], state: State) -> Sequence[int]:
+    def stuck(self, numbers: Sequence[int], _: State) -> Sequence[int]:
         """Those of `numbers` that cannot be brought to `state` and back."""
-        sites = self._image.sites
-        if state is State.NOP:
-            return [number for number in numbers if sites[number].nop is None]
-        return [number for number in numbers if sites[number].call is None]
+        return self._image.sites.stuck(numbers)
 
     def batch(self, numbers: Sequence[int], state: State) -> Batch:
         """What must change so that these sites, of which none is stuck, are in `state`."""
-        sites = [self._image.sites[number] for number in numbers]
-        new = [site.nop if state is State.NOP else site.call for site in sites]
-        places = dict(zip((site.vaddr for site in sites), numbers, strict=True))
-        return Batch(
-            [site.vaddr for site in sites],
-            [site.code for site in sites],
-            [code for code in new if code is not None],
-            lambda vaddr: self.site(places[vaddr]).place,
-        )
+        sites = self._image.sites
+        return Batch(*sites.changes(numbers, state), lambda vaddr: sites.at(vaddr).place)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from recordmcount import elf, relocatable, sites, x86
 from recordmcount.elf import Object
-from recordmcount.image import State
 from recordmcount.relocatable import R_NONE, Relocation
+from recordmcount.state import State
 
 from .modify import Batch, Change
 from .sites import Site

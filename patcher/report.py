@@ -12,8 +12,9 @@ from typing import Any
 from recordmcount import relocatable, x86
 from recordmcount.elf import Object
 from recordmcount.errors import RecordError
-from recordmcount.image import State, odd_entries
+from recordmcount.image import odd_entries
 from recordmcount.report import identify
+from recordmcount.state import STATES, State
 
 from .errors import PatchError
 from .sites import Site, SiteTable
@@ -31,7 +32,7 @@ def status_lines(table: SiteTable, selected: Sequence[int], *, listed: bool) -> 
     numbers = [f"{number} {state}" for state, number in count(table, selected).items()]
     counted = f"{sites_in_words(len(selected))}: {', '.join(numbers)}"
     yield "; ".join([counted, *odd_entries(table.dead, table.repeated)])
-    for state in State if listed else ():
+    for state in STATES if listed else ():
         for site in map(table.site, table.where(selected, state)):
             what = f": {describe(site)}" if state is State.FOREIGN else ""
             yield f"{site.label}: {state}{what}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from recordmcount.image import State
+from recordmcount.state import State
 
 from .modify import Batch
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from recordmcount import elf, formats
-from recordmcount.image import State
+from recordmcount.state import STATES, State
 from recordmcount.table import NAME as TABLE
 
 from .errors import CompareError, NoSiteError
@@ -89,7 +89,7 @@ def _like(path: str, functions: dict[str, list[int]], globs: Sequence[str]) -> s
 
 def count(table: SiteTable, selected: Sequence[int]) -> dict[State, int]:
     """How many of the selected sites are in each state."""
-    return {state: len(table.where(selected, state)) for state in State}
+    return {state: len(table.where(selected, state)) for state in STATES}
 
 
 def plan(path: str, table: SiteTable, selected: Sequence[int], state: State) -> Plan:

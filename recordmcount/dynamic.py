@@ -5,14 +5,16 @@ decided by the program headers and by PT_DYNAMIC alone. (System V gABI, chapter 
 and Dynamic Linking"; DT_RELR as the gABI's draft of 2022 has it.) Not on the recording path.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from struct import Struct, unpack_from
-from typing import NamedTuple
 
 from . import elf
-from .elf import Object
 from .errors import FormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .elf import Object
 
 PT_LOAD, PT_DYNAMIC = 1, 2
 PF_X = 1
@@ -31,33 +33,40 @@ PACKED = {
 R_GLOB_DAT, R_JUMP_SLOT, R_RELATIVE = 6, 7, 8
 
 
-@dataclass(frozen=True, slots=True)
 class Segment:
     """A program header. `offset` is a file offset, `vaddr` a link-time virtual address; bytes."""
 
-    type: int
-    flags: int
-    offset: int
-    vaddr: int
-    filesz: int
-    memsz: int
+    __slots__ = ("type", "flags", "offset", "vaddr", "filesz", "memsz")
+
+    def __init__(
+        self, kind: int, flags: int, offset: int, vaddr: int, filesz: int, memsz: int
+    ) -> None:
+        self.type = kind
+        self.flags = flags
+        self.offset = offset
+        self.vaddr = vaddr
+        self.filesz = filesz
+        self.memsz = memsz
 
     def holds(self, vaddr: int, size: int) -> bool:
         """Whether `size` bytes at link-time virtual address `vaddr` come from the file."""
         return self.vaddr <= vaddr and vaddr + size <= self.vaddr + self.filesz
 
 
-class DynamicRelocation(NamedTuple):
-    """What the loader does to the word at link-time virtual address `slot`.
+class DynamicRelocations:
+    """What the loader does to the words at `slots`, link-time virtual addresses: equal columns.
 
-    `symbol` is an index into the dynamic symbol table (0: none). An `addend` of None stands in
-    the word itself (REL and RELR).
+    `infos` are r_info. `addends` are None where they stand in the words (REL and RELR).
     """
 
-    slot: int
-    type: int
-    symbol: int
-    addend: int | None
+    __slots__ = ("slots", "infos", "addends")
+
+    def __init__(
+        self, slots: "Sequence[int]", infos: "Sequence[int]", addends: "Sequence[int] | None"
+    ) -> None:
+        self.slots = slots
+        self.infos = infos
+        self.addends = addends
 
 
 class LoadView:
@@ -67,7 +76,7 @@ class LoadView:
     or a broken dynamic segment.
     """
 
-    def __init__(self, obj: Object) -> None:
+    def __init__(self, obj: "Object") -> None:
         if obj.type not in (elf.ET_EXEC, elf.ET_DYN):
             raise FormatError(obj.path, "neither an executable nor a shared object")
         self.obj = obj
@@ -133,8 +142,8 @@ class LoadView:
         strings = self.read(dynamic[DT_STRTAB] + name, min(size - name, 4096), "a symbol's name")
         return strings.partition(b"\0")[0], value, shndx
 
-    def relocations(self) -> Iterator[DynamicRelocation]:
-        """Every dynamic relocation, in the order of DT_RELR, DT_RELA, DT_REL, DT_JMPREL.
+    def relocations(self) -> "Iterator[DynamicRelocations]":
+        """The dynamic relocations, table by table: DT_RELR, DT_RELA, DT_REL, DT_JMPREL.
 
         Raises FormatError where there are others, in a format that is not supported.
         """
@@ -145,8 +154,8 @@ class LoadView:
             )
         if DT_RELR in dynamic:
             table = self.read(dynamic[DT_RELR], dynamic.get(DT_RELRSZ, 0), "DT_RELR")
-            for slot in _relr_slots(table, layout.word):
-                yield DynamicRelocation(slot, R_RELATIVE, 0, None)
+            slots = list(_relr_slots(table, layout.word))
+            yield DynamicRelocations(slots, [R_RELATIVE] * len(slots), None)
         plt_entry = layout.rela if dynamic.get(DT_PLTREL) == DT_RELA else layout.rel
         for tag, size_tag, entry in (
             (DT_RELA, DT_RELASZ, layout.rela),
@@ -159,13 +168,19 @@ class LoadView:
             if size % entry.size:
                 raise FormatError(self.obj.path, f"dynamic tag {size_tag}: a size of {size:#x}")
             content = self.read(dynamic[tag], size, "the dynamic relocations")
-            for slot, info, *addend in entry.iter_unpack(content):
-                yield DynamicRelocation(
-                    slot, layout.type_of(info), layout.symbol_of(info), *(addend or (None,))
-                )
+            words = layout.words(content)
+            width = entry.size // layout.word
+            slots = list(words[::width])
+            if min(slots) < 0:
+                slots = [slot & layout.highest for slot in slots]
+            yield DynamicRelocations(
+                slots,
+                list(words[1::width]),
+                list(words[2::width]) if width == 3 else None,
+            )
 
 
-def _segments(obj: Object) -> list[Segment]:
+def _segments(obj: "Object") -> list[Segment]:
     is_64 = obj.layout.is_64
     phdr = Struct("<IIQQQQQQ" if is_64 else "<8I")
     fields = obj.layout.ehdr.unpack(obj.header)
@@ -187,7 +202,7 @@ def _segments(obj: Object) -> list[Segment]:
     return segments
 
 
-def _relr_slots(table: bytes, word: int) -> Iterator[int]:
+def _relr_slots(table: bytes, word: int) -> "Iterator[int]":
     """The addresses in a DT_RELR table.
 
     An even word is an address; an odd one is a bitmap of the words that follow the last.

@@ -77,13 +77,14 @@ class Layout:
     """Where the fields of one ELF class lie. Two exist: `ELF32` and `ELF64`."""
 
     __slots__ = (
-        "is_64", "word", "ehdr", "shdr", "sym", "sym_value", "rel", "rela", "symbol_shift",
-        "info_symbol",
+        "is_64", "word", "highest", "ehdr", "shdr", "sym", "sym_value", "rel", "rela",
+        "symbol_shift", "info_symbol",
     )  # fmt: skip
 
     def __init__(self, is_64: bool) -> None:
         self.is_64 = is_64
         self.word = 8 if is_64 else 4
+        self.highest = (1 << 8 * self.word) - 1  # address
         # e_ident, e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags,
         # e_ehsize, e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx
         self.ehdr = Struct("<16sHHIQQQIHHHHHH" if is_64 else "<16sHHIIIIIHHHHHH")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from . import elf, sites, table, x86
 from .elf import Object, Section
 from .errors import FormatError
-from .image import State
+from .state import State
 from .x86 import CallForm
 
 # A table word by its relocation; gcc -mx32 has the 8-byte words of x86-64.

@@ -18,7 +18,7 @@ from .arguments import Parser
 from .console import say
 from .elf import Object
 from .errors import FormatError, RecordError, UnrecognizedError
-from .image import State
+from .state import State
 
 JSON_VERSION = 1
 SCHEMA = Path(__file__).with_name("report.schema.json")

@@ -17,6 +17,14 @@ well: only a relocation type, its addend and the bytes on both sides together ma
 table 2.3, GOTPCRELX and GOT32X sections B.2 and A.2 there.)
 """
 
+from _operator import sub
+from itertools import repeat
+from struct import Struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 EM_386 = 3
 EM_X86_64 = 62
 
@@ -309,7 +317,21 @@ class LinkedCall:
         """The call's bytes; None if the signed operand does not fit."""
         if not -1 << 8 * self.width - 1 <= operand < 1 << 8 * self.width - 1:
             return None
-        return self.prefix + operand.to_bytes(self.width, "little", signed=True) + self.suffix
+        return self.prefix + self._field(operand) + self.suffix
+
+    def _field(self, operand: int) -> bytes:
+        return operand.to_bytes(self.width, "little", signed=True)
+
+    def spell_each(self, target: int, starts: "Sequence[int]") -> "list[bytes]":
+        """The calls at all `starts`; each must be in reach.
+
+        `target` is what the operand names: relative to the end of each field, or the operand.
+        """
+        if self.origin != FROM_END:
+            return [self.prefix + self._field(target) + self.suffix] * len(starts)
+        pack = Struct(f"<{len(self.prefix)}si").pack
+        at_zero = target - len(self.prefix) - self.width
+        return list(map(pack, repeat(self.prefix), map(sub, repeat(at_zero), starts)))
 
     def nop_with(self, selector: int) -> bytes:
         """The NOP that carries `selector` (0 to 255)."""
@@ -377,23 +399,40 @@ def _linked_call_abs(form: CallForm) -> LinkedCall:
     )
 
 
-# How a NOP begins that was put into an object, as a regular expression (DOTALL): its index
-# register is %rcx, in those above it is %rax. Such a NOP tells of a relocation, not of a target.
-OBJECT_NOP = (
-    rb"\x66*\x2e?\x0f\x1f[\x44\x84]"  # [data16 cs] nopl 0x0(%rax,%rcx,1)
-    rb"[\x08-\x0f\x48-\x4f\x88-\x8f\xc8-\xcf]"  # SIB: scale, 1, base
-)
+def is_object_nop(code: bytes) -> bool:
+    """Whether `code` begins with a NOP that `object_nop` gives: by its index register, %rcx."""
+    at = code.find(b"\x0f\x1f")  # nopl, behind prefixes only
+    if at < 0 or code[:at].strip(b"\x66\x2e") or len(code) < at + 4:
+        return False
+    modrm, sib = code[at + 2 : at + 4]
+    return modrm in (0x44, 0x84) and sib & 0x38 == 0x08
 
-# Regular expressions (DOTALL) of the stubs in .plt, .plt.sec and .plt.got; groups: the ModRM byte
-# of the jump (0x25: no register, 0xa3: %ebx, the GOT) and its displacement.
-PLT_STUB: dict[int, bytes] = {
-    EM_X86_64: rb"(?:\xf3\x0f\x1e\xfa)?"  # endbr64
-    rb"(?:\x41\xbb....)?"  # mov $index,%r11d (mold)
-    rb"\xf2?\xff(\x25)(....)",  # [bnd] jmp *disp32(%rip)
-    EM_386: rb"(?:\xf3\x0f\x1e\xfb)?"  # endbr32
-    rb"(?:\xb9....)?"  # mov $index,%ecx (mold)
-    rb"\xff([\x25\xa3])(....)",  # jmp *disp32, jmp *disp32(%ebx)
+
+LONGEST_STUB = 17  # of those below
+NO_REGISTER = 0x25  # ModRM: *disp32, in 64-bit code *disp32(%rip); any other: a base register
+_STUB_BEGINS = {
+    EM_X86_64: (b"\xf3\x0f\x1e\xfa", b"\x41\xbb"),  # endbr64; mov $index,%r11d (mold)
+    EM_386: (b"\xf3\x0f\x1e\xfb", b"\xb9"),  # endbr32; mov $index,%ecx (mold)
 }
+# ModRM bytes of the jump: *disp32 and, on i386, *disp32(%ebx).
+_STUB_JUMPS = {EM_X86_64: (NO_REGISTER,), EM_386: (NO_REGISTER, 0xA3)}
+
+
+def plt_jump(machine: int, code: bytes) -> tuple[int, int, int] | None:
+    """(size in bytes, ModRM byte and signed displacement of its jump) of a PLT stub, or None.
+
+    Of one in .plt, .plt.sec or .plt.got: [endbr] [mov] [bnd] jmp *disp32.
+    """
+    endbr, mov = _STUB_BEGINS[machine]
+    at = len(endbr) if code.startswith(endbr) else 0
+    if code.startswith(mov, at):
+        at += len(mov) + 4
+    if machine == EM_X86_64 and code.startswith(b"\xf2", at):  # bnd
+        at += 1
+    end = at + 6
+    if len(code) < end or code[at] != 0xFF or code[at + 1] not in _STUB_JUMPS[machine]:
+        return None
+    return end, code[at + 1], int.from_bytes(code[at + 2 : end], "little", signed=True)
 
 
 # --- code that is written ---------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Sites of linked images: every entry proven, whatever linker made the table."""
 
 import random
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,9 +10,10 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from recordmcount import elf, image, x86
+from recordmcount import decoding, elf, image, x86
 from recordmcount.errors import FormatError, RecordError
-from recordmcount.image import Image, Site, State
+from recordmcount.image import Image, Site
+from recordmcount.state import STATES, State
 from tests import command, images, linked
 from tests.images import WORK, WORK_FUNCTIONS, build
 
@@ -54,6 +54,7 @@ def test_sites_are_the_calls_a_disassembler_finds(
     assert {site.function for site in found.sites} == WORK_FUNCTIONS
     assert {site.state for site in found.sites} == {State.CALL}
     assert (found.dead, found.repeated) == (0, 0)
+    assert_each_is_as_alone(found)
     data = built.image.read_bytes()
     for site in found.sites:
         assert data[site.offset :].startswith(site.code)
@@ -381,6 +382,81 @@ def test_every_state_of_every_site_gives_both_states(program: Path) -> None:
     ]
 
 
+# --- many at once ---------------------------------------------------------------------------------
+
+
+def assert_each_is_as_alone(found: Image) -> None:
+    """All sites are decoded in columns; each must be as if it had been looked at by itself."""
+    for number, site in enumerate(found.sites):
+        alone = found.sites.alone(number)
+        way = alone.way
+        assert (site.code, site.state, site.reason, site.expected) == (
+            alone.code, alone.state, alone.reason, alone.expected,
+        )  # fmt: skip
+        assert (site.form, site.target, site.call, site.nop) == (
+            (way.form.name, way.name, way.call(site.vaddr), way.nop)
+            if way
+            else ("", "", None, None)
+        )
+        assert found.sites.codes[number] == site.code
+    for state in STATES:
+        everything = range(len(found.sites))
+        chosen = [number for number in everything if found.sites[number].state is state]
+        assert list(found.sites.where(everything, state)) == chosen
+        assert list(found.sites.where(everything[1:], state)) == [one for one in chosen if one]
+
+
+@pytest.fixture(scope="module", params=["-fno-pic -no-pie", "-fpie -pie", "-m32 -fPIC -shared"])
+def many(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An image of 122 sites; a third call `__fentry__`, which i386 PIC code cannot."""
+    *flags, link = request.param.split()
+    folder = tmp_path_factory.mktemp("many")
+    work = many_functions(40).replace(" f", " g").replace("work", "other")
+    machine = [flag for flag in flags if flag == "-m32"]
+    profile = ["-pg", *([] if machine else ["-mfentry"])]
+    other = images.compile_object(folder, "other", work, "gcc", "-O0", *profile, *flags)
+    assert command.run("recordmcount", other).status == 0
+    built = build(folder, flags=flags, link=[*machine, link, str(other)], work=many_functions(80))
+    return built.image.read_bytes()
+
+
+def test_sites_in_many_ways_are_each_as_alone(many: bytes) -> None:
+    chance = random.Random(2012)
+    sites = list(read_bytes(many).sites)
+    for _ in range(60):
+        data = bytearray(many)
+        for site in sites:
+            assert site.nop is not None
+            kinds = [site.code] * 5 + [site.nop] * 5 + [_damaged(site.code, chance)]
+            code = chance.choice(kinds if chance.random() < 0.9 else [_damaged(site.nop, chance)])
+            data[site.offset : site.offset + len(code)] = code
+        assert_each_is_as_alone(read_bytes(bytes(data)))
+
+
+def _damaged(code: bytes, chance: random.Random) -> bytes:
+    at = chance.randrange(len(code))
+    return code[:at] + bytes((chance.randrange(256),)) + code[at + 1 :]
+
+
+def test_changes_bring_all_sites_or_some_of_them_to_a_state(many: bytes) -> None:
+    chance = random.Random(2012)
+    data = bytearray(many)
+    for state in (State.NOP, State.CALL, State.NOP, State.NOP, State.CALL):
+        found = read_bytes(bytes(data)).sites
+        numbers = sorted(chance.sample(range(len(found)), chance.choice((1, 40, len(found)))))
+        for vaddr, old, new in zip(*found.changes(numbers, state), strict=True):
+            offset = found.at(vaddr).offset
+            assert data[offset : offset + len(old)] == old
+            data[offset : offset + len(old)] = new
+        after = read_bytes(bytes(data)).sites
+        assert {after[number].state for number in numbers} == {state}
+    found = read_bytes(bytes(data)).sites
+    for vaddr, _, new in zip(*found.changes(range(len(found)), State.CALL), strict=True):
+        offset = found.at(vaddr).offset
+        data[offset : offset + len(new)] = new
+    assert data == many
+
+
 # --- the bytes in x86.py --------------------------------------------------------------------------
 
 MODES = {x86.EM_X86_64: capstone.CS_MODE_64, x86.EM_386: capstone.CS_MODE_32}
@@ -413,8 +489,8 @@ def test_no_two_nops_are_alike_and_none_is_that_of_an_object(machine: int) -> No
     every = [(form, selector) for form in forms for selector in range(256)]
     for form, selector in every:
         nop = form.nop_with(selector)
-        assert not re.match(x86.OBJECT_NOP, nop, re.DOTALL)
-        padded = nop + bytes(image.LONGEST_SITE - len(nop))
+        assert not x86.is_object_nop(nop)
+        padded = nop + bytes(decoding.LONGEST_SITE - len(nop))
         assert [
             (one, one.selector(padded)) for one in forms if one.selector(padded) is not None
         ] == [(form, selector)]
@@ -522,7 +598,7 @@ def specimen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_a_truncated_image_is_refused_or_has_lost_nothing(specimen: bytes) -> None:
-    whole = read_bytes(specimen).sites
+    whole = sites_unless_refused(specimen)
     for size in (*range(0, 0x400, 7), *range(0x400, len(specimen), 211)):
         assert sites_unless_refused(specimen[:size]) in (None, whole)
 
@@ -542,6 +618,6 @@ def test_a_mutated_image_is_refused_or_its_sites_are_what_the_file_holds(specime
 
 def sites_unless_refused(data: bytes) -> tuple[Site, ...] | None:
     try:
-        return read_bytes(data).sites
+        return tuple(read_bytes(data).sites)
     except RecordError:
         return None

@@ -14,7 +14,7 @@ import pytest
 from patcher import switch
 from patcher.errors import WriteError
 from patcher.memory.elffile import ElfFile
-from recordmcount.image import State
+from recordmcount.state import State
 from tests import command, images
 from tests.images import Built, build, calls
 from tests.patching import patch, refused

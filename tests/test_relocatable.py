@@ -15,8 +15,8 @@ from fixtures.build import build as build_fixture
 from fixtures.manifest import Fixture
 from recordmcount import relocatable
 from recordmcount.errors import FormatError
-from recordmcount.image import State
 from recordmcount.relocatable import Listing
+from recordmcount.state import State
 from tests.command import run
 from tests.elf_builder import (
     I386,

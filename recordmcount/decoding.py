@@ -1,0 +1,254 @@
+"""What stands at an address: a call of mcount, a NOP that was one, or neither.
+
+Each address can be decoded alone and exactly. But a file has a hundred thousand sites, and nearly
+all of them stand in one or two ways: the same form of call to the same target, or the same NOP. So
+whatever way the first site is found to stand in, all others are compared with, whole columns at
+once; only those that stand otherwise are decoded themselves.
+"""
+
+from _bisect import bisect_left
+
+from . import x86
+from .state import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .elf import Object
+    from .functions import Functions
+    from .targets import Targets
+    from .x86 import LinkedCall
+
+LONGEST_SITE, ENDBR_SIZE = 13, 4  # bytes
+# How many targets one byte can tell apart: the high half is the number, the low half how many.
+MOST_TARGETS = 15
+UNMARKED = "a NOP without a mark, which may be padding"
+OF_AN_OBJECT = "a NOP that was made in an object file"
+RELOCATED = "code that the loader relocates (DT_TEXTREL)"
+
+
+class Way:
+    """One way to stand, but for the address: a call of a form and target, or the NOP of that.
+
+    `address` is that of mcount or of its slot; `base` is what the operand of a call through the
+    GOT register of i386 counts from, else 0. `name` is the function that is called. `nop` is
+    None where a NOP could not tell this call from others.
+    """
+
+    __slots__ = ("state", "form", "base", "address", "name", "nop")
+
+    def __init__(
+        self,
+        state: State,
+        form: "LinkedCall",
+        base: int,
+        address: int,
+        name: str,
+        nop: bytes | None,
+    ) -> None:
+        self.state = state
+        self.form = form
+        self.base = base
+        self.address = address
+        self.name = name
+        self.nop = nop
+
+    def call(self, vaddr: int) -> bytes | None:
+        """The call at `vaddr`, None where the target is out of reach."""
+        return self.form.spell(self.address - _origin(self.form, vaddr, self.base))
+
+    def reaches(self, vaddrs: "Sequence[int]") -> bool:
+        """Whether there is a call from each of ascending `vaddrs`."""
+        return all(self.call(vaddr) is not None for vaddr in (*vaddrs[:1], *vaddrs[-1:]))
+
+    def turned(self, vaddrs: "Sequence[int]", state: State) -> list[bytes]:
+        """The bytes in `state` at each of `vaddrs`; there must be some."""
+        if state is State.CALL:
+            return self.form.spell_each(self.address - self.base, vaddrs)
+        return [self.nop] * len(vaddrs) if self.nop is not None else []
+
+
+class Found:
+    """What stands at one address, `code`: in a `way`, or foreign, for this `reason`.
+
+    A call whose way has no NOP has a reason as well. `expected` are the calls that could stand at
+    a foreign site.
+    """
+
+    __slots__ = ("code", "way", "reason", "expected", "is_marked")
+
+    def __init__(
+        self,
+        code: bytes,
+        way: Way | None = None,
+        reason: str = "",
+        *,
+        expected: tuple[bytes, ...] = (),
+        is_marked: bool = True,
+    ) -> None:
+        self.code = code
+        self.way = way
+        self.reason = reason
+        self.expected = expected
+        self.is_marked = is_marked
+
+    @property
+    def state(self) -> State:
+        """State.FOREIGN without a way."""
+        return self.way.state if self.way else State.FOREIGN
+
+
+class Decoder:
+    """Tells what stands at a link-time virtual address.
+
+    `relocated` are the sorted addresses of what the loader changes in code.
+    """
+
+    def __init__(
+        self, obj: "Object", targets: "Targets", functions: "Functions", relocated: "Sequence[int]"
+    ) -> None:
+        self._forms = x86.linked_calls(obj.machine)
+        self._targets = targets
+        self._functions = functions
+        self._reached = {form: _reached(form, targets) for form in self._forms}
+        self._relocated = relocated
+        self._highest = obj.layout.highest
+
+    def decode(self, vaddr: int, before: bytes, text: bytes) -> Found:
+        """What `text` is, which stands at `vaddr`, and `before` in front of it.
+
+        `text` should be LONGEST_SITE bytes, and `before` an endbr's; less where code ends.
+        """
+        found = self._decode(vaddr, before, text)
+        if self._is_relocated(vaddr, len(found.code)):
+            return Found(found.code, reason=RELOCATED)
+        return found
+
+    def _decode(self, vaddr: int, before: bytes, text: bytes) -> Found:
+        reason = "neither a call nor a NOP in the place of one"
+        length = 5
+        for form in self._forms:
+            operand = form.operand(text)
+            if operand is not None:
+                found = self._call(form, vaddr, text[: form.length], operand)
+                if found is not None:
+                    return found
+                reason = self._other_call(form, vaddr, operand)
+                length = form.length
+        for form in self._forms:
+            selector = form.selector(text)
+            if selector is not None:
+                return self._nop(form, vaddr, before, text[: form.length], selector)
+        if x86.is_object_nop(text):
+            reason = OF_AN_OBJECT
+        return Found(text[:length], reason=reason, expected=self._expected(vaddr, text[:1]))
+
+    def _call(self, form: "LinkedCall", vaddr: int, code: bytes, operand: int) -> Found | None:
+        for number, (base, address, name) in enumerate(self._reached[form]):
+            if _origin(form, vaddr, base) + operand & self._highest == address:
+                nop = self._nop_for(form, number)
+                if nop is not None and self._restored(vaddr, nop) == code:
+                    return Found(code, Way(State.CALL, form, base, address, name, nop))
+                way = Way(State.CALL, form, base, address, name, None)
+                return Found(code, way, "a NOP could not tell which call it replaced")
+        return None
+
+    def _other_call(self, form: "LinkedCall", vaddr: int, operand: int) -> str:
+        base = next(iter(self._targets.got_bases), 0) if form.origin == x86.FROM_GOT else 0
+        address = _origin(form, vaddr, base) + operand & self._highest
+        if form.through_slot:
+            return f"a call through {address:#x}, which is no GOT slot of mcount"
+        name, distance = self._functions.covering(address)
+        if name is None:
+            return f"a call to {address:#x}, which is not mcount"
+        hint = "" if distance else f" (if it is, say --symbol {name})"
+        where = in_function(name, distance)
+        return f"a call to {address:#x} ({where}), which is not mcount{hint}"
+
+    def _expected(self, vaddr: int, first: bytes) -> tuple[bytes, ...]:
+        """The calls that could stand here; if any begins with `first`, only those that do."""
+        calls = [
+            call
+            for form in self._forms
+            if form.name in ("call", "call-got")
+            for base, address, _ in self._reached[form]
+            if (call := form.spell(address - _origin(form, vaddr, base))) is not None
+        ]
+        return tuple([call for call in calls if call.startswith(first)] or calls)
+
+    def _nop(
+        self, form: "LinkedCall", vaddr: int, before: bytes, code: bytes, selector: int
+    ) -> Found:
+        if not selector and (code != x86.NOP5 or not self._is_entry(vaddr, before)):
+            return Found(code, reason=UNMARKED)
+        way, reason = self._selected(form, selector, code)
+        if way is None:  # not one of ours, or the image is no longer what it was
+            return Found(code, reason=reason)
+        if way.call(vaddr) is None:
+            return Found(code, reason="a NOP whose target is out of reach")
+        return Found(code, way, is_marked=bool(selector))
+
+    def _is_entry(self, vaddr: int, before: bytes) -> bool:
+        """Whether a function's first instruction but for an endbr is at `vaddr`."""
+        name, distance = self._functions.covering(vaddr)
+        distances = (0, len(before)) if before in x86.ENDBR else (0,)
+        return name is not None and distance in distances
+
+    def _restored(self, vaddr: int, nop: bytes) -> bytes | None:
+        """The call that a NOP, read back, would be turned into."""
+        for other in self._forms:
+            selector = other.selector(nop)
+            if selector is not None:
+                way, _ = self._selected(other, selector, nop)
+                return way.call(vaddr) if way else None
+        return None
+
+    def _nop_for(self, form: "LinkedCall", number: int) -> bytes | None:
+        """The marked NOP for a call of that target; None if it has no room for that."""
+        count = len(self._reached[form])
+        return form.nop_with(number << 4 | count) if count <= MOST_TARGETS else None
+
+    def _selected(self, form: "LinkedCall", selector: int, nop: bytes) -> tuple[Way | None, str]:
+        """(the way, "") that the selector of a NOP means, or (None, why there is none)."""
+        reached = self._reached[form]
+        number, count = divmod(selector, 16)
+        what = "slots" if form.through_slot else "functions and stubs"
+        if len(reached) != (count or 1) or number >= len(reached):
+            return None, f"a NOP for one of {count or 1} {what} of mcount; there are {len(reached)}"
+        return Way(State.NOP, form, *reached[number], nop), ""
+
+    def _is_relocated(self, vaddr: int, length: int) -> bool:
+        """Whether a relocation of up to 8 bytes touches the `length` bytes at `vaddr`."""
+        number = bisect_left(self._relocated, vaddr - 7)
+        return number < len(self._relocated) and self._relocated[number] < vaddr + length
+
+    # --- many at once -------------------------------------------------------------------------
+
+    def way_for_many(self, found: Found) -> Way | None:
+        """The way that `found` stands in, if others can be compared with it."""
+        way = found.way
+        can = way is not None and way.nop is not None and found.is_marked and not self._relocated
+        return way if can else None
+
+
+def in_function(name: str, offset: int) -> str:
+    """`function` or `function+0xoffset`."""
+    return f"{name}+{offset:#x}" if offset else name
+
+
+def _reached(form: "LinkedCall", targets: "Targets") -> list[tuple[int, int, str]]:
+    """(base, address, name) of all that a call of this form can reach mcount by.
+
+    The base is that of the GOT in the register of an i386 call, and 0 for all others.
+    """
+    rows = (targets.slots if form.through_slot else targets.code).items()
+    bases = targets.got_bases if form.origin == x86.FROM_GOT else [0]
+    return [(base, address, name) for base in bases for address, name in rows]
+
+
+def _origin(form: "LinkedCall", vaddr: int, base: int) -> int:
+    """What the operand of a call at `vaddr` counts from, as a link-time virtual address."""
+    if form.origin == x86.FROM_END:
+        return vaddr + len(form.prefix) + form.width
+    return base
