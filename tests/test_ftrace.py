@@ -4,10 +4,11 @@ import errno
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from patcher import records
+from patcher import module_file, records
 from patcher.bug import Bug
 from patcher.errors import (
     CompareError,
@@ -22,6 +23,8 @@ from patcher.errors import (
     WriteError,
 )  # fmt: skip
 from patcher.ftrace import Ftrace, Status
+from patcher.mappings import Mapping
+from patcher.memory.elffile import ElfFile
 from patcher.modify import Batch, modify_batch
 from patcher.modules import Kind, Module, Modules, ModuleState, Point
 from patcher.protocols import nmi
@@ -29,6 +32,7 @@ from patcher.protocols.machine import Machine
 from patcher.records import Flags, Record, Verb
 from patcher.users import User
 from recordmcount import x86
+from tests import images
 from tests.modules import CALL, NOP, OTHER, SIZE, Clock, Memory, hook_at, loaded_at, mapping_of
 
 START = 0x7F00_0000_1000
@@ -663,6 +667,28 @@ def test_status_says_that_it_is_disabled_and_why() -> None:
     assert status.is_disabled
     assert status.bug is not None
     assert (status.bug.symbol, status.bug.errno) == ("read", "EINVAL")
+
+
+# --- a real program -------------------------------------------------------------------------------
+
+
+def test_a_program_runs_with_just_the_functions_that_are_traced(tmp_path: Path) -> None:
+    built = images.build(tmp_path, flags=("-fno-pic", "-mfentry"), link=("-no-pie",))
+    module = module_file.read(str(built.image))
+    (text,) = module.text
+    mapping = Mapping(text, "r-xp", module.identity.device, module.identity.inode)
+    with ElfFile(str(built.image)) as file:
+        ftrace = Ftrace(Modules(), partial(modify_batch, file))
+        ftrace.load(module, [mapping])
+        ftrace.live(module)
+        ftrace.register(User("counter", filter=("e*", re.compile("od+|work")), notrace=("even",)))
+        file.commit()
+    assert images.calls(built) == 3  # of work 1, of odd 2; twice and even are not traced
+    states = {
+        point.symbol: point.code == point.call
+        for point in module_file.read(str(built.image)).points
+    }
+    assert states == {"work": True, "odd": True, "even": False, "twice": False}
 
 
 # --- statistics -----------------------------------------------------------------------------------
