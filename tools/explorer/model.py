@@ -70,6 +70,7 @@ class Model:
         self._lowered = scenario.lowered
         self._cpus: list[Cpu] = []
         self._numbers: dict[Cpu, int] = {}
+        self._after_byte: dict[tuple[int, int, int], int] = {}
         self.start = State(self.code.old, (), (self._number(Cpu()),) * (1 + scenario.cpus))
 
     def _number(self, cpu: Cpu) -> int:
@@ -148,16 +149,22 @@ class Model:
 
     def _with_byte(self, state: State, place: int, mask: int) -> State:
         """Another byte of code, which whoever is fetching it may see."""
+        if state.code[place] == mask:
+            return state
         code = (*state.code[:place], mask, *state.code[place + 1 :])
-        state = state._replace(code=code)
-        for number in range(len(state.cpus)):
-            cpu = self.cpu(state, number)
+        cpus = tuple([self._seeing(number, place, mask) for number in state.cpus])
+        return State(code, state.values, cpus)
+
+    def _seeing(self, number: int, place: int, mask: int) -> int:
+        """The number of the CPU after the byte at `place` has become `mask`."""
+        key = number, place, mask
+        if key not in self._after_byte:
+            cpu = self._cpus[number]
             context = self.code.seeing(cpu.context, place, mask)
             nmi_context = self.code.seeing(cpu.nmi_context, place, mask)
-            if context is not cpu.context or nmi_context is not cpu.nmi_context:
-                seeing = cpu._replace(context=context, nmi_context=nmi_context)
-                state = self.with_cpu(state, number, seeing)
-        return state
+            seeing = cpu._replace(context=context, nmi_context=nmi_context)
+            self._after_byte[key] = self._number(seeing)
+        return self._after_byte[key]
 
     def _nmi_arrives(self, state: State, number: int, cpu: Cpu) -> Move:
         kept = cpu.context if isinstance(cpu.context, Trap) else None
