@@ -6,7 +6,7 @@ they are dropped before its memory goes. An address is good only as long as a li
 """
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -193,17 +193,13 @@ class Modules:
         Raises NoModuleError where there is no live module, NoSiteError where it has no point.
         """
         found = self._points.get(address)
+        module = self._owner(address) if found is None else found[0]
+        state = self._states[module]
+        if state is not ModuleState.LIVE:
+            what = f"in no live module: this one is {state}"
+            raise NoModuleError(module.path, what, address=address)
         if found is None:
-            module = self._owner(address)
-            if self._states[module] is not ModuleState.GOING:
-                raise NoSiteError(module.path, "no site of this module", address=address)
-        else:
-            module, _ = found
-        if found is None or self._states[module] is not ModuleState.LIVE:
-            raise NoModuleError(
-                module.path, f"in no live module: this one is {self._states[module]}",
-                address=address,
-            )  # fmt: skip
+            raise NoSiteError(module.path, "no site of this module", address=address)
         return found
 
     def has(self, module: Module, point: Point) -> bool:
@@ -231,7 +227,7 @@ class Modules:
     # --- loading and dropping -----------------------------------------------------------------
 
     def _check_ranges(
-        self, module: Module, ranges: Sequence[Range], mappings: Iterable[maps.Mapping]
+        self, module: Module, ranges: Sequence[Range], mappings: Sequence[maps.Mapping]
     ) -> None:
         identity = module.identity
         for each in ranges:
