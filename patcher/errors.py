@@ -61,7 +61,7 @@ class WriteError(PatchError):
 
 
 class StandingError(WriteError):
-    """A breakpoint of ours stands in code and could not be removed; its handler stays too."""
+    """A breakpoint of ours could not be removed, or may still be hit; its handler stays."""
 
 
 class NoSiteError(PatchError):

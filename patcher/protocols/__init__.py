@@ -1,5 +1,10 @@
 """How bytes change under running CPUs: three ways, each safe against one enemy more.
 
 `stop_machine` is for code that only CPUs execute that can be stopped, `nmi` also for what an
-interrupt executes that cannot be masked, `breakpoint` changes code while everyone runs.
+interrupt executes that cannot be masked, `breakpoint` changes code while everyone runs. Each module
+has a `modify(machine, batch)`; `partial(modify, machine)` is what everybody else takes.
+
+All of them change a site as one instruction. Where a site is a call of two instructions (of 12 or
+13 bytes, or `nop; call`), a CPU may stand between them, and neither stopping nor serialising moves
+it on: who changes such a site has to know that nobody does.
 """

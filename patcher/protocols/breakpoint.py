@@ -32,7 +32,7 @@ def modify(machine: Machine, batch: Batch) -> None:
 
     The machine reports every breakpoint that is hit to `Machine.int3`. Raises ReadError,
     CompareError or WriteError; each site is then as it was or as it should be, as a whole. After a
-    StandingError some are not: their breakpoint stays, and so does the handler that skips them.
+    StandingError some may not be: their breakpoint stays, and so does the handler that skips them.
     """
     path = machine.memory.path
     handler = partial(_skip, machine, batch)
@@ -89,18 +89,18 @@ def steps(path: str, batch: Batch) -> Steps[None]:
 
 def _refuse_breakpoints(path: str, batch: Batch) -> None:
     """An int3 that is there before or after could not be told from one of ours."""
-    for change in batch:
-        if INT3 in (change.old[:1], change.new[:1]):
+    for address, old, new in zip(batch.addresses, batch.old, batch.new, strict=True):
+        if INT3 in (old[:1], new[:1]):
             raise CompareError(
                 path, "a breakpoint can neither be changed nor be made",
-                address=change.address, symbol=change.symbol, actual=change.old,
+                address=address, symbol=batch.symbol(address), actual=old,
             )  # fmt: skip
 
 
 def _left(path: str, standing: list[Change]) -> StandingError:
     first, *others = standing
-    more = f", and {len(others)} more" if others else ""
-    what = f"its breakpoint could not be removed{more}: it stays, and so does its handler"
+    more = f", as {len(others)} more," if others else ""
+    what = f"its breakpoint{more} may still be hit: its handler stays"
     return StandingError(path, what, address=first.address, symbol=first.symbol)
 
 

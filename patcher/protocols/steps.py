@@ -166,5 +166,5 @@ def run(machine: Machine, steps: Steps[Result]) -> Result:
         answer, fault = None, None
         try:
             answer = ACTS[type(step)](machine, step)
-        except (PatchError, KeyboardInterrupt) as error:
+        except (PatchError, OSError, KeyboardInterrupt) as error:
             fault = error

@@ -1,0 +1,374 @@
+"""The three protocols on real machines: what they write, in what order, and what faults leave."""
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from patcher.errors import CompareError, PatchError, ReadError, StandingError, WriteError
+from patcher.memory.buffer import Buffer
+from patcher.modify import Batch, Change
+from patcher.protocols import breakpoint as int3
+from patcher.protocols import nmi, stop_machine
+from patcher.protocols.machine import Machine
+from recordmcount import x86
+
+FIRST, SECOND = 0x1000, 0x1010
+CALL, NOP = bytes.fromhex("e811223344"), bytes.fromhex("0f1f440000")
+BATCH = Batch.of([Change(FIRST, CALL, NOP, "one+0x0"), Change(SECOND, CALL, NOP, "two+0x4")])
+PROTOCOLS: list[ModuleType] = [stop_machine, nmi, int3]
+Fault = Callable[[], None]
+
+
+class Traced(Machine):
+    """A machine that tells what it did, and lets one of its acts, or all from it on, fail."""
+
+    def __init__(self, batch: Batch = BATCH) -> None:
+        self.acts: list[str] = []
+        self.fails_at = -1
+        self.for_ever = False
+        self.error: type[BaseException] = WriteError
+        self.before_write: Callable[[], None] = lambda: None
+        end = max(change.address + len(change.old) for change in batch)
+        self.buffer = Memory(self, bytearray(end - FIRST))
+        for change in batch:
+            at = change.address - FIRST
+            self.buffer.text[at : at + len(change.old)] = change.old
+        super().__init__(self.buffer)
+
+    def did(self, act: str) -> None:
+        number = len(self.acts)
+        self.acts.append(act)
+        if number == self.fails_at or (self.for_ever and number > self.fails_at >= 0):
+            raise self.error("memory", f"{act} fails") if self.error is WriteError else self.error
+
+    def stop(self) -> None:
+        self.did("stop")
+
+    def resume(self) -> None:
+        self.acts.append("resume")
+
+    def sync(self) -> None:
+        self.did("sync")
+
+
+class Memory(Buffer):
+    """A buffer whose writes are told to the machine, and may be cut short by it."""
+
+    def __init__(self, machine: Traced, text: bytearray) -> None:
+        super().__init__("memory", FIRST, text)
+        self.machine = machine
+        self.unreadable: set[int] = set()
+
+    def read(self, address: int, size: int) -> bytes:
+        if address in self.unreadable:
+            raise ReadError(self.path, "unreadable", address=address)
+        return super().read(address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        self.machine.before_write()
+        self.machine.did(f"write {address:#x} {data.hex()}")
+        super().write(address, data)
+
+
+def site(machine: Traced, change: Change) -> bytes:
+    return machine.buffer.read(change.address, len(change.old))
+
+
+# What all have in common
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_all_sites_are_changed(protocol: ModuleType) -> None:
+    machine = Traced()
+    protocol.modify(machine, BATCH)
+    assert [site(machine, change) for change in BATCH] == [NOP, NOP]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_one_site_with_other_bytes_is_einval_and_nothing_is_written(protocol: ModuleType) -> None:
+    machine = Traced()
+    machine.buffer.text[SECOND - FIRST + 4] = 0x45
+    with pytest.raises(CompareError) as caught:
+        protocol.modify(machine, BATCH)
+    assert str(caught.value) == (
+        "memory: two+0x4 (0x1010): e8 11 22 33 45 stands here, not e8 11 22 33 44"
+    )
+    assert caught.value.errno == errno.EINVAL
+    assert not [act for act in machine.acts if act.startswith("write")]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_site_that_cannot_be_read_is_efault_and_nothing_is_written(protocol: ModuleType) -> None:
+    machine = Traced()
+    machine.buffer.unreadable.add(SECOND)
+    with pytest.raises(ReadError) as caught:
+        protocol.modify(machine, BATCH)
+    assert (caught.value.errno, caught.value.address) == (errno.EFAULT, SECOND)
+    assert not [act for act in machine.acts if act.startswith("write")]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_does_not_read_back_is_eperm(protocol: ModuleType) -> None:
+    machine = Traced()
+    machine.buffer.scatter = lambda *_: None  # type: ignore[method-assign]
+    with pytest.raises(WriteError, match="reads back otherwise") as caught:
+        protocol.modify(machine, BATCH)
+    assert caught.value.errno == errno.EPERM
+    assert [site(machine, change) for change in BATCH] == [CALL, CALL]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("error", [WriteError, KeyboardInterrupt])
+def test_whatever_act_fails_every_site_is_whole_and_nothing_is_left_up(
+    protocol: ModuleType, error: type[BaseException]
+) -> None:
+    done = Traced()
+    protocol.modify(done, BATCH)
+    for number, act in enumerate(done.acts):
+        if act == "resume":
+            continue
+        machine = Traced()
+        machine.fails_at, machine.error = number, error
+        with pytest.raises(error):
+            protocol.modify(machine, BATCH)
+        assert {site(machine, change) for change in BATCH} <= {CALL, NOP}
+        assert [machine.load(name) for name in (int3.MODIFYING, nmi.RUNNING)] == [0, 0]
+        assert machine.acts.count("resume") == machine.acts.count("stop") - (act == "stop")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_no_changes_write_nothing(protocol: ModuleType) -> None:
+    machine = Traced()
+    protocol.modify(machine, Batch.of([]))
+    assert not [act for act in machine.acts if act.startswith("write")]
+
+
+def test_a_machine_that_nobody_executes_needs_no_more_than_memory() -> None:
+    for protocol in PROTOCOLS:
+        buffer = Buffer("memory", FIRST, bytearray(CALL))
+        protocol.modify(Machine(buffer), Batch.of([Change(FIRST, CALL, NOP)]))
+        assert buffer.text == NOP
+
+
+# stop_machine
+
+
+def test_stop_machine_writes_while_all_are_stopped() -> None:
+    machine = Traced()
+    stop_machine.modify(machine, BATCH)
+    assert machine.acts == [
+        "stop",
+        "write 0x1000 0f1f440000",
+        "write 0x1010 0f1f440000",
+        "resume",
+    ]
+
+
+# nmi
+
+
+def test_an_nmi_that_arrives_during_a_write_writes_the_same_itself() -> None:
+    machine = Traced()
+    inside: list[list[bytes]] = []
+
+    def arrive() -> None:
+        machine.before_write = lambda: None
+        nmi.deliver(machine, lambda: inside.append([site(machine, change) for change in BATCH]))
+        machine.before_write = arrive
+
+    machine.before_write = arrive
+    nmi.modify(machine, BATCH)
+    assert inside == [[NOP, CALL], [NOP, NOP]]
+    assert machine.statistics[nmi.UPDATES] == 2
+    assert machine.acts.count("write 0x1000 0f1f440000") == 2
+
+
+def test_an_nmi_at_any_other_time_writes_nothing() -> None:
+    machine = Traced()
+    bodies: list[int] = []
+    nmi.deliver(machine, lambda: bodies.append(0))
+    nmi.modify(machine, BATCH)
+    nmi.deliver(machine, lambda: bodies.append(1))
+    assert bodies == [0, 1]
+    assert machine.statistics[nmi.UPDATES] == 0
+    assert len(machine.acts) == 4
+
+
+def test_the_writer_waits_for_an_nmi_that_runs_and_counts_that() -> None:
+    machine = Traced()
+    seen: list[list[str]] = []
+
+    def body() -> None:
+        running.set()
+        while not machine.statistics[nmi.WAITS]:
+            time.sleep(0.001)
+        seen.append(list(machine.acts))
+
+    running = threading.Event()
+    other = threading.Thread(target=nmi.deliver, args=(machine, body))
+    other.start()
+    running.wait()
+    nmi.modify(machine, BATCH)
+    other.join()
+    assert seen == [["stop"]]
+    assert machine.statistics[nmi.WAITS] == 1
+    assert site(machine, Change(FIRST, CALL, NOP)) == NOP
+
+
+def test_an_nmi_that_cannot_write_goes_on() -> None:
+    machine = Traced()
+    machine.fails_at = 1
+    bodies: list[int] = []
+
+    def arrive() -> None:
+        machine.before_write = lambda: None
+        nmi.deliver(machine, lambda: bodies.append(0))
+
+    machine.before_write = arrive
+    nmi.modify(machine, BATCH)
+    assert bodies == [0]
+    assert machine.statistics[nmi.UPDATES] == 0
+    assert machine.load(nmi.RUNNING) == 0
+
+
+# breakpoint
+
+
+def test_breakpoints_then_tails_then_heads_with_a_sync_after_each() -> None:
+    machine = Traced()
+    int3.modify(machine, BATCH)
+    assert machine.acts == [
+        "write 0x1000 cc", "write 0x1010 cc", "sync",
+        "write 0x1001 1f440000", "write 0x1011 1f440000", "sync",
+        "write 0x1000 0f", "write 0x1010 0f", "sync",
+    ]  # fmt: skip
+    assert machine.int3_handlers == []
+
+
+def test_while_it_works_a_hit_skips_the_whole_site_of_any_length() -> None:
+    changes, address = [], FIRST
+    for length in (5, 6, 12, 13):
+        call = x86.call(address, address + 0x100, length)
+        assert call is not None
+        changes.append(Change(address, call, x86.NOPS[length]))
+        address += length
+    batch = Batch.of(changes)
+    machine = Traced(batch)
+    hits: list[list[int | None]] = []
+    machine.before_write = lambda: hits.append([machine.int3(at) for at in batch.addresses])
+    int3.modify(machine, batch)
+    assert hits == [[5, 6, 12, 13]] * 12
+    assert [machine.int3(at) for at in batch.addresses] == [None] * 4
+    assert [site(machine, change) for change in batch] == list(batch.new)
+
+
+def test_a_breakpoint_of_others_is_left_to_others() -> None:
+    machine = Traced()
+    others: list[int] = []
+    machine.int3_handlers.append(others.append)
+    foreign = [FIRST + 1, FIRST + 5, 0x2000]
+
+    def hit() -> None:
+        assert [machine.int3(address) for address in foreign] == [None] * 3
+
+    machine.before_write = hit
+    int3.modify(machine, BATCH)
+    assert others == foreign * 6
+
+
+def test_our_handler_is_asked_first() -> None:
+    machine = Traced()
+    machine.int3_handlers.append(lambda _: 1)
+    asked: list[int | None] = []
+    machine.before_write = lambda: asked.append(machine.int3(FIRST))
+    int3.modify(machine, BATCH)
+    assert asked == [5] * 6
+
+
+def test_a_foreign_breakpoint_on_a_site_is_einval_and_stays() -> None:
+    machine = Traced()
+    machine.buffer.text[0] = 0xCC
+    with pytest.raises(CompareError, match="cc 11 22 33 44 stands here"):
+        int3.modify(machine, BATCH)
+    assert site(machine, Change(FIRST, CALL, NOP)) == b"\xcc" + CALL[1:]
+    assert machine.acts == []
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"\xcc" + CALL[1:], NOP), (CALL, b"\xcc" + NOP[1:])])
+def test_a_breakpoint_can_neither_be_changed_nor_be_made(old: bytes, new: bytes) -> None:
+    batch = Batch.of([Change(FIRST, old, new)])
+    machine = Traced(batch)
+    with pytest.raises(CompareError, match="can neither be changed nor be made"):
+        int3.modify(machine, batch)
+    assert machine.acts == []
+    assert machine.int3_handlers == []
+
+
+@pytest.mark.parametrize(
+    ("fails_at", "left"),
+    [
+        (0, [CALL, CALL]),  # int3 into the first site
+        (1, [CALL, CALL]),  # int3 into the second
+        (2, [CALL, CALL]),  # sync
+        (3, [CALL, CALL]),  # the tail of the first
+        (4, [NOP, CALL]),  # the tail of the second
+        (5, [NOP, NOP]),  # sync
+        (6, [NOP, NOP]),  # the head of the first
+        (7, [NOP, NOP]),  # the head of the second
+        (8, [NOP, NOP]),  # sync
+    ],
+)
+def test_after_a_fault_each_breakpoint_is_removed_by_what_its_site_then_is(
+    fails_at: int, left: list[bytes]
+) -> None:
+    machine = Traced()
+    machine.fails_at = fails_at
+    with pytest.raises(WriteError) as caught:
+        int3.modify(machine, BATCH)
+    assert not isinstance(caught.value, StandingError)
+    assert [site(machine, change) for change in BATCH] == left
+    assert machine.int3_handlers == []
+    assert machine.acts[-1] == "sync"
+
+
+def test_a_new_head_is_put_back_only_after_a_sync() -> None:
+    machine = Traced()
+    machine.fails_at = 4
+    with pytest.raises(WriteError):
+        int3.modify(machine, BATCH)
+    assert machine.acts[4:] == [
+        "write 0x1011 1f440000", "sync", "write 0x1000 0f", "write 0x1010 e8", "sync",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("fails_at", range(1, 9))
+def test_a_breakpoint_that_cannot_be_removed_stays_handled(fails_at: int) -> None:
+    machine = Traced()
+    machine.fails_at, machine.for_ever = fails_at, True
+    with pytest.raises(StandingError, match="may still be hit: its handler stays") as caught:
+        int3.modify(machine, BATCH)
+    assert caught.value.errno == errno.EPERM
+    assert isinstance(caught.value.__cause__, PatchError)
+    assert [machine.int3(at) for at in BATCH.addresses] == [5, 5]
+    assert machine.load(int3.MODIFYING) == 1
+
+
+def test_a_site_that_somebody_else_has_changed_meanwhile_keeps_its_breakpoint() -> None:
+    machine = Traced()
+
+    def meddle() -> None:
+        if machine.acts.count("sync") == 1:
+            machine.buffer.text[3] = 0x99
+
+    machine.before_write = meddle
+    machine.fails_at = 4
+    with pytest.raises(StandingError) as caught:
+        int3.modify(machine, BATCH)
+    assert (caught.value.address, caught.value.symbol) == (FIRST, "one+0x0")
+    assert site(machine, Change(FIRST, CALL, NOP))[:1] == b"\xcc"
+    assert site(machine, Change(SECOND, CALL, NOP)) == CALL
+    assert machine.int3(FIRST) == 5
