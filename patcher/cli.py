@@ -60,7 +60,7 @@ def _parser() -> Parser:
         _add_selection(verb)
         if name == "status":
             verb.set_defaults(out=None, dry_run=False)
-            verb.add_argument("-q", "--quiet", action="store_true", help="count, and do not list")
+            verb.add_argument("-q", "--quiet", action="store_true", help="count, do not list")
         else:
             _add_output(verb)
         verb.add_argument("--json", action="store_true", help="print JSON")

@@ -14,12 +14,14 @@ from recordmcount.elf import Object
 from recordmcount.relocatable import R_NONE, Relocation
 from recordmcount.state import State
 
-from .modify import Batch, Change
+from .modify import Batch
 from .sites import Site
 
 UNKNOWN = "a NOP by another tool, which does not tell the relocation of its call"
 SHARED = "another relocation touches it"
 NOT_ZERO = "the relocated field is not zero, and would not come back so"
+
+_Row = tuple[int, bytes, bytes, int]  # a change: file offset, old, new; and the site's number
 
 
 class ObjectSites:
@@ -69,9 +71,16 @@ class ObjectSites:
 
     def batch(self, numbers: Sequence[int], state: State) -> Batch:
         """What must change so that these sites, of which none is stuck, are in `state`."""
-        return Batch.of(change for number in numbers for change in self._changes(number, state))
+        rows = sorted(row for number in numbers for row in self._changes(number, state))
+        owners = {address: number for address, _, _, number in rows}
+        return Batch(
+            [address for address, _, _, _ in rows],
+            [old for _, old, _, _ in rows],
+            [new for _, _, new, _ in rows],
+            lambda address: self.site(owners[address]).label,
+        )
 
-    def _changes(self, number: int, state: State) -> Iterator[Change]:
+    def _changes(self, number: int, state: State) -> Iterator[_Row]:
         """Of the code, and of the relocation's type."""
         site, turn = self._sites[number], self._turns[number]
         if turn.call is None or turn.nop is None or site.relocation is None:
@@ -80,11 +89,9 @@ class ObjectSites:
         old_type, new_type = site.relocation.type, R_NONE
         if state is State.CALL:
             old, new, old_type, new_type = new, old, new_type, old_type
-        label = self.site(number).label
-        yield Change(self._obj.headers[site.index][4] + site.offset, old, new, label)
+        yield self._obj.headers[site.index][4] + site.offset, old, new, number
         at, size = _type_field(self._obj, site.relocation)
-        old, new = old_type.to_bytes(size, "little"), new_type.to_bytes(size, "little")
-        yield Change(at, old, new, f"relocation of {label}")
+        yield at, old_type.to_bytes(size, "little"), new_type.to_bytes(size, "little"), number
 
     def _turn(self, site: relocatable.Site) -> "_Turn":
         known = site.relocation

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from recordmcount.console import printable
 from recordmcount.state import State
 
 from .modify import Batch
@@ -44,15 +45,17 @@ class Site:
     def place(self) -> str:
         """`function` or `function+0xoffset`; the section and position where no symbol covers it."""
         if self.function is None:
-            return f"{self.section}{'+' if self.in_object else ':'}{self.position:#x}"
-        return self.function + (f"+{self.function_offset:#x}" if self.function_offset else "")
+            separator = "+" if self.in_object else ":"
+            return f"{printable(self.section)}{separator}{self.position:#x}"
+        distance = f"+{self.function_offset:#x}" if self.function_offset else ""
+        return printable(self.function) + distance
 
     @property
     def label(self) -> str:
         """The place and, in brackets, the position."""
         if self.function is None:
             return self.place
-        section = f"{self.section}+" if self.in_object else ""
+        section = f"{printable(self.section)}+" if self.in_object else ""
         return f"{self.place} ({section}{self.position:#x})"
 
     def turned(self, state: State) -> bytes | None:

@@ -136,7 +136,8 @@ def describe(site: Site) -> str:
 
     expected = " or ".join(both(call) for call in site.expected)
     wanted = f"; expected {expected}" if expected else ""
-    return f"{site.reason}: {both(site.code)}{wanted}"
+    actual = f": {both(site.code)}" if site.code else ""
+    return f"{site.reason}{actual}{wanted}"
 
 
 def _foreign(path: str, table: SiteTable, foreign: Sequence[int]) -> CompareError:

@@ -7,6 +7,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+def printable(name: str) -> str:
+    """A name without what would move the cursor or break the line."""
+    return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
+
+
 def say(fd: int, lines: "Iterable[str]") -> bool:
     """Write lines to stdout (1) or stderr (2); False where nobody can read them.
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from . import archive, dynamic, elf, formats, image, relocatable, table, x86
 from .arguments import Parser
-from .console import say
+from .console import printable, say
 from .elf import Object
 from .errors import FormatError, RecordError, UnrecognizedError
 from .state import State
@@ -218,7 +218,7 @@ def as_text(reports: Sequence[FileReport], *, colour: bool = False) -> Iterator[
     for number, report in enumerate(reports):
         if number:
             yield ""
-        name = _printable(report.path)
+        name = printable(report.path)
         yield f"{name}: {report.type}, ELF{report.bits} {report.machine}"
         yield from _table(report, colour)
         yield _summary(report)
@@ -244,20 +244,15 @@ def _table(report: FileReport, colour: bool) -> Iterator[str]:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    function = _printable(row.function or "-")
+    function = printable(row.function or "-")
     if row.function_offset:
         function += f"+{row.function_offset:#x}"
     if row.reason:
         function += f"  ({row.reason})"
     return (
         f"{row.position:#x}", row.state, "yes" if row.recorded else "no", row.kind or "-",
-        row.code.hex(" ") or "-", _printable(row.section), function,
+        row.code.hex(" ") or "-", printable(row.section), function,
     )  # fmt: skip
-
-
-def _printable(name: str) -> str:
-    """A name without what would move the cursor or break the line."""
-    return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
 
 
 def _summary(report: FileReport) -> str:

@@ -276,6 +276,21 @@ def test_a_foreign_site_of_an_object_is_decoded_and_stops_everything(tmp_path: P
     assert path.read_bytes() == original
 
 
+def test_an_entry_outside_of_the_code_is_foreign_and_has_no_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "odd.o"
+    path.write_bytes(with_site(bytes.fromhex("e800000000c3"), PLAIN, entry=0x60).data)
+    assert refused("nop", path) == (
+        f"{path}: .text+0x60: foreign: outside the section; nothing was written\n"
+    )
+
+
+def test_a_name_cannot_move_the_cursor(tmp_path: Path) -> None:
+    path = tmp_path / "odd.o"
+    data = with_site(bytes.fromhex("e800000000c3"), PLAIN).data
+    path.write_bytes(data.replace(b"\0f\0", b"\0\7\0"))
+    assert patch("status", path).splitlines()[1] == f"{path}: \\x07 (.text+0x0): call"
+
+
 def test_sections_that_share_bytes_are_refused(tmp_path: Path) -> None:
     elf = with_site(bytes.fromhex("e800000000c3"), PLAIN)
     path = tmp_path / "odd.o"
