@@ -270,7 +270,7 @@ def read(obj: "Object", extra_names: "Sequence[str]" = ()) -> Image:
     tables = [obj.section(index) for index in obj.named(table.NAME)]
     if not tables:
         raise FormatError(obj.path, f"no {table.NAME.decode()} table")
-    names = [name.encode() for name in (*x86.MCOUNT_NAMES, *extra_names)]
+    names = [name.encode("utf-8", "surrogateescape") for name in (*x86.MCOUNT_NAMES, *extra_names)]
     gots = [obj.section(index) for name in (b".got", b".got.plt") for index in obj.named(name)]
     words = Words(view, [*tables, *gots], names)
     targets = Targets(view, words, gots, names)

@@ -66,7 +66,7 @@ class Words:
             if layout.type_of(info) in (R_GLOB_DAT, R_JUMP_SLOT) and layout.symbol_of(info):
                 name = self.view.symbol(layout.symbol_of(info))[0]
                 if name in names:
-                    named[info] = name.decode()
+                    named[info] = name.decode("utf-8", "backslashreplace")
         if named:
             for slot, info in zip(relocations.slots, relocations.infos, strict=True):
                 if info in named:
@@ -208,4 +208,4 @@ def _definitions(view: "LoadView", names: list[bytes]) -> dict[int, str]:
             and view.file_offset(value, 1, executable=True) is not None
         ):
             found[value] = min(found.get(value, name), name, key=names.index)
-    return {value: name.decode() for value, name in found.items()}
+    return {value: name.decode("utf-8", "backslashreplace") for value, name in found.items()}

@@ -20,15 +20,14 @@ def refused(*arguments: str | Path) -> str:
     return done.stderr
 
 
-def status(image: Path) -> str:
+def status(image: Path, *options: str) -> str:
     """The count of `patcher status`, for an image without foreign sites."""
-    (line,) = patch("status", "-q", image).splitlines()
+    (line,) = patch("status", "-q", *options, image).splitlines()
     return line.removeprefix(f"{image}: ")
 
 
 def status_of(image: Path, function: str) -> str:
-    line = patch("status", "-q", "--functions", function, image)
-    return line.removeprefix(f"{image}: ").rstrip()
+    return status(image, "--functions", function)
 
 
 def differences(one: bytes, other: bytes) -> set[int]:

@@ -1,5 +1,6 @@
 """`patcher nop|call|status` on linked files: which sites are switched, and which never are."""
 
+import os
 import random
 import re
 from pathlib import Path
@@ -202,6 +203,14 @@ def test_another_name_of_mcount_must_be_said(tmp_path: Path) -> None:
     assert "a NOP for one of" in refused("call", built.image)
     patch("call", "--symbol", "hook", built.image)
     assert built.image.read_bytes() == original
+
+    renamed = original.replace(b"\0hook\0", b"\0\xffook\0")  # no name in UTF-8
+    built.image.write_bytes(renamed)
+    name = os.fsdecode(b"\xffook")
+    patch("nop", "--symbol", name, built.image)
+    assert status(built.image, "--symbol", name) == "4 sites: 0 call, 4 nop, 0 foreign"
+    patch("call", "--symbol", name, built.image)
+    assert built.image.read_bytes() == renamed
 
 
 # --- what is not proven is not written ------------------------------------------------------------
