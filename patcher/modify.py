@@ -93,20 +93,31 @@ def verify(memory: TextMemory, batch: Batch) -> None:
 
     Raises ReadError, and CompareError where the bytes differ or two changes overlap.
     """
+    sizes = check_shape(memory.path, batch)
+    actual = memory.gather(batch.addresses, sizes)
+    if actual != list(batch.old):
+        number = _first(map(ne, actual, batch.old))
+        raise different(memory.path, batch, number, actual[number])
+
+
+def check_shape(path: str, batch: Batch) -> list[int]:
+    """The sizes in bytes of the sites. Raises CompareError where two changes overlap."""
     sizes = list(map(len, batch.old))
     if sizes != list(map(len, batch.new)):
         number = _first(map(ne, sizes, map(len, batch.new)))
-        raise _mismatch(memory, batch, number, b"", "a change of another length")
+        raise _mismatch(path, batch, number, b"", "a change of another length")
     ends = map(add, batch.addresses, sizes)
     if any(map(gt, ends, batch.addresses[1:])):
         ends = map(add, batch.addresses, sizes)
         number = _first(map(gt, ends, batch.addresses[1:])) + 1
-        raise _mismatch(memory, batch, number, b"", "overlaps another site")
-    actual = memory.gather(batch.addresses, sizes)
-    if actual != list(batch.old):
-        number = _first(map(ne, actual, batch.old))
-        what = f"{actual[number].hex(' ')} stands here, not {batch.old[number].hex(' ')}"
-        raise _mismatch(memory, batch, number, actual[number], what)
+        raise _mismatch(path, batch, number, b"", "overlaps another site")
+    return sizes
+
+
+def different(path: str, batch: Batch, number: int, actual: bytes) -> CompareError:
+    """The error that other bytes than the old ones stand at one site of the batch."""
+    what = f"{actual.hex(' ')} stands here, not {batch.old[number].hex(' ')}"
+    return _mismatch(path, batch, number, actual, what)
 
 
 def read_back(memory: TextMemory, batch: Batch) -> None:
@@ -126,11 +137,9 @@ def _first(flags: Iterator[bool]) -> int:
     return next(number for number, flag in enumerate(flags) if flag)
 
 
-def _mismatch(
-    memory: TextMemory, batch: Batch, number: int, actual: bytes, what: str
-) -> CompareError:
+def _mismatch(path: str, batch: Batch, number: int, actual: bytes, what: str) -> CompareError:
     address = batch.addresses[number]
     return CompareError(
-        memory.path, what,
+        path, what,
         address=address, symbol=batch.symbol(address), actual=actual, expected=(batch.old[number],),
     )  # fmt: skip

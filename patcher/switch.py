@@ -12,8 +12,9 @@ from recordmcount.table import NAME as TABLE
 from .errors import CompareError, NoSiteError
 from .linked import LinkedSites
 from .memory.elffile import ElfFile
-from .modify import Batch, modify_batch, verify
+from .modify import Batch, verify
 from .objects import ObjectSites
+from .rewrite import rewrite
 from .sites import Site, SiteTable
 
 
@@ -115,10 +116,9 @@ def switch(file: ElfFile, wanted: Plan, out: str | None, *, dry_run: bool) -> st
     if dry_run:
         verify(file, wanted.batch)
         return None
-    modify_batch(file, wanted.batch)
     if not wanted.numbers and out is None:
         return None
-    file.commit(out)
+    rewrite(file, wanted.batch, out)
     return file.path if out is None else out
 
 

@@ -28,6 +28,9 @@ HELD_SIGNALS = _signal.valid_signals()
 S_IFMT, S_IFREG = 0o170000, 0o100000
 # errno values (Linux); the `errno` module is one import more.
 ENOENT, EIO, EOPNOTSUPP = 2, 5, 95
+# What copy_file_range says of files, or pairs of file systems, that it is not for: EXDEV, EINVAL,
+# ENOSYS, EOPNOTSUPP.
+NO_COPY = (18, 22, 38, EOPNOTSUPP)
 
 
 class SignalsHeld:
@@ -84,13 +87,14 @@ def append(path: str, fd: int, size: int, header: tuple[bytes, bytes], appended:
 def replace(
     path: str,
     like: int,
-    chunks: "Iterable[bytes]",
+    chunks: "Iterable[bytes | bytearray | range]",
     *,
     owner: bool = True,
     before: "posix.stat_result | None" = None,
 ) -> None:
     """Put `chunks` in the place of `path`; mode, owner and extended attributes are those of `like`.
 
+    A chunk is bytes, or a range of file offsets of `like` whose bytes are copied.
     `like` is an open file descriptor. A symlink is followed, a hard link is broken. Without
     `owner` the file is a new one of the user's own and only the mode is taken over. With it,
     `path` must still be the file of `like`, unchanged since `before`, its status when it was read
@@ -114,7 +118,10 @@ def replace(
             created = True
             try:
                 for chunk in chunks:
-                    write_all(fd, chunk)
+                    if isinstance(chunk, range):
+                        _copy(like, fd, chunk)
+                    else:
+                        write_all(fd, chunk)
                 _copy_attributes(like, fd, owner)
             except BaseException:
                 posix.close(fd)
@@ -160,11 +167,33 @@ def _write_at(fd: int, offset: int, data: bytes) -> None:
         rest = rest[written:]
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: "bytes | bytearray") -> None:
     """Write all of `data`, however little the system takes at a time."""
     rest = memoryview(data)
     while rest:
         rest = rest[posix.write(fd, rest) :]
+
+
+def _copy(source: int, target: int, offsets: range) -> None:
+    """Append these bytes of a file to another, inside the kernel if it can."""
+    at = offsets.start
+    in_kernel = True
+    while at < offsets.stop:
+        if in_kernel:
+            try:
+                copied = posix.copy_file_range(source, target, offsets.stop - at, at)
+            except OSError as error:
+                if error.errno not in NO_COPY:
+                    raise
+                in_kernel = False
+                continue
+        else:
+            data = posix.pread(source, min(COPY_SIZE, offsets.stop - at), at)
+            write_all(target, data)
+            copied = len(data)
+        if not copied:
+            raise OSError(EIO, "the file has become shorter")
+        at += copied
 
 
 def _flush(fd: int) -> None:

@@ -1,13 +1,13 @@
 """The code of an ELF file: by link-time virtual address, or by file offset in an object.
 
 Changes are made to a copy of the executable segments in memory (`objectfile` says what takes
-their part in an object). `commit` writes a new file and
-renames it: a process that runs the old one keeps it.
+their part in an object). `commit` writes a new file and renames it: a process that runs the old one
+keeps it. (What changes many sites at once needs no such copy: `patcher.rewrite`.)
 """
 
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from stat import S_ISREG
 from types import TracebackType
@@ -71,6 +71,11 @@ class ElfFile:
         """The file, as it was named."""
         return self._path
 
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """What may be changed, in ascending order of file offset."""
+        return sorted(self._segments, key=lambda segment: segment.offset)
+
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes of code at link-time virtual address `address`; ReadError outside of it."""
         segment = self._segment(address, size)
@@ -107,7 +112,10 @@ class ElfFile:
         file that another program has changed or replaced since it was opened is not replaced.
         """
         edits = sorted((segment.offset, bytes(self._texts[segment])) for segment in self._changed)
-        chunks = output.patched(self.object, edits)
+        self.replace(output.patched(self.object, edits), path)
+
+    def replace(self, chunks: Iterable[bytes | bytearray | range], path: str | None = None) -> None:
+        """The same with contents in chunks: bytes, and ranges of file offsets that stay."""
         target = self._path if path is None else path
         try:
             output.replace(target, self._fd, chunks, owner=path is None, before=self._status)

@@ -1,0 +1,77 @@
+"""How the code of a file changes: a copy is made in which it has changed, and renamed over it.
+
+Every site is compared in the very bytes that are copied, and nothing but the sites differs. As the
+copy takes the file's place only when it is complete, one site that does not verify stops it all.
+"""
+
+from _bisect import bisect_left
+from _operator import sub
+from itertools import repeat
+
+from .errors import ReadError
+from .modify import check_shape, different
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .memory.elffile import ElfFile
+    from .modify import Batch
+
+# Code is copied in pieces of this many bytes, which stay in the processor's cache meanwhile.
+PIECE = 1 << 18
+
+
+def rewrite(file: "ElfFile", batch: "Batch", out: str | None = None) -> None:
+    """Replace the file by one with all changes of the batch, or write that to `out` instead.
+
+    Raises ReadError, CompareError or WriteError; then no file has changed.
+    """
+    check_shape(file.path, batch)
+    file.replace(_chunks(file, batch), out)
+
+
+def _chunks(file: "ElfFile", batch: "Batch") -> "Iterator[bytes | bytearray | range]":
+    """The new contents: bytes, and ranges of file offsets that stay as they are."""
+    at = done = 0
+    for segment in file.segments:
+        first = bisect_left(batch.addresses, segment.vaddr)
+        last = bisect_left(batch.addresses, segment.vaddr + segment.filesz)
+        done += last - first
+        while first < last:
+            start = batch.addresses[first]
+            end = min(start + PIECE, segment.vaddr + segment.filesz)
+            after = bisect_left(batch.addresses, end, first, last)
+            end = max(end, batch.addresses[after - 1] + len(batch.old[after - 1]))
+            offset = segment.offset + start - segment.vaddr
+            yield range(at, offset)
+            yield _changed(file, batch, range(first, after), offset, end - start)
+            at, first = offset + end - start, after
+    if done < len(batch):
+        raise _outside(file, batch)
+    yield range(at, file.object.size)
+
+
+def _changed(file: "ElfFile", batch: "Batch", numbers: range, offset: int, size: int) -> bytearray:
+    """A piece of code at a file offset in which the changes of these numbers are made.
+
+    It begins with the first of them.
+    """
+    piece = bytearray(file.object.read(offset, size, "code"))
+    some = slice(numbers.start, numbers.stop)
+    addresses, old, new = batch.addresses[some], batch.old[some], batch.new[some]
+    places = list(map(sub, addresses, repeat(addresses[0])))
+    alike = list(map(piece.startswith, old, places))
+    if not all(alike):
+        number = alike.index(False)
+        actual = bytes(piece[places[number] :][: len(old[number])])
+        raise different(file.path, batch, numbers[number], actual)
+    for place, code in zip(places, new, strict=True):
+        piece[place : place + len(code)] = code
+    return piece
+
+
+def _outside(file: "ElfFile", batch: "Batch") -> ReadError:
+    inside = [range(one.vaddr, one.vaddr + one.filesz) for one in file.segments]
+    address = next(one for one in batch.addresses if not any(one in some for some in inside))
+    return ReadError(file.path, "no code from the file", address=address)
