@@ -253,8 +253,7 @@ class Ftrace:
             names = record.point.names
             if names not in tracing:
                 tracing[names] = [user for user in users if user.traces(names)]
-            mine = [] if Flags.DISABLED in flags else tracing[names]
-            yield records.plan(record, mine, self._dispatcher, flags)
+            yield records.plan(record, tracing[names], self._dispatcher, flags)
 
     def _apply(self, updates: Sequence[Update]) -> None:
         """Make the updates, all of them or, if the protocol finds a deviation, none."""

@@ -257,7 +257,7 @@ class Modules:
             owned = _Owned(each, module)
             if owned in self._owned:
                 self._owned.remove(owned)
-                # Only what went last is ever told of an address.
+                # Nobody is told any more of what went before from the same addresses.
                 self._gone = [gone for gone in self._gone if not _covers(each, gone.range)]
                 self._gone.append(_Gone(each, module.identity, what, when))
 

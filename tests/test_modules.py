@@ -2,6 +2,7 @@
 
 import errno
 import os
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +100,17 @@ def test_of_several_modules_that_were_there_the_last_is_told() -> None:
         registry.unload(module)
     with pytest.raises(NoModuleError, match=r"12:03:00 UTC: /lib/three.so"):
         registry.find(START)
+
+
+def test_of_modules_that_were_there_in_part_the_last_is_told_for_each_address() -> None:
+    registry = Modules(Clock())
+    for at, name in ((0, "one"), (0x20, "two")):
+        module = loaded_at(START + at, name, ())
+        registry.load(module, [mapping_of(module)])
+        registry.unload(module)
+    for at, name in ((0x1F, "one"), (0x20, "two"), (0x3F, "two"), (0x5F, "two")):
+        with pytest.raises(NoModuleError, match=f"UTC: /lib/{name}.so"):
+            registry.find(START + at)
 
 
 def test_freed_init_text_has_no_points_and_says_when_it_was_freed() -> None:
@@ -348,6 +360,26 @@ def test_a_module_is_read_from_its_file_and_moved_by_its_bias(library: Path) -> 
     assert {point.names for point in module.points} == {(name,) for name in images.WORK_FUNCTIONS}
     assert all(point.code == point.call != point.nop for point in module.points)
     assert module.machine == x86.EM_X86_64
+
+
+def test_a_bias_is_added_as_the_processor_adds(library: Path) -> None:
+    down, up = (module_file.read(str(library), bias) for bias in (START - (1 << 64), START))
+    assert (down.points, down.text) == (up.points, up.text)
+
+
+def test_the_build_id_is_found_behind_notes_of_any_size(library: Path) -> None:
+    with library.open("rb") as stream:
+        file = ELFFile(stream)
+        kinds = [segment["p_type"] for segment in file.iter_segments()]
+        header = file["e_phoff"] + kinds.index("PT_NOTE") * file["e_phentsize"]
+        offset, size = file.stream_len, 20 + 4 + 20
+    odd = struct.pack("<3I5s3x3sx", 5, 3, 3, b"none", b"odd")
+    gnu = struct.pack("<3I4s4s", 4, 4, 3, b"GNU", b"\x12\x34\x56\x78")
+    assert len(odd + gnu) == size
+    images.write(library, offset, odd + gnu)
+    images.write(library, header + 8, struct.pack("<Q", offset))  # p_offset
+    images.write(library, header + 32, struct.pack("<Q", size))  # p_filesz
+    assert module_file.read(str(library)).identity.build_id.hex() == "12345678"
 
 
 def test_its_identity_is_that_of_the_file(library: Path) -> None:
