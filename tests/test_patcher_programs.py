@@ -308,7 +308,8 @@ def test_a_spoilt_site_in_each_file_is_reported_exactly_and_nothing_is_written(
             found = re.fullmatch(r"(.*); expected (.*); nothing was written", line)
             assert found is not None
             assert found[1] == report
-            assert call in found[2].split(" or ")
+            assert call in (expected := found[2].split(" or "))
+            assert len(expected) <= 5  # two functions or stubs, a stub or slot of each
         assert [image.read_bytes() for image in program.images] == before
         for image, content in zip(program.images, whole, strict=True):
             image.write_bytes(content)
