@@ -13,7 +13,7 @@ from .state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from .elf import Object
     from .functions import Functions
@@ -142,7 +142,7 @@ class Decoder:
                 return self._nop(form, vaddr, before, text[: form.length], selector)
         if x86.is_object_nop(text):
             reason = OF_AN_OBJECT
-        return Found(text[:length], reason=reason, expected=self._expected(vaddr, text[:1]))
+        return Found(text[:length], reason=reason, expected=self._expected(vaddr, text))
 
     def _call(self, form: "LinkedCall", vaddr: int, code: bytes, operand: int) -> Found | None:
         for number, (base, address, name) in enumerate(self._reached[form]):
@@ -166,16 +166,21 @@ class Decoder:
         where = in_function(name, distance)
         return f"a call to {address:#x} ({where}), which is not mcount{hint}"
 
-    def _expected(self, vaddr: int, first: bytes) -> tuple[bytes, ...]:
-        """The calls that could stand here; if any begins with `first`, only those that do."""
+    def _expected(self, vaddr: int, text: bytes) -> tuple[bytes, ...]:
+        """The calls that could stand here: in the form that `text` begins with, if it has one."""
+        usual = {form.name: form for form in reversed(self._forms)}  # the first of each name
+        forms = [form for form in self._forms if text.startswith(form.prefix)]
+        return self._spelled(vaddr, forms) or self._spelled(
+            vaddr, [usual[name] for name in ("call", "call-got")]
+        )
+
+    def _spelled(self, vaddr: int, forms: "Iterable[LinkedCall]") -> tuple[bytes, ...]:
         calls = [
-            call
-            for form in self._forms
-            if form.name in ("call", "call-got")
+            form.spell(address - _origin(form, vaddr, base))
+            for form in forms
             for base, address, _ in self._reached[form]
-            if (call := form.spell(address - _origin(form, vaddr, base))) is not None
         ]
-        return tuple([call for call in calls if call.startswith(first)] or calls)
+        return tuple(call for call in calls if call is not None)
 
     def _nop(
         self, form: "LinkedCall", vaddr: int, before: bytes, code: bytes, selector: int
