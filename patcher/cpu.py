@@ -2,13 +2,15 @@
 
     nops = x86.NOP_FAMILIES[cpu.at_hand()]  # by length in bytes
 
-In order of preference, which was that of Linux 2.6.28, too (ftrace_init tried them likewise):
+Files hold NOPs of the first family, which say more by their operands; this is for code in memory.
+In order of preference, which was that of Linux 2.6.28, too (ftrace tried them when it started):
 
 - "p6", `nopl`: discarded by today's decoders. Every x86-64 processor has it, older ones only from
   some time on, and Virtual PC executes some of it wrongly without a fault. That is why no 32-bit
   Linux since 2.6.27 claims it, and why neither the model of a processor nor the trial is proof.
 - "k8", prefixes before a `nop`: what AMD recommends for Athlon, Athlon 64 and Opteron (25112,
-  section 4.12). More than three prefixes, as in 5 bytes and more, are slow on others.
+  section 4.12). There a nop has at most three, and several fill a gap; here it has as many as the
+  site needs, however slowly they decode, for a site must be one instruction.
 - "jump": there since the 8086, but a branch.
 """
 
