@@ -33,6 +33,11 @@ class Plan:
         """How many of the selected sites need no change."""
         return len(self.selected) - len(self.numbers)
 
+    @property
+    def makes_nops(self) -> bool:
+        """Whether there is a call that becomes a NOP."""
+        return self.state is State.NOP and bool(self.numbers)
+
     def __str__(self) -> str:
         return f"{sites_in_words(len(self.numbers))} turned to {self.state}, {self.already} already"
 

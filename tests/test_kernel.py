@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from tests import building, kbuild, qemu
+from tests import building, command, kbuild, qemu
 
 pytestmark = pytest.mark.xdist_group("kernel")  # one boot for all of them
 
@@ -150,3 +150,15 @@ def test_the_kernel_complains_of_a_single_entry_that_is_one_byte_off(
     session = qemu.run(kbuild.KERNEL / "vmlinuz", "insmod /off.ko", files)
     for complaint in ("WARNING", "Call Trace", "ftrace bug"):
         assert complaint in session.kernel_log
+
+
+def test_the_kernel_s_ftrace_stops_for_a_module_whose_calls_are_turned_off(
+    machine: Machine, folder: Path
+) -> None:
+    off = folder / "turned-off.ko"
+    done = command.run("patcher", "nop", "-o", off, folder / "gcc" / "tracee.ko")
+    assert (done.status, "do not load this module" in done.stderr) == (0, True)
+    session = qemu.run(kbuild.KERNEL / "vmlinuz", "insmod /off.ko", {"/off.ko": off.read_bytes()})
+    assert "ftrace failed to modify" in session.kernel_log
+    assert command.run("patcher", "call", off).status == 0
+    assert off.read_bytes() == (folder / "gcc" / "tracee.ko").read_bytes()

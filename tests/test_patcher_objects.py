@@ -350,12 +350,17 @@ def test_every_module_of_a_kernel_is_switched_off_and_comes_back(
 ) -> None:
     originals = {path: path.read_bytes() for path in modules}
     assert cli.main(["nop", *map(str, modules)]) == 0
-    said = capfd.readouterr().out.splitlines()
-    assert all(line.endswith(" turned to nop, 0 already") for line in said)
+    said = capfd.readouterr()
+    assert all(line.endswith(" turned to nop, 0 already") for line in said.out.splitlines())
+    warning = "warning: do not load this module before `patcher call`: "
+    assert [line.partition(warning)[0] for line in said.err.splitlines()] == [
+        f"{path}: " for path in modules
+    ]
     for path in modules:
         assert {site[:4] for site in sites_of(path)} == {b"\x0f\x1f\x44\x08"}
     assert cli.main(["call", *map(str, modules)]) == 0
     assert [path.name for path in modules if path.read_bytes() != originals[path]] == []
+    assert capfd.readouterr().err == ""
 
 
 def sites_of(path: Path) -> list[bytes]:
