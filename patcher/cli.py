@@ -3,9 +3,8 @@
 What takes long to import is imported by the actions, so that `patcher --help` answers at once.
 """
 
+import gc
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from recordmcount import __version__
 from recordmcount.arguments import Parser
@@ -14,7 +13,11 @@ from recordmcount.errors import RecordError
 
 from .errors import PatchError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
     from .memory.elffile import ElfFile
 
 VERBS = {
@@ -24,7 +27,7 @@ VERBS = {
 }
 
 
-def main(words: Sequence[str]) -> int:
+def main(words: "Sequence[str]") -> int:
     """Run `patcher` with these words; returns the exit status."""
     parser = _parser()
     arguments = parser.parse_args(words)
@@ -38,6 +41,7 @@ def main(words: Sequence[str]) -> int:
         parser.error("-o wants a file")
     if arguments.out is not None and len(arguments.files) > 1:
         parser.error("-o is for one file")
+    gc.disable()  # hardly any cycles are made, and looking for them takes long
     run = _Run(arguments)
     good = True
     for path in arguments.files:
@@ -105,10 +109,13 @@ class _Run:
             with ElfFile(path) as file:
                 return action(file)
         except (PatchError, RecordError, OSError) as error:
-            from .report import error_json, in_words
+            from .lines import in_words
 
             say(2, [in_words(path, error)])
-            self._errors.append(error_json(path, error))
+            if self._arguments.json:
+                from .report import error_json
+
+                self._errors.append(error_json(path, error))
         return False
 
     def finish(self) -> bool:
@@ -124,15 +131,18 @@ class _Run:
     def _status(self, file: "ElfFile") -> bool:
         from recordmcount.state import State
 
-        from .report import status_json, status_lines
         from .switch import read, select
 
         table = read(file, self._arguments.symbol)
         selected = select(file.path, table, self._arguments.functions, self._arguments.notrace)
         good = not table.where(selected, State.FOREIGN)
         if self._arguments.json:
+            from .report import status_json
+
             self._files.append(status_json(file.object, table, selected))
             return good
+        from .lines import status_lines
+
         lines = status_lines(table, selected, listed=not self._arguments.quiet)
         return say(1, [f"{file.path}: {line}" for line in lines]) and good
 
@@ -157,7 +167,7 @@ class _Run:
             self._files.append(switch_json(file.object, wanted, written))
             return True
         if arguments.dry_run:
-            from .report import plan_lines
+            from .lines import plan_lines
 
             return say(1, [f"{file.path}: {line}" for line in plan_lines(wanted)])
         return arguments.quiet or say(1, [f"{file.path}: {wanted}"])

@@ -1,7 +1,10 @@
 """What can go wrong while patching: one root, and the errno that the kernel's ftrace would give."""
 
 from errno import EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOEXEC, EPERM, ERANGE
-from typing import ClassVar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class PatchError(Exception):
@@ -15,7 +18,7 @@ class PatchError(Exception):
     file offset, has no address and a symbol that says all: `function (section+0xoffset)`.
     """
 
-    errno: ClassVar[int]
+    errno: "ClassVar[int]"
 
     def __init__(
         self,

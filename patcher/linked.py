@@ -1,13 +1,17 @@
 """The sites of a linked file. Their changes are by link-time virtual address."""
 
-from collections.abc import Sequence
-
 from recordmcount import image
-from recordmcount.elf import Object
-from recordmcount.state import State
 
 from .modify import Batch
-from .sites import Site
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from recordmcount.elf import Object
+    from recordmcount.state import State
+
+    from .sites import Site
 
 
 class LinkedSites:
@@ -16,7 +20,7 @@ class LinkedSites:
     Raises FormatError where the table is not sound.
     """
 
-    def __init__(self, obj: Object, names: Sequence[str]) -> None:
+    def __init__(self, obj: "Object", names: "Sequence[str]") -> None:
         self._image = image.read(obj, names)
 
     @property
@@ -36,23 +40,25 @@ class LinkedSites:
         """All names of the function that a site is in."""
         return self._image.sites.names(number)
 
-    def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
+    def where(self, numbers: "Sequence[int]", state: "State") -> "Sequence[int]":
         """Those of `numbers` whose sites are in `state`."""
         return self._image.sites.where(numbers, state)
 
-    def site(self, number: int) -> Site:
+    def site(self, number: int) -> "Site":
         """What there is to know of one site."""
+        from .sites import Site
+
         site = self._image.sites[number]
         return Site(
             site.vaddr, site.section, site.function, site.function_offset, site.code, site.state,
             site.form, site.call, site.nop, site.reason, self._image.machine, False, site.expected,
         )  # fmt: skip
 
-    def stuck(self, numbers: Sequence[int], _: State) -> Sequence[int]:
+    def stuck(self, numbers: "Sequence[int]", _: "State") -> "Sequence[int]":
         """Those of `numbers` that cannot be brought to `state` and back."""
         return self._image.sites.stuck(numbers)
 
-    def batch(self, numbers: Sequence[int], state: State) -> Batch:
+    def batch(self, numbers: "Sequence[int]", state: "State") -> Batch:
         """What must change so that these sites, of which none is stuck, are in `state`."""
         sites = self._image.sites
         return Batch(*sites.changes(numbers, state), lambda vaddr: sites.at(vaddr).place)

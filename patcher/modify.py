@@ -4,21 +4,27 @@ A batch is verified as a whole before its first byte is written. What to write i
 elsewhere, from static tables; here nothing is looked for.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from operator import add, gt, ne
-from typing import NamedTuple
+from _operator import add, gt, ne
 
 from .errors import CompareError, WriteError
-from .memory import TextMemory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from .memory import TextMemory
 
 
-class Change(NamedTuple):
+class Change:
     """At `address`, `old` must stand and `new`, of equal length, shall. `symbol` is for people."""
 
-    address: int
-    old: bytes
-    new: bytes
-    symbol: str = ""
+    __slots__ = ("address", "old", "new", "symbol")
+
+    def __init__(self, address: int, old: bytes, new: bytes, symbol: str = "") -> None:
+        self.address = address
+        self.old = old
+        self.new = new
+        self.symbol = symbol
 
     def __str__(self) -> str:
         return f"{self.symbol} ({self.address:#x}): {self.old.hex(' ')} -> {self.new.hex(' ')}"
@@ -35,10 +41,10 @@ class Batch:
 
     def __init__(
         self,
-        addresses: Sequence[int],
-        old: Sequence[bytes],
-        new: Sequence[bytes],
-        symbol: Callable[[int], str] = lambda _: "",
+        addresses: "Sequence[int]",
+        old: "Sequence[bytes]",
+        new: "Sequence[bytes]",
+        symbol: "Callable[[int], str]" = lambda _: "",
     ) -> None:
         self.addresses = addresses
         self.old = old
@@ -46,9 +52,9 @@ class Batch:
         self.symbol = symbol
 
     @classmethod
-    def of(cls, changes: Iterable[Change]) -> "Batch":
+    def of(cls, changes: "Iterable[Change]") -> "Batch":
         """The changes, sorted."""
-        ordered = sorted(changes)
+        ordered = sorted(changes, key=lambda change: change.address)
         symbols = {change.address: change.symbol for change in ordered}
         return cls(
             [change.address for change in ordered],
@@ -60,12 +66,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.addresses)
 
-    def __iter__(self) -> Iterator[Change]:
+    def __iter__(self) -> "Iterator[Change]":
         for address, old, new in zip(self.addresses, self.old, self.new, strict=True):
             yield Change(address, old, new, self.symbol(address))
 
 
-def modify_code(memory: TextMemory, address: int, old: bytes, new: bytes, symbol: str = "") -> None:
+def modify_code(
+    memory: "TextMemory", address: int, old: bytes, new: bytes, symbol: str = ""
+) -> None:
     """Write `new` at `address` if `old` stands there.
 
     Raises ReadError (EFAULT), CompareError (EINVAL) or WriteError (EPERM); only after the last of
@@ -74,7 +82,7 @@ def modify_code(memory: TextMemory, address: int, old: bytes, new: bytes, symbol
     modify_batch(memory, Batch.of([Change(address, old, new, symbol)]))
 
 
-def modify_batch(memory: TextMemory, batch: Batch) -> None:
+def modify_batch(memory: "TextMemory", batch: Batch) -> None:
     """Make all changes of the batch, or none if one of them does not verify.
 
     Raises ReadError, CompareError or WriteError. A WriteError can come after some sites were
@@ -88,7 +96,7 @@ def modify_batch(memory: TextMemory, batch: Batch) -> None:
     read_back(memory, batch)
 
 
-def verify(memory: TextMemory, batch: Batch) -> None:
+def verify(memory: "TextMemory", batch: Batch) -> None:
     """Compare every site with what must stand there; nothing is written.
 
     Raises ReadError, and CompareError where the bytes differ or two changes overlap.
@@ -120,7 +128,7 @@ def different(path: str, batch: Batch, number: int, actual: bytes) -> CompareErr
     return _mismatch(path, batch, number, actual, what)
 
 
-def read_back(memory: TextMemory, batch: Batch) -> None:
+def read_back(memory: "TextMemory", batch: Batch) -> None:
     """Compare every site with what was written there. Raises ReadError, WriteError."""
     actual = memory.gather(batch.addresses, list(map(len, batch.new)))
     if actual != list(batch.new):
@@ -132,7 +140,7 @@ def read_back(memory: TextMemory, batch: Batch) -> None:
         )  # fmt: skip
 
 
-def _first(flags: Iterator[bool]) -> int:
+def _first(flags: "Iterator[bool]") -> int:
     """The number of the first true one; there is one."""
     return next(number for number, flag in enumerate(flags) if flag)
 

@@ -1,60 +1,26 @@
-"""What patcher did to a file, or would do, or found in it: as lines for people and as JSON.
+"""What patcher did to a file, or would do, or found in it, as JSON.
 
-The JSON is described by `patcher.schema.json` beside this file.
+It is described by `patcher.schema.json` beside this file.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from errno import EIO, ENOEXEC, errorcode
 from pathlib import Path
 from typing import Any
 
-from recordmcount import relocatable, x86
 from recordmcount.elf import Object
 from recordmcount.errors import RecordError
-from recordmcount.image import odd_entries
 from recordmcount.report import identify
-from recordmcount.state import STATES, State
+from recordmcount.state import State
 
 from .errors import PatchError
+from .lines import in_words, relocation_types
 from .sites import Site, SiteTable
-from .switch import Plan, count, describe, sites_in_words
+from .switch import Plan, count, describe
 
 JSON_VERSION = 1
 SCHEMA = Path(__file__).with_name("patcher.schema.json")
-
-
-# --- lines ----------------------------------------------------------------------------------------
-
-
-def status_lines(table: SiteTable, selected: Sequence[int], *, listed: bool) -> Iterator[str]:
-    """How many sites are in each state; then, if they shall be `listed`, all sites by state."""
-    numbers = [f"{number} {state}" for state, number in count(table, selected).items()]
-    counted = f"{sites_in_words(len(selected))}: {', '.join(numbers)}"
-    yield "; ".join([counted, *odd_entries(table.dead, table.repeated)])
-    for state in STATES if listed else ():
-        for site in map(table.site, table.where(selected, state)):
-            what = f": {describe(site)}" if state is State.FOREIGN else ""
-            yield f"{site.label}: {state}{what}"
-
-
-def plan_lines(plan: Plan) -> Iterator[str]:
-    """Each site that would change: bytes, and in an object the type of its relocation."""
-    for site in map(plan.table.site, plan.numbers):
-        new = site.turned(plan.state) or b""
-        types = " -> ".join(_types(site, plan.state))
-        yield f"{site.label}: {site.code.hex(' ')} -> {new.hex(' ')}" + (types and f"; {types}")
-
-
-def _types(site: Site, state: State) -> list[str]:
-    """The names of the relocation's types before and after a switch to `state`; none if linked."""
-    if not site.relocation:
-        return []
-    types = [site.relocation, x86.RELOCATION_NAMES[site.machine][relocatable.R_NONE]]
-    return types if state is State.NOP else types[::-1]
-
-
-# --- JSON -----------------------------------------------------------------------------------------
 
 
 def document(
@@ -97,11 +63,6 @@ def error_json(path: str, error: PatchError | RecordError | OSError) -> dict[str
     return {"path": path, "errno": errorcode[number], "message": message, **site}
 
 
-def in_words(path: str, error: PatchError | RecordError | OSError) -> str:
-    """The one line that a person reads."""
-    return f"{path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
-
-
 def _identity(obj: Object, table: SiteTable) -> dict[str, Any]:
     kind, bits, machine = identify(obj)
     return {
@@ -137,7 +98,7 @@ def _site(site: Site) -> dict[str, Any]:
 
 
 def _change(site: Site, state: State) -> dict[str, Any]:
-    types = _types(site, state)
+    types = relocation_types(site, state)
     return {
         **_place(site),
         "old": site.code.hex(),

@@ -1,32 +1,40 @@
 """Turn the sites of a file off and on: which ones, what must change for it, and the change."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from fnmatch import translate
-
 from recordmcount import elf, formats
 from recordmcount.state import STATES, State
 from recordmcount.table import NAME as TABLE
 
 from .errors import CompareError, NoSiteError
-from .linked import LinkedSites
-from .memory.elffile import ElfFile
-from .modify import Batch, verify
-from .objects import ObjectSites
+from .modify import verify
 from .rewrite import rewrite
-from .sites import Site, SiteTable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .memory.elffile import ElfFile
+    from .modify import Batch
+    from .sites import Site, SiteTable
 
 
-@dataclass(frozen=True, slots=True)
 class Plan:
     """What must change so that all `selected` sites are in `state`: `numbers`, by one `batch`."""
 
-    table: SiteTable
-    state: State
-    selected: Sequence[int]
-    numbers: Sequence[int]
-    batch: Batch
+    __slots__ = ("table", "state", "selected", "numbers", "batch")
+
+    def __init__(
+        self,
+        table: "SiteTable",
+        state: State,
+        selected: "Sequence[int]",
+        numbers: "Sequence[int]",
+        batch: "Batch",
+    ) -> None:
+        self.table = table
+        self.state = state
+        self.selected = selected
+        self.numbers = numbers
+        self.batch = batch
 
     @property
     def already(self) -> int:
@@ -42,19 +50,25 @@ class Plan:
         return f"{sites_in_words(len(self.numbers))} turned to {self.state}, {self.already} already"
 
 
-def read(file: ElfFile, names: Sequence[str]) -> SiteTable:
+def read(file: "ElfFile", names: "Sequence[str]") -> "SiteTable":
     """The file's sites. Raises NoSiteError without a table, FormatError for an unsound one."""
     obj = file.object
     if obj.type == elf.ET_REL:
         formats.refuse_slim_lto(obj)
     if obj.headers and not obj.named(TABLE):
         raise NoSiteError(file.path, f"no {TABLE.decode()} table")
-    return (ObjectSites if obj.type == elf.ET_REL else LinkedSites)(obj, names)
+    if obj.type == elf.ET_REL:
+        from .objects import ObjectSites
+
+        return ObjectSites(obj, names)
+    from .linked import LinkedSites
+
+    return LinkedSites(obj, names)
 
 
 def select(
-    path: str, table: SiteTable, globs: Sequence[str] = (), notrace: Sequence[str] = ()
-) -> Sequence[int]:
+    path: str, table: "SiteTable", globs: "Sequence[str]" = (), notrace: "Sequence[str]" = ()
+) -> "Sequence[int]":
     """The sites in functions like one of `globs`, or all, but for those like one of `notrace`.
 
     A function is like a glob by any of its names, as they stand in the symbol table. Raises
@@ -69,7 +83,7 @@ def select(
     return sorted(wanted)
 
 
-def _functions(table: SiteTable) -> dict[str, list[int]]:
+def _functions(table: "SiteTable") -> dict[str, list[int]]:
     """The numbers of the sites in each function, by each of its names."""
     functions: dict[str, list[int]] = {}
     for number in range(len(table)):
@@ -78,8 +92,11 @@ def _functions(table: SiteTable) -> dict[str, list[int]]:
     return functions
 
 
-def _like(path: str, functions: dict[str, list[int]], globs: Sequence[str]) -> set[int]:
+def _like(path: str, functions: dict[str, list[int]], globs: "Sequence[str]") -> set[int]:
     """The sites in functions like one of `globs`; NoSiteError if none is like one of them."""
+    import re
+    from fnmatch import translate
+
     found: set[int] = set()
     idle = []
     for glob in globs:
@@ -93,12 +110,12 @@ def _like(path: str, functions: dict[str, list[int]], globs: Sequence[str]) -> s
     return found
 
 
-def count(table: SiteTable, selected: Sequence[int]) -> dict[State, int]:
+def count(table: "SiteTable", selected: "Sequence[int]") -> dict[State, int]:
     """How many of the selected sites are in each state."""
     return {state: len(table.where(selected, state)) for state in STATES}
 
 
-def plan(path: str, table: SiteTable, selected: Sequence[int], state: State) -> Plan:
+def plan(path: str, table: "SiteTable", selected: "Sequence[int]", state: State) -> "Plan":
     """What must change so that all `selected` sites are in `state`.
 
     Raises CompareError if a site is foreign, or could not be brought into the state and back.
@@ -112,7 +129,7 @@ def plan(path: str, table: SiteTable, selected: Sequence[int], state: State) -> 
     return Plan(table, state, selected, numbers, table.batch(numbers, state))
 
 
-def switch(file: ElfFile, wanted: Plan, out: str | None, *, dry_run: bool) -> str | None:
+def switch(file: "ElfFile", wanted: "Plan", out: str | None, *, dry_run: bool) -> str | None:
     """Verify the whole plan, and unless `dry_run` carry it out and commit to the file or to `out`.
 
     Without a change nothing is written but `out`. Returns the path that was written, if one was.
@@ -132,7 +149,7 @@ def sites_in_words(number: int) -> str:
     return f"{number} site{'s' * (number != 1)}"
 
 
-def describe(site: Site) -> str:
+def describe(site: "Site") -> str:
     """What stands at a foreign site, and what should: bytes, decoded."""
     from .disassembly import disassemble  # slow to import, rarely needed
 
@@ -145,17 +162,17 @@ def describe(site: Site) -> str:
     return f"{site.reason}{actual}{wanted}"
 
 
-def _foreign(path: str, table: SiteTable, foreign: Sequence[int]) -> CompareError:
+def _foreign(path: str, table: "SiteTable", foreign: "Sequence[int]") -> CompareError:
     site = table.site(foreign[0])
     return _error(path, site, f"foreign: {describe(site)}{_more(foreign)}; nothing was written")
 
 
-def _more(numbers: Sequence[int]) -> str:
+def _more(numbers: "Sequence[int]") -> str:
     others = len(numbers) - 1
     return f"; {sites_in_words(others)} more" if others else ""
 
 
-def _error(path: str, site: Site, what: str) -> CompareError:
+def _error(path: str, site: "Site", what: str) -> CompareError:
     if site.in_object:
         return CompareError(path, what, symbol=site.label, actual=site.code, expected=site.expected)
     return CompareError(

@@ -238,11 +238,16 @@ def _resolve(path: str) -> str:
 def is_regular(path: str) -> bool:
     """Whether a regular file stands at `path`, or nothing yet: what a rename may replace."""
     try:
-        return posix.stat(path).st_mode & S_IFMT == S_IFREG
+        return is_file(posix.stat(path))
     except OSError as error:
         if error.errno == ENOENT:
             return True
         raise
+
+
+def is_file(status: posix.stat_result) -> bool:
+    """Whether this is the status of a regular file."""
+    return status.st_mode & S_IFMT == S_IFREG
 
 
 def reason(error: OSError) -> str:

@@ -439,7 +439,7 @@ def compares_nothing(memory: Memory, batch: Batch) -> None:
 
 def verifies_one_by_one(memory: Memory, batch: Batch) -> None:
     for change in batch:
-        modify_code(memory, *change)
+        modify_code(memory, change.address, change.old, change.new)
 
 
 def spills(memory: Memory, batch: Batch) -> None:

@@ -5,13 +5,9 @@ their part in an object). `commit` writes a new file and renames it: a process t
 keeps it. (What changes many sites at once needs no such copy: `patcher.rewrite`.)
 """
 
-import os
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+import posix
+from _bisect import bisect_right
 from itertools import pairwise
-from stat import S_ISREG
-from types import TracebackType
-from typing import Self
 
 from patcher.errors import NoSiteError, ReadError, WriteError
 from recordmcount import elf, formats, output, x86
@@ -19,6 +15,12 @@ from recordmcount.dynamic import PF_X, PT_LOAD, LoadView, Segment
 from recordmcount.errors import FormatError, OutputError, UnrecognizedError
 
 from .objectfile import pieces
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+    from typing import Self
 
 # xz, zstd and gzip: how kernels may keep their modules.
 COMPRESSED = (b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x1f\x8b")
@@ -38,11 +40,13 @@ class ElfFile:
     def __init__(self, path: str) -> None:
         self._path = path
         # O_NONBLOCK: a FIFO must not make us wait.
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        self._fd = posix.open(
+            path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY
+        )
         try:
-            self._status = os.fstat(self._fd)
+            self._status = posix.fstat(self._fd)
             _refuse_others(
-                path, os.pread(self._fd, 20, 0) if S_ISREG(self._status.st_mode) else None
+                path, posix.pread(self._fd, 20, 0) if output.is_file(self._status) else None
             )
             self.object = elf.Object(path, self._status.st_size, self._pread)
             is_object = self.object.type == elf.ET_REL
@@ -50,21 +54,21 @@ class ElfFile:
             self._segments = sorted(found, key=lambda segment: segment.vaddr)
             self._starts = [segment.vaddr for segment in self._segments]
         except BaseException:
-            os.close(self._fd)
+            posix.close(self._fd)
             raise
         self._texts: dict[Segment, bytearray] = {}
         self._changed: set[Segment] = set()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        kind: "type[BaseException] | None",
+        error: "BaseException | None",
+        traceback: "TracebackType | None",
     ) -> None:
-        os.close(self._fd)
+        posix.close(self._fd)
 
     @property
     def path(self) -> str:
@@ -72,7 +76,7 @@ class ElfFile:
         return self._path
 
     @property
-    def segments(self) -> Sequence[Segment]:
+    def segments(self) -> "Sequence[Segment]":
         """What may be changed, in ascending order of file offset."""
         return sorted(self._segments, key=lambda segment: segment.offset)
 
@@ -93,11 +97,11 @@ class ElfFile:
         self._text(segment)[at : at + len(data)] = data
         self._changed.add(segment)
 
-    def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
+    def gather(self, addresses: "Sequence[int]", sizes: "Sequence[int]") -> list[bytes]:
         """What `read` gives for each address and size."""
         return list(map(self.read, addresses, sizes))
 
-    def scatter(self, addresses: Sequence[int], data: Sequence[bytes]) -> None:
+    def scatter(self, addresses: "Sequence[int]", data: "Sequence[bytes]") -> None:
         """What `write` does with each address and data, in order."""
         for address, each in zip(addresses, data, strict=True):
             self.write(address, each)
@@ -114,7 +118,9 @@ class ElfFile:
         edits = sorted((segment.offset, bytes(self._texts[segment])) for segment in self._changed)
         self.replace(output.patched(self.object, edits), path)
 
-    def replace(self, chunks: Iterable[bytes | bytearray | range], path: str | None = None) -> None:
+    def replace(
+        self, chunks: "Iterable[bytes | bytearray | range]", path: str | None = None
+    ) -> None:
         """The same with contents in chunks: bytes, and ranges of file offsets that stay."""
         target = self._path if path is None else path
         try:
@@ -137,7 +143,7 @@ class ElfFile:
         return self._texts[segment]
 
     def _pread(self, offset: int, size: int) -> bytes:
-        return os.pread(self._fd, size, offset)
+        return posix.pread(self._fd, size, offset)
 
 
 def _executable_segments(obj: elf.Object) -> list[Segment]:
