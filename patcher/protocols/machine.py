@@ -73,16 +73,15 @@ class Machine:
             self._changed.notify_all()
             return value
 
-    def wait_zero(self, variable: str, statistic: str) -> None:
-        """Return when the variable is 0; count in `statistic` if that took waiting."""
-        self.claim(variable, 0, statistic)
+    def exchange(self, variable: str, old: int, new: int, statistic: str) -> None:
+        """Wait until the variable is `old`, and in the same indivisible act make it `new`.
 
-    def claim(self, variable: str, value: int, statistic: str) -> None:
-        """As `wait_zero`, and in the same indivisible act give the variable a value."""
+        Counts in `statistic` if that took waiting.
+        """
         with self._changed:
-            self.statistics[statistic] += self._variables[variable] != 0
-            self._changed.wait_for(lambda: self._variables[variable] == 0)
-            self._variables[variable] = value
+            self.statistics[statistic] += self._variables[variable] != old
+            self._changed.wait_for(lambda: self._variables[variable] == old)
+            self._variables[variable] = new
 
     def count(self, statistic: str) -> None:
         """Add one to a statistic, indivisibly."""

@@ -26,8 +26,8 @@ from .machine import Machine
 from .steps import (
     Add,
     Body,
-    Claim,
     Count,
+    Exchange,
     Fence,
     Load,
     ReadBack,
@@ -78,13 +78,16 @@ def _write(address: int, code: bytes) -> Steps[None]:
     yield Store(ADDRESS, address)
     yield Store(CODE, code)
     yield Fence()
-    yield Claim(RUNNING, FLAG, WAITS)
+    yield Exchange(RUNNING, 0, FLAG, WAITS)
     try:
         yield Write([address], [code])
         yield Fence()
-    finally:
-        yield Add(RUNNING, -FLAG)
-        yield WaitZero(RUNNING, WAITS)
+    except BaseException:
+        # An NMI that saw the flag may have yet to write: none may come that does not see it.
+        yield Exchange(RUNNING, FLAG, 0, WAITS)
+        raise
+    yield Add(RUNNING, -FLAG)
+    yield WaitZero(RUNNING, WAITS)
 
 
 def handler(body: Callable[[], None]) -> Steps[None]:

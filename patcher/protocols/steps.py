@@ -87,11 +87,15 @@ class WaitZero:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """As WaitZero, and in the same indivisible act give the variable a value; a fence."""
+class Exchange:
+    """Wait until a shared variable is `old`, and in the same indivisible act make it `new`.
+
+    A fence. It counts in `statistic` if that took waiting.
+    """
 
     variable: str
-    value: int
+    old: int
+    new: int
     statistic: str
 
 
@@ -125,7 +129,7 @@ class Body:
 
 
 Step = (
-    Verify | ReadBack | Read | Write | Load | Store | Add | Fence | WaitZero | Claim
+    Verify | ReadBack | Read | Write | Load | Store | Add | Fence | WaitZero | Exchange
     | Count | Stop | Resume | Sync | Body
 )  # fmt: skip
 Result = TypeVar("Result")
@@ -141,8 +145,10 @@ ACTS: dict[type[Step], Callable[[Machine, Any], Any]] = {
     Store: lambda machine, step: machine.store(step.variable, step.value),
     Add: lambda machine, step: machine.add(step.variable, step.number),
     Fence: lambda _machine, _step: None,  # the machine's own lock has ordered the stores
-    WaitZero: lambda machine, step: machine.wait_zero(step.variable, step.statistic),
-    Claim: lambda machine, step: machine.claim(step.variable, step.value, step.statistic),
+    WaitZero: lambda machine, step: machine.exchange(step.variable, 0, 0, step.statistic),
+    Exchange: lambda machine, step: machine.exchange(
+        step.variable, step.old, step.new, step.statistic
+    ),
     Count: lambda machine, step: machine.count(step.statistic),
     Stop: lambda machine, _: machine.stop(),
     Resume: lambda machine, _: machine.resume(),

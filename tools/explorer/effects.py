@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from patcher.modify import Batch
 from patcher.protocols.steps import (
     Add,
-    Claim,
+    Exchange,
     Fence,
     Load,
     Read,
@@ -48,15 +48,17 @@ def effect(code: Code, state: State, cpu: Cpu, step: Step) -> Effect | None:
             after = _compared(code, _seen(state, cpu), before, _pairs(batch, batch.old))
         case ReadBack(batch):
             after = _compared(code, _seen(state, cpu), before, _pairs(batch, batch.new))
-        case Fence() | Add() | Claim() if cpu.stores:
+        case Fence() | Add() | Exchange() if cpu.stores:
             after = None
         case Add(variable, number):
             value = visible(state, cpu, variable) + number
             after = before._replace(answer=value, values=assigned(state, variable, value))
-        case WaitZero(variable) | Claim(variable) if visible(state, cpu, variable):
+        case WaitZero(variable) if visible(state, cpu, variable) != 0:
             after = None
-        case Claim(variable, value):
-            after = before._replace(values=assigned(state, variable, value))
+        case Exchange(variable, old) if visible(state, cpu, variable) != old:
+            after = None
+        case Exchange(variable, _, new):
+            after = before._replace(values=assigned(state, variable, new))
     return after
 
 
@@ -91,7 +93,7 @@ def _written(code: Code, done: Effect, step: Write) -> Effect:
             place = code.place(address + offset)
             mask = 0 if place is None else code.mask(place, value)
             if place is None or not mask:
-                what = f"it wrote {data.hex(' ')} at {address:#x}, the bytes of another site"
+                what = f"it writes {data.hex(' ')} at {address:#x}, the bytes of another site"
                 return done._replace(violation=what)
             if not code.is_constant(place):
                 stores.append((place, mask))

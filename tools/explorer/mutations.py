@@ -10,7 +10,7 @@ from patcher.protocols import nmi
 from patcher.protocols.breakpoint import MODIFYING
 from patcher.protocols.steps import (
     Add,
-    Claim,
+    Exchange,
     Fence,
     Load,
     ReadBack,
@@ -124,8 +124,8 @@ def flag_without_wait(steps: Steps[Any]) -> Steps[Any]:
 
     def change(step: Step) -> list[Step]:
         match step:
-            case Claim(variable, value):
-                return [Add(variable, value)]
+            case Exchange(variable, 0, new):
+                return [Add(variable, new)]
         return [step]
 
     return changed(steps, change)
@@ -139,12 +139,24 @@ def flag_before_wait(steps: Steps[Any]) -> Steps[Any]:
 
     def change(step: Step) -> list[Step]:
         match step:
-            case Claim(variable, value, statistic):
-                return [Store(OLD_FLAG, value), Fence(), WaitZero(variable, statistic)]
+            case Exchange(variable, 0, new, statistic):
+                return [Store(OLD_FLAG, new), Fence(), WaitZero(variable, statistic)]
             case Add(_, number) if number == -nmi.FLAG:
                 return [Store(OLD_FLAG, 0), Fence()]
             case Add(_, 1):
                 return [step, Load(OLD_FLAG)]
+        return [step]
+
+    return changed(steps, change)
+
+
+def flag_lowered_at_once(steps: Steps[Any]) -> Steps[Any]:
+    """Let the writer, when its write has failed, lower the flag whether NMIs run or not."""
+
+    def change(step: Step) -> list[Step]:
+        match step:
+            case Exchange(variable, nmi.FLAG, 0):
+                return [Add(variable, -nmi.FLAG)]
         return [step]
 
     return changed(steps, change)

@@ -21,6 +21,7 @@ from .mutations import (
     Transformation,
     failing,
     flag_before_wait,
+    flag_lowered_at_once,
     flag_without_wait,
     heads_before_tails,
     plain_modifying,
@@ -131,12 +132,21 @@ def proofs() -> Iterator[Case]:
 
 
 def failures() -> Iterator[Case]:
-    """The breakpoint protocol when a step fails: what it leaves is whole, or stays handled."""
-    scenario = breaking(batch("call->call", "near"), 2)
-    for number in range(1, 9):
-        for for_ever, words in ((False, ""), (True, ", and all after it")):
-            failed = mutated(scenario, failing(number, for_ever=for_ever))
-            yield Case(f"breakpoint, its step {number} of 8 fails{words}", failed)
+    """The protocols when a step of theirs fails: what they leave is whole, or stays handled.
+
+    Counted are the steps that write, serialise or read back.
+    """
+    calls = batch("call->call", "near")
+    for name, scenario, steps in (
+        ("stop_machine", stopping(calls, 2), 2),
+        ("nmi", under_nmis(calls, 1), 3),
+        ("breakpoint", breaking(calls, 2), 8),
+    ):
+        for number in range(1, steps + 1):
+            failed = mutated(scenario, failing(number, for_ever=False))
+            yield Case(f"{name}, its step {number} of {steps} fails", failed)
+            failed = mutated(scenario, failing(number, for_ever=True))
+            yield Case(f"{name}, its step {number} of {steps} and all after it fail", failed)
 
 
 def mutants() -> Iterator[Case]:
@@ -153,6 +163,8 @@ def mutants() -> Iterator[Case]:
     nmi_of_2008 = partial(_transformed, flag_before_wait, partial(nmi.handler, _nothing))
     flag_first = mutated(scenario, flag_before_wait)._replace(nmi=nmi_of_2008)
     yield Case("nmi with the flag raised before the wait", flag_first, MIXED)
+    at_once = mutated(scenario, failing(1, for_ever=False), flag_lowered_at_once)
+    yield Case("nmi with the flag lowered as soon as a write has failed", at_once, MIXED)
 
     scenario = breaking(calls, 1)
     plain = mutated(scenario, plain_modifying)

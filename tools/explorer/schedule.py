@@ -7,7 +7,7 @@ from typing import Any
 from patcher.protocols.steps import (
     Add,
     Body,
-    Claim,
+    Exchange,
     Fence,
     Load,
     Read,
@@ -36,7 +36,9 @@ STEPS: dict[type, Callable[[Any], str]] = {
     Add: lambda step: f"adds {_value(step.number)} to {step.variable}",
     Fence: lambda _: "has all its stores visible",
     WaitZero: lambda step: f"finds {step.variable} to be 0",
-    Claim: lambda step: f"finds {step.variable} to be 0 and makes it {_value(step.value)}",
+    Exchange: lambda step: (
+        f"finds {step.variable} to be {_value(step.old)} and makes it {_value(step.new)}"
+    ),
     Sync: lambda _: "finds that all have serialised",
     Stop: lambda _: "finds that all others have stopped",
     Resume: lambda _: "lets all others go on",
@@ -94,7 +96,7 @@ def _landed(model: Model, place: Any, value: Any) -> str:
 
 def _stored(step: Write) -> str:
     pairs = zip(step.addresses, step.data, strict=True)
-    return ", ".join(f"{data.hex(' ')} at {address:#x}" for address, data in pairs)
+    return ", ".join(f"{data.hex(' ')} at {address:#x}" for address, data in pairs) or "nothing"
 
 
 def _value(value: Any) -> str:
