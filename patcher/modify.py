@@ -114,10 +114,9 @@ def check_shape(path: str, batch: Batch) -> list[int]:
     if sizes != list(map(len, batch.new)):
         number = _first(map(ne, sizes, map(len, batch.new)))
         raise _mismatch(path, batch, number, b"", "a change of another length")
-    ends = map(add, batch.addresses, sizes)
-    if any(map(gt, ends, batch.addresses[1:])):
-        ends = map(add, batch.addresses, sizes)
-        number = _first(map(gt, ends, batch.addresses[1:])) + 1
+    following = batch.addresses[1:]
+    if any(map(gt, map(add, batch.addresses, sizes), following)):
+        number = _first(map(gt, map(add, batch.addresses, sizes), following)) + 1
         raise _mismatch(path, batch, number, b"", "overlaps another site")
     return sizes
 

@@ -7,6 +7,7 @@ copy takes the file's place only when it is complete, one site that does not ver
 from _bisect import bisect_left
 from _operator import sub
 from itertools import repeat
+from struct import Struct
 
 from .errors import ReadError
 from .modify import check_shape, different
@@ -66,8 +67,12 @@ def _changed(file: "ElfFile", batch: "Batch", numbers: range, offset: int, size:
         number = alike.index(False)
         actual = bytes(piece[places[number] :][: len(old[number])])
         raise different(file.path, batch, numbers[number], actual)
-    for place, code in zip(places, new, strict=True):
-        piece[place : place + len(code)] = code
+    if len(set(map(len, new))) == 1:
+        put = Struct(f"{len(new[0])}s").pack_into
+        any(map(put, repeat(piece), places, new))  # to run through; `put` returns None
+    else:
+        for place, code in zip(places, new, strict=True):
+            piece[place : place + len(code)] = code
     return piece
 
 

@@ -145,6 +145,8 @@ class Sites:
         """Those of ascending `numbers` whose sites are in `state`."""
         kinds = {kind for kind, way in enumerate(self._ways, 1) if way.state is state}
         column = self._kinds_of(numbers)
+        if not column.strip(column[:1]) and 0 not in column:  # nearly always: all alike
+            return numbers if column[:1] and column[0] in kinds else []
         found = [numbers[at] for at in positions(column, kinds)]
         if 0 in column:
             found += [at for at in numbers if self._is_alone(at) and self._alone[at].state is state]
@@ -166,11 +168,14 @@ class Sites:
         (Link-time virtual addresses, bytes that stand there, bytes that shall), columns.
         """
         kinds = self._kinds_of(numbers)
-        columns = {
-            kind: self._turned(kind, _picked(numbers, positions(kinds, {kind})), state)
-            for kind in set(kinds)
-        }
-        new = columns[kinds[0]] if len(columns) == 1 else _merged(kinds, columns)
+        if not kinds.strip(kinds[:1]):  # all alike, or none
+            new = self._turned(kinds[0], numbers, state) if kinds else []
+        else:
+            columns = {
+                kind: self._turned(kind, _picked(numbers, positions(kinds, {kind})), state)
+                for kind in set(kinds)
+            }
+            new = _merged(kinds, columns)
         return _picked(self.vaddrs, numbers), _picked(self.codes, numbers), new
 
     def _turned(self, kind: int, numbers: "Sequence[int]", state: State) -> list[bytes]:
