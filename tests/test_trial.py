@@ -107,11 +107,24 @@ def children() -> set[str]:
     return {process for task in tasks for process in task.read_text().split()}
 
 
+# A seccomp filter, as hardened services have one: no mapping both writable and executable.
 UNDER_A_STRICT_SYSTEM = """
-import ctypes
+import ctypes, struct
 from patcher import cpu, trial
-pr_set_mdwe = 65  # "memory deny write execute", since Linux 6.3
-assert ctypes.CDLL(None).prctl(pr_set_mdwe, 1, 0, 0, 0) == 0
+load, alu_and, jump_equal, answer = 0x20, 0x54, 0x15, 0x06
+nr, third_argument = 0, 32
+mmap, write_and_exec, allow, refuse_eacces = 9, 6, 0x7FFF0000, 0x0005000D
+program = b"".join(struct.pack("HBBI", *each) for each in (
+    (load, 0, 0, nr), (jump_equal, 0, 4, mmap),
+    (load, 0, 0, third_argument), (alu_and, 0, 0, write_and_exec),
+    (jump_equal, 0, 1, write_and_exec), (answer, 0, 0, refuse_eacces), (answer, 0, 0, allow),
+))
+buffer = ctypes.create_string_buffer(program)
+header = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
+no_new_privileges, set_seccomp, filter_mode = 38, 22, 2
+prctl = ctypes.CDLL(None).prctl
+assert prctl(no_new_privileges, 1, 0, 0, 0) == 0
+assert prctl(set_seccomp, filter_mode, header, 0, 0) == 0
 print(cpu.at_hand())
 trial.executes([b"\\x90"])
 """
