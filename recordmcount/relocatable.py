@@ -8,8 +8,9 @@ NOP of this project's own (x86.object_nop) tells of which type the relocation wa
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple
 
 from . import elf, sites, table, x86
@@ -31,13 +32,11 @@ _LONGEST_PREFIX = 2
 class Relocation(NamedTuple):
     """The relocation of a site: a `form` of call and its relocation's type, now or before.
 
-    `section` and `number` are the index of its section and its place therein, `field` the section
-    offset of the relocated bytes (r_offset).
+    `section` is the index of its section, `number` its place therein.
     """
 
     section: int
     number: int
-    field: int
     form: CallForm
     type: int
 
@@ -141,11 +140,10 @@ def _calls(obj: Object, extra_names: tuple[str, ...]) -> Iterator[tuple[_Place, 
         words = obj.layout.words(obj.content(part.relocations))
         width = obj.headers[part.relocations][9] // obj.layout.word
         for call in part:
-            form, field = call.form, call.offset + len(call.form.prefix)
             kind = obj.layout.type_of(words[call.entry * width + 1])  # of r_info
-            known = Relocation(part.relocations, call.entry, field, form, kind)
-            place = _Place(call.section, call.offset)
-            yield place, _Thing(State.CALL, form.length, form.name, relocation=known)
+            known = Relocation(part.relocations, call.entry, call.form, kind)
+            thing = _Thing(State.CALL, call.form.length, call.form.name, relocation=known)
+            yield _Place(call.section, call.offset), thing
     for section, field, what in found.unsupported:
         yield _Place(section, field), _Thing(State.FOREIGN, reason=what)
 
@@ -164,9 +162,8 @@ def _turned_off(
         if not obj.headers[text][2] & elf.SHF_EXECINSTR:
             continue
         for piece in obj.relocations_naming(index, symbols, obj.relocation_pieces(index)):
-            nowhere: Sequence[None] = [None] * len(piece.numbers)
-            addends: Sequence[int | None] = piece.addends or nowhere
-            rows = zip(piece.numbers, piece.offsets, piece.infos, addends, strict=True)
+            addends: Iterable[int | None] = piece.addends or repeat(None)
+            rows = zip(piece.numbers, piece.offsets, piece.infos, addends, strict=False)
             for number, field, info, addend in rows:
                 if obj.layout.type_of(info) == R_NONE:
                     around = code.around(_Place(text, field))
@@ -186,7 +183,7 @@ def _marked_nop(
     """The NOP that tells which call it replaced, if its relocation fits that; REL has no addend."""
     for nop, (form, kind) in marked.items():
         if around.holds(nop, len(form.prefix)) and addend in (None, form.addend):
-            known = Relocation(section, number, around.field.offset, form, kind)
+            known = Relocation(section, number, form, kind)
             return around.start(form), _Thing(State.NOP, form.length, form.name, relocation=known)
     return None
 
