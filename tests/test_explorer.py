@@ -173,11 +173,11 @@ def literal_outcomes() -> set[bytes]:
 
 
 def every_state(model: Model) -> Iterator[State]:
-    """All states, whatever is violated in them."""
+    """All states that can be reached without a violation."""
     states, seen = [model.start], {model.start}
     for state in states:  # grows
         yield state
-        new = {move.state for move in model.moves(state)} - seen
+        new = {move.state for move in model.moves(state) if not move.violation} - seen
         seen |= new
         states += new
 

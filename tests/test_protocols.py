@@ -4,17 +4,22 @@ import errno
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 import pytest
 
 from patcher.errors import CompareError, PatchError, ReadError, StandingError, WriteError
+from patcher.ftrace import Ftrace
 from patcher.memory.buffer import Buffer
 from patcher.modify import Batch, Change
+from patcher.modules import Modules
 from patcher.protocols import breakpoint as int3
 from patcher.protocols import nmi, stop_machine
 from patcher.protocols.machine import Machine
+from patcher.users import User
 from recordmcount import x86
+from tests import modules
 
 FIRST, SECOND = 0x1000, 0x1010
 CALL, NOP = bytes.fromhex("e811223344"), bytes.fromhex("0f1f440000")
@@ -152,6 +157,33 @@ def test_a_machine_that_nobody_executes_needs_no_more_than_memory() -> None:
         buffer = Buffer("memory", FIRST, bytearray(CALL))
         protocol.modify(Machine(buffer), Batch.of([Change(FIRST, CALL, NOP)]))
         assert buffer.text == NOP
+
+
+def test_a_machine_serialises_by_its_memory() -> None:
+    class Serialised(Buffer):
+        syncs = 0
+
+        def sync(self) -> None:
+            self.syncs += 1
+
+    for protocol, syncs in ((stop_machine, 1), (nmi, 1), (int3, 3)):
+        buffer = Serialised("memory", FIRST, bytearray(CALL))
+        protocol.modify(Machine(buffer), Batch.of([Change(FIRST, CALL, NOP)]))
+        assert buffer.syncs == syncs
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_ftrace_writes_by_any_of_them(protocol: ModuleType) -> None:
+    module = modules.loaded_at(FIRST)
+    memory = modules.Memory(FIRST, modules.SIZE)
+    memory.map(module)
+    machine = Machine(memory)
+    ftrace = Ftrace(Modules(), partial(protocol.modify, machine), statistics=machine.statistics)
+    ftrace.load(module, [modules.mapping_of(module)])
+    assert {memory.read(point.address, 5) for point in module.points} == {NOP}
+    ftrace.live(module)
+    ftrace.register(User("all"))
+    assert {memory.read(point.address, 5) for point in module.points} == {CALL}
 
 
 # stop_machine

@@ -33,33 +33,43 @@ class Effect(NamedTuple):
 
 def effect(code: Code, state: State, cpu: Cpu, step: Step) -> Effect | None:
     """The effect of a step that `cpu` takes; None if it must wait."""
-    before = Effect(None, state.values, cpu.stores)
-    after: Effect | None = before
+    if _waits(state, cpu, step):
+        return None
+    done = Effect(None, state.values, cpu.stores)
     match step:
         case Load(variable):
-            after = before._replace(answer=visible(state, cpu, variable))
+            done = done._replace(answer=visible(state, cpu, variable))
         case Store(variable, value):
-            after = before._replace(stores=(*cpu.stores, (variable, value)))
-        case Write():
-            after = _written(code, before, step)
-        case Read(address, size):
-            after = before._replace(answer=code.read(_seen(state, cpu), address, size))
-        case Verify(batch):
-            after = _compared(code, _seen(state, cpu), before, _pairs(batch, batch.old))
-        case ReadBack(batch):
-            after = _compared(code, _seen(state, cpu), before, _pairs(batch, batch.new))
-        case Fence() | Add() | Exchange() if cpu.stores:
-            after = None
+            done = done._replace(stores=(*cpu.stores, (variable, value)))
         case Add(variable, number):
             value = visible(state, cpu, variable) + number
-            after = before._replace(answer=value, values=assigned(state, variable, value))
-        case WaitZero(variable) if visible(state, cpu, variable) != 0:
-            after = None
-        case Exchange(variable, old) if visible(state, cpu, variable) != old:
-            after = None
+            done = done._replace(answer=value, values=assigned(state, variable, value))
         case Exchange(variable, _, new):
-            after = before._replace(values=assigned(state, variable, new))
-    return after
+            done = done._replace(values=assigned(state, variable, new))
+        case Write():
+            done = _written(code, done, step)
+        case Read(address, size):
+            done = done._replace(answer=code.read(_seen(state, cpu), address, size))
+        case Verify(batch):
+            done = _compared(code, _seen(state, cpu), done, _pairs(batch, batch.old))
+        case ReadBack(batch):
+            done = _compared(code, _seen(state, cpu), done, _pairs(batch, batch.new))
+        case Fence() | WaitZero():
+            pass
+        case _:
+            raise TypeError(step)
+    return done
+
+
+def _waits(state: State, cpu: Cpu, step: Step) -> bool:
+    match step:
+        case Fence() | Add():
+            return bool(cpu.stores)
+        case WaitZero(variable):
+            return bool(visible(state, cpu, variable))
+        case Exchange(variable, old):
+            return bool(cpu.stores) or visible(state, cpu, variable) != old
+    return False
 
 
 def visible(state: State, cpu: Cpu, variable: str) -> Any:
