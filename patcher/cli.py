@@ -149,8 +149,7 @@ class _Run:
     def _switch(self, file: "ElfFile") -> bool:
         from recordmcount.state import State
 
-        from .objects import NOT_TO_LOAD, is_module
-        from .switch import plan, read, select, switch
+        from .switch import plan, read, select, switch, warning
 
         arguments = self._arguments
         table = read(file, arguments.symbol)
@@ -159,8 +158,8 @@ class _Run:
             file.path, table, selected, State.NOP if arguments.verb == "nop" else State.CALL
         )
         written = switch(file, wanted, arguments.out, dry_run=arguments.dry_run)
-        if wanted.makes_nops and is_module(file.object) and not arguments.quiet:
-            say(2, [f"{file.path}: {NOT_TO_LOAD}"])
+        if not arguments.quiet and (what := warning(file, wanted)):
+            say(2, [f"{file.path}: warning: {what}"])
         if arguments.json:
             from .report import switch_json
 

@@ -23,13 +23,6 @@ NOT_ZERO = "the relocated field is not zero, and would not come back so"
 
 _Row = tuple[int, bytes, bytes, int]  # a change: file offset, old, new; and the site's number
 
-# What the kernel's linker makes of every module, and its loader looks for.
-MODULE = b".gnu.linkonce.this_module"
-NOT_TO_LOAD = (
-    "warning: do not load this module before `patcher call`: the kernel's ftrace expects every "
-    "call, and for one that is not there it stops all tracing"
-)
-
 
 class ObjectSites:
     """A SiteTable of a relocatable object: what the entries of its `__mcount_loc` name.
@@ -116,11 +109,6 @@ class ObjectSites:
         if self._touching.count(site.index, site.offset, form.length) != 1:
             return _Turn(reason=SHARED)
         return _Turn(call, x86.object_nop(form, known.type))
-
-
-def is_module(obj: Object) -> bool:
-    """Whether this is a kernel module. Turned off, it is none to be loaded: see NOT_TO_LOAD."""
-    return bool(obj.named(MODULE))
 
 
 class _Turn(NamedTuple):

@@ -8,6 +8,13 @@ from .errors import CompareError, NoSiteError
 from .modify import verify
 from .rewrite import rewrite
 
+# The section that the kernel's build puts into every module, and its loader looks for.
+MODULE = b".gnu.linkonce.this_module"
+NOT_TO_LOAD = (
+    "do not load this module before `patcher call`: the kernel's ftrace expects every call, and "
+    "for one that is not there it stops all tracing"
+)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,11 +47,6 @@ class Plan:
     def already(self) -> int:
         """How many of the selected sites need no change."""
         return len(self.selected) - len(self.numbers)
-
-    @property
-    def makes_nops(self) -> bool:
-        """Whether there is a call that becomes a NOP."""
-        return self.state is State.NOP and bool(self.numbers)
 
     def __str__(self) -> str:
         return f"{sites_in_words(len(self.numbers))} turned to {self.state}, {self.already} already"
@@ -142,6 +144,13 @@ def switch(file: "ElfFile", wanted: "Plan", out: str | None, *, dry_run: bool) -
         return None
     rewrite(file, wanted.batch, out)
     return file.path if out is None else out
+
+
+def warning(file: "ElfFile", wanted: Plan) -> str:
+    """What has to be known of the result; empty if nothing."""
+    makes_nops = wanted.state is State.NOP and len(wanted.numbers)
+    is_module = file.object.type == elf.ET_REL and file.object.named(MODULE)
+    return NOT_TO_LOAD if makes_nops and is_module else ""
 
 
 def sites_in_words(number: int) -> str:
