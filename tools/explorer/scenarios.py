@@ -28,6 +28,7 @@ from .mutations import (
     without,
 )
 
+KINDS = ("call->nop", "nop->call", "call->call")
 ADDRESSES = {"site A": 0x1000, "site B": 0x1010}
 DISTANCES = {"near": (0x1230, 0x5670), "far": (0x11223340, 0x55667780)}
 FOREIGN = "the bytes of another site"
@@ -61,9 +62,6 @@ def _code(kind: str, address: int, distance: int, length: int) -> bytes:
     if code is None:
         raise ValueError(f"{distance:#x} is too far")
     return code
-
-
-KINDS = ("call->nop", "nop->call", "call->call")
 
 
 def stopping(batch: Batch, cpus: int) -> Scenario:
