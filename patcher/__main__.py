@@ -1,6 +1,9 @@
-"""`python -m patcher`."""
+"""`python -m patcher`, and `python -I -S .../patcher/__main__.py`, which starts faster."""
 
 import sys
+
+if not __package__:
+    sys.path.insert(0, __file__.rpartition("/patcher/")[0] or ".")
 
 
 def main() -> int:

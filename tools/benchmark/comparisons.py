@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tools.benchmark import images
 from tools.benchmark.measure import Command, Copies, Sample, race
 
 KERNEL = Path(__file__).parents[2] / ".cache/kernel/cloud"
@@ -66,7 +67,12 @@ def all_comparisons(
     ours = our_command()
     yield from batch(ours, Copies(modules, scratch), rounds or 10)
     yield from one_object(ours, Copies([typical(modules)], scratch), rounds or 40)
-    yield from large_object(ours, Copies([joined(modules, scratch)], scratch), rounds or 5)
+    large = joined(modules, scratch)
+    yield from large_object(ours, Copies([large], scratch), rounds or 5)
+    real = images.of_modules(large, scratch)
+    yield from patching("the modules linked", real, scratch, rounds or 10, Target("at most", 3))
+    tiny = images.of_tiny_functions(100_000 if files is None else 1000, scratch)
+    yield from patching("nothing but tiny functions", tiny, scratch, rounds or 10, None)
 
 
 def our_command() -> list[str]:
@@ -135,6 +141,33 @@ def large_object(ours: list[str], copies: Copies, rounds: int) -> Iterator[Compa
         yield Comparison(
             subject, f"{what} of C recordmcount", measure,
             Sample(us, measure), Sample(c_tool, measure), inverse=True,
+        )  # fmt: skip
+
+
+def patching(
+    what: str, image: Path, scratch: Path, rounds: int, target: Target | None
+) -> Iterator[Comparison]:
+    """Patcher on a linked file of many sites: cp, which compares nothing, is the least it takes."""
+    patcher = [sys.executable, "-I", "-S", str(Path(__file__).parents[2] / "patcher/__main__.py")]
+    off = scratch / "off"
+    words = [*patcher, "nop", "-o", str(off), str(image)]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    sites = int(said.removeprefix(f"{image}: ").split()[0])
+    copies = Copies([image, off], scratch)
+    on, off_copy, out = (*copies.paths, str(copies.folder / "out"))
+    commands = {
+        "cp": ["cp", on, out],
+        "status -q": [*patcher, "status", "-q", on],
+        "nop": [*patcher, "nop", "-o", out, on],
+        "call": [*patcher, "call", "-o", out, off_copy],
+    }
+    timed = [Command(words, records=False) for words in commands.values()]
+    cp, *ours = (Sample(costs, "wall") for costs in race(timed, copies, rounds))
+    subject = f"{what}: {sites:,} sites, {megabytes(image.stat().st_size)}"
+    for verb, sample in zip(list(commands)[1:], ours, strict=True):
+        yield Comparison(
+            subject, f"patcher {verb}, times the time of cp", "wall", sample, cp,
+            inverse=True, target=target,
         )  # fmt: skip
 
 
