@@ -248,21 +248,28 @@ def test_a_handler_that_skips_another_length_is_seen() -> None:
 
 
 def test_it_prints_what_holds_and_the_schedule_of_what_breaks(
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["breakpoint", "near", "6"]) == 0
-    assert re.search(r"6 and 5 bytes, 2 CPUs +[\d,]+ +[\d.]+ s  holds\n$", capsys.readouterr().out)
+    assert re.search(r"6 and 5 bytes, 2 CPUs +[\d,]+ +[\d.]+ s  holds\n$", capfd.readouterr().out)
     assert main(["plain"]) == 0
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert "breaks\n      site A (0x1000): e8 30 12 00 00 -> e8 70 56 00 00\n" in out
     assert "CPU 1 executes int3 at site A\n" in out
 
 
 def test_a_mutant_that_survives_and_a_protocol_that_breaks_are_failures(
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert not tell(Case("survivor", breaking(CALLS, 1), MIXED))
     assert not tell(Case("broken", MUTANTS["breakpoint without sync 1"].scenario))
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert "holds, and should break\n" in out
     assert "breaks, and should hold\n" in out
+
+
+def test_words_that_no_name_has_are_a_usage_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["breakpoint", "sideways"])
+    assert caught.value.code == 2
+    assert "no scenario has all of these words in its name" in capfd.readouterr().err

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from recordmcount.console import say
 from tools.explorer.model import Model
 from tools.explorer.scenarios import Case, mutants, proofs
 from tools.explorer.schedule import lines
@@ -26,7 +27,9 @@ def main(words: Sequence[str] | None = None) -> int:
     wanted = parser.parse_args(words).words
     cases = [*proofs(), *mutants()]
     cases = [case for case in cases if all(word in case.name for word in wanted)]
-    print(LINE.format("", "states", "", "").rstrip())
+    if not cases:
+        parser.error("no scenario has all of these words in its name")
+    say(1, [LINE.format("", "states", "", "").rstrip()])
     good = True
     for case in cases:
         good &= tell(case)
@@ -44,13 +47,11 @@ def tell(case: Case) -> bool:
     verdict = "breaks" if violated else "holds"
     if not good:
         verdict += f", and should {'break' if case.violation else 'hold'}"
-    print(LINE.format(case.name, f"{found.states:,}", took, verdict), flush=True)
+    told = [LINE.format(case.name, f"{found.states:,}", took, verdict)]
     if found.schedule:
-        for site in case.scenario.batch:
-            print(f"      {site}")
-        for line in lines(model, found.schedule):
-            print(f"      {line}")
-    return good
+        told += [f"      {site}" for site in case.scenario.batch]
+        told += [f"      {line}" for line in lines(model, found.schedule)]
+    return say(1, told) and good
 
 
 if __name__ == "__main__":
