@@ -44,12 +44,16 @@ def _chunks(file: "ElfFile", batch: "Batch") -> "Iterator[bytes | bytearray | ra
             end = min(start + PIECE, segment.vaddr + segment.filesz)
             after = bisect_left(batch.addresses, end, first, last)
             end = max(end, batch.addresses[after - 1] + len(batch.old[after - 1]))
+            if not segment.holds(start, end - start):
+                raise _outside(file, batch.addresses[after - 1])
             offset = segment.offset + start - segment.vaddr
             yield range(at, offset)
             yield _changed(file, batch, range(first, after), offset, end - start)
             at, first = offset + end - start, after
     if done < len(batch):
-        raise _outside(file, batch)
+        code = [range(one.vaddr, one.vaddr + one.filesz) for one in file.segments]
+        outside = (one for one in batch.addresses if not any(one in some for some in code))
+        raise _outside(file, next(outside))
     yield range(at, file.object.size)
 
 
@@ -60,8 +64,8 @@ def _changed(file: "ElfFile", batch: "Batch", numbers: range, offset: int, size:
     """
     piece = bytearray(file.object.read(offset, size, "code"))
     some = slice(numbers.start, numbers.stop)
-    addresses, old, new = batch.addresses[some], batch.old[some], batch.new[some]
-    places = list(map(sub, addresses, repeat(addresses[0])))
+    old, new = batch.old[some], batch.new[some]
+    places = list(map(sub, batch.addresses[some], repeat(batch.addresses[numbers.start])))
     alike = list(map(piece.startswith, old, places))
     if not all(alike):
         number = alike.index(False)
@@ -76,7 +80,5 @@ def _changed(file: "ElfFile", batch: "Batch", numbers: range, offset: int, size:
     return piece
 
 
-def _outside(file: "ElfFile", batch: "Batch") -> ReadError:
-    inside = [range(one.vaddr, one.vaddr + one.filesz) for one in file.segments]
-    address = next(one for one in batch.addresses if not any(one in some for some in inside))
+def _outside(file: "ElfFile", address: int) -> ReadError:
     return ReadError(file.path, "no code from the file", address=address)

@@ -1,0 +1,139 @@
+"""A file is rewritten as a whole or not at all, and differs in the sites alone."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from patcher.errors import CompareError, ReadError, WriteError
+from patcher.memory.elffile import ElfFile
+from patcher.modify import Batch, Change
+from patcher.rewrite import rewrite
+from recordmcount.dynamic import Segment
+from recordmcount.errors import FormatError
+from tests.images import build
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    return build(tmp_path, flags=["-mfentry", "-fno-pic"]).image
+
+
+def text_of(file: ElfFile) -> Segment:
+    (segment,) = file.segments
+    return segment
+
+
+def flipped(file: ElfFile, *places: int, size: int = 5) -> Batch:
+    """Changes of the `size` bytes at these distances from the first byte of code: all bits."""
+    start = text_of(file).vaddr
+    olds = {start + place: file.read(start + place, size) for place in places}
+    return Batch.of(
+        Change(vaddr, old, bytes(byte ^ 0xFF for byte in old)) for vaddr, old in olds.items()
+    )
+
+
+@pytest.mark.parametrize("piece", [1, 5, 16, 1 << 18])
+def test_only_the_sites_change_wherever_the_file_is_cut(
+    program: Path, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patcher.rewrite.PIECE", piece)
+    original = program.read_bytes()
+    with ElfFile(str(program)) as file:
+        text = text_of(file)
+        places = [0, 5, 17, 100, text.filesz - 5]
+        rewrite(file, flipped(file, *places))
+        expected = bytearray(original)
+        for place in places:
+            for at in range(text.offset + place, text.offset + place + 5):
+                expected[at] ^= 0xFF
+    assert program.read_bytes() == expected
+
+
+def test_sites_of_different_sizes_are_rewritten(program: Path) -> None:
+    original = program.read_bytes()
+    with ElfFile(str(program)) as file:
+        start = text_of(file)
+        rewrite(file, Batch.of([*flipped(file, 3, size=5), *flipped(file, 8, 40, size=13)]))
+    changed = program.read_bytes()
+    different = [
+        at for at, pair in enumerate(zip(original, changed, strict=True)) if len({*pair}) > 1
+    ]
+    assert different == [start.offset + at for at in (*range(3, 8), *range(8, 21), *range(40, 53))]
+
+
+@pytest.mark.parametrize("out", [None, "out"])
+def test_one_site_with_other_bytes_and_no_file_is_written(
+    program: Path, tmp_path: Path, out: str | None
+) -> None:
+    original = program.read_bytes()
+    names = set(os.listdir(tmp_path))
+    with ElfFile(str(program)) as file:
+        batch = flipped(file, 0, 32, 64)
+        batch.old = [batch.old[0], batch.old[1], b"other"]
+        with pytest.raises(CompareError) as caught:
+            rewrite(file, batch, out and str(tmp_path / out))
+        assert caught.value.address == text_of(file).vaddr + 64
+        assert caught.value.actual == file.read(caught.value.address, 5)
+    assert caught.value.errno == errno.EINVAL
+    assert program.read_bytes() == original
+    assert set(os.listdir(tmp_path)) == names
+
+
+@pytest.mark.parametrize("distance", [-5, -1, 0x100000])
+def test_what_is_not_code_of_the_file_is_efault(program: Path, distance: int) -> None:
+    original = program.read_bytes()
+    with ElfFile(str(program)) as file:
+        outside = text_of(file).vaddr + distance
+        batch = Batch.of([*flipped(file, 64), Change(outside, bytes(5), b"other")])
+        with pytest.raises(ReadError) as caught:
+            rewrite(file, batch)
+    assert (caught.value.errno, caught.value.address) == (errno.EFAULT, outside)
+    assert program.read_bytes() == original
+
+
+def test_a_site_that_ends_behind_the_code_is_refused(program: Path) -> None:
+    original = program.read_bytes()
+    with ElfFile(str(program)) as file:
+        text = text_of(file)
+        old = original[text.offset + text.filesz - 2 :][:5]
+        batch = Batch.of([Change(text.vaddr + text.filesz - 2, old, b"other")])
+        with pytest.raises(ReadError):
+            rewrite(file, batch)
+    assert program.read_bytes() == original
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_what_the_kernel_will_not_copy_is_copied_by_hand(
+    program: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    original = program.read_bytes()
+    monkeypatch.setattr("posix.copy_file_range", refuse)
+    with ElfFile(str(program)) as file:
+        batch = flipped(file, 64)
+        rewrite(file, batch)
+    with ElfFile(str(program)) as file:
+        assert file.read(batch.addresses[0], 5) == batch.new[0]
+        rewrite(file, flipped(file, 64))
+    assert program.read_bytes() == original
+
+
+@pytest.mark.parametrize(
+    ("kept", "what"),
+    [(0x80, "the file shrank while it was read"), (0x2000, "the file has become shorter")],
+    ids=["in the code", "behind the code"],
+)
+def test_a_file_cut_short_meanwhile_is_an_error_and_no_result(
+    program: Path, tmp_path: Path, kept: int, what: str
+) -> None:
+    out = tmp_path / "out"
+    with ElfFile(str(program)) as file:
+        batch = flipped(file, 64)
+        os.truncate(program, text_of(file).offset + kept)
+        with pytest.raises((FormatError, WriteError), match=what):
+            rewrite(file, batch, str(out))
+    assert not out.exists()
