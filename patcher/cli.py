@@ -4,13 +4,11 @@ What takes long to import is imported by the actions, so that `patcher --help` a
 """
 
 import gc
-from argparse import ArgumentParser, Namespace
 
-from recordmcount import __version__
-from recordmcount.arguments import Parser
 from recordmcount.console import say
 from recordmcount.errors import RecordError
 
+from .arguments import usual
 from .errors import PatchError
 
 TYPE_CHECKING = False
@@ -18,29 +16,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from .arguments import Arguments
     from .memory.elffile import ElfFile
-
-VERBS = {
-    "nop": "turn calls to mcount into NOPs",
-    "call": "turn them back, byte for byte",
-    "status": "count and list the sites in each state: call, nop, foreign (neither)",
-}
 
 
 def main(words: "Sequence[str]") -> int:
     """Run `patcher` with these words; returns the exit status."""
-    parser = _parser()
-    arguments = parser.parse_args(words)
+    arguments = usual(words)
+    if arguments is None:
+        from .parser import parse
+
+        arguments = parse(words)
     if arguments.schema:
         from .report import SCHEMA
 
         return 0 if say(1, [SCHEMA.read_text("utf-8").rstrip()]) else 1
-    if not arguments.files:
-        parser.error("no files")
-    if arguments.out == "":
-        parser.error("-o wants a file")
-    if arguments.out is not None and len(arguments.files) > 1:
-        parser.error("-o is for one file")
     gc.disable()  # hardly any cycles are made, and looking for them takes long
     run = _Run(arguments)
     good = True
@@ -49,53 +39,10 @@ def main(words: "Sequence[str]") -> int:
     return 0 if run.finish() and good else 1
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        prog="patcher",
-        description="Switch the recorded mcount/__fentry__ sites of x86 ELF files, linked or not.",
-        epilog="exit status: 0 done; 1 a file failed, or has a foreign site; 2 usage",
-    )
-    parser.add_argument("-V", "--version", action="version", version=f"patcher {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, purpose in VERBS.items():
-        verb = verbs.add_parser(
-            name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."
-        )
-        _add_selection(verb)
-        if name == "status":
-            verb.set_defaults(out=None, dry_run=False)
-            verb.add_argument("-q", "--quiet", action="store_true", help="count, do not list")
-        else:
-            _add_output(verb)
-        verb.add_argument("--json", action="store_true", help="print JSON")
-        verb.add_argument("--schema", action="store_true", help="print the JSON's schema")
-    return parser
-
-
-def _add_selection(verb: ArgumentParser) -> None:
-    add = verb.add_argument
-    files = "an executable, a shared object or an object (.o, .ko) with a __mcount_loc table"
-    add("files", nargs="*", metavar="FILE", help=files)
-    functions = "only sites in functions named so in the symbol table (C++: mangled); repeatable"
-    add("--functions", action="append", default=[], metavar="GLOB", help=functions)
-    notrace = "no site in functions named so, whatever --functions says; repeatable"
-    add("--notrace", action="append", default=[], metavar="GLOB", help=notrace)
-    symbol = "a further name of mcount, as in gcc's -mfentry-name; repeatable"
-    add("--symbol", action="append", default=[], metavar="NAME", help=symbol)
-
-
-def _add_output(verb: ArgumentParser) -> None:
-    add = verb.add_argument
-    out = "write the result to OUT and leave the one FILE alone"
-    add("-o", "--output", dest="out", metavar="OUT", help=out)
-    add("-n", "--dry-run", action="store_true", help="change nothing, print what would be changed")
-    add("-q", "--quiet", action="store_true", help="print errors only")
-
-
 class _Run:
     """One verb over many files: what to say of each at once, or of all as one JSON document."""
 
-    def __init__(self, arguments: Namespace) -> None:
+    def __init__(self, arguments: "Arguments") -> None:
         self._arguments = arguments
         self._files: list[dict[str, Any]] = []
         self._errors: list[dict[str, Any]] = []
