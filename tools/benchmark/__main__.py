@@ -56,7 +56,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         "--rounds",
         type=int,
         metavar="N",
-        help="runs of each command (default: 40 of one object, 10 of all, 5 of the large one)",
+        help="runs of each command (default: 40 of one object, 5 of the large one, 10 of others)",
     )
     parser.add_argument(
         "--files", type=int, metavar="N", help="only N modules; targets then mean nothing"
