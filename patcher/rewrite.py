@@ -39,16 +39,21 @@ def _chunks(file: "ElfFile", batch: "Batch") -> "Iterator[bytes | bytearray | ra
         first = bisect_left(batch.addresses, segment.vaddr)
         last = bisect_left(batch.addresses, segment.vaddr + segment.filesz)
         done += last - first
+        end = segment.vaddr
         while first < last:
-            start = batch.addresses[first]
+            # From where the last piece ended: every hole would cost a system call.
+            start = end if batch.addresses[first] - end < PIECE else batch.addresses[first]
             end = min(start + PIECE, segment.vaddr + segment.filesz)
             after = bisect_left(batch.addresses, end, first, last)
             end = max(end, batch.addresses[after - 1] + len(batch.old[after - 1]))
             if not segment.holds(start, end - start):
                 raise _outside(file, batch.addresses[after - 1])
             offset = segment.offset + start - segment.vaddr
-            yield range(at, offset)
-            yield _changed(file, batch, range(first, after), offset, end - start)
+            if at < offset:
+                yield range(at, offset)
+            piece = bytearray(file.object.read(offset, end - start, "code"))
+            _change(piece, start, file.path, batch, range(first, after))
+            yield piece
             at, first = offset + end - start, after
     if done < len(batch):
         code = [range(one.vaddr, one.vaddr + one.filesz) for one in file.segments]
@@ -57,27 +62,22 @@ def _chunks(file: "ElfFile", batch: "Batch") -> "Iterator[bytes | bytearray | ra
     yield range(at, file.object.size)
 
 
-def _changed(file: "ElfFile", batch: "Batch", numbers: range, offset: int, size: int) -> bytearray:
-    """A piece of code at a file offset in which the changes of these numbers are made.
-
-    It begins with the first of them.
-    """
-    piece = bytearray(file.object.read(offset, size, "code"))
+def _change(piece: bytearray, start: int, path: str, batch: "Batch", numbers: range) -> None:
+    """Make the changes of these numbers in a piece of code whose first byte is at `start`."""
     some = slice(numbers.start, numbers.stop)
     old, new = batch.old[some], batch.new[some]
-    places = list(map(sub, batch.addresses[some], repeat(batch.addresses[numbers.start])))
+    places = list(map(sub, batch.addresses[some], repeat(start)))
     alike = list(map(piece.startswith, old, places))
     if not all(alike):
         number = alike.index(False)
         actual = bytes(piece[places[number] :][: len(old[number])])
-        raise different(file.path, batch, numbers[number], actual)
+        raise different(path, batch, numbers[number], actual)
     if len(set(map(len, new))) == 1:
         put = Struct(f"{len(new[0])}s").pack_into
         any(map(put, repeat(piece), places, new))  # to run through; `put` returns None
     else:
         for place, code in zip(places, new, strict=True):
             piece[place : place + len(code)] = code
-    return piece
 
 
 def _outside(file: "ElfFile", address: int) -> ReadError:
