@@ -17,7 +17,8 @@ from types import MappingProxyType
 from . import mappings as maps
 from . import records
 from .bug import Bug
-from .errors import DisabledError, NoModuleError, NoSiteError, StateError
+from .errors import DisabledError, NoModuleError, NoSiteError, ReadError, StateError
+from .mappings import Range
 from .modify import Batch
 from .modules import Kind, Module, Modules, ModuleState
 from .records import Flags, Record, Update, Verb
@@ -65,9 +66,13 @@ class Status:
 class Ftrace:
     """The sites of one address space.
 
-    `protocol` makes all changes of a batch or raises a PatchError. A site with several users calls
-    `dispatcher`, a run-time address; None leaves its call as linked. `report` is given the one bug;
-    `statistics` are what the protocol's machine counts under the kernel's names.
+    `protocol` makes all changes of a batch or raises a PatchError. `mappings` tells the mappings of
+    now. It is asked on loading, and by the protocol before it compares: text that is none any more
+    is then not even read. (Between that and the write nothing can be unmapped where all CPUs are
+    stopped. Where they run, behind breakpoints, it can, so there all unloading must be announced.)
+    A site with several users calls `dispatcher`, a run-time address; None leaves its call as
+    linked. `report` is given the one bug; `statistics` are what the protocol's machine counts under
+    the kernel's names.
     Modules must be loaded and unloaded here, not through `modules`.
 
     Everything that touches code raises DisabledError once the switch is thrown, and otherwise what
@@ -79,6 +84,7 @@ class Ftrace:
         self,
         modules: Modules,
         protocol: Callable[[Batch], None],
+        mappings: Callable[[], Sequence[maps.Mapping]],
         *,
         dispatcher: int | None = None,
         report: Callable[[Bug], None] = lambda _: None,
@@ -86,6 +92,7 @@ class Ftrace:
     ) -> None:
         self.modules = modules
         self._protocol = protocol
+        self._mappings = mappings
         self._dispatcher = dispatcher
         self._report = report
         self._statistics = statistics
@@ -96,13 +103,13 @@ class Ftrace:
 
     # --- modules ------------------------------------------------------------------------------
 
-    def load(self, module: Module, mappings: Sequence[maps.Mapping]) -> None:
+    def load(self, module: Module) -> None:
         """The module is COMING: its records appear DISABLED, and its calls are turned to NOPs.
 
-        Raises as `Modules.load`; then it is not loaded. If its code deviates it is all the same.
+        Raises as `Modules.load`; then it is not loaded. If its code deviates it is, all the same.
         With the switch thrown its code stays as it was linked.
         """
-        self.modules.load(module, mappings)
+        self.modules.load(module, self._mappings())
         here = {point.address: Record(module, point) for point in module.points}
         self._records[module] = here
         if self._bug is None:
@@ -272,21 +279,41 @@ class Ftrace:
             each.settle()
 
     def _batch(self, changes: Sequence[Update]) -> Batch:
-        """The changes as a batch. NoModuleError if one is not of a module that is still there.
+        """The changes, which ascend, as a batch. NoModuleError if one is not of a known module.
 
         That would be a bug of ours, the one of 2008, so it is the last thing that is looked for.
         """
+        touched: dict[Range, Record] = {}
+        text = Range(0, 0)
         for record in (each.record for each in changes):
             if not self.modules.has(record.module, record.point):
                 self.modules.find(record.address)  # says who was there, and when that went
                 raise _stale(record)
+            if not text.holds(record.address):
+                text = self.modules.text_at(record.address)
+                touched[text] = record
         symbols = {each.record.address: each.record.point.symbol for each in changes}
         return Batch(
             list(symbols),
             [each.record.code for each in changes],
             [each.code for each in changes],
             lambda address: symbols.get(address, ""),
+            lambda: self._check_text(touched),
         )
+
+    def _check_text(self, touched: Mapping[Range, Record]) -> None:
+        """ReadError if a module went without a word, and its addresses are something else's.
+
+        `touched` are ranges of modules, each with its first record that is about to be changed.
+        """
+        mappings = self._mappings()
+        for text, record in touched.items():
+            identity = record.module.identity
+            if why := maps.why_not_text(text, mappings, identity.device, identity.inode):
+                raise ReadError(
+                    identity.path, f"no longer text: {text} {why}",
+                    address=record.address, symbol=record.point.symbol,
+                )  # fmt: skip
 
     def _check(self, record: Record, kind: Kind, *, is_call: bool | None = None) -> None:
         """Raise for a record that may not be changed by hand, or is not what it should be.

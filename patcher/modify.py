@@ -33,11 +33,12 @@ class Change:
 class Batch:
     """Many changes as columns of equal length, in ascending order of address.
 
-    `symbol` tells the name of what is at an address; it is asked for messages only. Iterating
-    gives each Change.
+    `symbol` tells the name of what is at an address; it is asked for messages only. `check` raises
+    ReadError where a site must not even be read, as its address is something else's by now; it is
+    called before each comparison. Iterating gives each Change.
     """
 
-    __slots__ = ("addresses", "old", "new", "symbol")
+    __slots__ = ("addresses", "old", "new", "symbol", "check")
 
     def __init__(
         self,
@@ -45,11 +46,13 @@ class Batch:
         old: "Sequence[bytes]",
         new: "Sequence[bytes]",
         symbol: "Callable[[int], str]" = lambda _: "",
+        check: "Callable[[], None]" = lambda: None,
     ) -> None:
         self.addresses = addresses
         self.old = old
         self.new = new
         self.symbol = symbol
+        self.check = check
 
     @classmethod
     def of(cls, changes: "Iterable[Change]") -> "Batch":
@@ -102,6 +105,7 @@ def verify(memory: "TextMemory", batch: Batch) -> None:
     Raises ReadError, and CompareError where the bytes differ or two changes overlap.
     """
     sizes = check_shape(memory.path, batch)
+    batch.check()
     actual = memory.gather(batch.addresses, sizes)
     if actual != list(batch.old):
         number = _first(map(ne, actual, batch.old))
@@ -129,6 +133,7 @@ def different(path: str, batch: Batch, number: int, actual: bytes) -> CompareErr
 
 def read_back(memory: "TextMemory", batch: Batch) -> None:
     """Compare every site with what was written there. Raises ReadError, WriteError."""
+    batch.check()  # again, for by now the CPUs may run
     actual = memory.gather(batch.addresses, list(map(len, batch.new)))
     if actual != list(batch.new):
         number = _first(map(ne, actual, batch.new))

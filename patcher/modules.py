@@ -193,7 +193,7 @@ class Modules:
         Raises NoModuleError where there is no live module, NoSiteError where it has no point.
         """
         found = self._points.get(address)
-        module = self._owner(address) if found is None else found[0]
+        module = self._owned_at(address).module if found is None else found[0]
         state = self._states[module]
         if state is not ModuleState.LIVE:
             what = f"in no live module: this one is {state}"
@@ -202,15 +202,19 @@ class Modules:
             raise NoSiteError(module.path, "no site of this module", address=address)
         return found
 
+    def text_at(self, address: int) -> Range:
+        """The range of a loaded module around run-time address `address`, or NoModuleError."""
+        return self._owned_at(address).range
+
     def has(self, module: Module, point: Point) -> bool:
         """Whether the point is registered, and the module's: not dropped, nor another's since."""
         return self._points.get(point.address, (None, None)) == (module, point)
 
-    def _owner(self, address: int) -> Module:
-        """The module that has the range around `address`; NoModuleError if none has."""
+    def _owned_at(self, address: int) -> _Owned:
+        """The range around `address` and whose it is; NoModuleError if it is nobody's."""
         number = bisect_right(self._owned, address, key=lambda owned: owned.range.start) - 1
         if number >= 0 and self._owned[number].range.holds(address):
-            return self._owned[number].module
+            return self._owned[number]
         for gone in reversed(self._gone):
             if gone.range.holds(address):
                 raise NoModuleError(

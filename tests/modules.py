@@ -3,7 +3,7 @@
     module = loaded_at(0x1000, "drv")       # three sites, the last in init text
     memory = Memory(0x1000, SIZE)
     memory.map(module)                      # what a loader does
-    Modules().load(module, [mapping_of(module)])
+    Modules().load(module, memory.mappings)
 
 All addresses are run-time addresses.
 """
@@ -24,7 +24,10 @@ OTHER = b"\xcc"  # what is no site
 
 
 class Memory(Buffer):
-    """Zeros from run-time address `start` on; any address can be made to fault."""
+    """Zeros from run-time address `start` on; any address can be made to fault.
+
+    `mappings` are those of now.
+    """
 
     def __init__(self, start: int, size: int) -> None:
         super().__init__("memory", start, bytearray(size))
@@ -32,9 +35,25 @@ class Memory(Buffer):
         self.unwritable: set[int] = set()
         self.written: list[tuple[int, int]] = []  # (address, size) of each write
         self.reads = 0
+        self.mappings: list[Mapping] = []
 
-    def map(self, module: Module) -> None:
+    def take(self, mapping: Mapping) -> None:
+        """The addresses are this mapping's from now on; of others is left what lies beside it."""
+        start, end = mapping.range
+        parts = (
+            each._replace(range=part)
+            for each in self.mappings
+            for part in (
+                Range(each.range.start, min(each.range.end, start)),
+                Range(max(each.range.start, end), each.range.end),
+            )
+            if part.start < part.end
+        )
+        self.mappings = [*parts, mapping]
+
+    def map(self, module: Module, protection: str = "r-xp") -> None:
         """The module's text is what stands there now."""
+        self.take(mapping_of(module, protection))
         for text in (*module.text, *module.init):
             self.poke(text.start, OTHER * (text.end - text.start))
         for point in module.points:
@@ -93,9 +112,8 @@ def mapping_of(module: Module, protection: str = "r-xp") -> Mapping:
     """The mapping that a loader makes for such a module."""
     start, identity = module.text[0].start, module.identity
     return Mapping(
-        Range(start & ~0xFFF, (start + SIZE + 0xFFF) & ~0xFFF),
-        protection, identity.device, identity.inode, identity.path,
-    )  # fmt: skip
+        Range(start, start + SIZE), protection, identity.device, identity.inode, identity.path
+    )
 
 
 def hook_at(address: int, kind: Kind, code: bytes = CALL) -> Point:

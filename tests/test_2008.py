@@ -11,13 +11,13 @@ from functools import partial
 
 import pytest
 
-from patcher.errors import ModuleError, NoModuleError
+from patcher.errors import DisabledError, ModuleError, NoModuleError, ReadError
 from patcher.ftrace import Ftrace
 from patcher.mappings import Mapping, Range
 from patcher.modify import modify_batch
 from patcher.modules import Module, Modules
 from patcher.users import User
-from tests.modules import CALL, NOP, SIZE, Clock, Memory, loaded_at, mapping_of
+from tests.modules import CALL, NOP, SIZE, Clock, Memory, loaded_at
 
 CORE, FREED = 0xC010_0000, 0xC010_0000 + SIZE  # the module that stays; where the other one was
 TRACER = CORE + 0x10_0000
@@ -40,6 +40,7 @@ class Flash(Memory):
     def appear(self, bytes_of: Module) -> None:
         """The device's memory is mapped, and happens to spell the calls of that module."""
         self.is_there = True
+        self.take(FLASH)
         for point in bytes_of.points:
             self.poke(point.address, CALL)
 
@@ -51,7 +52,7 @@ def memory() -> Flash:
 
 @pytest.fixture
 def ftrace(memory: Flash) -> Ftrace:
-    return Ftrace(Modules(Clock()), partial(modify_batch, memory))
+    return Ftrace(Modules(Clock()), partial(modify_batch, memory), lambda: memory.mappings)
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def core(memory: Flash, ftrace: Ftrace) -> Module:
     """A module that is there all the time."""
     core = loaded_at(CORE, "core")
     memory.map(core)
-    ftrace.load(core, [mapping_of(core)])
+    ftrace.load(core)
     ftrace.live(core)
     return core
 
@@ -70,7 +71,7 @@ def test_a_module_goes_and_what_takes_its_place_is_never_touched(
     # A module is loaded. Its calls are recorded, and are NOPs before any of them can run.
     module = loaded_at(FREED, "e1000")
     memory.map(module)
-    ftrace.load(module, [mapping_of(module)])
+    ftrace.load(module)
     ftrace.live(module)
     open_ = ftrace.record(FREED)
     assert memory.read(FREED, 5) == NOP
@@ -107,11 +108,39 @@ def test_a_module_goes_and_what_takes_its_place_is_never_touched(
     assert not ftrace.status().is_disabled
 
 
+def test_a_module_that_goes_without_a_word_is_missed_before_its_place_is_touched(
+    memory: Flash, ftrace: Ftrace, core: Module
+) -> None:
+    module = loaded_at(FREED, "e1000")
+    memory.map(module)
+    ftrace.load(module)
+    ftrace.live(module)
+
+    # Nobody says that the module goes: its records stay, and the flash looks as it did.
+    memory.appear(module)
+
+    # An update of all functions asks what is mapped now, and then goes near nothing at all.
+    before = bytes(memory.text)
+    with pytest.raises(ReadError) as caught:
+        ftrace.register(User("tracer", TRACER))
+    assert str(caught.value) == (
+        "/lib/e1000.so: open (0xc0100040): no longer text: "
+        f"0xc0100040-0xc0100070 is a device: {FLASH}"
+    )
+    assert memory.text == before
+
+    # Where a module can go unseen, nothing is certain any more: the switch is thrown.
+    assert ftrace.status().is_disabled
+    with pytest.raises(DisabledError, match="no longer text"):
+        ftrace.make_call(ftrace.record(CORE), TRACER)
+    assert memory.text == before
+
+
 def test_flash_is_not_taken_for_a_module_either(memory: Flash, ftrace: Ftrace) -> None:
     module = loaded_at(FREED, "e1000")
     memory.appear(module)
     with pytest.raises(ModuleError, match=r"is a device: .* rw-s 0:5 1033 /dev/mem"):
-        ftrace.load(module, [FLASH])
+        ftrace.load(module)
     with pytest.raises(NoModuleError, match="none was ever here"):
         ftrace.record(FREED)
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,42 +24,71 @@ from patcher.errors import (
     WriteError,
 )  # fmt: skip
 from patcher.ftrace import Ftrace, Status
-from patcher.mappings import Mapping
+from patcher.mappings import Mapping, Range
 from patcher.memory.elffile import ElfFile
 from patcher.modify import Batch, modify_batch
 from patcher.modules import Kind, Module, Modules, ModuleState, Point
-from patcher.protocols import nmi
+from patcher.protocols import breakpoint as breakpoint_
+from patcher.protocols import nmi, stop_machine
 from patcher.protocols.machine import Machine
 from patcher.records import Flags, Record, Verb
 from patcher.users import User
 from recordmcount import x86
 from tests import images
-from tests.modules import CALL, NOP, OTHER, SIZE, Clock, Memory, hook_at, loaded_at, mapping_of
+from tests.modules import (
+    CALL,
+    DEVICE,
+    NOP,
+    OTHER,
+    SIZE,
+    Clock,
+    Memory,
+    hook_at,
+    loaded_at,
+    mapping_of,
+)
 
 START = 0x7F00_0000_1000
 OPEN, READ, SETUP = START, START + 0x10, START + 0x30
 TRACER, OTHER_TRACER, LIST = START + 0x10_0000, START + 0x11_0000, START + 0x12_0000
 FAR = START + (1 << 32)
+RANGE, INODE = loaded_at(START).text[0], loaded_at(START).identity.inode
+
+
+class Stoppable(Machine):
+    """What happens when its CPUs are stopped, and when they run again, can be said."""
+
+    on_stop: Callable[[], None] = staticmethod(lambda: None)
+    on_resume: Callable[[], None] = staticmethod(lambda: None)
+
+    def stop(self) -> None:
+        self.on_stop()
+
+    def resume(self) -> None:
+        self.on_resume()
 
 
 class World:
     """Memory of four modules' size, and an Ftrace over it that keeps what it reports."""
 
-    def __init__(self, start: int = START) -> None:
+    def __init__(self, start: int = START, protocol: ModuleType = stop_machine) -> None:
         self.memory = Memory(start, 4 * SIZE)
+        self.machine = Stoppable(self.memory)
+        self.protocol = protocol
         self.bugs: list[Bug] = []
         self.batches: list[Batch] = []
         self.ftrace = Ftrace(
-            Modules(Clock()), self.modify, dispatcher=start + LIST - START, report=self.bugs.append
-        )
+            Modules(Clock()), self.modify, lambda: self.memory.mappings,
+            dispatcher=start + LIST - START, report=self.bugs.append,
+        )  # fmt: skip
 
     def modify(self, batch: Batch) -> None:
         self.batches.append(batch)
-        modify_batch(self.memory, batch)
+        self.protocol.modify(self.machine, batch)
 
     def load(self, module: Module) -> Module:
         self.memory.map(module)
-        self.ftrace.load(module, [mapping_of(module)])
+        self.ftrace.load(module)
         return module
 
     def live(self, module: Module) -> Module:
@@ -184,9 +214,9 @@ def test_the_records_of_a_module_go_before_its_memory_and_its_text_is_not_restor
 def test_a_module_that_cannot_be_loaded_has_no_records_and_is_not_touched() -> None:
     world = World()
     module = loaded_at(START)
-    world.memory.map(module)
+    world.memory.map(module, "r-xs")
     with pytest.raises(ModuleError, match="shared"):
-        world.ftrace.load(module, [mapping_of(module, "r-xs")])
+        world.ftrace.load(module)
     assert world.at(OPEN) == CALL
     assert world.ftrace.status().modules == ()
     assert world.bugs == []
@@ -522,9 +552,10 @@ def test_a_failure_of_a_whole_batch_is_a_bug_as_well() -> None:
         raise WriteError("memory", "not serialised")
 
     bugs: list[Bug] = []
-    ftrace, module = Ftrace(Modules(), unserialised, report=bugs.append), loaded_at(START)
+    module = loaded_at(START)
+    ftrace = Ftrace(Modules(), unserialised, lambda: [mapping_of(module)], report=bugs.append)
     with pytest.raises(WriteError):
-        ftrace.load(module, [mapping_of(module)])
+        ftrace.load(module)
     assert list(map(str, bugs)) == [
         "ftrace: memory: not serialised\n  errno      EPERM\n  changes    3"
     ]
@@ -534,9 +565,10 @@ def test_an_interrupt_while_code_is_changed_throws_the_switch_too() -> None:
     def interrupted(batch: Batch) -> None:
         raise KeyboardInterrupt
 
-    ftrace, module = Ftrace(Modules(), interrupted), loaded_at(START)
+    module = loaded_at(START)
+    ftrace = Ftrace(Modules(), interrupted, lambda: [mapping_of(module)])
     with pytest.raises(KeyboardInterrupt):
-        ftrace.load(module, [mapping_of(module)])
+        ftrace.load(module)
     with pytest.raises(DisabledError, match="KeyboardInterrupt"):
         ftrace.register(User("tracer"))
 
@@ -569,7 +601,7 @@ def test_a_deviation_of_a_coming_module_leaves_it_as_it_is_linked() -> None:
     world.memory.map(module)
     world.memory.poke(READ, OTHER)
     with pytest.raises(CompareError):
-        world.ftrace.load(module, [mapping_of(module)])
+        world.ftrace.load(module)
     assert world.at(OPEN) == CALL
     world.ftrace.live(module)
     assert world.record(OPEN).flags is Flags.ENABLED | Flags.DISABLED
@@ -605,12 +637,75 @@ def test_a_module_that_was_replaced_behind_our_back_is_a_bug_and_nothing_is_writ
     old, new = world.live(loaded_at(START, "old")), loaded_at(START, "new", ((0x00, "open"),))
     modules = world.ftrace.modules
     modules.unload(old)
-    modules.load(new, [mapping_of(new)])
+    world.memory.map(new)
+    modules.load(new, world.memory.mappings)
     modules.live(new)
     written = len(world.memory.written)
     with pytest.raises(NoModuleError, match=r"old.so: open .* has gone; another is there now"):
         world.ftrace.register(User("tracer", TRACER))
     assert len(world.memory.written) == written
+    assert len(world.bugs) == 1
+
+
+@pytest.mark.parametrize(
+    ("instead", "why"),
+    [
+        (Mapping(RANGE, "rw-s", 5, 1033, "/dev/mem"), "is a device"),
+        (Mapping(RANGE, "r-xp", 0, 0), "is anonymous"),
+        (Mapping(RANGE, "r-xp", DEVICE, 1, "/lib/new.so"), "is a mapping of another file"),
+        (Mapping(Range(START, START + 0x20), "r-xp", DEVICE, INODE), "is not inside one mapping"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [stop_machine, nmi, breakpoint_])
+def test_what_took_the_place_of_a_module_that_went_without_a_word_is_not_even_read(
+    protocol: ModuleType, instead: Mapping, why: str
+) -> None:
+    world = World(protocol=protocol)
+    world.live(loaded_at(START))
+    world.memory.take(instead)
+    before, reads = bytes(world.memory.text), world.memory.reads
+    with pytest.raises(ReadError, match=f"open .* no longer text: {RANGE} {why}"):
+        world.ftrace.register(User("tracer", TRACER))
+    assert (bytes(world.memory.text), world.memory.reads) == (before, reads)
+    (bug,) = world.bugs
+    assert (bug.errno, bug.address, bug.symbol, bug.operation) == (
+        "EFAULT", OPEN, "open", "MAKE_CALL",
+    )  # fmt: skip
+    assert "\n  actual     unknown\n" in str(bug)
+
+
+def test_only_the_ranges_in_which_something_changes_must_still_be_text() -> None:
+    world = World()
+    world.live(loaded_at(START))
+    world.memory.mappings = [world.memory.mappings[0]._replace(range=RANGE)]  # but for init text
+    world.ftrace.register(User("tracer", TRACER, ("open",)))
+    assert world.calls(OPEN, TRACER)
+    with pytest.raises(ReadError, match=r"setup .* is not mapped"):
+        world.ftrace.register(User("all", TRACER))
+
+
+@pytest.mark.parametrize("protocol", [stop_machine, nmi])
+def test_the_mappings_are_those_of_the_time_when_all_cpus_are_stopped(protocol: ModuleType) -> None:
+    device = Mapping(RANGE, "rw-s", 5, 1033, "/dev/mem")
+    world = World(protocol=protocol)
+    world.live(loaded_at(START))
+    world.machine.on_stop = lambda: world.memory.take(device)
+    before = bytes(world.memory.text)
+    with pytest.raises(ReadError, match="is a device"):
+        world.ftrace.register(User("tracer", TRACER))
+    assert world.memory.text == before
+
+
+@pytest.mark.parametrize("protocol", [stop_machine, nmi])
+def test_what_comes_when_the_cpus_run_again_is_not_read_back(protocol: ModuleType) -> None:
+    device = Mapping(RANGE, "rw-s", 5, 1033, "/dev/mem")
+    world = World(protocol=protocol)
+    world.live(loaded_at(START))
+    reads = world.memory.reads
+    world.machine.on_resume = lambda: world.memory.take(device)
+    with pytest.raises(ReadError, match="is a device"):
+        world.ftrace.register(User("tracer", TRACER))
+    assert world.memory.reads == reads + 3  # before the write
     assert len(world.bugs) == 1
 
 
@@ -678,8 +773,8 @@ def test_a_program_runs_with_just_the_functions_that_are_traced(tmp_path: Path) 
     (text,) = module.text
     mapping = Mapping(text, "r-xp", module.identity.device, module.identity.inode)
     with ElfFile(str(built.image)) as file:
-        ftrace = Ftrace(Modules(), partial(modify_batch, file))
-        ftrace.load(module, [mapping])
+        ftrace = Ftrace(Modules(), partial(modify_batch, file), lambda: [mapping])
+        ftrace.load(module)
         ftrace.live(module)
         ftrace.register(User("counter", filter=("e*", re.compile("od+|work")), notrace=("even",)))
         file.commit()
@@ -715,10 +810,13 @@ def test_status_counts_sites_in_each_state_updates_and_changes() -> None:
 def test_what_nmis_did_is_counted_by_the_protocol_and_told_by_status() -> None:
     memory = Memory(START, SIZE)
     machine = Machine(memory)
-    ftrace = Ftrace(Modules(), partial(nmi.modify, machine), statistics=machine.statistics)
+    ftrace = Ftrace(
+        Modules(), partial(nmi.modify, machine), lambda: memory.mappings,
+        statistics=machine.statistics,
+    )  # fmt: skip
     module = loaded_at(START)
     memory.map(module)
-    ftrace.load(module, [mapping_of(module)])
+    ftrace.load(module)
     assert memory.read(OPEN, 5) == NOP
     machine.count(nmi.WAITS)
     machine.statistics[nmi.UPDATES] += 2

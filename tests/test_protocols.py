@@ -178,8 +178,8 @@ def test_ftrace_writes_by_any_of_them(protocol: ModuleType) -> None:
     memory = modules.Memory(FIRST, modules.SIZE)
     memory.map(module)
     machine = Machine(memory)
-    ftrace = Ftrace(Modules(), partial(protocol.modify, machine), statistics=machine.statistics)
-    ftrace.load(module, [modules.mapping_of(module)])
+    ftrace = Ftrace(Modules(), partial(protocol.modify, machine), lambda: memory.mappings)
+    ftrace.load(module)
     assert {memory.read(point.address, 5) for point in module.points} == {NOP}
     ftrace.live(module)
     ftrace.register(User("all"))

@@ -74,7 +74,8 @@ def steps(path: str, batch: Batch) -> Steps[None]:
         yield Sync()
         yield Write([address + 1 for address in addresses], [new[1:] for new in batch.new])
         # A site is opened only when all of it is known to be there.
-        yield ReadBack(Batch(addresses, batch.old, [INT3 + new[1:] for new in batch.new]))
+        closed = [INT3 + new[1:] for new in batch.new]
+        yield ReadBack(Batch(addresses, batch.old, closed, batch.symbol, batch.check))
         yield Sync()
         yield Write(addresses, [new[:1] for new in batch.new])
         yield Sync()
