@@ -1,8 +1,9 @@
 """Which family of NOPs the processors at hand execute: by their features, then by trial.
 
-    nops = x86.NOP_FAMILIES[cpu.at_hand()]  # by length in bytes
+    Ftrace(..., nops=x86.NOP_FAMILIES[cpu.at_hand()])
 
-Files hold NOPs of the first family, which say more by their operands; this is for code in memory.
+Files hold NOPs of the first family, which tell by their operands what they stand for; in memory
+it is known.
 In order of preference, which was that of Linux 2.6.28, too (ftrace tried them when it started):
 
 - "p6", `nopl`: discarded by today's decoders. Every x86-64 processor has it, older ones only from

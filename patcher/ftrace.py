@@ -66,14 +66,16 @@ class Status:
 class Ftrace:
     """The sites of one address space.
 
-    `protocol` makes all changes of a batch or raises a PatchError. `mappings` tells the mappings of
-    now. It is asked on loading, and by the protocol before it compares: text that is none any more
-    is then not even read. (Between that and the write nothing can be unmapped where all CPUs are
-    stopped. Where they run, behind breakpoints, it can, so there all unloading must be announced.)
+    `protocol` makes all changes of a batch or raises a PatchError. Before it compares, the mappings
+    are looked at again: what is not text any more is not even read. (Between that and the write
+    nothing can be unmapped where all CPUs are stopped. Where they run, behind breakpoints, it can,
+    so there all unloading must be announced.) Modules must be loaded and unloaded here, not through
+    `modules`.
+
     A site with several users calls `dispatcher`, a run-time address; None leaves its call as
-    linked. `report` is given the one bug; `statistics` are what the protocol's machine counts under
-    the kernel's names.
-    Modules must be loaded and unloaded here, not through `modules`.
+    linked. `nops` has NOPs by length in bytes that the processor prefers to the files' own, as
+    `x86.NOP_FAMILIES[cpu.at_hand()]`. `report` is given the one bug; `statistics` are what the
+    protocol's machine counts under the kernel's names.
 
     Everything that touches code raises DisabledError once the switch is thrown, and otherwise what
     the protocol raises, upon which it is thrown. After that assume that any target that was ever
@@ -84,16 +86,16 @@ class Ftrace:
         self,
         modules: Modules,
         protocol: Callable[[Batch], None],
-        mappings: Callable[[], Sequence[maps.Mapping]],
         *,
         dispatcher: int | None = None,
+        nops: Mapping[int, bytes] = records.FILES_OWN,
         report: Callable[[Bug], None] = lambda _: None,
         statistics: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.modules = modules
         self._protocol = protocol
-        self._mappings = mappings
         self._dispatcher = dispatcher
+        self._nops = nops
         self._report = report
         self._statistics = statistics
         self._bug: Bug | None = None
@@ -106,18 +108,19 @@ class Ftrace:
     def load(self, module: Module) -> None:
         """The module is COMING: its records appear DISABLED, and its calls are turned to NOPs.
 
+        So are the file's NOPs where the processor prefers others.
         Raises as `Modules.load`; then it is not loaded. If its code deviates it is, all the same.
         With the switch thrown its code stays as it was linked.
         """
-        self.modules.load(module, self._mappings())
-        here = {point.address: Record(module, point) for point in module.points}
+        self.modules.load(module)
+        here = {point.address: Record(module, point, self._nops) for point in module.points}
         self._records[module] = here
         if self._bug is None:
             self._apply(
                 [
                     records.change(record, Verb.MAKE_NOP, None, flags=record.flags, users=0)
                     for record in here.values()
-                    if record.is_site and Flags.ENABLED in record.flags
+                    if record.is_site or Flags.ENABLED not in record.flags
                 ]
             )
 
@@ -306,7 +309,7 @@ class Ftrace:
 
         `touched` are ranges of modules, each with its first record that is about to be changed.
         """
-        mappings = self._mappings()
+        mappings = self.modules.mappings()
         for text, record in touched.items():
             identity = record.module.identity
             if why := maps.why_not_text(text, mappings, identity.device, identity.inode):

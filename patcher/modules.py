@@ -114,9 +114,17 @@ def _now() -> datetime:
 
 
 class Modules:
-    """The modules of one address space. `clock` gives the time, in UTC, for messages."""
+    """The modules of one address space.
 
-    def __init__(self, clock: Callable[[], datetime] = _now) -> None:
+    `mappings` tells its mappings of now, `clock` the time, in UTC, for messages.
+    """
+
+    def __init__(
+        self,
+        mappings: Callable[[], Sequence[maps.Mapping]],
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        self.mappings = mappings
         self._clock = clock
         self._states: dict[Module, ModuleState] = {}
         self._points: dict[int, tuple[Module, Point]] = {}
@@ -130,17 +138,17 @@ class Modules:
 
     # --- what happens to a module -------------------------------------------------------------
 
-    def load(self, module: Module, mappings: Sequence[maps.Mapping]) -> None:
+    def load(self, module: Module) -> None:
         """The module is mapped, and none of its code has run: it is COMING, its points are known.
 
-        `mappings` are those of the address space. Raises ModuleError if a range is not the text
-        of the module's file, is another module's, or a point is not inside of one or overlaps
-        another; StateError if the module is loaded already.
+        Raises ModuleError if a range is not the text of the module's file, is another module's, or
+        a point is not inside of one or overlaps another; StateError if the module is loaded
+        already.
         """
         if module in self._states:
             raise StateError(module.path, f"loaded already, and {self._states[module]}")
         ranges = sorted((*module.text, *module.init))
-        self._check_ranges(module, ranges, mappings)
+        self._check_ranges(module, ranges)
         _check_points(module, ranges)
         self._states[module] = ModuleState.COMING
         for each in ranges:
@@ -230,10 +238,8 @@ class Modules:
 
     # --- loading and dropping -----------------------------------------------------------------
 
-    def _check_ranges(
-        self, module: Module, ranges: Sequence[Range], mappings: Sequence[maps.Mapping]
-    ) -> None:
-        identity = module.identity
+    def _check_ranges(self, module: Module, ranges: Sequence[Range]) -> None:
+        identity, mappings = module.identity, self.mappings()
         for each in ranges:
             size = each.end - each.start
             if size <= 0 or not x86.is_address(module.machine, each.start, size):

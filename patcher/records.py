@@ -4,8 +4,9 @@ Words and meanings are those of the kernel's struct dyn_ftrace and ftrace_check_
 (kernel/trace/ftrace.c; the flag DISABLED and the delayed enabling of modules since Linux 4.5).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Flag, StrEnum, auto
+from types import MappingProxyType
 from typing import NamedTuple
 
 from recordmcount import x86
@@ -13,6 +14,8 @@ from recordmcount import x86
 from .errors import ReachError
 from .modules import Kind, Module, Point
 from .users import User, target_of
+
+FILES_OWN: Mapping[int, bytes] = MappingProxyType({})
 
 
 class Flags(Flag):
@@ -38,14 +41,16 @@ class Record:
     """One point of a loaded module.
 
     `users` counts those that trace the function, `code` is what is known to stand there, `target`
-    the run-time address that it calls: None for a call as it was linked, or for no call.
+    the run-time address that it calls: None for a call as it was linked, or for no call. `nop` is
+    what it is turned into: of `nops`, by length in bytes, or the file's own if that has none.
     """
 
-    __slots__ = ("module", "point", "flags", "users", "code", "target")
+    __slots__ = ("module", "point", "nop", "flags", "users", "code", "target")
 
-    def __init__(self, module: Module, point: Point) -> None:
+    def __init__(self, module: Module, point: Point, nops: Mapping[int, bytes] = FILES_OWN) -> None:
         self.module = module
         self.point = point
+        self.nop = nops.get(len(point.nop), point.nop)
         self.flags = Flags.DISABLED
         if point.code == point.call:
             self.flags |= Flags.ENABLED
@@ -71,7 +76,7 @@ class Record:
         length = len(self.point.call)
         is_hook = self.point.kind is Kind.HOOK
         if target is None:
-            return self.point.nop if is_hook else self.point.call
+            return self.nop if is_hook else self.point.call
         at, machine = self.address, self.module.machine
         if is_hook:
             code = x86.jump(at, target, machine)
@@ -128,6 +133,6 @@ def plan(record: Record, users: Sequence[User], dispatcher: int | None, flags: F
 
 def change(record: Record, what: Verb, target: int | None, *, flags: Flags, users: int) -> Update:
     """The update by which `what` is done. Raises ReachError if the call does not reach."""
-    code = record.point.nop if what is Verb.MAKE_NOP else record.code_for(target)
-    enabled = flags & ~Flags.ENABLED if code == record.point.nop else flags | Flags.ENABLED
+    code = record.nop if what is Verb.MAKE_NOP else record.code_for(target)
+    enabled = flags & ~Flags.ENABLED if code == record.nop else flags | Flags.ENABLED
     return Update(record, what, enabled, users, code, target)

@@ -3,7 +3,7 @@
     module = loaded_at(0x1000, "drv")       # three sites, the last in init text
     memory = Memory(0x1000, SIZE)
     memory.map(module)                      # what a loader does
-    Modules().load(module, memory.mappings)
+    Modules(lambda: memory.mappings).load(module)
 
 All addresses are run-time addresses.
 """
@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from patcher.errors import ReadError, WriteError
 from patcher.mappings import Mapping, Range
 from patcher.memory.buffer import Buffer
-from patcher.modules import Identity, Kind, Module, Point
+from patcher.modules import Identity, Kind, Module, Modules, Point
 from recordmcount.x86 import EM_X86_64
 
 DEVICE = 0x801
@@ -85,6 +85,19 @@ class Clock:
     def __call__(self) -> datetime:
         self.now += timedelta(minutes=1)
         return self.now
+
+
+class Space(Modules):
+    """A registry whose mappings are said when a module is loaded."""
+
+    def __init__(self) -> None:
+        self.mapped: list[Mapping] = []
+        super().__init__(lambda: self.mapped, Clock())
+
+    def bring(self, module: Module, mappings: list[Mapping] | None = None) -> None:
+        """Map the module, as a loader does or so, and load it."""
+        self.mapped = [mapping_of(module)] if mappings is None else mappings
+        self.load(module)
 
 
 def loaded_at(

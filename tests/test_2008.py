@@ -52,7 +52,7 @@ def memory() -> Flash:
 
 @pytest.fixture
 def ftrace(memory: Flash) -> Ftrace:
-    return Ftrace(Modules(Clock()), partial(modify_batch, memory), lambda: memory.mappings)
+    return Ftrace(Modules(lambda: memory.mappings, Clock()), partial(modify_batch, memory))
 
 
 @pytest.fixture

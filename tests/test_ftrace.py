@@ -2,13 +2,14 @@
 
 import errno
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from patcher import mappings as maps
 from patcher import module_file, records
 from patcher.bug import Bug
 from patcher.errors import (
@@ -24,7 +25,7 @@ from patcher.errors import (
     WriteError,
 )  # fmt: skip
 from patcher.ftrace import Ftrace, Status
-from patcher.mappings import Mapping, Range
+from patcher.mappings import Range
 from patcher.memory.elffile import ElfFile
 from patcher.modify import Batch, modify_batch
 from patcher.modules import Kind, Module, Modules, ModuleState, Point
@@ -71,15 +72,20 @@ class Stoppable(Machine):
 class World:
     """Memory of four modules' size, and an Ftrace over it that keeps what it reports."""
 
-    def __init__(self, start: int = START, protocol: ModuleType = stop_machine) -> None:
+    def __init__(
+        self,
+        start: int = START,
+        protocol: ModuleType = stop_machine,
+        nops: Mapping[int, bytes] = records.FILES_OWN,
+    ) -> None:
         self.memory = Memory(start, 4 * SIZE)
         self.machine = Stoppable(self.memory)
         self.protocol = protocol
         self.bugs: list[Bug] = []
         self.batches: list[Batch] = []
         self.ftrace = Ftrace(
-            Modules(Clock()), self.modify, lambda: self.memory.mappings,
-            dispatcher=start + LIST - START, report=self.bugs.append,
+            Modules(lambda: self.memory.mappings, Clock()), self.modify,
+            dispatcher=start + LIST - START, nops=nops, report=self.bugs.append,
         )  # fmt: skip
 
     def modify(self, batch: Batch) -> None:
@@ -171,6 +177,34 @@ def test_sites_that_are_nops_already_are_taken_as_such() -> None:
     world = World()
     world.load(loaded_at(START, code=NOP))
     assert world.batches == []
+
+
+@pytest.mark.parametrize("family", x86.NOP_FAMILIES)
+def test_nops_are_those_of_the_processor_before_any_is_executed(family: str) -> None:
+    nops = x86.NOP_FAMILIES[family]
+    marked = x86.CALL_GOT  # of its NOP the file can tell what it stood for
+    got = Point(START + 0x18, marked.nop, CALL + b"\x90", marked.nop, "got", ("got",))
+    points = (got, hook_at(START + 0x20, Kind.TRAMPOLINE), hook_at(START + 0x28, Kind.HOOK))
+    sites, (_, trampoline, hook) = (OPEN, READ, SETUP, got.address), points
+    world = World(nops=nops)
+    module = world.load(loaded_at(START, extra=points))
+
+    def is_off() -> bool:
+        found = [world.memory.read(at, len(module.points[i].code)) for i, at in enumerate(sites)]
+        return found == [nops[5], nops[5], nops[5], nops[6]]
+
+    assert is_off()
+    assert world.at(hook.address) == nops[5]
+    assert world.at(trampoline.address) == CALL
+    world.ftrace.live(module)
+    assert (world.ftrace.status().calls, world.ftrace.status().nops) == (0, 4)
+    world.ftrace.register(User("tracer", TRACER))
+    world.ftrace.modify_jump(world.record(hook.address), TRACER)
+    assert world.ftrace.status().calls == 4
+    world.ftrace.unregister("tracer")
+    world.ftrace.modify_jump(world.record(hook.address), None)
+    assert is_off()
+    assert world.at(hook.address) == nops[5]
 
 
 def test_a_live_module_is_traced_by_the_users_that_were_there_before() -> None:
@@ -553,7 +587,7 @@ def test_a_failure_of_a_whole_batch_is_a_bug_as_well() -> None:
 
     bugs: list[Bug] = []
     module = loaded_at(START)
-    ftrace = Ftrace(Modules(), unserialised, lambda: [mapping_of(module)], report=bugs.append)
+    ftrace = Ftrace(Modules(lambda: [mapping_of(module)]), unserialised, report=bugs.append)
     with pytest.raises(WriteError):
         ftrace.load(module)
     assert list(map(str, bugs)) == [
@@ -566,7 +600,7 @@ def test_an_interrupt_while_code_is_changed_throws_the_switch_too() -> None:
         raise KeyboardInterrupt
 
     module = loaded_at(START)
-    ftrace = Ftrace(Modules(), interrupted, lambda: [mapping_of(module)])
+    ftrace = Ftrace(Modules(lambda: [mapping_of(module)]), interrupted)
     with pytest.raises(KeyboardInterrupt):
         ftrace.load(module)
     with pytest.raises(DisabledError, match="KeyboardInterrupt"):
@@ -638,7 +672,7 @@ def test_a_module_that_was_replaced_behind_our_back_is_a_bug_and_nothing_is_writ
     modules = world.ftrace.modules
     modules.unload(old)
     world.memory.map(new)
-    modules.load(new, world.memory.mappings)
+    modules.load(new)
     modules.live(new)
     written = len(world.memory.written)
     with pytest.raises(NoModuleError, match=r"old.so: open .* has gone; another is there now"):
@@ -650,15 +684,18 @@ def test_a_module_that_was_replaced_behind_our_back_is_a_bug_and_nothing_is_writ
 @pytest.mark.parametrize(
     ("instead", "why"),
     [
-        (Mapping(RANGE, "rw-s", 5, 1033, "/dev/mem"), "is a device"),
-        (Mapping(RANGE, "r-xp", 0, 0), "is anonymous"),
-        (Mapping(RANGE, "r-xp", DEVICE, 1, "/lib/new.so"), "is a mapping of another file"),
-        (Mapping(Range(START, START + 0x20), "r-xp", DEVICE, INODE), "is not inside one mapping"),
+        (maps.Mapping(RANGE, "rw-s", 5, 1033, "/dev/mem"), "is a device"),
+        (maps.Mapping(RANGE, "r-xp", 0, 0), "is anonymous"),
+        (maps.Mapping(RANGE, "r-xp", DEVICE, 1, "/lib/new.so"), "is a mapping of another file"),
+        (
+            maps.Mapping(Range(START, START + 0x20), "r-xp", DEVICE, INODE),
+            "is not inside one mapping",
+        ),
     ],
 )
 @pytest.mark.parametrize("protocol", [stop_machine, nmi, breakpoint_])
 def test_what_took_the_place_of_a_module_that_went_without_a_word_is_not_even_read(
-    protocol: ModuleType, instead: Mapping, why: str
+    protocol: ModuleType, instead: maps.Mapping, why: str
 ) -> None:
     world = World(protocol=protocol)
     world.live(loaded_at(START))
@@ -686,7 +723,7 @@ def test_only_the_ranges_in_which_something_changes_must_still_be_text() -> None
 
 @pytest.mark.parametrize("protocol", [stop_machine, nmi])
 def test_the_mappings_are_those_of_the_time_when_all_cpus_are_stopped(protocol: ModuleType) -> None:
-    device = Mapping(RANGE, "rw-s", 5, 1033, "/dev/mem")
+    device = maps.Mapping(RANGE, "rw-s", 5, 1033, "/dev/mem")
     world = World(protocol=protocol)
     world.live(loaded_at(START))
     world.machine.on_stop = lambda: world.memory.take(device)
@@ -698,7 +735,7 @@ def test_the_mappings_are_those_of_the_time_when_all_cpus_are_stopped(protocol: 
 
 @pytest.mark.parametrize("protocol", [stop_machine, nmi])
 def test_what_comes_when_the_cpus_run_again_is_not_read_back(protocol: ModuleType) -> None:
-    device = Mapping(RANGE, "rw-s", 5, 1033, "/dev/mem")
+    device = maps.Mapping(RANGE, "rw-s", 5, 1033, "/dev/mem")
     world = World(protocol=protocol)
     world.live(loaded_at(START))
     reads = world.memory.reads
@@ -771,9 +808,9 @@ def test_a_program_runs_with_just_the_functions_that_are_traced(tmp_path: Path) 
     built = images.build(tmp_path, flags=("-fno-pic", "-mfentry"), link=("-no-pie",))
     module = module_file.read(str(built.image))
     (text,) = module.text
-    mapping = Mapping(text, "r-xp", module.identity.device, module.identity.inode)
+    mapping = maps.Mapping(text, "r-xp", module.identity.device, module.identity.inode)
     with ElfFile(str(built.image)) as file:
-        ftrace = Ftrace(Modules(), partial(modify_batch, file), lambda: [mapping])
+        ftrace = Ftrace(Modules(lambda: [mapping]), partial(modify_batch, file))
         ftrace.load(module)
         ftrace.live(module)
         ftrace.register(User("counter", filter=("e*", re.compile("od+|work")), notrace=("even",)))
@@ -811,9 +848,10 @@ def test_what_nmis_did_is_counted_by_the_protocol_and_told_by_status() -> None:
     memory = Memory(START, SIZE)
     machine = Machine(memory)
     ftrace = Ftrace(
-        Modules(), partial(nmi.modify, machine), lambda: memory.mappings,
+        Modules(lambda: memory.mappings),
+        partial(nmi.modify, machine),
         statistics=machine.statistics,
-    )  # fmt: skip
+    )
     module = loaded_at(START)
     memory.map(module)
     ftrace.load(module)

@@ -96,6 +96,10 @@ class Subject(NamedTuple):
     takes_back: bool = False  # no site is changed then; else those before it are
 
 
+def registry(memory: Memory, kind: type[Modules] = Modules) -> Modules:
+    return kind(lambda: memory.mappings)
+
+
 def over(
     protocol: Callable[[Memory, Batch], None] = modify_batch,
     kind: type[Ftrace] = Ftrace,
@@ -104,8 +108,7 @@ def over(
     takes_back: bool = False,
 ) -> Subject:
     def make(memory: Memory) -> Ftrace:
-        ask = partial(getattr, memory, "mappings")
-        return kind(modules(), partial(protocol, memory), ask, dispatcher=LIST)
+        return kind(registry(memory, modules), partial(protocol, memory), dispatcher=LIST)
 
     return Subject(make, takes_back)
 
@@ -453,7 +456,7 @@ class NeverNops(Ftrace):
     """The calls of a coming module stay."""
 
     def load(self, module: Module) -> None:
-        self.modules.load(module, self._mappings())
+        self.modules.load(module)
         self._records[module] = {point.address: Record(module, point) for point in module.points}
 
 
@@ -494,11 +497,7 @@ def spills(memory: Memory, batch: Batch) -> None:
         pytest.param(over(verifies_one_by_one), id="verifies one by one"),
         pytest.param(over(spills), id="writes beyond the site"),
         pytest.param(
-            Subject(
-                lambda memory: Ftrace(
-                    Modules(), partial(modify_batch, memory), partial(getattr, memory, "mappings")
-                )
-            ),
+            Subject(lambda memory: Ftrace(registry(memory), partial(modify_batch, memory))),
             id="no dispatcher",
         ),
     ],

@@ -15,21 +15,21 @@ from elftools.elf.sections import NoteSection
 from patcher import module_file
 from patcher.errors import CompareError, ModuleError, NoModuleError, NoSiteError, StateError
 from patcher.mappings import Mapping, Range
-from patcher.modules import Kind, Module, Modules, ModuleState
+from patcher.modules import Kind, Module, ModuleState
 from recordmcount import x86
 from recordmcount.errors import FormatError
 from tests import command, images
-from tests.modules import CALL, DEVICE, NOP, SIZE, Clock, hook_at, loaded_at, mapping_of
+from tests.modules import CALL, DEVICE, NOP, SIZE, Space, hook_at, loaded_at, mapping_of
 
 START = 0x7F00_0000_1000
 HIGH_32 = 0xF7F0_0000
 
 
-def loaded(*modules: Module) -> Modules:
+def loaded(*modules: Module) -> Space:
     """A registry in which all of these are live."""
-    registry = Modules(Clock())
+    registry = Space()
     for module in modules:
-        registry.load(module, [mapping_of(module)])
+        registry.bring(module)
         registry.live(module)
     return registry
 
@@ -58,8 +58,8 @@ def test_where_nothing_ever_was_there_is_no_module() -> None:
 
 
 def test_a_module_is_not_live_before_its_code_may_run() -> None:
-    registry, module = Modules(), loaded_at(START)
-    registry.load(module, [mapping_of(module)])
+    registry, module = Space(), loaded_at(START)
+    registry.bring(module)
     assert registry.states[module] is ModuleState.COMING
     with pytest.raises(NoModuleError, match=r"drv.so: 0x7f0000001000: .* this one is coming"):
         registry.find(START)
@@ -93,20 +93,20 @@ def test_the_refusal_says_which_module_was_there_and_when_it_went() -> None:
 
 
 def test_of_several_modules_that_were_there_the_last_is_told() -> None:
-    registry = Modules(Clock())
+    registry = Space()
     for name in ("one", "two", "three"):
         module = loaded_at(START, name)
-        registry.load(module, [mapping_of(module)])
+        registry.bring(module)
         registry.unload(module)
     with pytest.raises(NoModuleError, match=r"12:03:00 UTC: /lib/three.so"):
         registry.find(START)
 
 
 def test_of_modules_that_were_there_in_part_the_last_is_told_for_each_address() -> None:
-    registry = Modules(Clock())
+    registry = Space()
     for at, name in ((0, "one"), (0x20, "two")):
         module = loaded_at(START + at, name, ())
-        registry.load(module, [mapping_of(module)])
+        registry.bring(module)
         registry.unload(module)
     for at, name in ((0x1F, "one"), (0x20, "two"), (0x3F, "two"), (0x5F, "two")):
         with pytest.raises(NoModuleError, match=f"UTC: /lib/{name}.so"):
@@ -129,7 +129,7 @@ def test_what_takes_the_place_of_freed_init_text_keeps_its_points_when_the_modul
     registry = loaded(first)
     registry.free_init(first)
     second = loaded_at(START + 0x30, "second", ((0x00, "open"),), init=SIZE)
-    registry.load(second, [mapping_of(second)])
+    registry.bring(second)
     registry.live(second)
     registry.going(first)
     registry.unload(first)
@@ -142,7 +142,7 @@ def test_a_new_module_at_reused_addresses_has_nothing_of_the_old_one() -> None:
     registry.going(old)
     registry.unload(old)
     new = loaded_at(START, "new", ((0x10, "write"),))
-    registry.load(new, [mapping_of(new)])
+    registry.bring(new)
     registry.live(new)
     assert registry.find(START + 0x10) == (new, new.points[0])
     assert not any(registry.has(old, point) for point in old.points)
@@ -154,7 +154,7 @@ def test_the_same_file_loaded_again_is_another_module() -> None:
     first, second = loaded_at(START), loaded_at(START)
     registry = loaded(first)
     registry.unload(first)
-    registry.load(second, [mapping_of(second)])
+    registry.bring(second)
     assert not registry.has(first, first.points[0])
     assert registry.has(second, second.points[0])
 
@@ -179,9 +179,9 @@ def test_the_same_file_loaded_again_is_another_module() -> None:
     ],
 )
 def test_what_does_not_fit_the_state_is_refused(before: str, then: str, what: str) -> None:
-    registry, module = Modules(), loaded_at(START)
+    registry, module = Space(), loaded_at(START)
     steps: dict[str, Callable[[], None]] = {
-        "load": lambda: registry.load(module, [mapping_of(module)]),
+        "load": lambda: registry.bring(module),
         "live": lambda: registry.live(module),
         "free_init": lambda: registry.free_init(module),
         "going": lambda: registry.going(module),
@@ -199,12 +199,12 @@ def test_what_does_not_fit_the_state_is_refused(before: str, then: str, what: st
 # --- what is refused at load ----------------------------------------------------------------------
 
 
-def refused(module: Module, mappings: list[Mapping], registry: Modules | None = None) -> str:
+def refused(module: Module, mappings: list[Mapping], registry: Space | None = None) -> str:
     """The refusal of this module, of which nothing is registered then."""
-    registry = registry or Modules()
+    registry = registry or Space()
     before = dict(registry.states)
     with pytest.raises(ModuleError) as caught:
-        registry.load(module, mappings)
+        registry.bring(module, mappings)
     assert caught.value.errno == errno.ENOEXEC
     assert registry.states == before
     assert not any(registry.has(module, point) for point in module.points)
@@ -244,7 +244,7 @@ def test_the_refused_mapping_is_told_as_the_kernel_tells_it() -> None:
 
 def test_a_library_in_shared_memory_is_no_device() -> None:
     module = loaded_at(START)
-    Modules().load(module, [mapping_of(module)._replace(path="/dev/shm/drv.so")])
+    Space().bring(module, [mapping_of(module)._replace(path="/dev/shm/drv.so")])
 
 
 def test_text_must_lie_wholly_inside_one_mapping() -> None:
@@ -257,7 +257,7 @@ def test_text_must_lie_wholly_inside_one_mapping() -> None:
     assert "is not mapped" in refused(module, [whole._replace(range=Range(START - 1, START))])
     for mappings in ([low], [high], [low, high]):
         assert "is not inside one mapping" in refused(module, mappings)
-    Modules().load(module, [whole._replace(range=Range(START, START + SIZE))])
+    Space().bring(module, [whole])
 
 
 def test_init_text_must_be_text_as_well() -> None:
@@ -276,7 +276,7 @@ def test_two_modules_over_one_range_are_refused(distance: int) -> None:
     registry.going(first)  # its memory is still there
     refused(second, [mapping_of(second)], registry)
     registry.unload(first)
-    registry.load(second, [mapping_of(second)])
+    registry.bring(second)
 
 
 def test_modules_may_lie_side_by_side() -> None:
@@ -409,14 +409,14 @@ def test_its_text_is_what_the_loader_maps_executable(library: Path) -> None:
 
 def test_it_can_be_loaded_where_the_loader_mapped_it(library: Path) -> None:
     module = module_file.read(str(library), START)
-    registry = Modules()
+    registry = Space()
     start, end = module.text[0]
     mapping = Mapping(
         Range(start & ~0xFFF, (end + 0xFFF) & ~0xFFF), "r-xp",
         module.identity.device, module.identity.inode, str(library),
     )  # fmt: skip
     assert mapping.device != DEVICE  # it is the file that decides
-    registry.load(module, [mapping])
+    registry.bring(module, [mapping])
     registry.live(module)
     assert registry.find(module.points[0].address) == (module, module.points[0])
 

@@ -178,7 +178,7 @@ def test_ftrace_writes_by_any_of_them(protocol: ModuleType) -> None:
     memory = modules.Memory(FIRST, modules.SIZE)
     memory.map(module)
     machine = Machine(memory)
-    ftrace = Ftrace(Modules(), partial(protocol.modify, machine), lambda: memory.mappings)
+    ftrace = Ftrace(Modules(lambda: memory.mappings), partial(protocol.modify, machine))
     ftrace.load(module)
     assert {memory.read(point.address, 5) for point in module.points} == {NOP}
     ftrace.live(module)
