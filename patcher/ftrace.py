@@ -77,6 +77,9 @@ class Ftrace:
     `x86.NOP_FAMILIES[cpu.at_hand()]`. `report` is given the one bug; `statistics` are what the
     protocol's machine counts under the kernel's names.
 
+    What is switched by hand stays so until users come or go: then they decide again. Not for more
+    than one thread at a time.
+
     Everything that touches code raises DisabledError once the switch is thrown, and otherwise what
     the protocol raises, upon which it is thrown. After that assume that any target that was ever
     asked for is still called.

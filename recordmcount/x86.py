@@ -526,21 +526,6 @@ def short_jump(address: int, target: int, machine: int = EM_X86_64) -> bytes | N
     return _branch(SHORT_JUMP, 1, address, target, machine)
 
 
-def branch_target(address: int, code: bytes, machine: int = EM_X86_64) -> int | None:
-    """Where the direct call or jump leads that `code`, which stands at `address`, begins with.
-
-    The inverse of the functions above. None for anything else, a call through memory included.
-    """
-    for prefix in (*RELATIVE_CALLS.values(), JUMP, SHORT_JUMP):
-        end = len(prefix) + (1 if prefix == SHORT_JUMP else 4)
-        if code.startswith(prefix) and end <= len(code):
-            displacement = int.from_bytes(code[len(prefix) : end], "little", signed=True)
-            return address + end + displacement & (1 << ADDRESS_BITS[machine]) - 1
-    if machine == EM_X86_64 and any(form.matches(code, 2) for form in CALL_ABS):
-        return int.from_bytes(code[2:10], "little")
-    return None
-
-
 def is_address(machine: int, address: int, size: int = 1) -> bool:
     """Whether the machine can have `size` bytes at `address`, without wrapping around."""
     return any(address in part and address + size - 1 in part for part in ADDRESSES[machine])

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import struct
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -408,8 +409,9 @@ def test_in_32_bit_code_everything_is_in_reach() -> None:
     target = 0xF7F0_0000
     world.ftrace.register(User("tracer", target))
     for point in module.points:
-        code = world.at(point.address)
-        assert x86.branch_target(point.address, code, x86.EM_386) == target
+        opcode, distance = struct.unpack("<BI", world.at(point.address))
+        assert opcode == x86.CALL.prefix[0]
+        assert (point.address + 5 + distance) % (1 << 32) == target
 
 
 @pytest.mark.parametrize("length", [6, 12, 13])
@@ -452,6 +454,17 @@ def test_a_site_is_switched_by_hand() -> None:
     world.ftrace.make_nop(record)
     assert world.at(OPEN) == NOP
     assert world.at(READ) == NOP
+
+
+def test_what_was_switched_by_hand_is_as_users_want_it_when_they_come_or_go() -> None:
+    world = World()
+    world.live(loaded_at(START))
+    world.ftrace.register(User("tracer", TRACER, ("read",)))
+    world.ftrace.make_call(world.record(OPEN), OTHER_TRACER)
+    world.ftrace.make_nop(world.record(READ))
+    world.ftrace.register(User("nothing", TRACER, ("x",)))
+    assert world.at(OPEN) == NOP
+    assert world.calls(READ, TRACER)
 
 
 def test_a_trampoline_is_retargeted_and_its_hook_is_a_jump_or_a_nop() -> None:

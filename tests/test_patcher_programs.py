@@ -272,8 +272,10 @@ def spoil(image: Path, plan: Sequence[str]) -> Spoilt:
 def unpadded(site: Spoilt) -> bytes:
     """The call as it is reported, without what a linker put before a direct one."""
     at = 1 if site.call[:1] in (b"\x67", b"\x90") else 0
-    target = x86.branch_target(site.address + at, site.call[at:])
-    return site.call if target is None else x86.call(site.address, target) or b""
+    if site.call[at : at + 1] != b"\xe8":
+        return site.call
+    distance = at + int.from_bytes(site.call[at + 1 : at + 5], "little", signed=True)
+    return b"\xe8" + distance.to_bytes(4, "little", signed=True)
 
 
 def decoded(code: bytes, site: Spoilt) -> str:

@@ -171,7 +171,6 @@ def test_a_call_is_made_if_it_reaches_and_leads_to_its_target(branch: tuple[int,
             assert len(code) == length
             assert instructions(machine, code)[-1].id == x86_const.X86_INS_CALL
             assert target_by_capstone(machine, address, code) == target
-            assert x86.branch_target(address, code, machine) == target
 
 
 @given(branches())
@@ -184,7 +183,6 @@ def test_a_jump_is_made_if_it_reaches_and_leads_to_its_target(branch: tuple[int,
             assert len(code) == length
             assert only_instruction(machine, code).id == x86_const.X86_INS_JMP
             assert target_by_capstone(machine, address, code) == target
-            assert x86.branch_target(address, code, machine) == target
 
 
 @given(branches())
@@ -287,23 +285,6 @@ def test_any_other_call_is_made_anew_in_as_many_bytes(old: str) -> None:
     code = bytes.fromhex(old)
     assert x86.call_like(code, SITE, SITE + 99) == x86.call(SITE, SITE + 99, len(code))
     assert x86.call_like(code, SITE, 0) is None
-
-
-@pytest.mark.parametrize("form", x86.CALL_ABS, ids=lambda form: form.prefix.hex())
-def test_the_target_of_an_absolute_call_is_told_for_every_register(form: x86.CallForm) -> None:
-    code = form.prefix + (0x1234).to_bytes(8, "little") + form.suffix
-    assert x86.branch_target(SITE, code) == 0x1234
-    assert x86.branch_target(SITE, code[:-1]) is None
-    assert x86.branch_target(SITE, code, x86.EM_386) is None  # dec; mov
-
-
-@pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize(
-    "code", [b"", b"\xe8\0\0\0", b"\x67\xe8\0\0\0", b"\xe9", b"\xeb", b"\xff\x15\0\0\0\0", b"\xcc",
-             *x86.NOPS.values(), *x86.K8_NOPS.values()], ids=bytes.hex,
-)  # fmt: skip
-def test_what_is_no_whole_direct_branch_has_no_target(code: bytes, machine: int) -> None:
-    assert x86.branch_target(SITE & 0xFFFF_FFFF, code, machine) is None
 
 
 # --- executed -------------------------------------------------------------------------------------
