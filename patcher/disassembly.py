@@ -1,15 +1,19 @@
 """Machine code as text, for messages; nothing is ever decided by it."""
 
-from capstone import CS_ARCH_X86, CS_MODE_32, CS_MODE_64, Cs
-
 from recordmcount.x86 import EM_386, EM_X86_64
 
 
 def disassemble(code: bytes, address: int, machine: int = EM_X86_64) -> str:
     """The instructions of `code` at `address`, in Intel's syntax, joined by `; `.
 
-    `machine` is the e_machine of what they are for. Bytes that are no whole instruction are `??`.
+    `machine` is the e_machine of what they are for. Bytes that are no whole instruction are `??`;
+    so is everything where capstone is not to be had, as a message without it is still of use.
     """
+    try:
+        _find_packages()
+        from capstone import CS_ARCH_X86, CS_MODE_32, CS_MODE_64, Cs
+    except ImportError:
+        return "??"
     mode = CS_MODE_32 if machine == EM_386 else CS_MODE_64
     parts = []
     end = 0
@@ -19,3 +23,12 @@ def disassemble(code: bytes, address: int, machine: int = EM_X86_64) -> str:
     if end < len(code):
         parts.append("??")
     return "; ".join(parts)
+
+
+def _find_packages() -> None:
+    """Look where packages are installed, which Python has not done if it was started with -S."""
+    import site
+    import sys
+
+    if sys.flags.no_site:
+        site.main()

@@ -17,7 +17,7 @@ from patcher.memory.elffile import ElfFile
 from recordmcount.state import State
 from tests import command, images
 from tests.images import Built, build, calls
-from tests.patching import patch, refused
+from tests.patching import call_other, patch, refused
 
 
 @pytest.fixture
@@ -243,3 +243,30 @@ def test_help_imports_nothing_heavy() -> None:
 def test_recordmcount_never_imports_patcher() -> None:
     for source in (Path(command.ROOT) / "recordmcount").rglob("*.py"):
         assert "patcher" not in source.read_text(), source
+
+
+@pytest.mark.parametrize("options", [["-I"], ["-I", "-S"]], ids=" ".join)
+def test_a_foreign_site_is_decoded_however_python_was_started(
+    built: Built, options: list[str]
+) -> None:
+    call_other(built)
+    main = command.ROOT / "patcher" / "__main__.py"
+    done = subprocess.run(
+        [sys.executable, *options, main, "status", built.image],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.search(r"foreign: a call to .* \(call 0x\w+\); expected", done.stdout)
+
+
+def test_a_foreign_site_is_told_without_a_disassembler(built: Built, tmp_path: Path) -> None:
+    call_other(built)
+    (tmp_path / "capstone.py").write_text("raise ImportError\n")
+    main = f"import sys; sys.path[:0] = {[str(tmp_path), str(command.ROOT)]}; "
+    words = ["status", str(built.image)]
+    program = main + f"from patcher.cli import main; sys.exit(main({words}))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.search(r"foreign: a call to .* \(\?\?\); expected", done.stdout)
