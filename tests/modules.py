@@ -33,6 +33,7 @@ class Memory(Buffer):
         super().__init__("memory", start, bytearray(size))
         self.unreadable: set[int] = set()
         self.unwritable: set[int] = set()
+        self.deaf: set[int] = set()  # a write there is lost
         self.written: list[tuple[int, int]] = []  # (address, size) of each write
         self.reads = 0
         self.mappings: list[Mapping] = []
@@ -73,7 +74,8 @@ class Memory(Buffer):
         if address in self.unwritable:
             raise WriteError(self.path, "cannot be written", address=address)
         self.written.append((address, len(data)))
-        super().write(address, data)
+        if address not in self.deaf:
+            super().write(address, data)
 
 
 class Clock:

@@ -584,6 +584,31 @@ def test_a_fault_is_a_bug_like_other_bytes(fault: str, kind: type[PatchError], n
     assert "\n  flags      none\n" in str(bug)
 
 
+def test_a_write_that_is_lost_is_a_bug_that_says_what_was_written() -> None:
+    world = World()
+    world.live(loaded_at(START))
+    world.memory.deaf.add(READ)
+    with pytest.raises(WriteError, match="reads back otherwise than it was written"):
+        world.ftrace.register(User("tracer", TRACER))
+    (bug,) = world.bugs
+    assert (bug.errno, bug.symbol, bug.operation) == ("EPERM", "read", "MAKE_CALL")
+    assert (bug.actual, bug.expected) == (NOP, (x86.call(READ, TRACER),))
+
+
+@pytest.mark.parametrize("fault", ["unwritable", "deaf"])
+def test_a_fault_inside_of_a_site_is_a_bug_of_that_site(fault: str) -> None:
+    world = World(protocol=breakpoint_)
+    world.live(loaded_at(START))
+    getattr(world.memory, fault).add(READ + 1)  # where the other bytes go
+    with pytest.raises(WriteError) as caught:
+        world.ftrace.register(User("tracer", TRACER))
+    if fault == "deaf":  # an error of ours, not of the memory's
+        assert caught.value.symbol == "read"
+    (bug,) = world.bugs
+    assert (bug.errno, bug.address, bug.symbol) == ("EPERM", READ, "read")
+    assert world.at(READ) == NOP  # and no breakpoint
+
+
 def test_one_deviating_site_keeps_all_others_from_being_written() -> None:
     world = deviating(SETUP)
     before = bytes(world.memory.text)

@@ -75,12 +75,16 @@ def test_what_cannot_be_serialised_is_eperm() -> None:
         modify_code(memory, FIRST, CALL, NOP)
 
 
-def test_code_outside_of_the_memory_is_efault() -> None:
+def test_code_outside_of_the_memory_is_efault_and_a_write_there_eperm() -> None:
     memory = Memory()
     for address in (FIRST - 1, FIRST + 0x1C):
         with pytest.raises(ReadError):
             modify_code(memory, address, CALL, NOP)
     assert memory.writes == 0
+    for address in (FIRST - 1, FIRST + 0x1C):
+        with pytest.raises(WriteError, match="outside of the code"):
+            memory.write(address, NOP)
+    assert len(memory.text) == 0x20
 
 
 def test_a_site_that_cannot_be_read_is_efault_and_nothing_is_written() -> None:

@@ -102,6 +102,19 @@ def test_of_several_modules_that_were_there_the_last_is_told() -> None:
         registry.find(START)
 
 
+def test_a_module_that_comes_and_goes_all_the_time_does_not_fill_the_memory() -> None:
+    registry = Space()
+
+    def after_rounds(number: int) -> int:
+        for _ in range(number):
+            module = loaded_at(START)
+            registry.bring(module)
+            registry.unload(module)
+        return len(vars(registry)["_gone"])
+
+    assert after_rounds(1) == after_rounds(9)
+
+
 def test_of_modules_that_were_there_in_part_the_last_is_told_for_each_address() -> None:
     registry = Space()
     for at, name in ((0, "one"), (0x20, "two")):
@@ -454,6 +467,9 @@ def test_a_site_turned_off_in_the_file_is_a_nop_that_knows_its_call(library: Pat
 def test_what_is_no_file_or_has_no_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoSiteError, match="not a regular file"):
         module_file.read(str(tmp_path))
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(NoSiteError, match="not a regular file"):
+        module_file.read(str(tmp_path / "fifo"))
     with pytest.raises(FormatError, match="no __mcount_loc table"):
         module_file.read("/bin/true")
     with pytest.raises(FileNotFoundError):
