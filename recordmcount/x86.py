@@ -526,6 +526,35 @@ def short_jump(address: int, target: int, machine: int = EM_X86_64) -> bytes | N
     return _branch(SHORT_JUMP, 1, address, target, machine)
 
 
+# The first instruction of a site that is none of the NOPs: its first bytes -> its length in bytes.
+_FIRST_INSTRUCTIONS = {
+    CALL.prefix: 5,
+    JUMP: JUMP_LENGTH,
+    RELATIVE_CALLS[6]: 6,
+    **{form.prefix: 6 for form in (CALL_GOT, *CALL_GOT_386)},  # call *disp32(...)
+    **{form.prefix: 10 for form in CALL_ABS},  # movabs
+}
+_NOPL_LENGTHS = {NOPS[length][2:3]: length for length in (3, 4, 5, 7, 8)}  # by their ModRM byte
+
+
+def first_instruction(code: bytes) -> int:
+    """The length in bytes of the first instruction of what stands at a site; 0 if it is unknown.
+
+    Known are the calls, jumps and NOPs of this module. What a short jump skips counts as its own.
+    """
+    if length := _FIRST_INSTRUCTIONS.get(code[:1]) or _FIRST_INSTRUCTIONS.get(code[:2]):
+        return length
+    if code.startswith(SHORT_JUMP) and len(code) > 1:
+        return 2 + code[1]
+    bare = code.lstrip(b"\x66\x2e")
+    prefixes = len(code) - len(bare)
+    if bare.startswith(NOPS[1]):
+        return prefixes + 1
+    if bare.startswith(NOPS[3][:2]) and (length := _NOPL_LENGTHS.get(bare[2:3])):
+        return prefixes + length
+    return 0
+
+
 def is_address(machine: int, address: int, size: int = 1) -> bool:
     """Whether the machine can have `size` bytes at `address`, without wrapping around."""
     return any(address in part and address + size - 1 in part for part in ADDRESSES[machine])

@@ -287,6 +287,34 @@ def test_any_other_call_is_made_anew_in_as_many_bytes(old: str) -> None:
     assert x86.call_like(code, SITE, 0) is None
 
 
+def site_codes(machine: int) -> list[bytes]:
+    """Everything that may stand at a site, with some operand."""
+    linked = x86.linked_calls(machine)
+    calls = [call for form in linked if (call := form.spell(0x11223344))]
+    nops = [nop for family in x86.NOP_FAMILIES.values() for nop in family.values()]
+    jumps = [x86.JUMP + bytes(4), x86.SHORT_JUMP + bytes(1)]
+    return [
+        *calls,
+        *nops,
+        *jumps,
+        *[form.nop_with(7) for form in linked],
+        *x86.object_nops(machine),
+    ]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_first_instruction_of_a_site_is_as_long_as_a_disassembler_says(machine: int) -> None:
+    for code in site_codes(machine):
+        first = instructions(machine, code)[0]
+        skipped = code[1] if code.startswith(x86.SHORT_JUMP) else 0
+        assert x86.first_instruction(code) == first.size + skipped, code.hex()
+
+
+@pytest.mark.parametrize("code", ["", "66", "cc00000000", "0f1fff", "660f", "eb", "c3", "4889e5"])
+def test_what_never_stands_at_a_site_has_no_known_first_instruction(code: str) -> None:
+    assert x86.first_instruction(bytes.fromhex(code)) == 0
+
+
 # --- executed -------------------------------------------------------------------------------------
 
 PROGRAM = """
