@@ -6,17 +6,32 @@ that its shortcuts lose nothing, and that what it prints is true of the bytes.
 
 import re
 from collections.abc import Iterator
+from itertools import count
 from typing import NamedTuple
 
 import pytest
 
 from patcher.modify import Batch, Change
 from patcher.protocols import breakpoint as int3
-from patcher.protocols.steps import Add, Fence, ReadBack, Resume, Steps, Stop, WaitZero, Write
-from recordmcount.x86 import INT3
+from patcher.protocols import nmi
+from patcher.protocols.steps import (
+    Add,
+    Exchange,
+    Fence,
+    ReadBack,
+    Resume,
+    Step,
+    Steps,
+    Stop,
+    Store,
+    Sync,
+    WaitZero,
+    Write,
+)
+from recordmcount.x86 import INT3, first_instruction
 from tools.explorer.__main__ import main, tell
-from tools.explorer.model import MIXED, STALE, Model, Scenario
-from tools.explorer.mutations import without
+from tools.explorer.model import MIXED, STALE, UNHANDLED, Model, Scenario
+from tools.explorer.mutations import Transformation, changed, without
 from tools.explorer.scenarios import (
     Case,
     batch,
@@ -25,6 +40,8 @@ from tools.explorer.scenarios import (
     mutated,
     proofs,
     stopping,
+    under_nmis,
+    with_nmis,
 )
 from tools.explorer.schedule import lines
 from tools.explorer.search import STUCK, Exploration, explore
@@ -36,12 +53,24 @@ CALLS = batch("call->call", "near")
 
 
 def executed(found: Exploration, *, in_nmi: bool) -> set[object]:
-    """What was executed as a whole: (site, bytes)."""
+    """What was executed as a whole: (site, offset in it, bytes)."""
     return {what for inside, kind, what in found.deeds if (inside, kind) == (in_nmi, "executes")}
 
 
 def of_every_site(changes: Batch) -> set[object]:
-    return {(n, code) for n, site in enumerate(changes) for code in (site.old, site.new)}
+    """Every instruction of the old and of the new code."""
+    return {
+        (number, start, instruction)
+        for number, site in enumerate(changes)
+        for code in (site.old, site.new)
+        for start, instruction in instructions(code)
+    }
+
+
+def instructions(code: bytes) -> list[tuple[int, bytes]]:
+    """The one or the two of a site, each with its offset."""
+    first = first_instruction(code)
+    return [(0, code[:first]), *([(first, code[first:])] if code[first:] else [])]
 
 
 @pytest.mark.parametrize("name", PROOFS)
@@ -84,7 +113,8 @@ def test_a_printed_schedule_is_true_of_bytes(name: str) -> None:
     model = Model(case.scenario)
     schedule = explore(model).schedule
     assert schedule is not None
-    memory = {site.symbol: bytearray(site.old) for site in case.scenario.batch}
+    sites = {site.symbol: site for site in case.scenario.batch}
+    memory = {symbol: bytearray(site.old) for symbol, site in sites.items()}
     fetched: dict[str, bytearray] = {}
     text = lines(model, schedule)
     assert text[-1].strip() == f"=> {schedule.violation}"
@@ -94,18 +124,22 @@ def test_a_printed_schedule_is_true_of_bytes(name: str) -> None:
         if landed := re.search(r"visible: byte (\d) of (site .) = (..)$", line):
             memory[landed[2]][int(landed[1])] = int(landed[3], 16)
         who = line.split(". ")[1].split(" begins")[0].split(" fetches")[0].split(" executes")[0]
-        if begun := re.search(r"begins to fetch at (site .)$", line):
-            fetched[who] = bytearray(len(memory[begun[1]]))
-        elif some := re.search(r"fetches (.*) at (site .)$", line):
-            for index, byte in enumerate(some[1].split()):
+        if not (found := re.search(r"(begins|fetches|executes) (.*) at (site .)\+?(\d*)$", line)):
+            continue
+        verb, what, symbol, offset = found.groups()
+        start = int(offset or 0)
+        if verb == "begins":
+            fetched[who] = bytearray(len(memory[symbol]) - start)
+        elif verb == "fetches":
+            for index, byte in enumerate(what.split()):
                 if byte != "..":
-                    assert memory[some[2]][index] == int(byte, 16)
+                    assert memory[symbol][start + index] == int(byte, 16)
                     fetched[who][index] = int(byte, 16)
-        elif done := re.search(r"executes (.*) at (site .)$", line):
-            code = INT3 if done[1] == "int3" else bytes.fromhex(done[1])
+        else:
+            code = INT3 if what == "int3" else bytes.fromhex(what)
             assert fetched[who].startswith(code)
-            site = next(site for site in case.scenario.batch if site.symbol == done[2])
-            mixed += [] if code in {INT3, site.old, site.new} else [number]
+            old, new = map(instructions, (sites[symbol].old, sites[symbol].new))
+            mixed += [] if (start, code) in {(0, INT3), *old, *new} else [number]
     assert mixed == ([len(text) - 1] if case.violation == MIXED else [])
 
 
@@ -122,6 +156,9 @@ def test_what_the_design_wants_broken_is_among_the_mutants() -> None:
         "breakpoint without sync 2",
         "breakpoint without sync 3",
         "breakpoint, heads before tails",
+        "stop_machine, a site of two instructions, without a look inside",
+        "nmi, a site of two instructions, without a look inside",
+        "breakpoint, a site of two instructions, without a look inside",
     ]
 
 
@@ -203,6 +240,97 @@ def test_nothing_is_lost_by_taking_equal_cpus_for_one_another() -> None:
 
 
 # What it must see
+
+
+def filled_after_the_flag(steps: Steps[None]) -> Steps[None]:
+    """Let the NMI protocol fill its buffers when the flag is up already."""
+    stores: list[Step] = []
+
+    def change(step: Step) -> list[Step]:
+        if isinstance(step, Store):
+            stores.append(step)
+            return []
+        if isinstance(step, Exchange):
+            return [step, *stores[-2:], Fence()]
+        return [step]
+
+    return changed(steps, change)
+
+
+def flag_without_fence(steps: Steps[None]) -> Steps[None]:
+    """Let the flag be lowered before the code is visible: the last byte may land later."""
+
+    def change(step: Step) -> list[Step]:
+        if isinstance(step, Write):
+            held.append(step)
+            return []
+        return [step, *held] if step == Add(nmi.RUNNING, -nmi.FLAG) else [step]
+
+    held: list[Step] = []
+    return changed(steps, change)
+
+
+def down_before_the_last_sync(steps: Steps[None]) -> Steps[None]:
+    """Let `modifying` be counted down as soon as the first bytes are there."""
+    syncs = count(1)
+
+    def change(step: Step) -> list[Step]:
+        if isinstance(step, Sync) and next(syncs) == 3:
+            return [Add(int3.MODIFYING, -1), step, Add(int3.MODIFYING, 1)]
+        return [step]
+
+    return changed(steps, change)
+
+
+def first_only(number: int) -> Transformation:
+    """Let the write of this number reach the first site only."""
+
+    def transform(steps: Steps[None]) -> Steps[None]:
+        writes = count(1)
+
+        def change(step: Step) -> list[Step]:
+            if isinstance(step, Write) and next(writes) == number:
+                return [Write(step.addresses[:1], step.data[:1])]
+            return [] if isinstance(step, ReadBack) else [step]
+
+        return changed(steps, change)
+
+    return transform
+
+
+def knows_the_first(address: int) -> Steps[int | None]:
+    """The handler of a batch of one."""
+    return int3.handler(Batch.of(list(CALLS)[:1]), address)
+
+
+def knows_no_count(address: int) -> Steps[int | None]:
+    """A handler that is gone before anybody needs it."""
+    yield Add("asked", 0)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("scenario", "violation"),
+    [
+        (mutated(breaking(CALLS, 1), down_before_the_last_sync), UNHANDLED),
+        (mutated(breaking(CALLS, 1), without(Write, 1)), "other bytes"),
+        (mutated(breaking(CALLS, 1), first_only(1)), MIXED),
+        (mutated(breaking(CALLS, 1), first_only(2)), "not what was planned"),
+        (mutated(breaking(CALLS, 1), first_only(3)), "not what was planned"),
+        (mutated(breaking(CALLS, 1), without(Add, 1), without(Add, 2)), UNHANDLED),
+        (breaking(CALLS, 1)._replace(int3=knows_the_first), UNHANDLED),
+        (breaking(CALLS, 1)._replace(int3=knows_no_count), UNHANDLED),
+        (mutated(under_nmis(CALLS, 1), filled_after_the_flag), "never filled"),
+        (mutated(under_nmis(CALLS, 1), flag_without_fence), MIXED),
+        (mutated(under_nmis(CALLS, 1), without(Stop)), MIXED),
+        (mutated(under_nmis(CALLS, 1), without(Write)), "other bytes"),
+        (under_nmis(CALLS, 1)._replace(nmi=with_nmis(stopping(CALLS, 1)).nmi), MIXED),
+        (mutated(stopping(CALLS, 1), without(Stop)), MIXED),
+        (mutated(stopping(CALLS, 1), without(Resume, None, Fence())), "left stopped"),
+    ],
+)
+def test_other_faults_of_a_protocol_are_found_too(scenario: Scenario, violation: str) -> None:
+    assert violation in found_in(scenario)
 
 
 def found_in(scenario: Scenario) -> str:

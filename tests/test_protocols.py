@@ -3,13 +3,20 @@
 import errno
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from types import ModuleType
 
 import pytest
 
-from patcher.errors import CompareError, PatchError, ReadError, StandingError, WriteError
+from patcher.errors import (
+    CompareError,
+    PatchError,
+    ReadError,
+    StandingError,
+    StateError,
+    WriteError,
+)
 from patcher.ftrace import Ftrace
 from patcher.memory.buffer import Buffer
 from patcher.modify import Batch, Change
@@ -24,6 +31,7 @@ from tests import modules
 FIRST, SECOND = 0x1000, 0x1010
 CALL, NOP = bytes.fromhex("e811223344"), bytes.fromhex("0f1f440000")
 BATCH = Batch.of([Change(FIRST, CALL, NOP, "one+0x0"), Change(SECOND, CALL, NOP, "two+0x4")])
+ERRORS = [WriteError, OSError, ZeroDivisionError, KeyboardInterrupt]
 PROTOCOLS: list[ModuleType] = [stop_machine, nmi, int3]
 Fault = Callable[[], None]
 
@@ -36,6 +44,7 @@ class Traced(Machine):
         self.fails_at = -1
         self.for_ever = False
         self.error: type[BaseException] = WriteError
+        self.pointers: Collection[int] | None = None  # None: nobody is to ask
         self.before_write: Callable[[], None] = lambda: None
         end = max(change.address + len(change.old) for change in batch)
         self.buffer = Memory(self, bytearray(end - FIRST))
@@ -58,6 +67,11 @@ class Traced(Machine):
 
     def sync(self) -> None:
         self.did("sync")
+
+    def instruction_pointers(self) -> Collection[int]:
+        assert self.pointers is not None
+        self.did("pointers")
+        return self.pointers
 
 
 class Memory(Buffer):
@@ -127,7 +141,7 @@ def test_what_does_not_read_back_is_eperm(protocol: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("error", [WriteError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", ERRORS)
 def test_whatever_act_fails_every_site_is_whole_and_nothing_is_left_up(
     protocol: ModuleType, error: type[BaseException]
 ) -> None:
@@ -142,7 +156,8 @@ def test_whatever_act_fails_every_site_is_whole_and_nothing_is_left_up(
             protocol.modify(machine, BATCH)
         assert {site(machine, change) for change in BATCH} <= {CALL, NOP}
         assert [machine.load(name) for name in (int3.MODIFYING, nmi.RUNNING)] == [0, 0]
-        assert machine.acts.count("resume") == machine.acts.count("stop") - (act == "stop")
+        assert machine.acts.count("resume") == machine.acts.count("stop")
+        assert machine.int3_handlers == []
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -186,7 +201,72 @@ def test_ftrace_writes_by_any_of_them(protocol: ModuleType) -> None:
     assert {memory.read(point.address, 5) for point in module.points} == {CALL}
 
 
+def test_an_act_that_raises_what_ends_iterations_fails_like_any_other() -> None:
+    machine = Traced()
+    machine.fails_at, machine.error = 2, StopIteration
+    with pytest.raises(RuntimeError):
+        int3.modify(machine, BATCH)
+    assert [site(machine, change) for change in BATCH] == [CALL, CALL]
+    assert machine.int3_handlers == []
+
+
+# Sites of two instructions
+
+NOP_CALL = b"\x90" + CALL
+TWO = Batch.of(
+    [Change(FIRST, NOP_CALL, x86.NOPS[6], "two+0x0"), Change(SECOND, CALL, NOP, "one+0x0")]
+)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_site_inside_of_which_a_cpu_stands_is_ebusy_and_nothing_is_changed(
+    protocol: ModuleType,
+) -> None:
+    machine = Traced(TWO)
+    machine.pointers = [SECOND, FIRST + 1, FIRST]
+    with pytest.raises(StateError) as caught:
+        protocol.modify(machine, TWO)
+    assert str(caught.value) == "memory: two+0x0 (0x1000): a CPU stands inside, at 0x1001"
+    assert caught.value.errno == errno.EBUSY
+    assert [site(machine, change) for change in TWO] == [NOP_CALL, CALL]
+    assert machine.int3_handlers == []
+    assert machine.load(int3.MODIFYING) == 0
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_cpu_that_stands_at_either_end_of_a_site_is_not_inside(protocol: ModuleType) -> None:
+    machine = Traced(TWO)
+    machine.pointers = [FIRST, FIRST + 6, SECOND, SECOND + 5]
+    protocol.modify(machine, TWO)
+    assert [site(machine, change) for change in TWO] == [x86.NOPS[6], NOP]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "before"),
+    [
+        (stop_machine, ["stop"]),
+        (nmi, ["stop"]),
+        (int3, ["write 0x1000 cc", "write 0x1010 cc", "sync"]),
+    ],
+)
+def test_where_cpus_stand_is_asked_when_none_can_come_in(
+    protocol: ModuleType, before: list[str]
+) -> None:
+    machine = Traced(TWO)
+    machine.pointers = []
+    protocol.modify(machine, TWO)
+    assert machine.acts[: machine.acts.index("pointers")] == before
+
+
 # stop_machine
+
+
+def test_what_changes_before_all_stand_still_is_seen() -> None:
+    for protocol in (stop_machine, nmi):
+        machine = Traced()
+        machine.stop = partial(machine.buffer.write, FIRST, NOP)  # type: ignore[method-assign]
+        with pytest.raises(CompareError, match="0f 1f 44 00 00 stands here"):
+            protocol.modify(machine, BATCH)
 
 
 def test_stop_machine_writes_while_all_are_stopped() -> None:
@@ -267,6 +347,49 @@ def test_an_nmi_that_cannot_write_goes_on() -> None:
     assert machine.load(nmi.RUNNING) == 0
 
 
+def test_an_nmi_whose_body_fails_is_over_like_any_other() -> None:
+    machine = Traced()
+
+    def body() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        nmi.deliver(machine, body)
+    assert machine.load(nmi.RUNNING) == 0
+
+
+def test_an_interrupt_when_the_flag_has_just_been_raised_lowers_it() -> None:
+    machine = Traced()
+    exchange = machine.exchange
+
+    def interrupted(variable: str, old: int, new: int, statistic: str) -> None:
+        exchange(variable, old, new, statistic)
+        if new:
+            raise KeyboardInterrupt
+
+    machine.exchange = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        nmi.modify(machine, BATCH)
+    assert machine.load(nmi.RUNNING) == 0
+    assert machine.acts == ["stop", "resume"]
+
+
+def test_an_interrupted_wait_for_the_nmis_that_saw_the_flag_is_waited_to_its_end() -> None:
+    machine = Traced()
+    exchange, waits = machine.exchange, []
+
+    def interrupted(variable: str, old: int, new: int, statistic: str) -> None:
+        waits.append((old, new))
+        if len(waits) == 2:
+            raise KeyboardInterrupt
+        exchange(variable, old, new, statistic)
+
+    machine.exchange = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        nmi.modify(machine, BATCH)
+    assert waits == [(0, nmi.FLAG), (0, 0), (0, 0)]
+
+
 # breakpoint
 
 
@@ -290,6 +413,7 @@ def test_while_it_works_a_hit_skips_the_whole_site_of_any_length() -> None:
         address += length
     batch = Batch.of(changes)
     machine = Traced(batch)
+    machine.pointers = []
     hits: list[list[int | None]] = []
     machine.before_write = lambda: hits.append([machine.int3(at) for at in batch.addresses])
     int3.modify(machine, batch)
@@ -375,6 +499,63 @@ def test_a_new_head_is_put_back_only_after_a_sync() -> None:
     assert machine.acts[4:] == [
         "write 0x1011 1f440000", "sync", "write 0x1000 0f", "write 0x1010 e8", "sync",
     ]  # fmt: skip
+
+
+def test_a_site_is_not_opened_before_all_of_it_is_known_to_be_there() -> None:
+    machine = Traced()
+    write = machine.buffer.write
+
+    def lossy(address: int, data: bytes) -> None:
+        if address != SECOND + 1:
+            write(address, data)
+
+    machine.buffer.write = lossy  # type: ignore[method-assign]
+    with pytest.raises(WriteError, match="reads back otherwise"):
+        int3.modify(machine, BATCH)
+    assert [site(machine, change) for change in BATCH] == [NOP, CALL]
+    assert f"write {SECOND:#x} 0f" not in machine.acts
+
+
+def test_where_no_breakpoint_stands_none_is_removed() -> None:
+    machine = Traced()
+    machine.fails_at = 1
+    with pytest.raises(WriteError):
+        int3.modify(machine, BATCH)
+    assert machine.acts == [
+        "write 0x1000 cc", "write 0x1010 cc", "sync", "write 0x1000 e8", "sync",
+    ]  # fmt: skip
+
+
+def test_a_second_interrupt_leaves_the_handler_with_what_may_still_stand() -> None:
+    machine = Traced()
+    machine.fails_at, machine.for_ever, machine.error = 2, True, KeyboardInterrupt
+    with pytest.raises(StandingError, match="its breakpoint, as 1 more, may still be hit"):
+        int3.modify(machine, BATCH)
+    assert [machine.int3(at) for at in BATCH.addresses] == [5, 5]
+    assert machine.load(int3.MODIFYING) == 1
+
+
+def test_one_breakpoint_that_cannot_be_removed_does_not_keep_the_others() -> None:
+    machine = Traced()
+
+    def unwritable() -> None:
+        if machine.acts[-1:] == ["sync"]:
+            machine.before_write = lambda: None
+            raise ZeroDivisionError
+
+    machine.fails_at = 1  # the second breakpoint; the first is not removed
+    machine.before_write = unwritable
+    with pytest.raises(StandingError, match=r"one\+0x0 \(0x1000\): its breakpoint may"):
+        int3.modify(machine, BATCH)
+    assert site(machine, Change(SECOND, CALL, NOP)) == CALL
+    assert machine.int3(FIRST) == 5
+
+
+def test_a_site_of_no_bytes_has_none_for_a_breakpoint() -> None:
+    machine = Traced()
+    with pytest.raises(CompareError, match="has no bytes"):
+        int3.modify(machine, Batch.of([Change(FIRST, b"", b"")]))
+    assert machine.acts == []
 
 
 @pytest.mark.parametrize("fails_at", range(1, 9))

@@ -4,7 +4,6 @@
 interrupt executes that cannot be masked, `breakpoint` changes code while everyone runs. Each module
 has a `modify(machine, batch)`; `partial(modify, machine)` is what everybody else takes.
 
-All of them change a site as one instruction. Where a site is a call of two instructions (of 12 or
-13 bytes, or `nop; call`), a CPU may stand between them, and neither stopping nor serialising moves
-it on: who changes such a site has to know that nobody does.
+All of them change a site as one instruction. Where what stands there is a call of two (of 12 or 13
+bytes, or `nop; call`), a CPU may be between them: they then change nothing (`inside`).
 """

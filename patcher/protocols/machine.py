@@ -1,12 +1,13 @@
 """What a protocol needs of a machine: memory, CPUs to stop and to serialise, handlers to run first.
 
 The default is a machine on which no CPU executes the memory: a buffer, the copy of a file. A
-machine with CPUs overrides `stop`, `resume` and `sync`, and reports every breakpoint that is hit
-to `int3`. A protocol never calls these itself: it yields steps, and `steps.run` carries them out.
+machine with CPUs overrides `stop`, `resume`, `sync` and `instruction_pointers`, and reports every
+breakpoint that is hit to `int3`. A protocol never calls these itself: it yields steps, and
+`steps.run` carries them out.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from threading import Condition
 
 from patcher.memory import TextMemory
@@ -31,9 +32,9 @@ class Machine:
         self._changed = Condition()
 
     def stop(self) -> None:
-        """Return when every other CPU stands between two instructions.
+        """Return when every other CPU stands between two instructions, and not in a handler.
 
-        WriteError if one cannot be stopped; then all run.
+        WriteError if one cannot be stopped. `resume` is called afterwards in any case.
         """
 
     def resume(self) -> None:
@@ -41,8 +42,19 @@ class Machine:
         self.memory.sync()
 
     def sync(self) -> None:
-        """Return when every CPU has been serialised since the call. WriteError if one cannot."""
+        """Return when every CPU has been serialised since the call. WriteError if one cannot.
+
+        One that is in `int3` is so only when it has left it and skipped what it was told to.
+        """
         self.memory.sync()
+
+    def instruction_pointers(self) -> Collection[int]:
+        """The run-time addresses at which those who execute the memory go on.
+
+        Of every thread, waiting ones too, and of every signal handler's return: each as it was at
+        some time since the call. StateError if it cannot be told.
+        """
+        return ()
 
     def int3(self, address: int) -> int | None:
         """How many bytes to skip for the CPU that hit a breakpoint at `address`.

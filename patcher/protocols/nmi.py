@@ -22,6 +22,7 @@ from collections.abc import Callable
 from patcher.errors import WriteError
 from patcher.modify import Batch
 
+from .inside import not_one_instruction, refuse_inside
 from .machine import Machine
 from .steps import (
     Add,
@@ -51,10 +52,11 @@ def modify(machine: Machine, batch: Batch) -> None:
     """Make all changes of the batch, or none if one of them does not verify.
 
     Every NMI of the machine must come in by `deliver`, from before the first change on. Raises
-    ReadError, CompareError or WriteError; the flag is then down and the CPUs run again. A
-    WriteError can come after some sites were written, each as a whole.
+    ReadError, CompareError, StateError where a CPU stands inside a site, or WriteError; the flag is
+    then down and the CPUs run again. A WriteError can come after some sites were written, each as a
+    whole.
     """
-    run(machine, steps(batch))
+    run(machine, steps(machine.memory.path, batch))
 
 
 def deliver(machine: Machine, body: Callable[[], None]) -> None:
@@ -62,11 +64,13 @@ def deliver(machine: Machine, body: Callable[[], None]) -> None:
     run(machine, handler(body))
 
 
-def steps(batch: Batch) -> Steps[None]:
+def steps(path: str, batch: Batch) -> Steps[None]:
     """The steps of the writer."""
-    yield Stop()
+    enterable = not_one_instruction(batch)
     try:
+        yield Stop()
         yield Verify(batch)
+        yield from refuse_inside(path, enterable)
         for address, new in zip(batch.addresses, batch.new, strict=True):
             yield from _write(address, new)
     finally:
@@ -77,17 +81,17 @@ def steps(batch: Batch) -> Steps[None]:
 def _write(address: int, code: bytes) -> Steps[None]:
     yield Store(ADDRESS, address)
     yield Store(CODE, code)
-    yield Fence()
-    yield Exchange(RUNNING, 0, FLAG, WAITS)
     try:
+        # The acts on the count are fences: who sees the flag sees the buffers, and the code.
+        yield Exchange(RUNNING, 0, FLAG, WAITS)
         yield Write([address], [code])
-        yield Fence()
+        yield Add(RUNNING, -FLAG)
+        yield WaitZero(RUNNING, WAITS)
     except BaseException:
         # An NMI that saw the flag may have yet to write: none may come that does not see it.
-        yield Exchange(RUNNING, FLAG, 0, WAITS)
+        flag = (yield Load(RUNNING)) & FLAG
+        yield Exchange(RUNNING, flag, 0, WAITS)
         raise
-    yield Add(RUNNING, -FLAG)
-    yield WaitZero(RUNNING, WAITS)
 
 
 def handler(body: Callable[[], None]) -> Steps[None]:

@@ -11,10 +11,10 @@ otherwise.
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, TypeVar
 
 from patcher import modify
-from patcher.errors import PatchError
 from patcher.modify import Batch
 
 from .machine import Machine, Value
@@ -122,6 +122,11 @@ class Sync:
 
 
 @dataclass(frozen=True, slots=True)
+class InstructionPointers:
+    """The run-time addresses at which CPUs go on; those in sites are enough. StateError."""
+
+
+@dataclass(frozen=True, slots=True)
 class Body:
     """In a handler of interrupts: here runs what the interrupt came for."""
 
@@ -130,7 +135,7 @@ class Body:
 
 Step = (
     Verify | ReadBack | Read | Write | Load | Store | Add | Fence | WaitZero | Exchange
-    | Count | Stop | Resume | Sync | Body
+    | Count | Stop | Resume | Sync | InstructionPointers | Body
 )  # fmt: skip
 Result = TypeVar("Result")
 Steps = Generator[Step, Any, Result]
@@ -153,6 +158,7 @@ ACTS: dict[type[Step], Callable[[Machine, Any], Any]] = {
     Stop: lambda machine, _: machine.stop(),
     Resume: lambda machine, _: machine.resume(),
     Sync: lambda machine, _: machine.sync(),
+    InstructionPointers: lambda machine, _: machine.instruction_pointers(),
     Body: lambda _, step: step.function(),
 }
 
@@ -160,17 +166,20 @@ ACTS: dict[type[Step], Callable[[Machine, Any], Any]] = {
 def run(machine: Machine, steps: Steps[Result]) -> Result:
     """Carry out the steps, and return or raise what the protocol does.
 
-    An interrupt from the keyboard is thrown in like a fault: the protocol cleans up.
+    Whatever an act raises is thrown in, be it an interrupt from the keyboard: the protocol cleans
+    up.
     """
-    answer, fault = None, None
+    fault = None
     while True:
         try:
-            step = steps.throw(fault) if fault else steps.send(answer)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        answer, fault = None, None
-        try:
-            answer = ACTS[type(step)](machine, step)
-        except (PatchError, OSError, KeyboardInterrupt) as error:
-            fault = error
+            step = steps.throw(fault) if fault else next(steps)
+            while True:
+                step = steps.send(ACTS[type(step)](machine, step))
+        except BaseException as error:
+            if getgeneratorstate(steps) != GEN_CLOSED:
+                fault = error
+            elif isinstance(error, StopIteration):
+                result: Result = error.value
+                return result
+            else:
+                raise

@@ -6,6 +6,7 @@ stopped CPU and executes code that is being written. That is what `nmi` is for.
 
 from patcher.modify import Batch
 
+from .inside import not_one_instruction, refuse_inside
 from .machine import Machine
 from .steps import ReadBack, Resume, Steps, Stop, Verify, Write, run
 
@@ -13,20 +14,22 @@ from .steps import ReadBack, Resume, Steps, Stop, Verify, Write, run
 def modify(machine: Machine, batch: Batch) -> None:
     """Make all changes of the batch while nobody runs, or none if one of them does not verify.
 
-    Raises ReadError, CompareError or WriteError; the CPUs then run again. A WriteError can come
-    after some sites were written, each as a whole.
+    Raises ReadError, CompareError, StateError where a CPU stands inside a site, or WriteError; the
+    CPUs then run again. A WriteError can come after some sites were written, each as a whole.
     """
-    run(machine, steps(batch))
+    run(machine, steps(machine.memory.path, batch))
 
 
-def steps(batch: Batch) -> Steps[None]:
+def steps(path: str, batch: Batch) -> Steps[None]:
     """The steps of the writer.
 
     The comparison is made inside the stop: between it and the writes nothing can change.
     """
-    yield Stop()
+    enterable = not_one_instruction(batch)
     try:
+        yield Stop()
         yield Verify(batch)
+        yield from refuse_inside(path, enterable)
         yield Write(batch.addresses, batch.new)
     finally:
         yield Resume()

@@ -8,15 +8,15 @@ from itertools import product
 from typing import NamedTuple
 
 from patcher.modify import Batch
-from recordmcount.x86 import CALL, INT3
+from recordmcount.x86 import INT3, NOPS, first_instruction
 
-from .state import Context, Flight
+from .state import Context, Flight, Inside
 
 Masks = tuple[int, ...]
 
 
 class Outcome(NamedTuple):
-    """What a flight can execute: whole instructions, mixes of old and new, or a breakpoint."""
+    """What a flight can execute: the old or new code, mixes of both, or a breakpoint."""
 
     whole: tuple[bytes, ...]
     mixes: tuple[bytes, ...]
@@ -81,20 +81,30 @@ class Code:
             for number in range(len(self.sites))
         )
 
-    def is_old_call(self, number: int, code: bytes) -> bool:
-        """Whether `code` calls what the site called before the change, and not after."""
-        site = self.sites[number]
-        return code == site.old != site.new and code.startswith(CALL.prefix)
+    def is_old_call(self, flight: Flight, code: bytes) -> bool:
+        """Whether `code` calls what the site called before the change, and not after.
+
+        Of two instructions the second calls.
+        """
+        site = self.sites[flight.site]
+        calls = site.old not in NOPS.values() and not self.behind(flight, code)
+        return calls and code == site.old[flight.start :] != site.new[flight.start :]
+
+    def behind(self, flight: Flight, code: bytes) -> Inside | None:
+        """Where the CPU stands when it has executed the first instruction of `code`."""
+        length = first_instruction(code)
+        inside = not flight.start and 0 < length < len(code)
+        return Inside(flight.site, length) if inside else None
 
     def seeing(self, context: Context, place: int, mask: int) -> Context:
         """What a CPU may have seen once the byte at `place` has become `mask`."""
         if not isinstance(context, Flight):
             return context
-        index = place - self.starts[context.site]
+        index = place - self.starts[context.site] - context.start
         seen = context.seen
         if not 0 <= index < len(seen) or seen[index] & mask:
             return context
-        return Flight(context.site, (*seen[:index], seen[index] | mask, *seen[index + 1 :]))
+        return context._replace(seen=(*seen[:index], seen[index] | mask, *seen[index + 1 :]))
 
     def outcome(self, flight: Flight) -> Outcome:
         """What the CPU can execute; any choice of what it saw of each byte is possible."""
@@ -104,7 +114,13 @@ class Code:
 
     def _outcome(self, flight: Flight) -> Outcome:
         site = self.sites[flight.site]
-        start = self.starts[flight.site]
+        start = self.starts[flight.site] + flight.start
+        old, new = site.old[flight.start :], site.new[flight.start :]
+        known = [
+            code
+            for code, all_of_it in ((old, site.old), (new, site.new))
+            if flight.start in {0, first_instruction(all_of_it)}
+        ]
         choices = [
             [value for value in self._values[place] if self.mask(place, value) & seen]
             for place, seen in enumerate(flight.seen, start)
@@ -112,7 +128,7 @@ class Code:
         codes = [bytes(values) for values in product(*choices)]
         executed = [code for code in codes if not code.startswith(INT3)]
         return Outcome(
-            whole=tuple(code for code in executed if code in (site.old, site.new)),
-            mixes=tuple(code for code in executed if code not in (site.old, site.new)),
+            whole=tuple(code for code in executed if code in known),
+            mixes=tuple(code for code in executed if code not in known),
             traps=len(executed) < len(codes),
         )

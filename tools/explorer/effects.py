@@ -97,6 +97,8 @@ def _seen(state: State, cpu: Cpu) -> Masks:
 
 def _written(code: Code, done: Effect, step: Write) -> Effect:
     """Each byte into the CPU's buffer; those that never have another value change nothing."""
+    if not all(step.data):  # 0 is in every variable before the first store
+        return done._replace(violation="it writes from a buffer that was never filled")
     stores = list(done.stores)
     for address, data in zip(step.addresses, step.data, strict=True):
         for offset, value in enumerate(data):

@@ -14,6 +14,8 @@ real one it can do more:
 - What a CPU has fetched is dropped when it serialises, when it stops, and when an NMI arrives (to
   return from one serialises). It takes requests between two instructions, but neither in an NMI
   nor in the breakpoint handler; who asked goes on when all have taken the request.
+- A call of two instructions is executed as two: what a CPU sees of it must be one code as a whole,
+  then it stands inside the site, whatever happens, and begins anew at the second.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,12 +24,12 @@ from typing import Any, NamedTuple
 
 from patcher.errors import StandingError
 from patcher.modify import Batch
-from patcher.protocols.steps import Body, Resume, Steps, Stop, Sync
+from patcher.protocols.steps import Body, InstructionPointers, Resume, Steps, Stop, Sync
 
 from .code import Code
 from .effects import assigned, effect
 from .program import START, End, Program
-from .state import WRITER, Act, Context, Cpu, Flight, Move, Request, State, Trap
+from .state import WRITER, Act, Context, Cpu, Flight, Inside, Move, Request, State, Trap
 
 UNHANDLED = "it takes an int3 that nobody handles"
 MIXED = "it executes a mix of old and new bytes"
@@ -104,17 +106,18 @@ class Model:
         cpus = [self._cpus[number] for number in state.cpus]
         if not end or any(cpu.stores or cpu.nmi is not None for cpu in cpus):
             return ""
-        if isinstance(end.error, StandingError):
-            return ""
-        if raised := [name for name, _ in state.values if name in self._lowered]:
-            return f"the protocol has ended, and {' and '.join(raised)} is not 0"
-        if end.error is None and state.code != self.code.new:
-            return "the protocol has ended, and the code is not what was planned"
-        if not self.code.is_whole(state.code):
-            return (
-                "the protocol has failed, and a site is neither what it was nor what it should be"
-            )
-        return ""
+        standing = isinstance(end.error, StandingError)
+        raised = [name for name, _ in state.values if name in self._lowered and not standing]
+        wrong = {
+            "a CPU is left stopped": any(cpu.request is Request.STOPPED for cpu in cpus),
+            f"{' and '.join(raised)} is not 0": bool(raised),
+            "the code is not what was planned": not end.error and state.code != self.code.new,
+            "a site is neither what it was nor what it should be": (
+                not standing and not self.code.is_whole(state.code)
+            ),
+        }
+        what = next((what for what, applies in wrong.items() if applies), "")
+        return what and f"the protocol has {'failed' if end.error else 'ended'}, and {what}"
 
     def moves(self, state: State) -> Iterator[Move]:
         """All that may come next."""
@@ -167,8 +170,7 @@ class Model:
         return self._after_byte[key]
 
     def _nmi_arrives(self, state: State, number: int, cpu: Cpu) -> Move:
-        kept = cpu.context if isinstance(cpu.context, Trap) else None
-        inside = cpu._replace(context=kept, nmi=START)
+        inside = cpu._replace(context=_dropped(cpu.context), nmi=START)
         return Move(Act(number, True, "arrives"), self.with_cpu(state, number, inside))
 
     def _nmi(self, state: State, number: int, cpu: Cpu, node: int) -> Iterator[Move]:
@@ -187,12 +189,17 @@ class Model:
         context = cpu.context if cpu.nmi is None else cpu.nmi_context
         if context is None:
             for site in range(len(self.code.sites)):
-                flight = Flight(site, self.code.of_site(state.code, site))
-                yield self._executing(state, number, "begins", site, flight)
+                yield self._beginning(state, number, site, 0)
+        elif isinstance(context, Inside):
+            yield self._beginning(state, number, *context)
         elif isinstance(context, Trap):
             yield from self._step(state, number, self.handlers[context.site].at(context.node))
         else:
             yield from self._flight(state, number, context)
+
+    def _beginning(self, state: State, number: int, site: int, start: int) -> Move:
+        flight = Flight(site, start, self.code.of_site(state.code, site)[start:])
+        return self._executing(state, number, "begins", (site, start), flight)
 
     def _executing(
         self, state: State, number: int, kind: str, detail: Any, context: Context
@@ -204,15 +211,17 @@ class Model:
 
     def _flight(self, state: State, number: int, flight: Flight) -> Iterator[Move]:
         """The CPU executes what it has fetched, all that this can be."""
-        site = flight.site
+        site, start, _ = flight
         outcome = self.code.outcome(flight)
         for mix in outcome.mixes[:1]:
-            move = self._executing(state, number, "executes", (site, mix), None)
+            move = self._executing(state, number, "executes", (site, start, mix), None)
             yield move._replace(violation=MIXED)
         for whole in outcome.whole:
-            move = self._executing(state, number, "executes", (site, whole), None)
+            behind = self.code.behind(flight, whole)
+            done = whole[: behind.start] if behind else whole
+            move = self._executing(state, number, "executes", (site, start, done), behind)
             end = self.end(state)
-            stale = end and not end.error and self.code.is_old_call(site, whole)
+            stale = end and not end.error and self.code.is_old_call(flight, whole)
             yield move._replace(violation=STALE if stale else "")
         if outcome.traps:
             move = self._executing(state, number, "hits", site, Trap(site, START))
@@ -222,11 +231,21 @@ class Model:
     def _protocol(self, state: State, cpu: Cpu) -> Iterator[Move]:
         """The writer's next step."""
         step = self.protocol.at(cpu.node)
-        if isinstance(step, Sync | Stop | Resume):
+        if isinstance(step, InstructionPointers):
+            act = Act(WRITER, False, "does", step)
+            yield Move(act, self._past(state, WRITER, self._inside(state)))
+        elif isinstance(step, Sync | Stop | Resume):
             if not cpu.stores:
                 yield from self._asking(state, cpu, step)
         elif not isinstance(step, End):
             yield from self._step(state, WRITER, step)
+
+    def _inside(self, state: State) -> tuple[int, ...]:
+        """The addresses inside of sites at which CPUs go on."""
+        cpus = [self._cpus[number] for number in state.cpus]
+        contexts = {_dropped(context) for cpu in cpus for context in (cpu.context, cpu.nmi_context)}
+        inside = [context for context in contexts if isinstance(context, Inside)]
+        return tuple(sorted(self.code.sites[site].address + start for site, start in inside))
 
     def _asking(self, state: State, cpu: Cpu, step: Sync | Stop | Resume) -> Iterator[Move]:
         """The writer asks the other CPUs for something, or goes on when all have done it."""
@@ -257,7 +276,9 @@ class Model:
             return
         stops = cpu.request is Request.STOP
         done = Request.STOPPED if stops else Request.NONE
-        after = self.with_cpu(state, number, cpu._replace(context=None, request=done))
+        after = self.with_cpu(
+            state, number, cpu._replace(context=_dropped(cpu.context), request=done)
+        )
         yield Move(Act(number, False, "stops" if stops else "serialises"), after)
 
     def _step(self, state: State, number: int, step: Any) -> Iterator[Move]:
@@ -297,6 +318,13 @@ class Model:
         if place.result == len(self.code.sites[trap.site].old):
             return self._executing(state, act.cpu, "skips", trap.site, None)
         return Move(act, state, UNHANDLED)
+
+
+def _dropped(context: Context) -> Context:
+    """Where a CPU is that drops what it has fetched."""
+    if isinstance(context, Flight):
+        return Inside(context.site, context.start) if context.start else None
+    return context
 
 
 def _no_nmi() -> Steps[None]:

@@ -1,6 +1,6 @@
 """Protocols changed in one respect: a step left out, put in another's place, or made to fail."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from itertools import count
 from typing import Any
 
@@ -12,6 +12,7 @@ from patcher.protocols.steps import (
     Add,
     Exchange,
     Fence,
+    InstructionPointers,
     Load,
     ReadBack,
     Step,
@@ -28,16 +29,18 @@ Transformation = Callable[[Steps[Any]], Steps[Any]]
 OLD_FLAG = "mod_code_write"
 
 
-def changed(steps: Steps[Any], change: Callable[[Step], Iterable[Step]]) -> Steps[Any]:
+def changed(
+    steps: Steps[Any], change: Callable[[Step], Iterable[Step]], otherwise: Any = None
+) -> Steps[Any]:
     """The same steps, but each one replaced by those that `change` gives for it.
 
-    The protocol is answered what the last of them gives.
+    The protocol is answered what the last of them gives, `otherwise` if there is none.
     """
     answer = None
     try:
         while True:
             step = steps.send(answer)
-            answer = None
+            answer = otherwise
             for other in change(step):
                 answer = yield other
     except StopIteration as end:
@@ -46,8 +49,8 @@ def changed(steps: Steps[Any], change: Callable[[Step], Iterable[Step]]) -> Step
         discard(steps)
 
 
-def failing(number: int, *, for_ever: bool) -> Transformation:
-    """Let the step of this number (from 1) fail, or all from it on.
+def failing(failed: Container[int]) -> Transformation:
+    """Let the steps of these numbers (from 1) fail.
 
     Write, Sync and ReadBack are counted. Half of the sites of a Write that fails are written.
     """
@@ -58,7 +61,7 @@ def failing(number: int, *, for_ever: bool) -> Transformation:
             step = next(steps)
             while True:
                 at = next(numbers) if isinstance(step, Write | Sync | ReadBack) else 0
-                if at == number or (for_ever and at > number):
+                if at in failed:
                     if isinstance(step, Write):
                         half = len(step.addresses) // 2
                         yield Write(step.addresses[:half], step.data[:half])
@@ -86,6 +89,16 @@ def without(kind: type[Step], number: int | None = None, *instead: Step) -> Tran
         return changed(steps, change)
 
     return transform
+
+
+def blind(steps: Steps[Any]) -> Steps[Any]:
+    """Let the writer not look where the others stand, but believe that they are in no site."""
+
+    def change(step: Step) -> list[Step]:
+        return [] if isinstance(step, InstructionPointers) else [step]
+
+    # Every other step is taken, and so has an answer of its own.
+    return changed(steps, change, otherwise=())
 
 
 def heads_before_tails(batch: Batch) -> Transformation:
@@ -140,9 +153,9 @@ def flag_before_wait(steps: Steps[Any]) -> Steps[Any]:
     def change(step: Step) -> list[Step]:
         match step:
             case Exchange(variable, 0, new, statistic):
-                return [Store(OLD_FLAG, new), Fence(), WaitZero(variable, statistic)]
+                return [Fence(), Store(OLD_FLAG, new), Fence(), WaitZero(variable, statistic)]
             case Add(_, number) if number == -nmi.FLAG:
-                return [Store(OLD_FLAG, 0), Fence()]
+                return [Fence(), Store(OLD_FLAG, 0), Fence()]
             case Add(_, 1):
                 return [step, Load(OLD_FLAG)]
         return [step]

@@ -69,5 +69,5 @@ def past_counts(steps: Steps[Any], step: Step) -> Step:
 def discard(steps: Generator[Any, Any, Any]) -> None:
     """End a generator that cleans up by further steps; nobody carries them out."""
     while getgeneratorstate(steps) != GEN_CLOSED:
-        with suppress(RuntimeError):
+        with suppress(RuntimeError, PatchError):
             steps.close()

@@ -19,6 +19,7 @@ from recordmcount import x86
 from .model import MIXED, UNHANDLED, Scenario
 from .mutations import (
     Transformation,
+    blind,
     failing,
     flag_before_wait,
     flag_lowered_at_once,
@@ -31,6 +32,7 @@ from .mutations import (
 KINDS = ("call->nop", "nop->call", "call->call")
 ADDRESSES = {"site A": 0x1000, "site B": 0x1010}
 DISTANCES = {"near": (0x1230, 0x5670), "far": (0x11223340, 0x55667780)}
+LAST = 100  # more than any protocol has steps
 FOREIGN = "the bytes of another site"
 
 
@@ -64,15 +66,22 @@ def _code(kind: str, address: int, distance: int, length: int) -> bytes:
     return code
 
 
+def two_instructions() -> Batch:
+    """Site A is `nop; call`, and becomes a NOP of one instruction; site B is as ever."""
+    other, same = batch("call->nop", "near", (6, 5))
+    call = _code("call", other.address + 1, DISTANCES["near"][0], 5)
+    return Batch.of([Change(other.address, x86.NOPS[1] + call, other.new, other.symbol), same])
+
+
 def stopping(batch: Batch, cpus: int) -> Scenario:
     """stop_machine."""
-    return Scenario(batch, partial(stop_machine.steps, batch), cpus)
+    return Scenario(batch, partial(stop_machine.steps, "model", batch), cpus)
 
 
 def under_nmis(batch: Batch, cpus: int) -> Scenario:
     """The NMI protocol."""
     return Scenario(
-        batch, partial(nmi.steps, batch), cpus,
+        batch, partial(nmi.steps, "model", batch), cpus,
         nmi=partial(nmi.handler, _nothing), lowered=(nmi.RUNNING,),
     )  # fmt: skip
 
@@ -126,6 +135,12 @@ def proofs() -> Iterator[Case]:
     yield Case("breakpoint, call->call near, 2 CPUs, NMIs", with_nmis(near))
     lengths = breaking(batch("call->nop", "near", (6, 5)), 2)
     yield Case("breakpoint, call->nop near, 6 and 5 bytes, 2 CPUs", lengths)
+    for name, scenario in (
+        ("stop_machine", stopping(two_instructions(), 2)),
+        ("nmi", under_nmis(two_instructions(), 1)),
+        ("breakpoint", breaking(two_instructions(), 2)),
+    ):
+        yield Case(f"{name}, a site of two instructions", scenario)
     yield from failures()
 
 
@@ -141,10 +156,13 @@ def failures() -> Iterator[Case]:
         ("breakpoint", breaking(calls, 2), 8),
     ):
         for number in range(1, steps + 1):
-            failed = mutated(scenario, failing(number, for_ever=False))
-            yield Case(f"{name}, its step {number} of {steps} fails", failed)
-            failed = mutated(scenario, failing(number, for_ever=True))
-            yield Case(f"{name}, its step {number} of {steps} and all after it fail", failed)
+            for failed, what in (
+                ({number}, "fails"),
+                ({number, number + 1}, "and the next fail"),
+                (range(number, LAST), "and all after it fail"),
+            ):
+                failing_ = mutated(scenario, failing(failed))
+                yield Case(f"{name}, its step {number} of {steps} {what}", failing_)
 
 
 def mutants() -> Iterator[Case]:
@@ -161,7 +179,7 @@ def mutants() -> Iterator[Case]:
     nmi_of_2008 = partial(_transformed, flag_before_wait, partial(nmi.handler, _nothing))
     flag_first = mutated(scenario, flag_before_wait)._replace(nmi=nmi_of_2008)
     yield Case("nmi with the flag raised before the wait", flag_first, MIXED)
-    at_once = mutated(scenario, failing(1, for_ever=False), flag_lowered_at_once)
+    at_once = mutated(scenario, failing({1}), flag_lowered_at_once)
     yield Case("nmi with the flag lowered as soon as a write has failed", at_once, MIXED)
 
     scenario = breaking(calls, 1)
@@ -173,3 +191,11 @@ def mutants() -> Iterator[Case]:
         yield Case(f"breakpoint without sync {number}", unsynced, violation)
     heads_first = mutated(scenario, heads_before_tails(calls))
     yield Case("breakpoint, heads before tails", heads_first, MIXED)
+
+    for name, scenario in (
+        ("stop_machine", stopping(two_instructions(), 1)),
+        ("nmi", under_nmis(two_instructions(), 1)),
+        ("breakpoint", breaking(two_instructions(), 1)),
+    ):
+        unseen = mutated(scenario, blind)
+        yield Case(f"{name}, a site of two instructions, without a look inside", unseen, MIXED)

@@ -9,6 +9,7 @@ from patcher.protocols.steps import (
     Body,
     Exchange,
     Fence,
+    InstructionPointers,
     Load,
     Read,
     ReadBack,
@@ -42,6 +43,7 @@ STEPS: dict[type, Callable[[Any], str]] = {
     Sync: lambda _: "finds that all have serialised",
     Stop: lambda _: "finds that all others have stopped",
     Resume: lambda _: "lets all others go on",
+    InstructionPointers: lambda _: "looks where all others stand",
     Body: lambda _: "leaves the body of the NMI's handler",
 }
 ASKED = {Sync: "asks all others to serialise", Stop: "asks all others to stop"}
@@ -50,8 +52,8 @@ ACTS: dict[str, Callable[[Model, Any], str]] = {
     "stops": lambda _model, _: "stops, and drops what it has fetched",
     "serialises": lambda _model, _: "serialises: it drops what it has fetched",
     "lands": lambda model, stored: f"has its store visible: {_landed(model, *stored)}",
-    "begins": lambda model, number: f"begins to fetch at {site(model, number)}",
-    "executes": lambda model, what: f"executes {what[1].hex(' ')} at {site(model, what[0])}",
+    "begins": lambda model, where: f"begins to fetch at {site(model, *where)}",
+    "executes": lambda model, what: f"executes {what[2].hex(' ')} at {site(model, *what[:2])}",
     "hits": lambda model, number: f"executes int3 at {site(model, number)}",
     "skips": lambda model, number: f"finds {site(model, number)} being modified and skips it",
 }
@@ -69,9 +71,9 @@ def lines(model: Model, schedule: Schedule) -> list[str]:
     return [*numbered, f"{'':{width}}  => {schedule.violation}"]
 
 
-def site(model: Model, number: int) -> str:
-    """What a site is called."""
-    return model.code.sites[number].symbol
+def site(model: Model, number: int, start: int = 0) -> str:
+    """What a site is called, or the place `start` bytes behind."""
+    return model.code.sites[number].symbol + (f"+{start}" if start else "")
 
 
 def _who(act: Act) -> str:
@@ -124,14 +126,13 @@ def _fetches(model: Model, schedule: Schedule) -> defaultdict[int, list[str]]:
 
 def _fetched(model: Model, schedule: Schedule, first: int, act: Act) -> dict[int, str]:
     """Of the code an act executes, what was fetched when, as `e8 .. .. 00 00 at a site`."""
-    number, code = act.detail if act.kind == "executes" else (act.detail, INT3)
-    start = model.code.starts[number]
-    at: defaultdict[int, list[str]] = defaultdict(
-        lambda: [".."] * len(model.code.sites[number].old)
-    )
+    number, offset, code = act.detail if act.kind == "executes" else (act.detail, 0, INT3)
+    start = model.code.starts[number] + offset
+    size = max(len(code), len(model.code.sites[number].old) if code == INT3 else 0)
+    at: defaultdict[int, list[str]] = defaultdict(lambda: [".."] * size)
     for index, value in enumerate(code):
         mask = model.code.mask(start + index, value)
         states = enumerate(schedule.moves[first + 1 :], first)
         when = next(when for when, (state, _) in states if state.code[start + index] == mask)
         at[when][index] = f"{value:02x}"
-    return {when: f"{' '.join(text)} at {site(model, number)}" for when, text in at.items()}
+    return {when: f"{' '.join(text)} at {site(model, number, offset)}" for when, text in at.items()}

@@ -19,13 +19,21 @@ class Request(IntEnum):
 
 
 class Flight(NamedTuple):
-    """A CPU is fetching the instruction of a site; of each byte `seen` tells the values it may see.
+    """A CPU is fetching at a site; of each byte `seen` tells the values it may see.
 
-    That is a mask as in `code.Code`.
+    That is a mask as in `code.Code`. The bytes are those from offset `start` on.
     """
 
     site: int
+    start: int
     seen: tuple[int, ...]
+
+
+class Inside(NamedTuple):
+    """A CPU stands inside a site: it has executed the first instruction of two, `start` bytes."""
+
+    site: int
+    start: int
 
 
 class Trap(NamedTuple):
@@ -35,7 +43,7 @@ class Trap(NamedTuple):
     node: int
 
 
-Context = Flight | Trap | None  # None: between two instructions
+Context = Flight | Inside | Trap | None  # None: between two instructions, and in no site
 Place = int | str  # a byte of code by its number, or a variable by its name
 
 
