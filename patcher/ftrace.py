@@ -81,8 +81,9 @@ class Ftrace:
     than one thread at a time.
 
     Everything that touches code raises DisabledError once the switch is thrown, and otherwise what
-    the protocol raises, upon which it is thrown. After that assume that any target that was ever
-    asked for is still called.
+    the protocol raises, upon which it is thrown. (But for its StateError: a CPU stands inside a
+    site, nothing was changed, and it may be tried again.) After that assume that any target that
+    was ever asked for is still called.
     """
 
     def __init__(
@@ -275,6 +276,8 @@ class Ftrace:
             changes.sort(key=attrgetter("record.address"))
             try:
                 self._protocol(self._batch(changes))
+            except StateError:  # nothing deviates, and nothing was changed
+                raise
             except BaseException as error:  # an interrupt too leaves us not knowing what stands
                 self._bug = Bug.of(error, changes)
                 self._report(self._bug)

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -643,6 +643,24 @@ def test_an_interrupt_while_code_is_changed_throws_the_switch_too() -> None:
         ftrace.load(module)
     with pytest.raises(DisabledError, match="KeyboardInterrupt"):
         ftrace.register(User("tracer"))
+
+
+def test_a_cpu_inside_a_site_is_no_deviation_and_it_may_be_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def busy(_machine: Machine, batch: Batch) -> None:
+        raise StateError("memory", "a CPU stands inside", address=batch.addresses[0])
+
+    world = World()
+    world.live(loaded_at(START))
+    with monkeypatch.context() as now:
+        now.setattr(world, "protocol", SimpleNamespace(modify=busy))
+        with pytest.raises(StateError, match="a CPU stands inside"):
+            world.ftrace.register(User("tracer", TRACER))
+    assert world.bugs == []
+    assert world.ftrace.status().users == ()
+    world.ftrace.register(User("tracer", TRACER))
+    assert world.calls(OPEN, TRACER)
 
 
 def test_nothing_is_undone_and_a_user_that_could_not_be_registered_is_none() -> None:
