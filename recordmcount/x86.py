@@ -477,7 +477,7 @@ ABSOLUTE_CALLS = {
 CALL_LENGTHS = {EM_386: {*RELATIVE_CALLS}, EM_X86_64: {*RELATIVE_CALLS, *ABSOLUTE_CALLS}}
 JUMP = b"\xe9"  # jmp target
 JUMP_LENGTH = 5
-SHORT_JUMP = b"\xeb"  # jmp target
+SHORT_JUMP = b"\xeb"  # jmp target, of which only NOPs are made
 
 ADDRESS_BITS = {EM_386: 32, EM_X86_64: 64}
 # 64-bit addresses are canonical, with 48 bits: a jump to another one is a fault. Those that 5-level
@@ -499,7 +499,7 @@ def call(address: int, target: int, length: int = 5, machine: int = EM_X86_64) -
     Raises ValueError for a length that no call has.
     """
     if length in RELATIVE_CALLS:
-        return _branch(RELATIVE_CALLS[length], 4, address, target, machine)
+        return _branch(RELATIVE_CALLS[length], address, target, machine)
     if length not in ABSOLUTE_CALLS or machine != EM_X86_64:
         raise ValueError(f"no call is {length} bytes long")
     if not is_address(machine, address, length) or not is_address(machine, target):
@@ -518,12 +518,7 @@ def call_like(code: bytes, address: int, target: int, machine: int = EM_X86_64) 
 
 def jump(address: int, target: int, machine: int = EM_X86_64) -> bytes | None:
     """The 5-byte jump to `target` for the site at `address`; None if out of reach as in `call`."""
-    return _branch(JUMP, 4, address, target, machine)
-
-
-def short_jump(address: int, target: int, machine: int = EM_X86_64) -> bytes | None:
-    """The 2-byte jump to `target`; None unless within -128 to 127 bytes from its end."""
-    return _branch(SHORT_JUMP, 1, address, target, machine)
+    return _branch(JUMP, address, target, machine)
 
 
 # The first instruction of a site that is none of the NOPs: its first bytes -> its length in bytes.
@@ -560,15 +555,14 @@ def is_address(machine: int, address: int, size: int = 1) -> bool:
     return any(address in part and address + size - 1 in part for part in ADDRESSES[machine])
 
 
-def _branch(opcode: bytes, width: int, address: int, target: int, machine: int) -> bytes | None:
-    """The branch whose operand of `width` bytes counts from its end."""
-    length = len(opcode) + width
+def _branch(opcode: bytes, address: int, target: int, machine: int) -> bytes | None:
+    """The branch whose operand of 4 bytes counts from its end."""
+    length = len(opcode) + 4
     if not is_address(machine, address, length) or not is_address(machine, target):
         return None
     distance = target - (address + length)
     if machine == EM_386:  # modulo 1 << 32, as the processor counts
         distance = (distance + (1 << 31)) % (1 << 32) - (1 << 31)
-    limit = 1 << 8 * width - 1
-    if not -limit <= distance < limit:
+    if not -1 << 31 <= distance < 1 << 31:
         return None
-    return opcode + distance.to_bytes(width, "little", signed=True)
+    return opcode + distance.to_bytes(4, "little", signed=True)
