@@ -25,6 +25,7 @@ from patcher.protocols.steps import (
     Stop,
     Store,
     Sync,
+    Verify,
     WaitZero,
     Write,
 )
@@ -160,6 +161,19 @@ def test_what_the_design_wants_broken_is_among_the_mutants() -> None:
         "nmi, a site of two instructions, without a look inside",
         "breakpoint, a site of two instructions, without a look inside",
     ]
+
+
+@pytest.mark.parametrize(
+    "besides",
+    [
+        without(ReadBack),  # as heads_before_tails must
+        without(Sync, None, Sync(), Fence()),
+        without(Verify),
+    ],
+)
+def test_what_a_mutant_lacks_besides_is_not_what_breaks_it(besides: Transformation) -> None:
+    for scenario in (stopping(CALLS, 1), under_nmis(CALLS, 1), breaking(CALLS, 1)):
+        assert explore(Model(mutated(scenario, besides))).schedule is None
 
 
 # Fetching byte by byte

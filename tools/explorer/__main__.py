@@ -11,6 +11,12 @@ from tools.explorer.scenarios import Case, mutants, proofs
 from tools.explorer.schedule import lines
 from tools.explorer.search import explore
 
+LEGEND = """\
+CPU 0 runs the protocol, the others execute the sites; NMIs come on any. What a CPU stores others
+see once it is visible, which each byte and variable becomes by itself. Fetched bytes are kept
+until they are executed or dropped; `..` is fetched at another time. nmi_running is the number of
+NMIs, and 0x80000000 more while the flag is up.
+"""
 LINE = "{:55}{:>10}{:>8}  {}"
 
 
@@ -29,7 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
     cases = [case for case in cases if all(word in case.name for word in wanted)]
     if not cases:
         parser.error("no scenario has all of these words in its name")
-    say(1, [LINE.format("", "states", "", "").rstrip()])
+    say(1, [LEGEND, LINE.format("", "states", "", "").rstrip()])
     good = True
     for case in cases:
         good &= tell(case)
