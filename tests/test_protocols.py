@@ -226,7 +226,9 @@ def test_a_site_inside_of_which_a_cpu_stands_is_ebusy_and_nothing_is_changed(
     machine.pointers = [SECOND, FIRST + 1, FIRST]
     with pytest.raises(StateError) as caught:
         protocol.modify(machine, TWO)
-    assert str(caught.value) == "memory: two+0x0 (0x1000): a CPU stands inside, at 0x1001"
+    assert (
+        str(caught.value) == "memory: two+0x0 (0x1000): a CPU stands inside, at 0x1001: try again"
+    )
     assert caught.value.errno == errno.EBUSY
     assert [site(machine, change) for change in TWO] == [NOP_CALL, CALL]
     assert machine.int3_handlers == []

@@ -16,11 +16,12 @@ from .steps import InstructionPointers, Steps
 
 def not_one_instruction(batch: Batch) -> list[Change]:
     """The changes whose old code is not known to be one instruction; planned before any step."""
-    columns = zip(batch.addresses, batch.old, batch.new, strict=True)
+    codes = set(batch.old)  # of NOPs there are few
+    whole = {code for code in codes if first_instruction(code) == len(code)}
     return [
         Change(address, old, new, batch.symbol(address))
-        for address, old, new in columns
-        if first_instruction(old) != len(old)
+        for address, old, new in zip(batch.addresses, batch.old, batch.new, strict=True)
+        if old not in whole
     ]
 
 
@@ -33,6 +34,6 @@ def refuse_inside(path: str, changes: Sequence[Change]) -> Steps[None]:
         behind = bisect_right(pointers, change.address)
         if behind < len(pointers) and pointers[behind] < change.address + len(change.old):
             raise StateError(
-                path, f"a CPU stands inside, at {pointers[behind]:#x}",
+                path, f"a CPU stands inside, at {pointers[behind]:#x}: try again",
                 address=change.address, symbol=change.symbol, actual=change.old,
             )  # fmt: skip
