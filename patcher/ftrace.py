@@ -131,15 +131,21 @@ class Ftrace:
     def live(self, module: Module) -> None:
         """The module is LIVE: its records are no longer DISABLED, and users' sites get their calls.
 
-        Raises StateError if it is not COMING, ReachError if a target does not reach; then it is
-        COMING as before. With the switch thrown its records stay DISABLED.
+        Raises StateError if it is not COMING or a CPU stands inside a site, ReachError if a target
+        does not reach; then it is what it was before. Once the switch is thrown, be it by this,
+        the module is LIVE and its records stay DISABLED.
         """
         updates: list[Update] = []
-        if self._bug is None and module in self._records:
+        if self._bug is None and self.modules.states.get(module) is ModuleState.COMING:
             here = self._records[module].values()
             updates = list(self._plan(here, self._users.values(), clear=Flags.DISABLED))
+        try:
+            self._apply(updates)
+        except BaseException:
+            if self._bug is not None:
+                self.modules.live(module)
+            raise
         self.modules.live(module)
-        self._apply(updates)
 
     def free_init(self, module: Module) -> None:
         """The module's init text is about to be freed: its records go. StateError if not LIVE."""

@@ -645,16 +645,44 @@ def test_an_interrupt_while_code_is_changed_throws_the_switch_too() -> None:
         ftrace.register(User("tracer"))
 
 
+def busy(_machine: Machine, batch: Batch) -> None:
+    raise StateError("memory", "a CPU stands inside", address=batch.addresses[0])
+
+
+BUSY = SimpleNamespace(modify=busy)
+
+
+def test_a_module_with_a_cpu_inside_a_site_is_coming_as_before_and_goes_live_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    world.ftrace.register(User("tracer", TRACER))
+    module = world.load(loaded_at(START))
+    with monkeypatch.context() as now:
+        now.setattr(world, "protocol", BUSY)
+        with pytest.raises(StateError, match="a CPU stands inside"):
+            world.ftrace.live(module)
+    assert world.ftrace.modules.states[module] is ModuleState.COMING
+    world.ftrace.live(module)
+    assert world.calls(OPEN, TRACER)
+
+
+def test_a_module_cannot_go_live_twice_and_what_was_done_by_hand_stays() -> None:
+    world = World()
+    module = world.live(loaded_at(START))
+    world.ftrace.make_call(world.record(OPEN), TRACER)
+    with pytest.raises(StateError, match="not coming, but live"):
+        world.ftrace.live(module)
+    assert world.calls(OPEN, TRACER)
+
+
 def test_a_cpu_inside_a_site_is_no_deviation_and_it_may_be_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def busy(_machine: Machine, batch: Batch) -> None:
-        raise StateError("memory", "a CPU stands inside", address=batch.addresses[0])
-
     world = World()
     world.live(loaded_at(START))
     with monkeypatch.context() as now:
-        now.setattr(world, "protocol", SimpleNamespace(modify=busy))
+        now.setattr(world, "protocol", BUSY)
         with pytest.raises(StateError, match="a CPU stands inside"):
             world.ftrace.register(User("tracer", TRACER))
     assert world.bugs == []
