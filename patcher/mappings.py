@@ -41,7 +41,7 @@ class Mapping(NamedTuple):
     path: str = ""
 
     def __str__(self) -> str:
-        device = f"{major(self.device):x}:{minor(self.device):x}"
+        device = f"{major(self.device):02x}:{minor(self.device):02x}"
         return f"{self.range} {self.protection} {device} {self.inode} {self.path}".rstrip()
 
     def why_not_text(self, device: int, inode: int) -> str:

@@ -139,7 +139,7 @@ def test_a_module_that_goes_without_a_word_is_missed_before_its_place_is_touched
 def test_flash_is_not_taken_for_a_module_either(memory: Flash, ftrace: Ftrace) -> None:
     module = loaded_at(FREED, "e1000")
     memory.appear(module)
-    with pytest.raises(ModuleError, match=r"is a device: .* rw-s 0:5 1033 /dev/mem"):
+    with pytest.raises(ModuleError, match=r"is a device: .* rw-s 00:05 1033 /dev/mem"):
         ftrace.load(module)
     with pytest.raises(NoModuleError, match="none was ever here"):
         ftrace.record(FREED)

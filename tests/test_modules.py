@@ -251,7 +251,7 @@ def test_the_refused_mapping_is_told_as_the_kernel_tells_it() -> None:
     module = loaded_at(START)
     device = Mapping(Range(START, START + 0x1000), "rw-s", os.makedev(0, 5), 7, "/dev/mem")
     assert refused(module, [device]).endswith(
-        " is a device: 0x7f0000001000-0x7f0000002000 rw-s 0:5 7 /dev/mem"
+        " is a device: 0x7f0000001000-0x7f0000002000 rw-s 00:05 7 /dev/mem"
     )
 
 
