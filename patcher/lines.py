@@ -39,9 +39,9 @@ def relocation_types(site: "Site", state: State) -> list[str]:
     """The names of the relocation's types before and after a switch to `state`; none if linked."""
     if not site.relocation:
         return []
-    from recordmcount import relocatable, x86
+    from recordmcount import x86
 
-    types = [site.relocation, x86.RELOCATION_NAMES[site.machine][relocatable.R_NONE]]
+    types = [site.relocation, x86.RELOCATION_NAMES[site.machine][x86.R_NONE]]
     return types if state is State.NOP else types[::-1]
 
 

@@ -6,22 +6,25 @@ and the call becomes a NOP that tells the type. What would not come back bit for
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from operator import add
 from typing import NamedTuple
 
-from recordmcount import elf, relocatable, sites, x86
+from recordmcount import elf, relocatable, x86
+from recordmcount.columns import is_ascending
 from recordmcount.elf import Object
-from recordmcount.relocatable import R_NONE, Relocation
+from recordmcount.places import Relocation
+from recordmcount.relocatable import Group
 from recordmcount.state import State
 
 from .modify import Batch
 from .sites import Site
+from .touching import touched
 
 UNKNOWN = "a NOP by another tool, which does not tell the relocation of its call"
 SHARED = "another relocation touches it"
 NOT_ZERO = "the relocated field is not zero, and would not come back so"
-
-_Row = tuple[int, bytes, bytes, int]  # a change: file offset, old, new; and the site's number
 
 
 class ObjectSites:
@@ -33,9 +36,8 @@ class ObjectSites:
     def __init__(self, obj: Object, names: Sequence[str]) -> None:
         listing = relocatable.read(obj, tuple(names))
         self._obj = obj
-        self._sites = [site for site in listing.sites if site.recorded]
-        self._touching = _Touching(obj)
-        self._turns = list(map(self._turn, self._sites))
+        self._sites = listing.sites.only_recorded()
+        self._touched: set[int] | None = None
         self.dead = listing.dead
         self.repeated = listing.repeated
 
@@ -44,15 +46,15 @@ class ObjectSites:
 
     def names(self, number: int) -> tuple[str, ...]:
         """All names of the function that a site is in."""
-        return self._sites[number].aliases
+        return self._sites.names(number)
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Those of `numbers` whose sites are in `state`."""
-        return [number for number in numbers if self._sites[number].state is state]
+        return self._sites.where(numbers, state)
 
     def site(self, number: int) -> Site:
         """What there is to know of one site."""
-        site, turn = self._sites[number], self._turns[number]
+        site, turn = self._sites[number], self._turn(number)
         nop = site.code if site.state is State.NOP else turn.nop
         names, known = x86.RELOCATION_NAMES[self._obj.machine], site.relocation
         return Site(
@@ -63,52 +65,62 @@ class ObjectSites:
 
     def stuck(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Those of `numbers` that cannot be brought to `state` and back."""
-        return [
-            number
-            for number in numbers
-            if self._sites[number].state is not state and self._turns[number].call is None
-        ]
+        groups = self._sites.alike(numbers)
+        doubtful = {number for group in groups if not group.usual for number in group.numbers}
+        doubtful.update(self._touching.intersection(numbers))
+        doubtful.difference_update(self.where(sorted(doubtful), state))
+        return [number for number in sorted(doubtful) if self._turn(number).call is None]
 
     def batch(self, numbers: Sequence[int], state: State) -> Batch:
         """What must change so that these sites, of which none is stuck, are in `state`."""
-        rows = sorted(row for number in numbers for row in self._changes(number, state))
-        owners = {address: number for address, _, _, number in rows}
-        return Batch(
-            [address for address, _, _, _ in rows],
-            [old for _, old, _, _ in rows],
-            [new for _, _, new, _ in rows],
-            lambda address: self.site(owners[address]).label,
-        )
+        changes = _Changes(state)
+        groups = [
+            (group, group.relocation) for group in self._sites.alike(numbers) if group.relocation
+        ]
+        for group, relocation in groups:
+            self._add_code(changes, group, relocation)
+        for group, relocation in groups:
+            self._add_types(changes, group, relocation)
+        return changes.batch(lambda number: self.site(number).label)
 
-    def _changes(self, number: int, state: State) -> Iterator[_Row]:
-        """Of the code, and of the relocation's type."""
-        site, turn = self._sites[number], self._turns[number]
-        if turn.call is None or turn.nop is None or site.relocation is None:
-            return
-        old, new = turn.call, turn.nop
-        old_type, new_type = site.relocation.type, R_NONE
-        if state is State.CALL:
-            old, new, old_type, new_type = new, old, new_type, old_type
-        yield self._obj.headers[site.index][4] + site.offset, old, new, number
-        at, size = _type_field(self._obj, site.relocation)
-        yield at, old_type.to_bytes(size, "little"), new_type.to_bytes(size, "little"), number
+    def _add_code(self, changes: "_Changes", group: Group, first: Relocation) -> None:
+        start = self._obj.headers[group.section][4]
+        offsets = list(map(add, group.starts, repeat(start)))
+        changes.add(offsets, group.numbers, *self._bytes(first))
 
-    def _turn(self, site: relocatable.Site) -> "_Turn":
-        known = site.relocation
-        if site.state is State.FOREIGN:
-            return _Turn(reason=site.reason)
-        if known is None:
+    def _add_types(self, changes: "_Changes", group: Group, first: Relocation) -> None:
+        """The type is the low part of r_info."""
+        layout, header = self._obj.layout, self._obj.headers[first.section]
+        start, step, size = header[4] + layout.word, header[9], 4 if layout.is_64 else 1
+        offsets = [start + step * entry for entry in group.entries]
+        call, nop = (kind.to_bytes(size, "little") for kind in (first.type, x86.R_NONE))
+        changes.add(offsets, group.numbers, call, nop)
+
+    @property
+    def _touching(self) -> set[int]:
+        """The sites that another relocation touches."""
+        if self._touched is None:
+            self._touched = touched(self._obj, self._sites)
+        return self._touched
+
+    def _turn(self, number: int) -> "_Turn":
+        thing = self._sites.thing(number)
+        if thing.state is State.FOREIGN:
+            return _Turn(reason=thing.reason)
+        if thing.relocation is None:
             return _Turn(reason=UNKNOWN)
-        form = known.form
-        in_place = self._obj.section_type(known.section) == elf.SHT_REL
-        addend = form.addend if in_place else 0
-        field = addend.to_bytes(form.width, "little", signed=True)
-        call = form.prefix + field + form.suffix
-        if site.state is State.CALL and site.code != call:
+        call, nop = self._bytes(thing.relocation)
+        if thing.state is State.CALL and self._sites.code(number) != call:
             return _Turn(reason=NOT_ZERO)
-        if self._touching.count(site.index, site.offset, form.length) != 1:
+        if number in self._touching:
             return _Turn(reason=SHARED)
-        return _Turn(call, x86.object_nop(form, known.type))
+        return _Turn(call, nop)
+
+    def _bytes(self, known: Relocation) -> tuple[bytes, bytes]:
+        """(call, NOP) of a site with this relocation."""
+        in_place = self._obj.section_type(known.section) == elf.SHT_REL
+        call = x86.object_call(known.form, in_place=in_place)
+        return call, x86.object_nop(known.form, known.type)
 
 
 class _Turn(NamedTuple):
@@ -119,31 +131,31 @@ class _Turn(NamedTuple):
     reason: str = ""
 
 
-def _type_field(obj: Object, relocation: Relocation) -> tuple[int, int]:
-    """(file offset, size in bytes) of the relocation's type, the low part of its r_info."""
-    header = obj.headers[relocation.section]
-    entry = header[4] + relocation.number * header[9]
-    return entry + obj.layout.word, 4 if obj.layout.is_64 else 1
+class _Changes:
+    """Changes to `state` as columns: file offsets, old and new bytes, numbers of their sites."""
 
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.offsets: list[int] = []
+        self.old: list[bytes] = []
+        self.new: list[bytes] = []
+        self.sites: list[int] = []
 
-class _Touching:
-    """Counts the relocations that touch a piece of code.
+    def add(self, offsets: list[int], sites: Sequence[int], call: bytes, nop: bytes) -> None:
+        """Add what, at all these offsets, is `call` in one state and `nop` in the other."""
+        old, new = (call, nop) if self.state is State.NOP else (nop, call)
+        self.offsets += offsets
+        self.old += [old] * len(offsets)
+        self.new += [new] * len(offsets)
+        self.sites += sites
 
-    An R_*_NONE changes nothing, but may be one that somebody turned off; it counts for one byte.
-    """
-
-    def __init__(self, obj: Object) -> None:
-        fields: dict[int, list[tuple[int, int]]] = {}
-        for index, text in sites.text_relocations(obj):
-            rows = fields.setdefault(text, [])
-            for offset, kind, _, _ in obj.relocations(index):
-                width = 1 if kind == R_NONE else x86.field_size(obj.machine, kind)
-                rows.append((offset, width))
-        self._fields = {text: sorted(rows) for text, rows in fields.items()}
-
-    def count(self, section: int, offset: int, size: int) -> int:
-        """How many touch the `size` bytes at a section offset."""
-        fields = self._fields.get(section, [])
-        first = bisect_left(fields, (offset - x86.WIDEST_FIELD, 0))
-        end = bisect_left(fields, (offset + size, 0))
-        return sum(at + width > offset for at, width in fields[first:end])
+    def batch(self, label: Callable[[int], str]) -> Batch:
+        """All changes in order of file offset; `label` names a site."""
+        if not is_ascending(self.offsets):
+            rows = sorted(zip(self.offsets, self.old, self.new, self.sites, strict=True))
+            self.offsets, self.old, self.new, self.sites = map(list, zip(*rows, strict=True))
+        offsets, sites = self.offsets, self.sites
+        return Batch(
+            offsets, self.old, self.new,
+            lambda offset: label(sites[bisect_left(offsets, offset)]),
+        )  # fmt: skip

@@ -4,25 +4,39 @@ A table of fixed-size entries is also a set of columns, `table[place::size]`, an
 code can search, pick and compare a column without a loop over the entries.
 """
 
-from _operator import add, itemgetter
-from itertools import accumulate, compress
+from _operator import add, itemgetter, lt
+from itertools import accumulate, compress, islice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
+    from typing import TypeVar
 
-    from .elf import Layout
+    Value = TypeVar("Value")
+
+# Fewer rows than this are as fast decided one by one.
+FEW = 2
 
 
-def pick(values: "Sequence[int]", places: "list[int]") -> "Sequence[int]":
-    """The values at these places, in one call of C code."""
+def pick(values: "Sequence[Value]", places: "Sequence[int]") -> "Sequence[Value]":
+    """The values at these ascending places; without a copy if those are all there are."""
+    if len(places) == len(values):
+        return values
+    if isinstance(places, range):
+        return values[places.start : places.stop]
     if len(places) < 2:
         return [values[place] for place in places]
-    picked: tuple[int, ...] = itemgetter(*places)(values)
+    picked: tuple[Value, ...] = itemgetter(*places)(values)
     return picked
 
 
-def positions(column: bytes, values: set[int], first: int = 0) -> list[int]:
+def is_ascending(values: "Sequence[int]") -> bool:
+    """Whether each is greater than the one before."""
+    return all(map(lt, values, islice(values, 1, None)))
+
+
+def positions(column: bytes, values: "AbstractSet[int]", first: int = 0) -> list[int]:
     """Where in `column` one of `values` stands, ascending, counted from `first`."""
     found: list[int] = []
     for value in values:
@@ -57,14 +71,14 @@ class Relocations:
         self.addends = addends
         self.kinds = set(infos)
 
-    def keep_naming(self, symbols: frozenset[int], layout: "Layout") -> None:
-        """Drop the relocations that name none of `symbols`."""
-        others = {info for info in self.kinds if layout.symbol_of(info) not in symbols}
-        if not others:
-            return
-        chosen = [info not in others for info in self.infos]
-        self.numbers = list(compress(self.numbers, chosen))
-        self.offsets = list(compress(self.offsets, chosen))
-        self.infos = list(compress(self.infos, chosen))
-        self.addends = self.addends and list(compress(self.addends, chosen))
-        self.kinds -= others
+    def having(self, infos: set[int]) -> "Relocations":
+        """Those with one of these values of r_info."""
+        if self.kinds <= infos:
+            return self
+        chosen = [info in infos for info in self.infos]
+        return Relocations(
+            list(compress(self.numbers, chosen)),
+            list(compress(self.offsets, chosen)),
+            list(compress(self.infos, chosen)),
+            self.addends and list(compress(self.addends, chosen)),
+        )

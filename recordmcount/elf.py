@@ -117,6 +117,11 @@ class Layout:
             return memoryview(content).cast("q" if self.is_64 else "i")
         return unpack(f"<{len(content) // self.word}{'q' if self.is_64 else 'i'}", content)
 
+    def column(self, content: bytes, place: int, size: int) -> list[int]:
+        """The signed word at byte `place` of each entry, which are of `size` bytes."""
+        words = self.words(content)[place // self.word :: size // self.word]
+        return words.tolist() if isinstance(words, memoryview) else list(words)
+
 
 ELF32 = Layout(is_64=False)
 ELF64 = Layout(is_64=True)
@@ -379,6 +384,11 @@ class Object:
             for i, fields in enumerate(self.layout.sym.iter_unpack(piece), first):
                 yield self._raw_symbol(i, fields)
 
+    def raw_symbol(self, index: int) -> "RawSymbol":
+        """The same of one symbol; there must be one."""
+        fields = self.layout.sym.unpack_from(self.symbol_bytes, index * self.layout.sym.size)
+        return self._raw_symbol(index, fields)
+
     def _raw_symbol(self, index: int, fields: "tuple[int, ...]") -> "RawSymbol":
         if self.layout.is_64:
             name, info, other, shndx, value, size = fields
@@ -398,7 +408,7 @@ class Object:
             candidates = positions(column, {value & 0xFF for value in values})
         found = set()
         for index in candidates:
-            symbol = self._raw_symbol(index, sym.unpack_from(table, index * sym.size))
+            symbol = self.raw_symbol(index)
             if symbol[5] == section:
                 found.add(symbol[1])
         return found.intersection(values)
@@ -453,9 +463,21 @@ class Object:
                 pick(words[1:], places),
                 pick(words[2:], places) if width == 3 else None,
             )
-            found.keep_naming(symbols, layout)
+            found = found.having(
+                {info for info in found.kinds if layout.symbol_of(info) in symbols}
+            )
             if found.numbers:
                 yield found
+
+    def relocated(self, index: int, numbers: range) -> tuple[list[int], bytes]:
+        """(section offsets, lowest bytes of the types) of some relocations of section `index`."""
+        entry, offset, size = self._relocation_section(index)
+        numbers = range(size // entry.size)[numbers.start : numbers.stop]
+        content = self.read(
+            offset + numbers.start * entry.size, len(numbers) * entry.size, "relocations"
+        )
+        offsets = self.layout.column(content, 0, entry.size)
+        return offsets, content[self.layout.word :: entry.size]
 
     def relocations(self, index: int) -> "Iterator[Relocation]":
         """All relocations of section `index`, in file order."""

@@ -4,11 +4,11 @@ The result holds whole columns per section and not an object per site: a kernel 
 thousands of sites, nearly all of them the same five bytes, and columns can be checked in bulk.
 """
 
-from _operator import itemgetter, lt
-from itertools import islice
+from _operator import itemgetter
 from struct import pack, unpack
 
 from . import elf, jobs, x86
+from .columns import is_ascending
 from .errors import FormatError
 
 TYPE_CHECKING = False
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     Part = tuple[int, int, range]
     # Section index, section offset of the relocated field, what it is.
     Unsupported = tuple[int, int, str]
-    # Starts, entries, forms, references, unsupported: of a part, as in SectionSites and Found.
-    Answer = tuple[list[int], bytes, bytes, int, list[Unsupported]]
+    # Relocation section, text section; numbers, section offsets and addends of relocations.
+    TurnedOff = tuple[int, int, Sequence[int], Sequence[int], Sequence[int] | None]
+    # Starts, entries, forms, types, references, unsupported, turned off: of a part, as below.
+    Answer = tuple[list[int], bytes, bytes, bytes, int, list[Unsupported], list[TurnedOff]]
 
 # A piece of code up to this size is read for one piece of relocations; beyond it, all of it.
 WINDOW = 1 << 20
@@ -37,19 +39,27 @@ class SectionSites:
 
     `section` and `relocations` are section indices, `starts` the section offsets of the
     instructions' first bytes, `entries` the numbers of their relocations, packed in 8 bytes each
-    (few ask for them), `forms` their shapes as indices into `x86.ALL_FORMS`, a byte each.
+    (few ask for them), `forms` their shapes as indices into `x86.ALL_FORMS` and `types` those of
+    their relocations, a byte each.
     """
 
-    __slots__ = ("section", "relocations", "starts", "entries", "forms")
+    __slots__ = ("section", "relocations", "starts", "entries", "forms", "types")
 
     def __init__(
-        self, section: int, relocations: int, starts: list[int], entries: bytes, forms: bytes
+        self,
+        section: int,
+        relocations: int,
+        starts: list[int],
+        entries: bytes,
+        forms: bytes,
+        types: bytes,
     ) -> None:
         self.section = section
         self.relocations = relocations
         self.starts = starts
         self.entries = entries
         self.forms = forms
+        self.types = types
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -77,15 +87,17 @@ class Found:
 
     `sections` has the calls; `references` counts relocations that name mcount and are no call
     (a function pointer, a `lea`, a tail jump); `unsupported` lists what may be a call and can have
-    no entry, as (section index, section offset of the relocated field, what it is).
+    no entry, as (section index, section offset of the relocated field, what it is). `turned_off`
+    has the relocations of calls that were turned into NOPs.
     """
 
-    __slots__ = ("sections", "references", "unsupported")
+    __slots__ = ("sections", "references", "unsupported", "turned_off")
 
     def __init__(self) -> None:
         self.sections: list[SectionSites] = []
         self.references = 0
         self.unsupported: list[Unsupported] = []
+        self.turned_off: list[TurnedOff] = []
 
     def __iter__(self) -> "Iterator[CallSite]":
         for part in self.sections:
@@ -128,32 +140,30 @@ def _check_unique(obj: "Object", found: Found) -> None:
         starts[part.section] = part.starts if known is None else known + part.starts
     doubled = len({place[:2] for place in found.unsupported}) != len(found.unsupported)
     for all_starts in starts.values():
-        doubled |= not _ascending(all_starts) and len(set(all_starts)) != len(all_starts)
+        doubled |= not is_ascending(all_starts) and len(set(all_starts)) != len(all_starts)
     if doubled:
         raise FormatError(obj.path, "two relocations for one call")
 
 
 def _add(found: Found, part: "Part", answer: "Answer") -> None:
     relocations, target, _ = part
-    starts, entries, forms, references, unsupported = answer
+    starts, entries, forms, types, references, unsupported, turned_off = answer
     found.references += references
     found.unsupported += unsupported
+    found.turned_off += turned_off
     last = found.sections[-1] if found.sections else None
     if last and last.relocations == relocations:
         last.starts += starts
         last.entries += entries
         last.forms += forms
+        last.types += types
     elif starts:
-        found.sections.append(SectionSites(target, relocations, starts, entries, forms))
-
-
-def _ascending(values: "Sequence[int]") -> bool:
-    return all(map(lt, values, islice(values, 1, None)))
+        found.sections.append(SectionSites(target, relocations, starts, entries, forms, types))
 
 
 def _range(values: "Sequence[int]") -> tuple[int, int]:
     """(least, greatest)."""
-    return (values[0], values[-1]) if _ascending(values) else (min(values), max(values))
+    return (values[0], values[-1]) if is_ascending(values) else (min(values), max(values))
 
 
 def _parts(obj: "Object", pairs: list[tuple[int, int]], processes: int) -> "list[Part]":
@@ -204,25 +214,28 @@ class _Search:
         """What is in one part, in values that can go from process to process."""
         relocations, target, pieces = part
         code = _Code(self.obj, target)
-        starts: list[int] = []
-        entries: list[bytes] = []
-        forms = bytearray()
-        references = 0
-        unsupported: list[Unsupported] = []
+        seen = _Seen()
         for piece in self.obj.relocations_naming(relocations, self.symbols, pieces):
+            off = {info for info in piece.kinds if self.obj.layout.type_of(info) == x86.R_NONE}
+            if off:
+                gone = piece.having(off)
+                code.require(*_range(gone.offsets))
+                columns = gone.numbers, gone.offsets, gone.addends
+                seen.turned_off.append((relocations, target, *columns))
+                piece = piece.having(piece.kinds - off)
             plain = self.plain_calls(code, piece)
             if plain is not None:
-                starts += plain
-                entries.append(_packed(piece.numbers))
-                forms += bytes((self.plain.number,)) * len(plain)
-                continue
-            answer = self.decode_each(code, piece)
-            starts += answer[0]
-            entries.append(answer[1])
-            forms += answer[2]
-            references += answer[3]
-            unsupported += answer[4]
-        return starts, b"".join(entries), bytes(forms), references, unsupported
+                seen.add_plain(plain, piece.numbers, self.plain.number, self.types(piece.infos))
+            elif piece.numbers:
+                self.decode_each(code, piece, seen)
+        return seen.answer()
+
+    def types(self, infos: "Sequence[int]") -> bytes:
+        """The relocations' types; none of a call is greater than 255."""
+        known = {info: self.obj.layout.type_of(info) for info in set(infos)}
+        if len(known) == 1:
+            return bytes(known.values()) * len(infos)
+        return bytes(map(known.__getitem__, infos))
 
     def plain_calls(self, code: "_Code", piece: "Relocations") -> list[int] | None:
         """Section offsets of the instructions if all are plain 5-byte calls, else None.
@@ -246,38 +259,61 @@ class _Search:
             return starts
         return None if code.unproven(starts, pick(text)) else starts
 
-    def decode_each(self, code: "_Code", piece: "Relocations") -> "Answer":
+    def decode_each(self, code: "_Code", piece: "Relocations", seen: "_Seen") -> None:
         """Decide relocation by relocation."""
         machine, fields = self.obj.machine, piece.offsets
         base, text = code.around(*_range(fields))
         before = [text[max(0, field - base - 2)] for field in fields]
         unproven = code.unproven([field - 1 for field in fields], before)
-        starts: list[int] = []
-        entries: list[int] = []
-        forms = bytearray()
-        references = 0
-        unsupported: list[Unsupported] = []
         for i, (entry, field) in enumerate(zip(piece.numbers, fields, strict=True)):
             at = field - base
             kind = self.obj.layout.type_of(piece.infos[i])
             addend = piece.addends[i] if piece.addends else elf.in_place(text, at)
             form = x86.decode(machine, kind, addend, text, at)
             if form is None and x86.is_unsupported_call(machine, kind, text, at):
-                unsupported.append((code.section, field, "a call in an unsupported form"))
+                seen.unsupported.append((code.section, field, "a call in an unsupported form"))
             elif form is None:
-                references += kind != 0  # R_*_NONE is a call turned off long ago
+                seen.references += 1
             elif field - 1 in unproven and kind != x86.BRANCH_ONLY[machine]:
                 what = "a call, or the immediate of an imul or sub"
-                unsupported.append((code.section, field, what))
+                seen.unsupported.append((code.section, field, what))
             else:
-                starts.append(field - len(form.prefix))
-                entries.append(entry)
-                forms.append(form.number)
-        return starts, _packed(entries), bytes(forms), references, unsupported
+                seen.starts.append(field - len(form.prefix))
+                seen.entries.append(entry)
+                seen.forms.append(form.number)
+                seen.types.append(kind)
 
 
-def _packed(numbers: "Sequence[int]") -> bytes:
-    return pack(f"<{len(numbers)}Q", *numbers)
+class _Seen:
+    """What was seen of a part so far; the columns are those of SectionSites and Found."""
+
+    __slots__ = (
+        "starts", "entries", "forms", "types", "references", "unsupported", "turned_off",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.entries: list[int] = []
+        self.forms = bytearray()
+        self.types = bytearray()
+        self.references = 0
+        self.unsupported: list[Unsupported] = []
+        self.turned_off: list[TurnedOff] = []
+
+    def add_plain(
+        self, starts: list[int], entries: "Sequence[int]", form: int, types: bytes
+    ) -> None:
+        """Add calls of one form."""
+        self.starts += starts
+        self.entries += entries
+        self.forms += bytes((form,)) * len(starts)
+        self.types += types
+
+    def answer(self) -> "Answer":
+        """All of it, in values that `marshal` knows."""
+        entries = pack(f"<{len(self.entries)}Q", *self.entries)
+        columns = self.starts, entries, bytes(self.forms), bytes(self.types)
+        return *columns, self.references, self.unsupported, self.turned_off
 
 
 class _Code:
@@ -310,14 +346,18 @@ class _Code:
         ]
         return set(doubtful) - self._obj.values_named(self.section, doubtful)
 
+    def require(self, low: int, high: int) -> None:
+        """Raise FormatError if a field from `low` to `high` is outside of the section."""
+        if low < 0 or high >= self.size:
+            name = self._obj.section(self.section).name
+            raise FormatError(self._obj.path, "relocation outside the section", name, high)
+
     def around(self, low: int, high: int) -> tuple[int, bytes]:
         """(section offset of the first byte, bytes) that hold every field from `low` to `high`.
 
         A byte stands before the first instruction even where the section begins with it: a NUL.
         """
-        if low < 0 or high >= self.size:
-            name = self._obj.section(self.section).name
-            raise FormatError(self._obj.path, "relocation outside the section", name, high)
+        self.require(low, high)
         first = max(0, low - self.MARGIN)
         last = min(self.size, high + self.MARGIN)
         if first <= self._base or last > self._base + len(self._text):

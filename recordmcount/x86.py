@@ -36,6 +36,7 @@ R_386_PLT32 = 4
 R_386_GOT32X = 43
 
 R_X86_64_NONE = 0
+R_NONE = 0  # on both machines
 R_X86_64_64 = 1
 R_X86_64_PC32 = 2
 R_X86_64_PLT32 = 4
@@ -228,6 +229,12 @@ def field_size(machine: int, relocation_type: int) -> int:
     """How many bytes a relocation can touch, at most."""
     wide = machine == EM_X86_64 and relocation_type in WIDE_TYPES
     return WIDEST_FIELD if wide else 4
+
+
+def object_call(form: CallForm, *, in_place: bool) -> bytes:
+    """The call as it comes from a compiler: the field is the addend if that is in place, else 0."""
+    field = (form.addend if in_place else 0).to_bytes(form.width, "little", signed=True)
+    return form.prefix + field + form.suffix
 
 
 def object_nop(form: CallForm, relocation_type: int) -> bytes:

@@ -1,0 +1,112 @@
+"""Which sites of an object are touched by another relocation than their own.
+
+What such a site becomes would not be what was written there. In a relocation section whose offsets
+ascend, as assemblers and linkers leave them, only the neighbours of a site's own relocation can
+touch it, and those that fill 8 bytes; so whole columns are compared, and only what is in doubt
+then, and any other section, is looked at one by one.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import compress
+from operator import add, sub
+
+from recordmcount import columns, elf, sites, x86
+from recordmcount.columns import is_ascending, pick, positions
+from recordmcount.elf import Object
+from recordmcount.relocatable import Part, Sites
+
+NARROW = 4  # bytes that most relocations fill, and at most if they are not x86.WIDE_TYPES
+LONGEST_SITE = 13
+
+
+def touched(obj: Object, recorded: Sites) -> set[int]:
+    """The numbers of the sites that another relocation touches."""
+    counts = _Counts(obj)
+    found = set()
+    for part, first in zip(recorded.parts, recorded.firsts, strict=False):
+        lengths = [0, *(way.form.length for way in recorded.ways)]
+        for at in _doubtful(obj, part, lengths):
+            thing = recorded.thing(first + at)
+            place = part.section, part.column.starts[at]
+            if thing.relocation and counts.count(*place, thing.length) != 1:
+                found.add(first + at)
+    return found
+
+
+def _doubtful(obj: Object, part: Part, lengths: Sequence[int]) -> Sequence[int]:
+    """The numbers in a part of all sites that may be touched; `lengths` are by kind."""
+    kinds = bytes(part.column.kinds)
+    usual = positions(kinds, set(kinds) - {0})
+    starts, entries = pick(part.column.starts, usual), pick(part.column.entries, usual)
+    ends = list(map(add, starts, map(lengths.__getitem__, pick(kinds, usual))))
+    texts = [text for _, text in sites.text_relocations(obj)]
+    if len(usual) < columns.FEW or texts.count(part.section) != 1 or not is_ascending(entries):
+        return range(len(kinds))
+    doubtful = set(positions(kinds, {0}))
+    count = obj.headers[part.column.relocations][5] // obj.headers[part.column.relocations][9]
+    for first in range(0, count, elf.CHUNK):
+        # One more on both sides: the neighbours.
+        numbers = range(max(0, first - 1), min(first + elf.CHUNK + 1, count))
+        offsets, types = obj.relocated(part.column.relocations, numbers)
+        if offsets != sorted(offsets):
+            return range(len(kinds))
+        some = slice(bisect_left(entries, first), bisect_left(entries, first + elf.CHUNK))
+        near = _near_others(
+            offsets, [entry - numbers.start for entry in entries[some]], starts[some], ends[some]
+        )
+        doubtful.update(usual[some.start + at] for at in near)
+        for at in positions(types, x86.WIDE_TYPES) if obj.machine == x86.EM_X86_64 else ():
+            for number in _under(offsets[at], starts, ends):
+                if entries[number] != numbers[at]:
+                    doubtful.add(usual[number])
+    return sorted(doubtful)
+
+
+def _near_others(
+    offsets: list[int], own: list[int], starts: Sequence[int], ends: Sequence[int]
+) -> Iterator[int]:
+    """Which of the sites the neighbours of their `own` relocations touch, if those are narrow."""
+    if not own:
+        return iter(())
+    padded = [min(offsets[0], 0) - NARROW, *offsets, max(offsets[-1], ends[-1])]
+    before = list(map(sub, starts, pick(padded, own)))
+    behind = list(map(sub, pick(padded, [at + 2 for at in own]), ends))
+    if min(before) >= NARROW and min(behind) >= 0:  # nearly always
+        return iter(())
+    rows = zip(before, behind, strict=True)
+    return compress(range(len(own)), (one < NARROW or other < 0 for one, other in rows))
+
+
+def _under(offset: int, starts: Sequence[int], ends: Sequence[int]) -> Iterator[int]:
+    """The sites that the widest relocation at a section offset touches."""
+    first = bisect_left(starts, offset - LONGEST_SITE)
+    last = bisect_left(starts, offset + x86.WIDEST_FIELD, first)
+    return (number for number in range(first, last) if ends[number] > offset)
+
+
+class _Counts:
+    """Counts the relocations that touch a piece of code.
+
+    An R_*_NONE changes nothing, but may be one that somebody turned off; it counts for one byte.
+    """
+
+    def __init__(self, obj: Object) -> None:
+        self._obj = obj
+        self._fields: dict[int, list[tuple[int, int]]] = {}
+
+    def count(self, section: int, offset: int, size: int) -> int:
+        """How many touch the `size` bytes at a section offset."""
+        if section not in self._fields:
+            self._fields[section] = sorted(self._of(section))
+        fields = self._fields[section]
+        first = bisect_left(fields, (offset - x86.WIDEST_FIELD, 0))
+        end = bisect_left(fields, (offset + size, 0))
+        return sum(at + width > offset for at, width in fields[first:end])
+
+    def _of(self, section: int) -> Iterator[tuple[int, int]]:
+        """(section offset, width in bytes) of all relocations of a section."""
+        for index, text in sites.text_relocations(self._obj):
+            for offset, kind, _, _ in self._obj.relocations(index) if text == section else ():
+                none = kind == x86.R_NONE
+                yield offset, 1 if none else x86.field_size(self._obj.machine, kind)

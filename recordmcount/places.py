@@ -1,0 +1,168 @@
+"""What stands at one place of a relocatable object: decided by its relocation and the bytes there.
+
+`usual` decides the same of many places at once.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from struct import unpack
+from typing import NamedTuple
+
+from . import elf, x86
+from .elf import Object, Section
+from .state import State
+from .x86 import CallForm
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .sites import SectionSites, TurnedOff
+
+_LONGEST_SITE = 13
+_LONGEST_PREFIX = 2
+
+
+class Relocation(NamedTuple):
+    """The relocation of a site: a `form` of call and its relocation's type, now or before.
+
+    `section` is the index of its section, `number` its place therein.
+    """
+
+    section: int
+    number: int
+    form: CallForm
+    type: int
+
+
+class Place(NamedTuple):
+    """A section's index, and a section offset."""
+
+    section: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """What stands at a place."""
+
+    state: State
+    length: int = 5
+    form: str = ""
+    reason: str = ""
+    relocation: Relocation | None = None
+
+
+def calls(part: "SectionSites", numbers: list[int]) -> Iterator[tuple[Place, Thing]]:
+    """Those calls of a part."""
+    entries = unpack(f"<{len(part)}Q", part.entries)
+    for number in numbers:
+        form = x86.ALL_FORMS[part.forms[number]]
+        known = Relocation(part.relocations, entries[number], form, part.types[number])
+        thing = Thing(State.CALL, form.length, form.name, relocation=known)
+        yield Place(part.section, part.starts[number]), thing
+
+
+def turned_off(
+    obj: Object, code: "Code", part: "TurnedOff", numbers: list[int]
+) -> Iterator[tuple[Place, Thing]]:
+    """What stands where those relocations of a part are."""
+    section, text, entries, fields, addends = part
+    marked = x86.object_nops(obj.machine)
+    for number in numbers:
+        around = code.around(Place(text, fields[number]))
+        addend = addends[number] if addends else None
+        yield (
+            _marked_nop(around, marked, section, entries[number], addend)
+            or _nop_around(around, code.forms)
+        )
+
+
+def _marked_nop(
+    around: "_Around",
+    marked: dict[bytes, tuple[CallForm, int]],
+    section: int,
+    number: int,
+    addend: int | None,
+) -> tuple[Place, Thing] | None:
+    """The NOP that tells which call it replaced, if its relocation fits that; REL has no addend."""
+    for nop, (form, kind) in marked.items():
+        if around.holds(nop, len(form.prefix)) and addend in (None, form.addend):
+            known = Relocation(section, number, form, kind)
+            return around.start(form), Thing(State.NOP, form.length, form.name, relocation=known)
+    return None
+
+
+def _nop_around(around: "_Around", forms: list[CallForm]) -> tuple[Place, Thing]:
+    for form in forms:
+        if around.holds(form.nop, len(form.prefix)):
+            return around.start(form), Thing(State.NOP, form.length, form.name)
+    reason = "the relocation of a call that was turned off, but no NOP"
+    return around.field, Thing(State.FOREIGN, reason=reason)
+
+
+def claimed(place: Place, code: "Code", thing_at: Callable[[Place], Thing | None]) -> Thing:
+    """What an entry names where no relocation names mcount: the NOP of -mnop-mcount, or no site."""
+    for back in range(1, _LONGEST_SITE):
+        around = thing_at(Place(place.section, place.offset - back))
+        if around and around.state is not State.FOREIGN and around.length > back:
+            return Thing(State.FOREIGN, reason=f"{back:#x} into the {around.state}")
+    if not code.at(place, 1):
+        return Thing(State.FOREIGN, 0, reason="outside the section")
+    for form in code.forms:
+        if code.at(place, form.length) == form.nop:
+            return Thing(State.NOP, form.length, form.name)
+    if code.at(place, len(x86.NOP5)) == x86.NOP5:  # gcc -m32 -mnop-mcount
+        return Thing(State.NOP, len(x86.NOP5), x86.CALL.name)
+    return Thing(State.FOREIGN, reason="neither a call of mcount nor a NOP of one")
+
+
+class Code:
+    """The bytes of sections, read where they are asked for.
+
+    `forms` are the call forms, longest first: the NOP of a short one is the tail of a longer one's.
+    """
+
+    def __init__(self, obj: Object) -> None:
+        self._obj = obj
+        self._sections: dict[int, Section] = {}
+        kinds = x86.CALL_FORMS[obj.machine].values()
+        self.forms: list[CallForm] = sorted(
+            dict.fromkeys(form for forms in kinds for form in forms),
+            key=lambda form: -form.length,
+        )
+
+    def section(self, index: int) -> Section:
+        """Section `index`; FormatError where there is none."""
+        if index not in self._sections:
+            self._sections[index] = self._obj.section(index)
+        return self._sections[index]
+
+    def at(self, place: Place, length: int) -> bytes:
+        """Up to `length` bytes at a place; fewer, or none, where the section ends."""
+        section = self.section(place.section)
+        length = min(length, section.size - place.offset)
+        if length <= 0 or place.offset < 0 or section.type == elf.SHT_NOBITS:
+            return b""
+        return self._obj.read(section.offset + place.offset, length, "code")
+
+    def around(self, field: Place) -> "_Around":
+        """The bytes on both sides of a relocated field."""
+        start = max(0, field.offset - _LONGEST_PREFIX)
+        before = field.offset - start
+        code = self.at(Place(field.section, start), before + _LONGEST_SITE)
+        return _Around(field, code[:before], code[before:])
+
+
+class _Around(NamedTuple):
+    """The bytes of code before and from a relocated field, as far as any site reaches."""
+
+    field: Place
+    before: bytes
+    code: bytes
+
+    def holds(self, site: bytes, prefix: int) -> bool:
+        """Whether `site` stands there, whose field comes after so many bytes."""
+        return self.before.endswith(site[:prefix]) and self.code.startswith(site[prefix:])
+
+    def start(self, form: CallForm) -> Place:
+        """Where the site of this form begins."""
+        return Place(self.field.section, self.field.offset - len(form.prefix))

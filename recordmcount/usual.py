@@ -1,0 +1,168 @@
+"""The usual sites of a relocatable object, proven in bulk: whole columns are compared.
+
+A site is usual if its relocation's type allows but one form of call and the bytes are exactly
+those of that call, as a compiler leaves it, or of the NOP that this project puts in its place.
+Nearly all are. What is not, and what could stand in two ways, is left to `places`.
+"""
+
+from _bisect import bisect_left
+from _operator import not_, sub
+from itertools import compress, repeat
+from struct import unpack
+from typing import NamedTuple
+
+from . import columns, elf, table, x86
+from .columns import is_ascending, pick, positions
+from .state import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .elf import Object
+    from .sites import Found, SectionSites, TurnedOff
+    from .x86 import CallForm
+
+# Code is read in pieces of this many bytes, so that what is compared is still in the cache.
+PIECE = 1 << 18
+
+
+class Way(NamedTuple):
+    """How many sites stand alike: as `code`, with a relocation that has, or had, this `type`."""
+
+    state: State
+    form: "CallForm"
+    type: int
+    code: bytes
+
+
+def ways(obj: "Object") -> list[Way]:
+    """The ways in which a usual site can stand: as call, then as NOP."""
+    known = x86.CALL_FORMS[obj.machine].items()
+    single = {kind: forms[0] for kind, forms in known if len(forms) == 1}
+    in_place = not table.uses_rela(obj)
+    calls = [
+        Way(State.CALL, form, kind, x86.object_call(form, in_place=in_place))
+        for kind, form in single.items()
+    ]
+    nops = [Way(State.NOP, form, kind, x86.object_nop(form, kind)) for kind, form in single.items()]
+    return calls + nops
+
+
+class Column:
+    """The usual sites of one text section: columns of equal length, in ascending order.
+
+    `relocations` is the section index of their relocations, `starts` the section offsets of their
+    first bytes, `entries` the numbers of their relocations, `kinds` the ways they stand in, each
+    its number in `ways` + 1.
+    """
+
+    __slots__ = ("relocations", "starts", "entries", "kinds")
+
+    def __init__(
+        self, relocations: int, starts: list[int], entries: list[int], kinds: bytearray
+    ) -> None:
+        self.relocations = relocations
+        self.starts = starts
+        self.entries = entries
+        self.kinds = kinds
+
+    def sort(self) -> None:
+        """Put the sites in order; of two at one place the later stays."""
+        if is_ascending(self.starts):
+            return
+        places = sorted({start: number for number, start in enumerate(self.starts)}.items())
+        self.starts = [start for start, _ in places]
+        self.entries = [self.entries[number] for _, number in places]
+        self.kinds = bytearray(self.kinds[number] for _, number in places)
+
+    def find(self, start: int) -> int:
+        """The number of the site at a section offset, -1 if there is none."""
+        number = bisect_left(self.starts, start)
+        return number if number < len(self.starts) and self.starts[number] == start else -1
+
+
+class Usual:
+    """What can be proven in bulk, and what is left.
+
+    `columns` are by index of the text section. `calls` and `turned_off` are the rest: a part of
+    what was found, with the numbers therein.
+    """
+
+    def __init__(self, obj: "Object", found: "Found") -> None:
+        self._obj = obj
+        self.ways = ways(obj)
+        self.columns: dict[int, Column] = {}
+        self.calls = [(part, self._calls(part)) for part in found.sections]
+        self._nops = [kind for kind, way in enumerate(self.ways, 1) if way.state is State.NOP]
+        self.turned_off = [(part, self._turned_off(part)) for part in found.turned_off]
+        for column in self.columns.values():
+            column.sort()
+
+    def _calls(self, part: "SectionSites") -> list[int]:
+        """Those of a part that are not usual."""
+        kinds = {way.type: kind for kind, way in enumerate(self.ways, 1) if way.state is State.CALL}
+        entries = unpack(f"<{len(part)}Q", part.entries)
+        left: list[int] = []
+        for relocation_type in set(part.types):
+            numbers = positions(part.types, {relocation_type})
+            if relocation_type in kinds and len(part) >= columns.FEW:
+                starts, chosen = pick(part.starts, numbers), pick(entries, numbers)
+                sections = part.relocations, part.section
+                alike = self._compare(kinds[relocation_type], *sections, starts, chosen)
+                numbers = list(compress(numbers, map(not_, alike)))
+            left += numbers
+        return sorted(left)
+
+    def _turned_off(self, part: "TurnedOff") -> list[int]:
+        """Those of a part that are not usual."""
+        relocations, text, entries, fields, addends = part
+        left = list(range(len(entries)))
+        for kind in tuple(self._nops) if len(entries) >= columns.FEW else ():
+            form = self.ways[kind - 1].form
+            numbers = left
+            if addends and set(pick(addends, left)) != {form.addend}:
+                numbers = [number for number in left if addends[number] == form.addend]
+            starts = [field - len(form.prefix) for field in pick(fields, numbers)]
+            alike = self._compare(kind, relocations, text, starts, pick(entries, numbers))
+            if any(alike):
+                left = sorted({*left}.difference(compress(numbers, alike)))
+                self._nops.sort(key=lambda other: other != kind)  # the next part is as this one
+            if not left:
+                break
+        return left
+
+    def _compare(
+        self,
+        kind: int,
+        relocations: int,
+        text: int,
+        starts: "Sequence[int]",
+        entries: "Sequence[int]",
+    ) -> list[bool]:
+        """Which of `starts` stand in one way; these are put in the column."""
+        usual = elf.SHT_RELA if table.uses_rela(self._obj) else elf.SHT_REL
+        column = self.columns.get(text) or Column(relocations, [], [], bytearray())
+        sound = self._obj.section_type(relocations) == usual and column.relocations == relocations
+        if not starts or not sound or starts[0] < 0 or list(starts) != sorted(starts):
+            return [False] * len(starts)
+        alike = self._alike(text, starts, self.ways[kind - 1].code)
+        column.starts += compress(starts, alike)
+        column.entries += compress(entries, alike)
+        column.kinds += bytes((kind,)) * (len(column.starts) - len(column.kinds))
+        self.columns[text] = column
+        return alike
+
+    def _alike(self, section: int, starts: "Sequence[int]", code: bytes) -> list[bool]:
+        """At which of ascending `starts` these bytes stand."""
+        _, _, _, _, offset, size, _, _, _, _ = self._obj.headers[section]
+        alike: list[bool] = []
+        while len(alike) < len(starts):
+            first = len(alike)
+            base = starts[first]
+            last = bisect_left(starts, base + PIECE, first)
+            end = min(starts[last - 1] + len(code), size)
+            text = self._obj.read(offset + base, max(0, end - base), "code")
+            places = map(sub, starts[first:last], repeat(base))
+            alike += map(text.startswith, repeat(code), places)
+        return alike
