@@ -9,6 +9,7 @@ are there.
 
 import inspect
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -468,10 +469,12 @@ class TrustsTheLoad(Ftrace):
 
 
 def compares_nothing(memory: Memory, batch: Batch) -> None:
+    batch.check()
     memory.scatter(batch.addresses, batch.new)
 
 
 def verifies_one_by_one(memory: Memory, batch: Batch) -> None:
+    batch.check()
     for change in batch:
         modify_code(memory, change.address, change.old, change.new)
 
@@ -484,27 +487,33 @@ def spills(memory: Memory, batch: Batch) -> None:
             memory.text[address - START + len(new)] = 0x90
 
 
+def without_dispatcher(memory: Memory) -> Ftrace:
+    return Ftrace(registry(memory), partial(modify_batch, memory))
+
+
 @pytest.mark.parametrize(
-    "subject",
+    ("subject", "why"),
     [
-        pytest.param(over(modules=ForgetsToDrop), id="forgets to drop records"),
-        pytest.param(over(modules=ForgetsInit), id="forgets freed init text"),
-        pytest.param(over(kind=HasAnOff), id="a switch with an off"),
-        pytest.param(over(kind=EnablesTooEarly), id="enables before live"),
-        pytest.param(over(kind=NeverNops), id="leaves the calls of a coming module"),
-        pytest.param(over(kind=TrustsTheLoad), id="looks at the mappings at load only"),
-        pytest.param(over(compares_nothing), id="compares nothing"),
-        pytest.param(over(verifies_one_by_one), id="verifies one by one"),
-        pytest.param(over(spills), id="writes beyond the site"),
-        pytest.param(
-            Subject(lambda memory: Ftrace(registry(memory), partial(modify_batch, memory))),
-            id="no dispatcher",
-        ),
+        pytest.param(subject, why, id=name)
+        for name, subject, why in (
+            ("forgets to drop records", over(modules=ForgetsToDrop), "other records"),
+            ("forgets freed init text", over(modules=ForgetsInit), "other records"),
+            ("a switch with an off", over(kind=HasAnOff), "instead of ENODEV"),
+            ("enables before live", over(kind=EnablesTooEarly), "other records"),
+            ("leaves the calls of a coming module", over(kind=NeverNops), "other bytes"),
+            ("looks at the mappings at load only", over(kind=TrustsTheLoad), "instead of EFAULT"),
+            ("compares nothing", over(compares_nothing), "None instead of EINVAL"),
+            ("verifies one by one", over(verifies_one_by_one), "other bytes"),
+            ("writes beyond the site", over(spills), "other bytes"),
+            ("no dispatcher", Subject(without_dispatcher), "other bytes"),
+        )
     ],
 )
-def test_a_broken_ftrace_is_caught_and_the_steps_to_it_are_few(subject: Subject) -> None:
+def test_a_broken_ftrace_is_caught_for_what_it_does_by_few_steps(
+    subject: Subject, why: str
+) -> None:
     with pytest.raises(AssertionError) as caught:
         run_block(subject, 0)
-    seed, *needed = str(caught.value).splitlines()
-    assert seed.startswith("seed ")
+    reason, *needed = str(caught.value).splitlines()
+    assert re.fullmatch(f"seed \\d+: .*{why} after step .*", reason)
     assert 1 <= len(needed) <= 8, caught.value
