@@ -5,7 +5,7 @@ What takes long to import is imported by the actions, so that `patcher --help` a
 
 import gc
 
-from recordmcount.console import say
+from recordmcount.console import end_when_interrupted, say
 from recordmcount.errors import RecordError
 
 from .arguments import usual
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def main(words: "Sequence[str]") -> int:
     """Run `patcher` with these words; returns the exit status."""
+    end_when_interrupted()
     arguments = usual(words)
     if arguments is None:
         from .parser import parse

@@ -1,6 +1,12 @@
 """Machine code as text, for messages; nothing is ever decided by it."""
 
+from functools import cache
+from typing import TYPE_CHECKING
+
 from recordmcount.x86 import EM_386, EM_X86_64
+
+if TYPE_CHECKING:
+    from capstone import Cs
 
 
 def disassemble(code: bytes, address: int, machine: int = EM_X86_64) -> str:
@@ -9,20 +15,27 @@ def disassemble(code: bytes, address: int, machine: int = EM_X86_64) -> str:
     `machine` is the e_machine of what they are for. Bytes that are no whole instruction are `??`;
     so is everything where capstone is not to be had, as a message without it is still of use.
     """
+    disassembler = _disassembler(machine)
+    if disassembler is None:
+        return "??"
+    parts = []
+    end = 0
+    for _, size, mnemonic, operands in disassembler.disasm_lite(code, address):
+        parts.append(f"{mnemonic} {operands}".strip())
+        end += size
+    if end < len(code):
+        parts.append("??")
+    return "; ".join(parts)
+
+
+@cache  # thousands of sites may be foreign
+def _disassembler(machine: int) -> "Cs | None":
     try:
         _find_packages()
         from capstone import CS_ARCH_X86, CS_MODE_32, CS_MODE_64, Cs
     except ImportError:
-        return "??"
-    mode = CS_MODE_32 if machine == EM_386 else CS_MODE_64
-    parts = []
-    end = 0
-    for instruction in Cs(CS_ARCH_X86, mode).disasm(code, address):
-        parts.append(f"{instruction.mnemonic} {instruction.op_str}".strip())
-        end += instruction.size
-    if end < len(code):
-        parts.append("??")
-    return "; ".join(parts)
+        return None
+    return Cs(CS_ARCH_X86, CS_MODE_32 if machine == EM_386 else CS_MODE_64)
 
 
 def _find_packages() -> None:

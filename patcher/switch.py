@@ -1,6 +1,7 @@
 """Turn the sites of a file off and on: which ones, what must change for it, and the change."""
 
 from recordmcount import elf, formats
+from recordmcount.console import printable
 from recordmcount.state import STATES, State
 from recordmcount.table import NAME as TABLE
 
@@ -101,15 +102,20 @@ def _like(path: str, functions: dict[str, list[int]], globs: "Sequence[str]") ->
 
     found: set[int] = set()
     idle = []
-    for glob in globs:
+    for glob in map(_as_names_are, globs):
         is_like = re.compile(translate(glob)).match
         like = [number for name in functions if is_like(name) for number in functions[name]]
         found.update(like)
         if not like:
             idle.append(glob)
     if idle:
-        raise NoSiteError(path, f"no site in a function like {' or '.join(idle)}")
+        raise NoSiteError(path, f"no site in a function like {' or '.join(map(printable, idle))}")
     return found
+
+
+def _as_names_are(glob: str) -> str:
+    """A glob of the command line, its bytes that are not UTF-8 spelled as in names of functions."""
+    return glob.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def count(table: "SiteTable", selected: "Sequence[int]") -> dict[State, int]:

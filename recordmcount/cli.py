@@ -4,13 +4,12 @@ The recording path imports nothing that is not needed to record; `argparse` alon
 longer than recording an object. Other verbs import what they like, when they are called.
 """
 
-import _signal  # type: ignore[import-not-found]  # see output.py
 import gc
 import posix
 import sys
 
 from . import __version__
-from .console import say
+from .console import end_when_interrupted, say
 from .options import Options
 
 TYPE_CHECKING = False
@@ -83,6 +82,7 @@ class ListError(Exception):
 
 def main(words: "Sequence[str]") -> int:
     """Run `recordmcount` with these words; returns the exit status."""
+    end_when_interrupted()
     if words and words[0] in VERBS:
         return _verb(words[0], words[1:])
     try:
@@ -190,9 +190,6 @@ def _record_all(files: list[str], options: Options) -> int:
     from . import jobs
     from .record import describe, record
 
-    # Ctrl-C ends the process as any signal does, between files, and not as a Python exception.
-    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
-        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     gc.disable()  # no cycles are made, and looking for them would take a tenth of the time
 
     def work(number: int) -> "tuple[list[str], list[str], tuple[int, ...], bool]":

@@ -1,10 +1,18 @@
-"""Print results and diagnostics, to whoever still listens."""
+"""What a terminal is for: results and diagnostics, to whoever still listens, and Ctrl-C."""
+
+import _signal  # type: ignore[import-not-found]  # see output.py
 
 from .output import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+def end_when_interrupted() -> None:
+    """Have Ctrl-C end the process as any signal does, not as a Python exception."""
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def printable(name: str) -> str:

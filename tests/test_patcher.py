@@ -162,6 +162,12 @@ def test_a_glob_that_matches_nothing_is_an_error(
     assert built.image.read_bytes() == original
 
 
+def test_a_glob_with_an_end_of_line_does_not_break_the_line(built: Built) -> None:
+    assert refused("nop", "--functions", "a\nb", built.image) == (
+        f"{built.image}: no site in a function like a\\nb\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["odd", "alias", "weak"])
 def test_a_function_is_found_by_any_of_its_names(tmp_path: Path, name: str) -> None:
     aliases = """
@@ -171,6 +177,13 @@ def test_a_function_is_found_by_any_of_its_names(tmp_path: Path, name: str) -> N
     built = build(tmp_path, flags=["-mfentry", "-fno-pic"], work=images.WORK + aliases)
     patch("nop", "--functions", name, built.image)
     assert calls(built) == CALLS - 2
+
+
+def test_a_function_whose_name_is_not_utf_8_is_found_by_its_bytes(built: Built) -> None:
+    renamed = built.image.read_bytes().replace(b"\0twice\0", b"\0tw\xffce\0")
+    built.image.write_bytes(renamed)
+    patch("nop", "--functions", os.fsdecode(b"tw[\xff]*"), built.image)
+    assert calls(built) == CALLS - 1
 
 
 def test_calls_of_mcount_and_of_fentry_in_one_image_each_come_back(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import lzma
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -220,6 +221,19 @@ def test_what_cannot_be_said_is_one_line_and_status_1(words: str, redirection: s
     done = subprocess.run(shell, check=False, capture_output=True, text=True, cwd=command.ROOT)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch("standard output: .+\n", done.stderr)
+
+
+def test_ctrl_c_ends_it_as_any_signal_does(built: Built) -> None:
+    many = [str(built.image)] * 5000  # more lines than a pipe holds
+    words = [sys.executable, "-m", "patcher", "status", *many]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=command.ROOT
+    ) as run:
+        assert run.stdout
+        assert run.stderr
+        assert run.stdout.readline()
+        run.send_signal(signal.SIGINT)
+        assert (run.stderr.read(), run.wait()) == (b"", -signal.SIGINT)
 
 
 def test_help_says_what_a_verb_does() -> None:
