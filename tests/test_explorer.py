@@ -18,6 +18,7 @@ from patcher.protocols.steps import (
     Add,
     Exchange,
     Fence,
+    Load,
     ReadBack,
     Resume,
     Step,
@@ -358,6 +359,23 @@ def test_a_call_that_was_fetched_before_the_end_is_stale_after_it() -> None:
     scenario = stopping(changes, 1)  # one byte changes: there is nothing to mix
     assert found_in(mutated(scenario, without(Stop), without(Resume, None, Fence()))) == STALE
     assert explore(Model(scenario)).schedule is None
+
+
+def test_a_cpu_sees_its_own_stores_at_once_and_others_those_that_are_visible() -> None:
+    def steps() -> Steps[None]:
+        yield Store("own", 1)
+        if not (yield Load("own")):
+            yield Add("not seen", 1)
+
+    def nmi_steps() -> Steps[None]:
+        yield Store("seen" if (yield Load("own")) else "not yet", 1)
+        yield Fence()
+
+    same = Batch.of([Change(0x1000, SHORT.old[0], SHORT.old[0], "same")])
+    for lowered in ("not seen", "seen", "not yet"):
+        scenario = Scenario(same, steps, cpus=1, nmi=nmi_steps, lowered=(lowered,))
+        found = explore(Model(scenario)).schedule
+        assert (found is None) == (lowered == "not seen")
 
 
 def test_a_wait_that_never_ends_is_seen() -> None:

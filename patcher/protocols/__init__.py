@@ -6,4 +6,6 @@ has a `modify(machine, batch)`; `partial(modify, machine)` is what everybody els
 
 All of them change a site as one instruction. Where what stands there is a call of two (of 12 or 13
 bytes, or `nop; call`), a CPU may be between them: they then change nothing (`inside`).
+
+For one writer at a time: who changes one machine from several threads needs a lock around `modify`.
 """
