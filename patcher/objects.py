@@ -65,9 +65,7 @@ class ObjectSites:
 
     def stuck(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Those of `numbers` that cannot be brought to `state` and back."""
-        groups = self._sites.alike(numbers)
-        doubtful = {number for group in groups if not group.usual for number in group.numbers}
-        doubtful.update(self._touching.intersection(numbers))
+        doubtful = {*self._sites.unusual(numbers), *self._touching.intersection(numbers)}
         doubtful.difference_update(self.where(sorted(doubtful), state))
         return [number for number in sorted(doubtful) if self._turn(number).call is None]
 

@@ -37,7 +37,7 @@ def touched(obj: Object, recorded: Sites) -> set[int]:
 def _doubtful(obj: Object, part: Part, lengths: Sequence[int]) -> Sequence[int]:
     """The numbers in a part of all sites that may be touched; `lengths` are by kind."""
     kinds = bytes(part.column.kinds)
-    usual = positions(kinds, set(kinds) - {0})
+    usual = positions(kinds, set(kinds) - {0}) if 0 in kinds else range(len(kinds))
     starts, entries = pick(part.column.starts, usual), pick(part.column.entries, usual)
     ends = list(map(add, starts, map(lengths.__getitem__, pick(kinds, usual))))
     texts = [text for _, text in sites.text_relocations(obj)]

@@ -48,6 +48,13 @@ def positions(column: bytes, values: "AbstractSet[int]", first: int = 0) -> list
     return found
 
 
+def having(column: bytes, value: int) -> "Sequence[int]":
+    """Where in `column` this value stands, ascending; nearly always everywhere."""
+    if column.count(value) == len(column):
+        return range(len(column))
+    return positions(column, {value})
+
+
 class Relocations:
     """Relocations as columns of equal length: whole columns can be compared, and that is fast.
 

@@ -18,7 +18,7 @@ from itertools import accumulate, compress
 from typing import NamedTuple
 
 from . import elf, entries, places, sites, table
-from .columns import pick, positions
+from .columns import having, pick, positions
 from .elf import Object
 from .places import Code, Place, Relocation, Thing
 from .state import State
@@ -80,13 +80,11 @@ class Part(NamedTuple):
 class Group(NamedTuple):
     """Sites of one section that stand alike: columns of equal length, in ascending order.
 
-    `usual` tells whether they were proven in bulk; if not, it is a group of one. `relocation` is
-    that of the first, None if it is not known. `starts` are section offsets, `entries` the numbers
-    of the relocations.
+    One that was not proven in bulk is a group of its own. `relocation` is that of the first, None
+    if it is not known. `starts` are section offsets, `entries` the numbers of the relocations.
     """
 
     section: int
-    usual: bool
     relocation: Relocation | None
     numbers: Sequence[int]
     starts: Sequence[int]
@@ -144,7 +142,7 @@ class Sites:
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Those of ascending `numbers` whose sites are in `state`."""
         kinds = {kind for kind, way in enumerate(self.ways, 1) if way.state is state}
-        column = bytes(map(self._kinds.__getitem__, numbers))
+        column = bytes(pick(self._kinds, numbers))
         if not column.strip(column[:1]) and 0 not in column:  # nearly always: all alike
             return numbers if column[:1] and column[0] in kinds else []
         return sorted(
@@ -157,17 +155,19 @@ class Sites:
         """All of ascending `numbers`, in groups."""
         for part, first, end in zip(self.parts, self.firsts, self.firsts[1:], strict=False):
             own = numbers[bisect_left(numbers, first) : bisect_left(numbers, end)]
-            column, places = part.column, [number - first for number in own]
-            kinds = bytes(pick(column.kinds, places))
+            kinds = bytes(pick(part.column.kinds, _shifted(own, first)))
             for kind in set(kinds):
-                found = positions(kinds, {kind})
-                chosen, owners = pick(places, found), pick(own, found)
-                starts, entries = pick(column.starts, chosen), pick(column.entries, chosen)
-                rows = [slice(None)] if kind else [slice(at, at + 1) for at in range(len(chosen))]
-                for some in rows:
-                    known = self.thing(owners[some][0]).relocation
-                    number = (known.number,) if known and not kind else entries[some]
-                    yield Group(part.section, bool(kind), known, owners[some], starts[some], number)
+                alike = pick(own, having(kinds, kind))
+                for group in [alike] if kind else [[number] for number in alike]:
+                    known, places = self.thing(group[0]).relocation, _shifted(group, first)
+                    starts, entries = part.column.starts, part.column.entries
+                    yield Group(
+                        part.section, known, group, pick(starts, places), pick(entries, places)
+                    )
+
+    def unusual(self, numbers: Sequence[int]) -> list[int]:
+        """Those of `numbers` that were not proven in bulk."""
+        return [number for number in numbers if not self._kinds[number]] if 0 in self._kinds else []
 
     def code(self, number: int) -> bytes:
         """The bytes that stand at a site."""
@@ -257,9 +257,10 @@ class _Content:
 
     def parts(self, named: dict[int, list[int]]) -> Iterator[Part]:
         """All places by section."""
-        unusual = defaultdict(list)
-        for place in self.things:
-            unusual[place.section].append(place.offset)
+        unusual: dict[int, dict[int, int]] = defaultdict(dict)
+        for place, thing in self.things.items():
+            known = thing.relocation
+            unusual[place.section][place.offset] = known.number if known else 0
         for section in sorted({*self.usual.columns, *unusual}):
             usual = self.usual.columns.get(section) or Column(0, [], [], bytearray())
             column = _merged(usual, unusual[section]) if unusual[section] else usual
@@ -271,11 +272,21 @@ class _Content:
             yield Part(section, column, recorded)
 
 
-def _merged(column: Column, unusual: list[int]) -> Column:
-    """All in order; where both say something, what is unusual counts."""
+def _shifted(numbers: Sequence[int], by: int) -> Sequence[int]:
+    """The numbers, each less `by`."""
+    if isinstance(numbers, range):
+        return range(numbers.start - by, numbers.stop - by)
+    return [number - by for number in numbers]
+
+
+def _merged(column: Column, unusual: dict[int, int]) -> Column:
+    """All in order; where both say something, what is unusual counts.
+
+    It is given as start -> number of the relocation.
+    """
     usual = zip(column.starts, column.entries, column.kinds, strict=True)
     rows = {start: (entry, kind) for start, entry, kind in usual}
-    rows.update((offset, (0, 0)) for offset in unusual)
+    rows.update((start, (entry, 0)) for start, entry in unusual.items())
     ordered = sorted(rows.items())
     return Column(
         column.relocations,

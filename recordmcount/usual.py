@@ -12,7 +12,7 @@ from struct import unpack
 from typing import NamedTuple
 
 from . import columns, elf, table, x86
-from .columns import is_ascending, pick, positions
+from .columns import having, is_ascending, pick
 from .state import State
 
 TYPE_CHECKING = False
@@ -105,12 +105,12 @@ class Usual:
         entries = unpack(f"<{len(part)}Q", part.entries)
         left: list[int] = []
         for relocation_type in set(part.types):
-            numbers = positions(part.types, {relocation_type})
+            numbers: Sequence[int] = having(part.types, relocation_type)
             if relocation_type in kinds and len(part) >= columns.FEW:
                 starts, chosen = pick(part.starts, numbers), pick(entries, numbers)
                 sections = part.relocations, part.section
                 alike = self._compare(kinds[relocation_type], *sections, starts, chosen)
-                numbers = list(compress(numbers, map(not_, alike)))
+                numbers = [] if all(alike) else list(compress(numbers, map(not_, alike)))
             left += numbers
         return sorted(left)
 

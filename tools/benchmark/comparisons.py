@@ -69,10 +69,13 @@ def all_comparisons(
     yield from one_object(ours, Copies([typical(modules)], scratch), rounds or 40)
     large = joined(modules, scratch)
     yield from large_object(ours, Copies([large], scratch), rounds or 5)
-    real = images.of_modules(large, scratch)
-    yield from patching("the modules linked", real, scratch, rounds or 10, Target("at most", 3))
+    recorded = images.recorded(large, scratch)
+    real = images.of_modules(recorded, scratch)
+    at_most_3 = Target("at most", 3)
+    yield from patching("the modules linked", real, scratch, rounds or 10, at_most_3)
     tiny = images.of_tiny_functions(100_000 if files is None else 1000, scratch)
     yield from patching("nothing but tiny functions", tiny, scratch, rounds or 10, None)
+    yield from patching("the modules in one object", recorded, scratch, rounds or 10, at_most_3)
 
 
 def our_command() -> list[str]:
@@ -147,7 +150,7 @@ def large_object(ours: list[str], copies: Copies, rounds: int) -> Iterator[Compa
 def patching(
     what: str, image: Path, scratch: Path, rounds: int, target: Target | None
 ) -> Iterator[Comparison]:
-    """Patcher on a linked file of many sites: cp, which compares nothing, is the least it takes."""
+    """Patcher on a file of many sites: cp, which compares nothing, is the least it takes."""
     patcher = [sys.executable, "-I", "-S", str(Path(__file__).parents[2] / "patcher/__main__.py")]
     off = scratch / "off"
     words = [*patcher, "nop", "-o", str(off), str(image)]

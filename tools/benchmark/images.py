@@ -1,4 +1,4 @@
-"""Linked files with many recorded sites, for patcher to switch."""
+"""Objects and linked files with many recorded sites, for patcher to switch."""
 
 import subprocess
 import sys
@@ -18,10 +18,16 @@ f{number}:
 """
 
 
-def of_modules(joined: Path, scratch: Path) -> Path:
+def recorded(joined: Path, scratch: Path) -> Path:
+    """The object with a table of its sites."""
+    out = scratch / "recorded.o"
+    _record(joined, out)
+    return out
+
+
+def of_modules(recorded: Path, scratch: Path) -> Path:
     """A static executable of an object of many modules: real code, in real proportions."""
-    recorded, root, image = (scratch / name for name in ("recorded.o", "root.o", "modules"))
-    _record(joined, recorded)
+    root, image = scratch / "root.o", scratch / "modules"
     _gcc("-c", "-x", "c", "-", "-o", root, source=ROOT)
     # What other modules or the kernel define is left out, as nothing is run.
     words = ["ld", "-static", "-z", "muldefs", "--unresolved-symbols=ignore-all"]
