@@ -74,9 +74,9 @@ def handler(batch: Batch, address: int) -> Steps[int | None]:
 
 def steps(path: str, batch: Batch) -> Steps[None]:
     """The steps of the writer."""
-    addresses = batch.addresses
-    if not len(addresses):
+    if not len(batch):
         return
+    addresses = batch.addresses
     _refuse_breakpoints(path, batch)
     enterable = not_one_instruction(batch)
     yield Verify(batch)

@@ -66,6 +66,8 @@ def deliver(machine: Machine, body: Callable[[], None]) -> None:
 
 def steps(path: str, batch: Batch) -> Steps[None]:
     """The steps of the writer."""
+    if not len(batch):
+        return
     enterable = not_one_instruction(batch)
     try:
         yield Stop()
