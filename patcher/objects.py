@@ -19,8 +19,11 @@ from recordmcount.relocatable import Group
 from recordmcount.state import State
 
 from .modify import Batch
-from .sites import Site
 from .touching import touched
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .sites import Site
 
 UNKNOWN = "a NOP by another tool, which does not tell the relocation of its call"
 SHARED = "another relocation touches it"
@@ -52,8 +55,10 @@ class ObjectSites:
         """Those of `numbers` whose sites are in `state`."""
         return self._sites.where(numbers, state)
 
-    def site(self, number: int) -> Site:
+    def site(self, number: int) -> "Site":
         """What there is to know of one site."""
+        from .sites import Site
+
         site, turn = self._sites[number], self._turn(number)
         nop = site.code if site.state is State.NOP else turn.nop
         names, known = x86.RELOCATION_NAMES[self._obj.machine], site.relocation

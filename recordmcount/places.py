@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from struct import unpack
 from typing import NamedTuple
 
@@ -40,8 +39,7 @@ class Place(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Thing:
+class Thing(NamedTuple):
     """What stands at a place."""
 
     state: State

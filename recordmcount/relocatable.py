@@ -12,7 +12,6 @@ of one that is asked for. All others are decided one by one (`places`).
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, compress
 from typing import NamedTuple
@@ -25,18 +24,17 @@ from .state import State
 from .usual import Column, Usual
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(NamedTuple):
     """A call of mcount, a NOP in its place, or what is neither: foreign.
 
     Foreign is what else an entry of a table names, and what may be a call but can have no entry.
     `offset` is the section offset of the first byte (for the latter, of the relocated field) and
-    `index` that of the section. `function` is the nearest symbol at or before it, None where that
-    one ends before it, `function_offset` the distance to its first byte and `aliases` all names
-    that byte has. `code` are the bytes that stand there, of the form's length or, if foreign, up to
-    five. `form` is the name of the call's form (of a NOP: of the call it replaced), empty if
-    unknown. `recorded` tells whether a table has an entry for it. `reason` says why a site is
-    foreign. `relocation` is known of a call, and of a NOP that tells it.
+    `section_index` that of the section. `function` is the nearest symbol at or before it, None
+    where that one ends before it, `function_offset` the distance to its first byte and `aliases`
+    all names that byte has. `code` are the bytes that stand there, of the form's length or, if
+    foreign, up to five. `form` is the name of the call's form (of a NOP: of the call it replaced),
+    empty if unknown. `recorded` tells whether a table has an entry for it. `reason` says why a site
+    is foreign. `relocation` is known of a call, and of a NOP that tells it.
     """
 
     section: str
@@ -48,7 +46,7 @@ class Site:
     form: str
     recorded: bool
     reason: str
-    index: int
+    section_index: int
     aliases: tuple[str, ...]
     relocation: Relocation | None
 
@@ -180,8 +178,7 @@ class Sites:
         return Sites(self._content, [part.only_recorded() for part in self.parts])
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """What one object holds.
 
     `has_table` tells whether there is a `__mcount_loc`. `dead` counts words of tables that name no
