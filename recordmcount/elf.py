@@ -386,8 +386,11 @@ class Object:
 
     def raw_symbol(self, index: int) -> "RawSymbol":
         """The same of one symbol; there must be one."""
-        fields = self.layout.sym.unpack_from(self.symbol_bytes, index * self.layout.sym.size)
-        return self._raw_symbol(index, fields)
+        sym = self.layout.sym
+        if self._symbols is None and self.symtab is not None:
+            start = self.headers[self.symtab][4] + index * sym.size
+            return self._raw_symbol(index, sym.unpack(self.read(start, sym.size, "a symbol")))
+        return self._raw_symbol(index, sym.unpack_from(self.symbol_bytes, index * sym.size))
 
     def _raw_symbol(self, index: int, fields: "tuple[int, ...]") -> "RawSymbol":
         if self.layout.is_64:
