@@ -20,7 +20,7 @@ from _operator import lt, sub
 from itertools import chain, compress, repeat
 
 from . import elf, table, x86
-from .columns import positions
+from .columns import pick, positions
 from .decoding import ENDBR_SIZE, LONGEST_SITE, Decoder, Found, Way, in_function
 from .dynamic import PT_LOAD, LoadView
 from .errors import FormatError
@@ -31,11 +31,8 @@ from .targets import Targets, Words
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import TypeVar
 
     from .elf import Object, Section
-
-    Value = TypeVar("Value")
 
 # Code is read in pieces of this many bytes, so that what is compared is still in the cache.
 PIECE = 1 << 18
@@ -172,16 +169,16 @@ class Sites:
             new = self._turned(kinds[0], numbers, state) if kinds else []
         else:
             columns = {
-                kind: self._turned(kind, _picked(numbers, positions(kinds, {kind})), state)
+                kind: self._turned(kind, pick(numbers, positions(kinds, {kind})), state)
                 for kind in set(kinds)
             }
             new = _merged(kinds, columns)
-        return _picked(self.vaddrs, numbers), _picked(self.codes, numbers), new
+        return pick(self.vaddrs, numbers), pick(self.codes, numbers), new
 
     def _turned(self, kind: int, numbers: "Sequence[int]", state: State) -> list[bytes]:
         """The bytes in `state` of sites of one kind."""
         if kind:
-            return self._ways[kind - 1].turned(_picked(self.vaddrs, numbers), state)
+            return self._ways[kind - 1].turned(pick(self.vaddrs, numbers), state)
         ways = [(self._alone[number].way, self.vaddrs[number]) for number in numbers]
         return [code for way, vaddr in ways if way for code in way.turned([vaddr], state)]
 
@@ -213,7 +210,7 @@ class Sites:
         """Find the sites that stand in a known way; the numbers of the others."""
         if not numbers:
             return numbers
-        vaddrs, way = _picked(self.vaddrs, numbers), self._ways[kind - 1]
+        vaddrs, way = pick(self.vaddrs, numbers), self._ways[kind - 1]
         if not way.reaches(vaddrs):
             return numbers
         codes = way.turned(vaddrs, way.state)
@@ -295,15 +292,6 @@ def odd_entries(dead: int, repeated: int) -> list[str]:
         for number, what in ((dead, "dead"), (repeated, "repeated"))
         if number
     ]
-
-
-def _picked(column: "Sequence[Value]", numbers: "Sequence[int]") -> "Sequence[Value]":
-    """The values at these ascending numbers; without a copy if those are all there are."""
-    if len(numbers) == len(column):
-        return column
-    if isinstance(numbers, range):
-        return column[numbers.start : numbers.stop]
-    return [column[number] for number in numbers]
 
 
 def _merged(kinds: bytes, columns: dict[int, list[bytes]]) -> list[bytes]:
