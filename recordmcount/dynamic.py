@@ -5,6 +5,8 @@ decided by the program headers and by PT_DYNAMIC alone. (System V gABI, chapter 
 and Dynamic Linking"; DT_RELR as the gABI's draft of 2022 has it.) Not on the recording path.
 """
 
+from _bisect import bisect_right
+from itertools import pairwise
 from struct import Struct, unpack_from
 
 from . import elf
@@ -14,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .elf import Object
+    from .elf import Object, Section
 
 PT_LOAD, PT_DYNAMIC = 1, 2
 PF_X = 1
@@ -81,7 +83,8 @@ class LoadView:
             raise FormatError(obj.path, "neither an executable nor a shared object")
         self.obj = obj
         self.segments = _segments(obj)
-        self._loaded = [segment for segment in self.segments if segment.type == PT_LOAD]
+        self._loaded = _loaded(obj.path, self.segments)
+        self._starts = [segment.vaddr for segment in self._loaded]
         self.dynamic = self._read_dynamic()
 
     def file_offset(self, vaddr: int, size: int, *, executable: bool = False) -> int | None:
@@ -90,12 +93,18 @@ class LoadView:
         None where no PT_LOAD segment has them all from the file; with `executable`, where that
         segment is not executable.
         """
-        for segment in self._loaded:
-            if segment.holds(vaddr, size):
-                if executable and not segment.flags & PF_X:
-                    return None
-                return segment.offset + vaddr - segment.vaddr
-        return None
+        number = bisect_right(self._starts, vaddr) - 1
+        if number < 0:
+            return None
+        segment = self._loaded[number]
+        if not segment.holds(vaddr, size) or (executable and not segment.flags & PF_X):
+            return None
+        return segment.offset + vaddr - segment.vaddr
+
+    def loads(self, section: "Section", *, executable: bool = False) -> bool:
+        """Whether the section's bytes are what is loaded at its address, `executable` or not."""
+        offset = self.file_offset(section.vaddr, section.size, executable=executable)
+        return offset == section.offset and section.type != elf.SHT_NOBITS
 
     def read(self, vaddr: int, size: int, what: str) -> bytes:
         """`size` bytes at link-time virtual address `vaddr`; FormatError where there are none."""
@@ -200,6 +209,17 @@ def _segments(obj: "Object") -> list[Segment]:
             kind, offset, vaddr, _, filesz, memsz, flags, _ = header
         segments.append(Segment(kind, flags, offset, vaddr, filesz, memsz))
     return segments
+
+
+def _loaded(path: str, segments: list[Segment]) -> list[Segment]:
+    """The PT_LOAD segments in ascending order; FormatError if an address is in two of them."""
+    loaded = [one for one in segments if one.type == PT_LOAD and (one.memsz or one.filesz)]
+    loaded.sort(key=lambda segment: segment.vaddr)
+    for before, segment in pairwise(loaded):
+        if segment.vaddr < before.vaddr + max(before.memsz, before.filesz):
+            what = f"segments are loaded over each other at {segment.vaddr:#x}"
+            raise FormatError(path, what)
+    return loaded
 
 
 def _relr_slots(table: bytes, word: int) -> "Iterator[int]":

@@ -22,7 +22,7 @@ from itertools import chain, compress, repeat
 from . import elf, table, x86
 from .columns import pick, positions
 from .decoding import ENDBR_SIZE, LONGEST_SITE, Decoder, Found, Way, in_function
-from .dynamic import PT_LOAD, LoadView
+from .dynamic import LoadView
 from .errors import FormatError
 from .functions import Functions
 from .state import State
@@ -366,17 +366,8 @@ class Code:
 
     def _is_loaded(self, section: "Section", start: int, end: int) -> bool:
         """Whether all bytes from `start` to before `end` are loaded as code, by one segment."""
-        view, offset = self._view, section.offset + start - section.vaddr
-        touching = [
-            segment
-            for segment in view.segments
-            if segment.type == PT_LOAD
-            and segment.vaddr < end
-            and start < segment.vaddr + segment.filesz
-        ]
-        return (
-            len(touching) == 1 and view.file_offset(start, end - start, executable=True) == offset
-        )
+        offset = section.offset + start - section.vaddr
+        return self._view.file_offset(start, end - start, executable=True) == offset
 
 
 def _code_sections(obj: "Object") -> "list[Section]":

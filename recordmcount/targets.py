@@ -1,6 +1,7 @@
 """The ways to mcount in a linked image: its definitions, the PLT stubs and the GOT slots.
 
-All are known from the symbols and from what the loader will do, before any call is looked at.
+All are known from the symbols and from what the loader will do, before any call is looked at. What
+no segment loads is none.
 """
 
 from _bisect import bisect_left
@@ -69,7 +70,7 @@ class Words:
                     named[info] = name.decode("utf-8", "backslashreplace")
         if named:
             for slot, info in zip(relocations.slots, relocations.infos, strict=True):
-                if info in named:
+                if info in named and self.view.file_offset(slot, layout.word) is not None:
                     self.names[slot] = named[info]
 
     def _add_values(self, relocations: "DynamicRelocations") -> None:
@@ -157,20 +158,23 @@ class Targets:
         self.got_bases = _got_bases(view, gots)
         size = 4 if obj.machine == x86.EM_386 else 8
         for section in gots:
+            if not view.loads(section):
+                continue
             content = obj.content(section.index)
             for at in range(0, len(content) - size + 1, size):
                 slot = section.vaddr + at
                 value = words.value(slot, int.from_bytes(content[at : at + size], "little"))
                 if value in self.code and slot not in self.slots:
                     self.slots[slot] = self.code[value]
-        self._add_stubs(obj)
+        self._add_stubs(view)
         self.code = dict(sorted(self.code.items()))
         self.slots = dict(sorted(self.slots.items()))
 
-    def _add_stubs(self, obj: "Object") -> None:
+    def _add_stubs(self, view: "LoadView") -> None:
+        obj = view.obj
         for index in range(len(obj.headers)):
             section = obj.section(index)
-            if not section.name.startswith(".plt") or not section.flags & elf.SHF_EXECINSTR:
+            if not section.name.startswith(".plt") or not view.loads(section, executable=True):
                 continue
             content = obj.content(index)
             for at in range(0, len(content), 8):  # no linker aligns its stubs to less

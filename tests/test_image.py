@@ -298,6 +298,34 @@ def test_a_call_through_another_slot_is_foreign(program: Path) -> None:
     assert state_of_twice(wrong) == (State.FOREIGN, reason)
 
 
+UNLOADED = 0x7000_0000
+
+
+def test_a_slot_that_the_loader_would_fill_outside_of_every_segment_is_none(program: Path) -> None:
+    (slot,) = read(program).slots
+    old, new = (place.to_bytes(8, "little") for place in (slot, UNLOADED))
+    offset, _, size = images.section(program, ".rela.plt")
+    data = program.read_bytes()
+    relocations = data[offset : offset + size].replace(old, new)
+    moved = read_bytes(data[:offset] + relocations + data[offset + size :])
+    assert moved.slots == {}
+    assert {site.state for site in moved.sites} == {State.FOREIGN}
+
+
+def test_a_got_that_no_segment_loads_is_none(tmp_path: Path) -> None:
+    link = ["-static", "-Wl,--no-relax"]
+    program = build(tmp_path, flags=["-mfentry", "-fpie"], link=link, own_counter=True).image
+    assert {site.form for site in read(program).sites} == {"call-got"}
+    data = bytearray(program.read_bytes())
+    obj = elf.Object("image", len(data), lambda offset, size: bytes(data[offset : offset + size]))
+    (got,) = obj.named(b".got")
+    at = obj.shoff + got * obj.layout.shdr.size + 16  # sh_addr
+    data[at : at + 8] = UNLOADED.to_bytes(8, "little")
+    moved = read_bytes(bytes(data))
+    assert moved.slots == {}
+    assert {site.state for site in moved.sites} == {State.FOREIGN}
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -589,6 +617,15 @@ def test_a_broken_dynamic_segment_is_named(
     with pytest.raises(FormatError) as caught:
         read_bytes(bytes(data))
     assert str(caught.value).startswith(f"image: {message}")
+
+
+def test_segments_that_are_loaded_over_each_other_are_refused(program: Path) -> None:
+    data = bytearray(program.read_bytes())
+    headers, size = int.from_bytes(data[32:40], "little"), int.from_bytes(data[54:56], "little")
+    first = next(at for at in range(headers, len(data), size) if data[at] == 1)  # PT_LOAD
+    data[first + 40 : first + 48] = (0x1001).to_bytes(8, "little")  # p_memsz
+    with pytest.raises(FormatError, match=r"segments are loaded over each other at 0x401000$"):
+        read_bytes(bytes(data))
 
 
 @pytest.fixture(scope="module", params=[("-fno-pic", "-no-pie"), ("-fpie", "-pie")], ids="".join)

@@ -158,14 +158,16 @@ def test_what_another_program_wrote_meanwhile_is_not_lost(
     assert not list(built.image.parent.glob(".*"))
 
 
-def test_segments_that_share_code_are_refused(built: Built) -> None:
+@pytest.mark.parametrize("flags", [0, 1], ids=["data", "code"])  # PF_X
+def test_segments_that_share_code_are_refused(built: Built, flags: int) -> None:
     data = bytearray(built.image.read_bytes())
     headers, size = int.from_bytes(data[32:40], "little"), int.from_bytes(data[54:56], "little")
     first = next(at for at in range(headers, len(data), size) if data[at] == 1)  # PT_LOAD
-    data[first + 4] |= 1  # PF_X
+    data[first + 4] |= flags
+    data[first + 16 : first + 24] = (0x700000).to_bytes(8, "little")  # p_vaddr
     data[first + 32 : first + 40] = (0x1001).to_bytes(8, "little")  # p_filesz
     built.image.write_bytes(data)
-    assert refused("nop", built.image) == f"{built.image}: executable segments overlap at 0x1000\n"
+    assert refused("nop", built.image) == f"{built.image}: code is in two segments at 0x1000\n"
 
 
 def test_a_file_that_cannot_be_written_is_an_error(built: Built, tmp_path: Path) -> None:

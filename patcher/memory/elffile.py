@@ -7,7 +7,6 @@ keeps it. (What changes many sites at once needs no such copy: `patcher.rewrite`
 
 import posix
 from _bisect import bisect_right
-from itertools import pairwise
 
 from patcher.errors import NoSiteError, ReadError, WriteError
 from recordmcount import elf, formats, output, x86
@@ -147,17 +146,17 @@ class ElfFile:
 
 
 def _executable_segments(obj: elf.Object) -> list[Segment]:
-    """The PT_LOAD segments with code; FormatError if a byte of the file is in two of them."""
-    segments = [
-        segment
-        for segment in LoadView(obj).segments
-        if segment.type == PT_LOAD and segment.flags & PF_X
-    ]
-    segments.sort(key=lambda segment: segment.offset)
-    for before, segment in pairwise(segments):
-        if segment.offset < before.offset + before.filesz:
-            raise FormatError(obj.path, f"executable segments overlap at {segment.offset:#x}")
-    return segments
+    """The PT_LOAD segments with code; FormatError if a byte of one is in another segment too."""
+    loaded = [one for one in LoadView(obj).segments if one.type == PT_LOAD and one.filesz]
+    loaded.sort(key=lambda segment: segment.offset)
+    end = end_of_code = 0
+    for segment in loaded:
+        is_code = segment.flags & PF_X
+        if segment.offset < (end if is_code else end_of_code):
+            raise FormatError(obj.path, f"code is in two segments at {segment.offset:#x}")
+        end = max(end, segment.offset + segment.filesz)
+        end_of_code = end if is_code else end_of_code
+    return [segment for segment in loaded if segment.flags & PF_X]
 
 
 def _refuse_others(path: str, start: bytes | None) -> None:
