@@ -41,7 +41,7 @@ def relocation_types(site: "Site", state: State) -> list[str]:
         return []
     from recordmcount import x86
 
-    types = [site.relocation, x86.RELOCATION_NAMES[site.machine][x86.R_NONE]]
+    types = [site.relocation, x86.RELOCATION_NAMES[site.machine][x86.RELOCATION_NONE]]
     return types if state is State.NOP else types[::-1]
 
 

@@ -96,7 +96,7 @@ class ObjectSites:
         layout, header = self._obj.layout, self._obj.headers[first.section]
         start, step, size = header[4] + layout.word, header[9], 4 if layout.is_64 else 1
         offsets = [start + step * entry for entry in group.entries]
-        call, nop = (kind.to_bytes(size, "little") for kind in (first.type, x86.R_NONE))
+        call, nop = (kind.to_bytes(size, "little") for kind in (first.type, x86.RELOCATION_NONE))
         changes.add(offsets, group.numbers, call, nop)
 
     @property

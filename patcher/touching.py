@@ -108,5 +108,5 @@ class _Counts:
         """(section offset, width in bytes) of all relocations of a section."""
         for index, text in sites.text_relocations(self._obj):
             for offset, kind, _, _ in self._obj.relocations(index) if text == section else ():
-                none = kind == x86.R_NONE
+                none = kind == x86.RELOCATION_NONE
                 yield offset, 1 if none else x86.field_size(self._obj.machine, kind)

@@ -99,7 +99,7 @@ def _word_by_word(obj: Object, index: int, relocations: list[int]) -> tuple[_Pla
     )
     for each in relocations:
         for offset, kind, symbol, explicit in obj.relocations(each):
-            if kind == x86.R_NONE:
+            if kind == x86.RELOCATION_NONE:
                 continue
             size = _ENTRY_SIZES[obj.machine].get(kind)
             if size is None or symbol >= obj.symbol_count or offset + word > len(content):

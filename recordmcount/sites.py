@@ -216,7 +216,9 @@ class _Search:
         code = _Code(self.obj, target)
         seen = _Seen()
         for piece in self.obj.relocations_naming(relocations, self.symbols, pieces):
-            off = {info for info in piece.kinds if self.obj.layout.type_of(info) == x86.R_NONE}
+            off = {
+                info for info in piece.kinds if self.obj.layout.type_of(info) == x86.RELOCATION_NONE
+            }
             if off:
                 gone = piece.having(off)
                 code.require(*_range(gone.offsets))

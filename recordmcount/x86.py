@@ -36,7 +36,7 @@ R_386_PLT32 = 4
 R_386_GOT32X = 43
 
 R_X86_64_NONE = 0
-R_NONE = 0  # on both machines
+RELOCATION_NONE = 0  # on both machines
 R_X86_64_64 = 1
 R_X86_64_PC32 = 2
 R_X86_64_PLT32 = 4
