@@ -7,6 +7,7 @@ from _bisect import bisect_left, bisect_right
 
 from . import elf
 from .columns import positions
+from .errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,14 +103,21 @@ class Functions:
 
 
 def _symbols(obj: "Object") -> "Iterator[tuple[bytes, int, int, int, int]]":
-    """(name, st_value, st_size, st_info, st_shndx) of .symtab's and .dynsym's symbols."""
+    """(name, st_value, st_size, st_info, st_shndx) of .symtab's and .dynsym's symbols.
+
+    Raises FormatError where names are tails of each other and would fill the memory.
+    """
+    allowance = elf.READINGS * obj.size
     for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
         content = obj.content(index)
         strings = obj.content(obj.section(index).link)
         whole = len(content) - len(content) % obj.layout.sym.size
         for fields in obj.layout.sym.iter_unpack(content[:whole]):
-            name = fields[0]
-            yield strings[name : strings.find(b"\0", name)], *_fields(obj, fields)
+            name = strings[fields[0] : strings.find(b"\0", fields[0])]
+            allowance -= len(name)
+            if allowance < 0:
+                raise FormatError(obj.path, "names of symbols overlap: they are too long together")
+            yield name, *_fields(obj, fields)
 
 
 def _unversioned(name: bytes) -> str:

@@ -619,6 +619,26 @@ def test_a_broken_dynamic_segment_is_named(
     assert str(caught.value).startswith(f"image: {message}")
 
 
+def test_names_that_together_are_longer_than_the_file_are_refused(program: Path) -> None:
+    data = program.read_bytes()
+    obj = elf.Object("image", len(data), lambda offset, size: data[offset : offset + size])
+    assert obj.symtab is not None
+    symtab = obj.section(obj.symtab)
+    strings = obj.section(symtab.link)
+    many, size = 2000, obj.layout.sym.size
+    of_one_name = (1).to_bytes(4, "little") + bytes([elf.STT_FUNC, 0, 1, 0]) + bytes(16)
+    broken = bytearray(data) + of_one_name * many + b"\0" + b"n" * 100_000 + b"\0"
+    for section, offset, length in (
+        (symtab, len(data), many * size),
+        (strings, len(data) + many * size, 100_002),
+    ):
+        at = obj.shoff + section.index * obj.layout.shdr.size + 24  # sh_offset, sh_size
+        broken[at : at + 16] = offset.to_bytes(8, "little") + length.to_bytes(8, "little")
+    sites = read_bytes(bytes(broken)).sites
+    with pytest.raises(FormatError, match="names of symbols overlap"):
+        sites.names(0)
+
+
 def test_segments_that_are_loaded_over_each_other_are_refused(program: Path) -> None:
     data = bytearray(program.read_bytes())
     headers, size = int.from_bytes(data[32:40], "little"), int.from_bytes(data[54:56], "little")
