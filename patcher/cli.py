@@ -105,13 +105,16 @@ class _Run:
         wanted = plan(
             file.path, table, selected, State.NOP if arguments.verb == "nop" else State.CALL
         )
+        report: dict[str, Any] = {}
+        if arguments.json:  # first, so that nothing is done that cannot be told
+            from .report import switch_json
+
+            report = switch_json(file.object, wanted)
         written = switch(file, wanted, arguments.out, dry_run=arguments.dry_run)
         if not arguments.quiet and (what := warning(file, wanted)):
             say(2, [f"{file.path}: warning: {what}"])
         if arguments.json:
-            from .report import switch_json
-
-            self._files.append(switch_json(file.object, wanted, written))
+            self._files.append({**report, "written": written})
             return True
         if arguments.dry_run:
             from .lines import plan_lines

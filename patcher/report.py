@@ -40,11 +40,11 @@ def status_json(obj: Object, table: SiteTable, selected: Sequence[int]) -> dict[
     }
 
 
-def switch_json(obj: Object, plan: Plan, written: str | None) -> dict[str, Any]:
-    """A file of `patcher nop` or `patcher call`; `written` is the path that has the result."""
+def switch_json(obj: Object, plan: Plan) -> dict[str, Any]:
+    """A file of `patcher nop` or `patcher call`, of which nothing is written yet."""
     return {
         **_identity(obj, plan.table),
-        "written": written,
+        "written": None,
         "already": plan.already,
         "changes": [_change(site, plan.state) for site in map(plan.table.site, plan.numbers)],
     }

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from patcher.report import JSON_VERSION, SCHEMA
+from recordmcount import elf
 from tests import command, images
 from tests.images import Built, build
 from tests.objects import recorded
@@ -321,3 +322,18 @@ def test_what_may_be_said_is_valid(where: str, changes: dict[str, Any]) -> None:
     document, changed = part(where)
     changed.update(changes)
     VALIDATOR.validate(document)
+
+
+def test_what_json_could_not_tell_is_not_done(tmp_path: Path) -> None:
+    path = images.compile_object(tmp_path, "work", images.WORK, "gcc", "-pg", "-mfentry")
+    assert command.run("recordmcount", path).status == 0
+    data = bytearray(path.read_bytes())
+    obj = elf.Object("work.o", len(data), lambda offset, size: bytes(data[offset : offset + size]))
+    (symbol,) = obj.symbols_named([b"work"])
+    at = obj.section(obj.symtab or 0).offset + symbol * obj.layout.sym.size + 6  # st_shndx
+    data[at : at + 2] = b"\xff\xff"  # SHN_XINDEX, without a table of such indices
+    path.write_bytes(data)
+    done = command.run("patcher", "nop", "--json", path)
+    assert done.status == 1
+    assert f"the section of symbol {symbol} is nowhere named" in done.stderr
+    assert path.read_bytes() == data
