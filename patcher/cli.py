@@ -79,7 +79,7 @@ class _Run:
     def _status(self, file: "ElfFile") -> bool:
         from recordmcount.state import State
 
-        from .switch import read, select
+        from .files.switch import read, select
 
         table = read(file, self._arguments.symbol)
         selected = select(file.path, table, self._arguments.functions, self._arguments.notrace)
@@ -97,7 +97,7 @@ class _Run:
     def _switch(self, file: "ElfFile") -> bool:
         from recordmcount.state import State
 
-        from .switch import plan, read, select, switch, warning
+        from .files.switch import plan, read, select, switch, warning
 
         arguments = self._arguments
         table = read(file, arguments.symbol)

@@ -1,9 +1,9 @@
 """What patcher did to a file, or would do, or found in it, in lines for people."""
 
-from recordmcount.image import odd_entries
+from recordmcount.linked.image import odd_entries
 from recordmcount.state import STATES, State
 
-from .switch import count, describe, sites_in_words
+from .files.switch import count, describe, sites_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from recordmcount.errors import RecordError
 
     from .errors import PatchError
-    from .sites import Site, SiteTable
-    from .switch import Plan
+    from .files.sites import Site, SiteTable
+    from .files.switch import Plan
 
 
 def status_lines(table: "SiteTable", selected: "Sequence[int]", *, listed: bool) -> "Iterator[str]":

@@ -15,9 +15,9 @@ from recordmcount.report import identify
 from recordmcount.state import State
 
 from .errors import PatchError
+from .files.sites import Site, SiteTable
+from .files.switch import Plan, count, describe
 from .lines import in_words, relocation_types
-from .sites import Site, SiteTable
-from .switch import Plan, count, describe
 
 JSON_VERSION = 1
 SCHEMA = Path(__file__).with_name("patcher.schema.json")

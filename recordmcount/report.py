@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from . import archive, dynamic, elf, formats, image, relocatable, table, x86
+from . import archive, elf, formats, table, x86
 from .arguments import Parser
 from .console import printable, say
 from .elf import Object
 from .errors import FormatError, RecordError, UnrecognizedError
+from .linked import dynamic, image
+from .objects import relocatable
 from .state import State
 
 JSON_VERSION = 1

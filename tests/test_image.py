@@ -10,9 +10,10 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from recordmcount import decoding, elf, image, x86
+from recordmcount import elf, x86
 from recordmcount.errors import FormatError, RecordError
-from recordmcount.image import Image, Site
+from recordmcount.linked import decoding, image
+from recordmcount.linked.image import Image, Site
 from recordmcount.state import STATES, State
 from tests import command, images, linked
 from tests.images import WORK, WORK_FUNCTIONS, build

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from patcher import switch
 from patcher.errors import WriteError
+from patcher.files import switch
 from patcher.memory.elffile import ElfFile
 from recordmcount.state import State
 from tests import command, images

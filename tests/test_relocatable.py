@@ -13,9 +13,9 @@ from elftools.elf.elffile import ELFFile
 
 from fixtures.build import build as build_fixture
 from fixtures.manifest import Fixture
-from recordmcount import relocatable
 from recordmcount.errors import FormatError
-from recordmcount.relocatable import Listing
+from recordmcount.objects import relocatable
+from recordmcount.objects.relocatable import Listing
 from recordmcount.state import State
 from tests.command import run
 from tests.elf_builder import (

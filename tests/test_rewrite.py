@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from patcher.errors import CompareError, ReadError, WriteError
+from patcher.files.rewrite import rewrite
 from patcher.memory.elffile import ElfFile
 from patcher.modify import Batch, Change
-from patcher.rewrite import rewrite
-from recordmcount.dynamic import Segment
 from recordmcount.errors import FormatError
+from recordmcount.linked.dynamic import Segment
 from tests.images import build
 
 
@@ -38,7 +38,7 @@ def flipped(file: ElfFile, *places: int, size: int = 5) -> Batch:
 def test_only_the_sites_change_wherever_the_file_is_cut(
     program: Path, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("patcher.rewrite.PIECE", piece)
+    monkeypatch.setattr("patcher.files.rewrite.PIECE", piece)
     original = program.read_bytes()
     with ElfFile(str(program)) as file:
         text = text_of(file)

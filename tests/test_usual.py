@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from patcher import cli
-from patcher.objects import ObjectSites
-from recordmcount import columns, relocatable
+from patcher.files.objects import ObjectSites
+from recordmcount import columns
 from recordmcount.errors import RecordError
+from recordmcount.objects import relocatable
 from recordmcount.state import STATES, State
 from tests.elf_builder import STT_FUNC, X86_64, Relocation, Section, Symbol, build
 from tests.objects import AX, parsed, recorded

@@ -10,8 +10,8 @@ from _bisect import bisect_right
 
 from patcher.errors import NoSiteError, ReadError, WriteError
 from recordmcount import elf, formats, output, x86
-from recordmcount.dynamic import PF_X, PT_LOAD, LoadView, Segment
 from recordmcount.errors import FormatError, OutputError, UnrecognizedError
+from recordmcount.linked.dynamic import PF_X, PT_LOAD, LoadView, Segment
 
 from .objectfile import pieces
 

@@ -4,8 +4,8 @@ An object has no addresses yet, so here they are file offsets.
 """
 
 from recordmcount import elf
-from recordmcount.dynamic import PF_X, PT_LOAD, Segment
 from recordmcount.errors import FormatError
+from recordmcount.linked.dynamic import PF_X, PT_LOAD, Segment
 
 
 def pieces(obj: elf.Object) -> list[Segment]:

@@ -11,14 +11,15 @@ from itertools import repeat
 from operator import add
 from typing import NamedTuple
 
-from recordmcount import elf, relocatable, x86
+from patcher.modify import Batch
+from recordmcount import elf, x86
 from recordmcount.columns import is_ascending
 from recordmcount.elf import Object
-from recordmcount.places import Relocation
-from recordmcount.relocatable import Group
+from recordmcount.objects import relocatable
+from recordmcount.objects.places import Relocation
+from recordmcount.objects.relocatable import Group
 from recordmcount.state import State
 
-from .modify import Batch
 from .touching import touched
 
 TYPE_CHECKING = False

@@ -14,7 +14,7 @@ from operator import add, sub
 from recordmcount import columns, elf, sites, x86
 from recordmcount.columns import is_ascending, pick, positions
 from recordmcount.elf import Object
-from recordmcount.relocatable import Part, Sites
+from recordmcount.objects.relocatable import Part, Sites
 
 NARROW = 4  # bytes that most relocations fill, and at most if they are not x86.WIDE_TYPES
 LONGEST_SITE = 13

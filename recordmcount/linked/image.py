@@ -19,20 +19,21 @@ from _bisect import bisect_left, bisect_right
 from _operator import lt, sub
 from itertools import chain, compress, repeat
 
-from . import elf, table, x86
-from .columns import pick, positions
+from recordmcount import elf, table, x86
+from recordmcount.columns import pick, positions
+from recordmcount.errors import FormatError
+from recordmcount.state import State
+
 from .decoding import ENDBR_SIZE, LONGEST_SITE, Decoder, Found, Way, in_function
 from .dynamic import LoadView
-from .errors import FormatError
 from .functions import Functions
-from .state import State
 from .targets import Targets, Words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .elf import Object, Section
+    from recordmcount.elf import Object, Section
 
 # Code is read in pieces of this many bytes, so that what is compared is still in the cache.
 PIECE = 1 << 18

@@ -1,8 +1,7 @@
 """The sites of a linked file. Their changes are by link-time virtual address."""
 
-from recordmcount import image
-
-from .modify import Batch
+from patcher.modify import Batch
+from recordmcount.linked import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

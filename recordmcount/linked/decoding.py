@@ -8,17 +8,18 @@ once; only those that stand otherwise are decoded themselves.
 
 from _bisect import bisect_left
 
-from . import x86
-from .state import State
+from recordmcount import x86
+from recordmcount.state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .elf import Object
+    from recordmcount.elf import Object
+    from recordmcount.x86 import LinkedCall
+
     from .functions import Functions
     from .targets import Targets
-    from .x86 import LinkedCall
 
 LONGEST_SITE, ENDBR_SIZE = 13, 4  # bytes
 # How many targets one byte can tell apart: the high half is the number, the low half how many.

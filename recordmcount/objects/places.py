@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from struct import unpack
 from typing import NamedTuple
 
-from . import elf, x86
-from .elf import Object, Section
-from .state import State
-from .x86 import CallForm
+from recordmcount import elf, x86
+from recordmcount.elf import Object, Section
+from recordmcount.state import State
+from recordmcount.x86 import CallForm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .sites import SectionSites, TurnedOff
+    from recordmcount.sites import SectionSites, TurnedOff
 
 _LONGEST_SITE = 13
 _LONGEST_PREFIX = 2

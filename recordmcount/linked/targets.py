@@ -9,7 +9,10 @@ from _operator import ge
 from itertools import compress, pairwise, repeat
 from struct import unpack
 
-from . import elf, functions, table, x86
+from recordmcount import elf, table, x86
+from recordmcount.errors import FormatError
+
+from . import functions
 from .dynamic import (
     DT_PLTGOT,
     PF_X,
@@ -19,14 +22,14 @@ from .dynamic import (
     R_RELATIVE,
     DynamicRelocations,
 )
-from .errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from recordmcount.elf import Object, Section
+
     from .dynamic import LoadView
-    from .elf import Object, Section
 
 WIDEST_WORD = 8  # bytes that one dynamic relocation may change
 NOT_RELOCATED = -1

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from patcher.modify import Batch
 from recordmcount.console import printable
 from recordmcount.state import State
-
-from .modify import Batch
 
 
 @dataclass(frozen=True, slots=True)

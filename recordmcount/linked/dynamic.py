@@ -9,14 +9,14 @@ from _bisect import bisect_right
 from itertools import pairwise
 from struct import Struct, unpack_from
 
-from . import elf
-from .errors import FormatError
+from recordmcount import elf
+from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .elf import Object, Section
+    from recordmcount.elf import Object, Section
 
 PT_LOAD, PT_DYNAMIC = 1, 2
 PF_X = 1

@@ -1,12 +1,12 @@
 """Turn the sites of a file off and on: which ones, what must change for it, and the change."""
 
+from patcher.errors import CompareError, NoSiteError
+from patcher.modify import verify
 from recordmcount import elf, formats
 from recordmcount.console import printable
 from recordmcount.state import STATES, State
 from recordmcount.table import NAME as TABLE
 
-from .errors import CompareError, NoSiteError
-from .modify import verify
 from .rewrite import rewrite
 
 # The section that the kernel's build puts into every module, and its loader looks for.
@@ -20,8 +20,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .memory.elffile import ElfFile
-    from .modify import Batch
+    from patcher.memory.elffile import ElfFile
+    from patcher.modify import Batch
+
     from .sites import Site, SiteTable
 
 
@@ -166,7 +167,7 @@ def sites_in_words(number: int) -> str:
 
 def describe(site: "Site") -> str:
     """What stands at a foreign site, and what should: bytes, decoded."""
-    from .disassembly import disassemble  # slow to import, rarely needed
+    from patcher.disassembly import disassemble  # slow to import, rarely needed
 
     def both(code: bytes) -> str:
         return f"{code.hex(' ')} ({disassemble(code, site.position, site.machine)})"

@@ -16,11 +16,13 @@ from functools import cached_property
 from itertools import accumulate, compress
 from typing import NamedTuple
 
-from . import elf, entries, places, sites, table
-from .columns import having, pick, positions
-from .elf import Object
+from recordmcount import elf, sites, table
+from recordmcount.columns import having, pick, positions
+from recordmcount.elf import Object
+from recordmcount.state import State
+
+from . import entries, places
 from .places import Code, Place, Relocation, Thing
-from .state import State
 from .usual import Column, Usual
 
 

@@ -9,15 +9,15 @@ from _operator import sub
 from itertools import repeat
 from struct import Struct
 
-from .errors import ReadError
-from .modify import check_shape, different
+from patcher.errors import ReadError
+from patcher.modify import check_shape, different
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .memory.elffile import ElfFile
-    from .modify import Batch
+    from patcher.memory.elffile import ElfFile
+    from patcher.modify import Batch
 
 # Code is copied in pieces of this many bytes, which stay in the processor's cache meanwhile.
 PIECE = 1 << 18

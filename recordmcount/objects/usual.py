@@ -11,17 +11,17 @@ from itertools import compress, repeat
 from struct import unpack
 from typing import NamedTuple
 
-from . import columns, elf, table, x86
-from .columns import having, is_ascending, pick
-from .state import State
+from recordmcount import columns, elf, table, x86
+from recordmcount.columns import having, is_ascending, pick
+from recordmcount.state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .elf import Object
-    from .sites import Found, SectionSites, TurnedOff
-    from .x86 import CallForm
+    from recordmcount.elf import Object
+    from recordmcount.sites import Found, SectionSites, TurnedOff
+    from recordmcount.x86 import CallForm
 
 # Code is read in pieces of this many bytes, so that what is compared is still in the cache.
 PIECE = 1 << 18

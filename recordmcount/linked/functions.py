@@ -5,15 +5,15 @@ Names are those before an `@`: bfd and gold append the version in .symtab.
 
 from _bisect import bisect_left, bisect_right
 
-from . import elf
-from .columns import positions
-from .errors import FormatError
+from recordmcount import elf
+from recordmcount.columns import positions
+from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .elf import Object
+    from recordmcount.elf import Object
 
 
 def named(obj: "Object", names: "Sequence[bytes]") -> "Iterator[tuple[bytes, int, int, int]]":

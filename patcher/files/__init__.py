@@ -1,0 +1,1 @@
+"""Sites of files: which there are, what must change to switch them, and the change."""
