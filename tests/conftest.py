@@ -8,7 +8,7 @@ import pytest
 
 from fixtures.build import build
 from fixtures.manifest import fixtures
-from tests.peers import Peers, find_peers
+from tests.support.peers import Peers, find_peers
 
 
 @pytest.fixture

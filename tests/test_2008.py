@@ -17,7 +17,7 @@ from patcher.mappings import Mapping, Range
 from patcher.modify import modify_batch
 from patcher.modules import Module, Modules
 from patcher.users import User
-from tests.modules import CALL, NOP, SIZE, Clock, Memory, loaded_at
+from tests.support.modules import CALL, NOP, SIZE, Clock, Memory, loaded_at
 
 CORE, FREED = 0xC010_0000, 0xC010_0000 + SIZE  # the module that stays; where the other one was
 TRACER = CORE + 0x10_0000

@@ -8,9 +8,9 @@ import pytest
 
 from recordmcount import archive
 from recordmcount.errors import FormatError
-from tests.elf_builder import STB_WEAK, X86_64, Symbol, build
-from tests.loc_table import table_entries
-from tests.objects import caller, record_file, text
+from tests.support.elf_builder import STB_WEAK, X86_64, Symbol, build
+from tests.support.loc_table import table_entries
+from tests.support.objects import caller, record_file, text
 
 MAGIC = b"!<arch>\n"
 

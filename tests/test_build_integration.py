@@ -10,10 +10,10 @@ from stat import S_IFCHR
 
 import pytest
 
-from tests import building, kbuild
-from tests.linked import Image
-from tests.loc_table import table_entries
-from tests.oracle import expected_sites
+from tests.support import building, kbuild
+from tests.support.linked import Image
+from tests.support.loc_table import table_entries
+from tests.support.oracle import expected_sites
 
 COMPILERS = {"gcc": ("gcc", "g++"), "clang": ("clang", "clang++")}
 BUILD_TOOLS = {"Ninja": "ninja", "Unix Makefiles": "make"}

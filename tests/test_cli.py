@@ -14,10 +14,10 @@ import recordmcount
 from fixtures.build import build as compiled
 from fixtures.manifest import fixtures
 from recordmcount.cli import parse
-from tests.command import ROOT, Finished, run
-from tests.elf_builder import X86_64, Section, Symbol, build
-from tests.loc_table import table_entries
-from tests.objects import AX, caller, text
+from tests.support.command import ROOT, Finished, run
+from tests.support.elf_builder import X86_64, Section, Symbol, build
+from tests.support.loc_table import table_entries
+from tests.support.objects import AX, caller, text
 
 SOUND, IGNORED = caller(), caller(".text", ".foo.text")
 

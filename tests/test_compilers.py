@@ -15,11 +15,11 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from fixtures.manifest import Fixture
-from tests.command import run
-from tests.loc_table import table_entries
-from tests.matrix import each_fixture
-from tests.oracle import MCOUNT_NAMES, Site, call_forms, expected_sites
-from tests.peers import Peers
+from tests.support.command import run
+from tests.support.loc_table import table_entries
+from tests.support.matrix import each_fixture
+from tests.support.oracle import MCOUNT_NAMES, Site, call_forms, expected_sites
+from tests.support.peers import Peers
 
 FixtureObject = Callable[[str], Path]
 

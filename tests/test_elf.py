@@ -6,7 +6,7 @@ import pytest
 
 from recordmcount import elf
 from recordmcount.errors import FormatError
-from tests.elf_builder import (
+from tests.support.elf_builder import (
     EM_386,
     SHT_NOBITS,
     SHT_NULL,
@@ -25,8 +25,8 @@ from tests.elf_builder import (
     build,
     section_symbol,
 )
-from tests.loc_table import table_entries
-from tests.objects import (
+from tests.support.loc_table import table_entries
+from tests.support.objects import (
     AX,
     CALL,
     R_PLT32,
@@ -38,7 +38,7 @@ from tests.objects import (
     recorded,
     text,
 )
-from tests.oracle import Site
+from tests.support.oracle import Site
 
 HUGE = 1 << 40
 SOUND = caller()  # sections: .text 1, .rela.text 2, .symtab 3, .strtab 4, .shstrtab 5

@@ -10,7 +10,7 @@ from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import Section as ELFSection
 from elftools.elf.sections import SymbolTableIndexSection, SymbolTableSection
 
-from tests.elf_builder import (
+from tests.support.elf_builder import (
     I386,
     SHF_ALLOC,
     SHF_EXECINSTR,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import RECORDMCOUNT
-from tests.loc_table import table_entries
-from tests.specimens import caller
-from tests.strace import Call, Fault, Outcome, run_with_faults, system_calls
+from tests.support.command import RECORDMCOUNT
+from tests.support.loc_table import table_entries
+from tests.support.specimens import caller
+from tests.support.strace import Call, Fault, Outcome, run_with_faults, system_calls
 
 # The start with the fewest system calls.
 # What is imported only when it is needed, and may then not be there.

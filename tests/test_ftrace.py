@@ -36,8 +36,8 @@ from patcher.protocols.machine import Machine
 from patcher.records import Flags, Record, Verb
 from patcher.users import User
 from recordmcount import x86
-from tests import images
-from tests.modules import (
+from tests.support import images
+from tests.support.modules import (
     CALL,
     DEVICE,
     NOP,

@@ -29,8 +29,8 @@ from patcher.protocols import breakpoint as breakpoint_
 from patcher.protocols import nmi, stop_machine
 from patcher.protocols.machine import Machine
 from patcher.records import Flags, Record
-from tests.modules import CALL, NOP, SIZE, Memory, loaded_at, mapping_of
-from tests.reference_model import Model, RefusedError, Site, User
+from tests.support.modules import CALL, NOP, SIZE, Memory, loaded_at, mapping_of
+from tests.support.reference_model import Model, RefusedError, Site, User
 
 START, SLOTS = 0x40_0000, 3
 LIST, TRACER = START + 0x5000, START + 0x6000

@@ -15,8 +15,8 @@ from recordmcount.errors import FormatError, RecordError
 from recordmcount.linked import decoding, image
 from recordmcount.linked.image import Image, Site
 from recordmcount.state import STATES, State
-from tests import command, images, linked
-from tests.images import WORK, WORK_FUNCTIONS, build
+from tests.support import command, images, linked
+from tests.support.images import WORK, WORK_FUNCTIONS, build
 
 LINKERS = ("bfd", "gold", "lld", "mold")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import ROOT
-from tests.objects import caller
+from tests.support.command import ROOT
+from tests.support.objects import caller
 
 MAIN = ROOT / "recordmcount" / "__main__.py"
 # What Python itself imports before the first line of a program, and C modules, which cost nothing.

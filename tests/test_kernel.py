@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from tests import building, command, kbuild, qemu
+from tests.support import building, command, kbuild, qemu
 
 pytestmark = pytest.mark.xdist_group("kernel")  # one boot for all of them
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.command import ROOT, run
-from tests.peers import Peers
+from tests.support.command import ROOT, run
+from tests.support.peers import Peers
 
 CLOUD = ROOT / ".cache" / "kernel" / "cloud"  # tools/kernel says what is in there
 R_X86_64_64 = 1

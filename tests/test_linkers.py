@@ -11,8 +11,17 @@ from pathlib import Path
 import pytest
 
 from fixtures.manifest import fixtures
-from tests.linked import Image
-from tests.program import FENTRY, KINDS, MCOUNT, NO_UNWIND, OWN_MCOUNT, Flavour, Program, tool
+from tests.support.linked import Image
+from tests.support.program import (
+    FENTRY,
+    KINDS,
+    MCOUNT,
+    NO_UNWIND,
+    OWN_MCOUNT,
+    Flavour,
+    Program,
+    tool,
+)
 
 COMPILERS = ("g++", "clang++")
 LINKERS = ("bfd", "gold", "lld", "mold")

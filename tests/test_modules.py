@@ -18,8 +18,8 @@ from patcher.mappings import Mapping, Range
 from patcher.modules import Kind, Module, ModuleState
 from recordmcount import x86
 from recordmcount.errors import FormatError
-from tests import command, images
-from tests.modules import CALL, DEVICE, NOP, SIZE, Space, hook_at, loaded_at, mapping_of
+from tests.support import command, images
+from tests.support.modules import CALL, DEVICE, NOP, SIZE, Space, hook_at, loaded_at, mapping_of
 
 START = 0x7F00_0000_1000
 HIGH_32 = 0xF7F0_0000

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from recordmcount.options import Options
 from recordmcount.record import record
-from tests.command import RECORDMCOUNT
-from tests.elf_builder import SHT_GROUP, SHT_REL, SHT_RELA, SHT_SYMTAB_SHNDX, Elf
-from tests.second_opinion import View, check_recorded, check_recorded_archive
-from tests.specimens import ELVES, SHT_LLVM_ADDRSIG, archive
+from tests.support.command import RECORDMCOUNT
+from tests.support.elf_builder import SHT_GROUP, SHT_REL, SHT_RELA, SHT_SYMTAB_SHNDX, Elf
+from tests.support.second_opinion import View, check_recorded, check_recorded_archive
+from tests.support.specimens import ELVES, SHT_LLVM_ADDRSIG, archive
 
 MEMORY = 64 << 20  # bytes, the interpreter included, besides ten times the file
 CPU_SECONDS = 20  # for a thousand small files or a large one: far beyond it is a hang

@@ -6,9 +6,15 @@ from elftools.elf.elffile import ELFFile
 
 from fixtures.build import build
 from fixtures.manifest import Fixture, fixtures
-from tests.loc_table import table_entries
-from tests.matrix import each_fixture
-from tests.oracle import call_forms, expected_sites, functions, references, unsupported_calls
+from tests.support.loc_table import table_entries
+from tests.support.matrix import each_fixture
+from tests.support.oracle import (
+    call_forms,
+    expected_sites,
+    functions,
+    references,
+    unsupported_calls,
+)
 
 
 @each_fixture(lambda fixture: fixture.content == "object")

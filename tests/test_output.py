@@ -12,8 +12,8 @@ import pytest
 
 from recordmcount import output
 from recordmcount.errors import OutputError
-from tests.command import RECORDMCOUNT, Finished, run
-from tests.specimens import caller
+from tests.support.command import RECORDMCOUNT, Finished, run
+from tests.support.specimens import caller
 
 APPENDED = caller(".text")
 REPLACED = caller(".text", ".exit.text")  # a call becomes a NOP, so the file is written anew

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import pytest
 
 from patcher import cli
-from tests import command, images
-from tests.images import CALLS, Built, build, calls
-from tests.patching import call_other, differences, patch, refused, status, status_of
+from tests.support import command, images
+from tests.support.images import CALLS, Built, build, calls
+from tests.support.patching import call_other, differences, patch, refused, status, status_of
 
 
 class Row(NamedTuple):

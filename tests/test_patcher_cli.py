@@ -16,9 +16,9 @@ from patcher.errors import WriteError
 from patcher.files import switch
 from patcher.memory.elffile import ElfFile
 from recordmcount.state import State
-from tests import command, images
-from tests.images import Built, build, calls
-from tests.patching import call_other, patch, refused
+from tests.support import command, images
+from tests.support.images import Built, build, calls
+from tests.support.patching import call_other, patch, refused
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.patching import patch
-from tests.program import FENTRY, OWN_MCOUNT, Flavour, Program
+from tests.support.patching import patch
+from tests.support.program import FENTRY, OWN_MCOUNT, Flavour, Program
 
 
 class Kind(NamedTuple):

@@ -11,11 +11,11 @@ import pytest
 
 from patcher.report import JSON_VERSION, SCHEMA
 from recordmcount import elf
-from tests import command, images
-from tests.images import Built, build
-from tests.objects import recorded
-from tests.patching import call_other
-from tests.specimens import ELVES
+from tests.support import command, images
+from tests.support.images import Built, build
+from tests.support.objects import recorded
+from tests.support.patching import call_other
+from tests.support.specimens import ELVES
 
 SCHEMA_JSON = json.loads(SCHEMA.read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA_JSON)

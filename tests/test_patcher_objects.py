@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from patcher import cli
-from tests import command, images
-from tests.elf_builder import (
+from tests.support import command, images
+from tests.support.elf_builder import (
     I386,
     STT_FUNC,
     X32,
@@ -24,10 +24,10 @@ from tests.elf_builder import (
     Target,
     build,
 )
-from tests.images import CALLS, Built, calls
-from tests.objects import AX, Read, recorded
-from tests.patching import differences, patch, refused, status
-from tests.specimens import ELVES
+from tests.support.images import CALLS, Built, calls
+from tests.support.objects import AX, Read, recorded
+from tests.support.patching import differences, patch, refused, status
+from tests.support.specimens import ELVES
 from tests.test_kernel_modules import CLOUD, Module
 
 

@@ -17,8 +17,8 @@ from elftools.elf.elffile import ELFFile
 from patcher import cli
 from patcher.disassembly import disassemble
 from recordmcount import x86
-from tests import command, images
-from tests.building import ROOT
+from tests.support import command, images
+from tests.support.building import ROOT
 
 DEMO, CALCULATOR = ROOT / "fixtures" / "demo", ROOT / "fixtures" / "project"
 

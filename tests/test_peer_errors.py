@@ -12,10 +12,10 @@ from elftools.elf.elffile import ELFFile
 
 from fixtures.build import build
 from fixtures.manifest import Fixture, fixtures
-from tests.loc_table import table_entries
-from tests.matrix import each_fixture
-from tests.oracle import Site, expected_sites, uses
-from tests.peers import Peers
+from tests.support.loc_table import table_entries
+from tests.support.matrix import each_fixture
+from tests.support.oracle import Site, expected_sites, uses
+from tests.support.peers import Peers
 
 FixtureObject = Callable[[str], Path]
 

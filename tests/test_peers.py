@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.loc_table import table_entries
-from tests.oracle import expected_sites
-from tests.peers import Peers, need
+from tests.support.loc_table import table_entries
+from tests.support.oracle import expected_sites
+from tests.support.peers import Peers, need
 
 NOT_RECORDED = {".foo.text", ".exit.text", ".noinstr.text"}
 

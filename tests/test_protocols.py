@@ -26,7 +26,7 @@ from patcher.protocols import nmi, stop_machine
 from patcher.protocols.machine import Machine
 from patcher.users import User
 from recordmcount import x86
-from tests import modules
+from tests.support import modules
 
 FIRST, SECOND = 0x1000, 0x1010
 CALL, NOP = bytes.fromhex("e811223344"), bytes.fromhex("0f1f440000")

@@ -17,8 +17,8 @@ from recordmcount.errors import FormatError
 from recordmcount.objects import relocatable
 from recordmcount.objects.relocatable import Listing
 from recordmcount.state import State
-from tests.command import run
-from tests.elf_builder import (
+from tests.support.command import run
+from tests.support.elf_builder import (
     I386,
     SHF_ALLOC,
     STB_LOCAL,
@@ -31,11 +31,18 @@ from tests.elf_builder import (
     build,
     section_symbol,
 )
-from tests.loc_table import table_entries
-from tests.matrix import each_fixture
-from tests.objects import AX, CALL, as_bytes, caller, parsed, recorded, text
-from tests.oracle import MCOUNT_NAMES, Site, call_forms, functions, references, unsupported_calls
-from tests.peers import Peers
+from tests.support.loc_table import table_entries
+from tests.support.matrix import each_fixture
+from tests.support.objects import AX, CALL, as_bytes, caller, parsed, recorded, text
+from tests.support.oracle import (
+    MCOUNT_NAMES,
+    Site,
+    call_forms,
+    functions,
+    references,
+    unsupported_calls,
+)
+from tests.support.peers import Peers
 
 R_X86_64_64 = 1
 R_PLT32 = 4

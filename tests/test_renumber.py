@@ -9,7 +9,7 @@ import pytest
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableIndexSection
 
-from tests.elf_builder import (
+from tests.support.elf_builder import (
     STB_LOCAL,
     STB_WEAK,
     STT_FILE,
@@ -22,8 +22,8 @@ from tests.elf_builder import (
     build,
     section_symbol,
 )
-from tests.loc_table import table_entries
-from tests.objects import R_PLT32, TARGETS, Read, as_bytes, record_file, recorded, text
+from tests.support.loc_table import table_entries
+from tests.support.objects import R_PLT32, TARGETS, Read, as_bytes, record_file, recorded, text
 
 SHT_LLVM_ADDRSIG = 0x6FFF4C03
 SHT_LLVM_CALL_GRAPH_PROFILE_INDICES = 0x6FFF4C02  # before LLVM 13

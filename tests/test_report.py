@@ -14,9 +14,9 @@ import jsonschema
 import pytest
 
 from recordmcount.report import SCHEMA
-from tests import command, images
-from tests.command import ROOT, Finished
-from tests.elf_builder import (
+from tests.support import command, images
+from tests.support.command import ROOT, Finished
+from tests.support.elf_builder import (
     I386,
     STT_FUNC,
     X32,
@@ -25,8 +25,8 @@ from tests.elf_builder import (
     Target,
     build,
 )
-from tests.linked import Image
-from tests.objects import caller, recorded, text
+from tests.support.linked import Image
+from tests.support.objects import caller, recorded, text
 from tests.test_relocatable import odd
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))

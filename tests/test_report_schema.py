@@ -12,7 +12,7 @@ from fixtures.build import build
 from fixtures.manifest import Fixture
 from recordmcount.errors import RecordError
 from recordmcount.report import JSON_VERSION, SCHEMA, FileReport, as_json, examine
-from tests.matrix import each_fixture
+from tests.support.matrix import each_fixture
 
 SCHEMA_JSON = json.loads(SCHEMA.read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA_JSON)

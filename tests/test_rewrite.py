@@ -12,7 +12,7 @@ from patcher.memory.elffile import ElfFile
 from patcher.modify import Batch, Change
 from recordmcount.errors import FormatError
 from recordmcount.linked.dynamic import Segment
-from tests.images import build
+from tests.support.images import build
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from recordmcount import elf, sites, x86
 from recordmcount.errors import FormatError
 from recordmcount.x86 import CallForm
-from tests.elf_builder import (
+from tests.support.elf_builder import (
     I386,
     SHF_ALLOC,
     SHT_NOBITS,
@@ -22,7 +22,17 @@ from tests.elf_builder import (
     Target,
     build,
 )
-from tests.objects import AX, CALL, R_PC32, R_PLT32, TARGETS, found, parsed, record_file, text
+from tests.support.objects import (
+    AX,
+    CALL,
+    R_PC32,
+    R_PLT32,
+    TARGETS,
+    found,
+    parsed,
+    record_file,
+    text,
+)
 
 NAMES = ("mcount", "_mcount", "__fentry__")
 

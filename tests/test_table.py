@@ -7,7 +7,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 
 from recordmcount import table
-from tests.elf_builder import (
+from tests.support.elf_builder import (
     I386,
     X32,
     X86_64,
@@ -15,9 +15,9 @@ from tests.elf_builder import (
     Target,
     build,
 )
-from tests.loc_table import table_entries
-from tests.objects import TARGETS, caller, parsed, recorded, text
-from tests.oracle import Site
+from tests.support.loc_table import table_entries
+from tests.support.objects import TARGETS, caller, parsed, recorded, text
+from tests.support.oracle import Site
 
 WORDS = [(X86_64, 8, "R_X86_64_64"), (X32, 4, "R_X86_64_32"), (I386, 4, "R_386_32")]
 KINDS = {"R_X86_64_64": 1, "R_X86_64_32": 10, "R_386_32": 1}

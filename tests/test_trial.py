@@ -9,7 +9,7 @@ import pytest
 
 from patcher import trial
 from recordmcount import x86
-from tests import command
+from tests.support import command
 from tests.test_x86 import assembled
 
 

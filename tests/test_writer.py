@@ -9,7 +9,7 @@ from elftools.elf.elffile import ELFFile
 
 from recordmcount import x86
 from recordmcount.x86 import CallForm
-from tests.elf_builder import (
+from tests.support.elf_builder import (
     I386,
     SHF_ALLOC,
     SHF_EXECINSTR,
@@ -32,9 +32,19 @@ from tests.elf_builder import (
     build,
     section_symbol,
 )
-from tests.loc_table import table_entries
-from tests.objects import AX, CALL, R_PLT32, TARGETS, Read, caller, record_file, recorded, text
-from tests.oracle import Site
+from tests.support.loc_table import table_entries
+from tests.support.objects import (
+    AX,
+    CALL,
+    R_PLT32,
+    TARGETS,
+    Read,
+    caller,
+    record_file,
+    recorded,
+    text,
+)
+from tests.support.oracle import Site
 
 RECORDED = [
     ".text", ".text.unlikely", ".text.hot.f", ".textual", ".init.text", ".ref.text", ".sched.text",

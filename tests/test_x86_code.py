@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recordmcount import x86
-from tests import images
+from tests.support import images
 from tests.test_x86 import MACHINES, assembled, instructions, only_instruction
 
 LENGTHS = range(1, 16)

@@ -13,7 +13,7 @@ from elftools.elf.sections import SymbolTableSection
 from recordmcount import elf, sites
 from recordmcount.options import Options
 from recordmcount.record import Result, record
-from tests.elf_builder import (
+from tests.support.elf_builder import (
     I386,
     SHF_ALLOC,
     SHF_EXECINSTR,

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from fixtures.build import build
 from fixtures.manifest import FOLDER, fixtures
-from tests import command
-from tests.peers import need
+from tests.support import command
+from tests.support.peers import need
 
 SOURCES = ("first.cc", "second.cc", "unused.cc")
 EXIT_STATUS = 33

@@ -6,7 +6,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
-from tests.oracle import Site, section_indices
+from tests.support.oracle import Site, section_indices
 
 
 def table_entries(path: Path, section: str = "__mcount_loc") -> list[Site]:

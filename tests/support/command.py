@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # As `recordmcount --print-command` has it: next to nothing runs before our own code.
 RECORDMCOUNT = (
     getattr(sys, "_base_executable", sys.executable),
     "-I",
     "-S",
-    str(Path(__file__).parents[1] / "recordmcount" / "__main__.py"),
+    str(Path(__file__).parents[2] / "recordmcount" / "__main__.py"),
 )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from tests.elf_builder import (
+from tests.support.elf_builder import (
     I386,
     SHF_ALLOC,
     SHF_EXECINSTR,

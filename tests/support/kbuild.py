@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests import building
+from tests.support import building
 
 KERNEL = building.ROOT / ".cache" / "kernel" / "cloud"
 RECIPE = building.GLUE / "Kbuild.recordmcount"

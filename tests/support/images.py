@@ -15,7 +15,7 @@ from typing import NamedTuple
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from tests import command
+from tests.support import command
 
 # Four functions, one of them static; `odd` and `even` call each other.
 WORK = """

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tests import command, images
-from tests.images import Built
+from tests.support import command, images
+from tests.support.images import Built
 
 
 def patch(*arguments: str | Path) -> str:

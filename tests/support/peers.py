@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import ROOT, Finished
+from tests.support.command import ROOT, Finished
 
 
 def need(program: str) -> str:
