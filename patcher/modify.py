@@ -4,7 +4,7 @@ A batch is verified as a whole before its first byte is written. What to write i
 elsewhere, from static tables; here nothing is looked for.
 """
 
-from _operator import add, gt, ne
+from _operator import gt, ne, sub
 
 from .errors import CompareError, WriteError
 
@@ -118,9 +118,9 @@ def check_shape(path: str, batch: Batch) -> list[int]:
     if sizes != list(map(len, batch.new)):
         number = _first(map(ne, sizes, map(len, batch.new)))
         raise _mismatch(path, batch, number, b"", "a change of another length")
-    following = batch.addresses[1:]
-    if any(map(gt, map(add, batch.addresses, sizes), following)):
-        number = _first(map(gt, map(add, batch.addresses, sizes), following)) + 1
+    distances = list(map(sub, batch.addresses[1:], batch.addresses))
+    if min(distances, default=0) < max(sizes, default=0) and any(map(gt, sizes, distances)):
+        number = _first(map(gt, sizes, distances)) + 1
         raise _mismatch(path, batch, number, b"", "overlaps another site")
     return sizes
 

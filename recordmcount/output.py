@@ -18,7 +18,7 @@ from .errors import OutputError, UnrecognizedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from .elf import Object
@@ -28,9 +28,6 @@ HELD_SIGNALS = _signal.valid_signals()
 S_IFMT, S_IFREG = 0o170000, 0o100000
 # errno values (Linux); the `errno` module is one import more.
 ENOENT, EIO, EOPNOTSUPP = 2, 5, 95
-# What copy_file_range says of files, or pairs of file systems, that it is not for: EXDEV, EINVAL,
-# ENOSYS, EOPNOTSUPP.
-NO_COPY = (18, 22, 38, EOPNOTSUPP)
 
 
 class SignalsHeld:
@@ -70,7 +67,7 @@ def append(path: str, fd: int, size: int, header: tuple[bytes, bytes], appended:
     touched = False
     with SignalsHeld():
         try:
-            _write_at(fd, size, appended)
+            write_at(fd, size, appended)
             _flush(fd)
             written = posix.pwrite(fd, new_header, 0)
             touched = True
@@ -87,19 +84,19 @@ def append(path: str, fd: int, size: int, header: tuple[bytes, bytes], appended:
 def replace(
     path: str,
     like: int,
-    chunks: "Iterable[bytes | bytearray | range]",
+    fill: "Callable[[int], object]",
     *,
     owner: bool = True,
     before: "posix.stat_result | None" = None,
 ) -> None:
-    """Put `chunks` in the place of `path`; mode, owner and extended attributes are those of `like`.
+    """Put what `fill` writes in the place of `path`, with mode, owner and attributes of `like`.
 
-    A chunk is bytes, or a range of file offsets of `like` whose bytes are copied.
-    `like` is an open file descriptor. A symlink is followed, a hard link is broken. Without
-    `owner` the file is a new one of the user's own and only the mode is taken over. With it,
-    `path` must still be the file of `like`, unchanged since `before`, its status when it was read
-    (if None, its status now): nobody else's work is lost, but for what is done between that last
-    look and the rename. Raises OutputError; then the old file stands and no temporary is left.
+    `fill` is given the descriptor of an empty file, `like` is that of an open one. A symlink is
+    followed, a hard link is broken. Without `owner` the file is a new one of the user's own and
+    only the mode is taken over. With it, `path` must still be the file of `like`, unchanged since
+    `before`, its status when it was read (if None, its status now): nobody else's work is lost,
+    but for what is done between that last look and the rename. Raises OutputError; then the old
+    file stands and no temporary is left.
     """
     try:
         before = before or posix.fstat(like)
@@ -117,11 +114,7 @@ def replace(
             fd = posix.open(temporary, flags, 0o600)
             created = True
             try:
-                for chunk in chunks:
-                    if isinstance(chunk, range):
-                        _copy(like, fd, chunk)
-                    else:
-                        write_all(fd, chunk)
+                fill(fd)
                 _copy_attributes(like, fd, owner)
             except BaseException:
                 posix.close(fd)
@@ -159,7 +152,8 @@ def _copied(obj: "Object", start: int, end: int) -> "Iterator[bytes]":
         yield obj.read(at, min(COPY_SIZE, end - at), "the file")
 
 
-def _write_at(fd: int, offset: int, data: bytes) -> None:
+def write_at(fd: int, offset: int, data: "bytes | bytearray") -> None:
+    """Write all of `data` at a file offset."""
     rest = memoryview(data)
     while rest:
         written = posix.pwrite(fd, rest, offset)
@@ -167,33 +161,17 @@ def _write_at(fd: int, offset: int, data: bytes) -> None:
         rest = rest[written:]
 
 
-def write_all(fd: int, data: "bytes | bytearray") -> None:
+def write_each(fd: int, chunks: "Iterable[bytes]") -> None:
+    """Write all of each chunk."""
+    for chunk in chunks:
+        write_all(fd, chunk)
+
+
+def write_all(fd: int, data: bytes) -> None:
     """Write all of `data`, however little the system takes at a time."""
     rest = memoryview(data)
     while rest:
         rest = rest[posix.write(fd, rest) :]
-
-
-def _copy(source: int, target: int, offsets: range) -> None:
-    """Append these bytes of a file to another, inside the kernel if it can."""
-    at = offsets.start
-    in_kernel = True
-    while at < offsets.stop:
-        if in_kernel:
-            try:
-                copied = posix.copy_file_range(source, target, offsets.stop - at, at)
-            except OSError as error:
-                if error.errno not in NO_COPY:
-                    raise
-                in_kernel = False
-                continue
-        else:
-            data = posix.pread(source, min(COPY_SIZE, offsets.stop - at), at)
-            write_all(target, data)
-            copied = len(data)
-        if not copied:
-            raise OSError(EIO, "the file has become shorter")
-        at += copied
 
 
 def _flush(fd: int) -> None:

@@ -221,7 +221,10 @@ def _replace(
     options: "Options",
     before: posix.stat_result,
 ) -> None:
+    def fill(target: int) -> None:
+        output.write_each(target, chunks)
+
     if options.output:
-        output.replace(options.output, fd, chunks, owner=False)
+        output.replace(options.output, fd, fill, owner=False)
     else:
-        output.replace(path, fd, chunks, before=before)
+        output.replace(path, fd, fill, before=before)

@@ -5,7 +5,7 @@ import os
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -336,13 +336,13 @@ def test_a_file_that_another_program_put_there_meanwhile_stays(tmp_path: Path) -
     path = tmp_path / "object.o"
     path.write_bytes(b"what was read")
 
-    def chunks() -> Iterator[bytes]:
-        yield b"what was made"
+    def fill(target: int) -> None:
+        os.write(target, b"what was made")
         (tmp_path / "theirs").write_bytes(b"what they made")
         (tmp_path / "theirs").rename(path)
 
     with path.open("rb") as file, pytest.raises(OutputError, match="changed by another program"):
-        output.replace(str(path), file.fileno(), chunks())
+        output.replace(str(path), file.fileno(), fill)
     assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == {
         "object.o": b"what they made"
     }

@@ -2,11 +2,12 @@
 
 import errno
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from patcher.errors import CompareError, ReadError, WriteError
+from patcher.errors import CompareError, ReadError
 from patcher.files.rewrite import rewrite
 from patcher.memory.elffile import ElfFile
 from patcher.modify import Batch, Change
@@ -104,36 +105,66 @@ def test_a_site_that_ends_behind_the_code_is_refused(program: Path) -> None:
     assert program.read_bytes() == original
 
 
-@pytest.mark.parametrize("number", [errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_what_the_kernel_will_not_copy_is_copied_by_hand(
-    program: Path, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> int:
-        raise OSError(number, os.strerror(number))
+@pytest.fixture(params=[1, 3])
+def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many processes rewrite the file: more than one, if it is large."""
+    number: int = request.param
+    monkeypatch.setattr("patcher.files.rewrite.PIECE", 64)
+    monkeypatch.setattr("patcher.files.rewrite.LARGE_PIECE", 1000)
+    monkeypatch.setattr("patcher.files.rewrite.WORTH_FORKING", 0)
+    monkeypatch.setattr("recordmcount.jobs.available", lambda: number)
+    return number
 
-    original = program.read_bytes()
-    monkeypatch.setattr("posix.copy_file_range", refuse)
+
+def test_however_many_processes_do_it_the_result_is_the_same(program: Path, processes: int) -> None:
+    expected = bytearray(program.read_bytes())
     with ElfFile(str(program)) as file:
-        batch = flipped(file, 64)
-        rewrite(file, batch)
+        places = range(0, 200, 10)
+        rewrite(file, flipped(file, *places))
+        for place in places:
+            at = text_of(file).offset + place
+            expected[at : at + 5] = bytes(byte ^ 0xFF for byte in expected[at : at + 5])
+    assert program.read_bytes() == expected
+
+
+def test_what_one_of_several_processes_finds_is_told(
+    program: Path, tmp_path: Path, processes: int
+) -> None:
+    out = tmp_path / "out"
     with ElfFile(str(program)) as file:
-        assert file.read(batch.addresses[0], 5) == batch.new[0]
-        rewrite(file, flipped(file, 64))
+        batch = flipped(file, *range(0, 200, 10))
+        batch.old = [*batch.old[:15], b"other", *batch.old[16:]]
+        with pytest.raises(CompareError) as caught:
+            rewrite(file, batch, str(out))
+        assert caught.value.address == batch.addresses[15]
+    assert not out.exists()
+
+
+def test_what_a_killed_process_left_undone_is_done(
+    program: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, parent = program.read_bytes(), os.getpid()
+
+    def write(fd: int, offset: int, data: bytes) -> None:
+        if os.getpid() != parent and offset > len(original) // 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.pwrite(fd, data, offset)
+
+    monkeypatch.setattr("patcher.files.rewrite.write_at", write)
+    for _ in range(2):
+        with ElfFile(str(program)) as file:
+            rewrite(file, flipped(file, *range(0, 200, 10)))
     assert program.read_bytes() == original
 
 
-@pytest.mark.parametrize(
-    ("kept", "what"),
-    [(0x80, "the file shrank while it was read"), (0x2000, "the file has become shorter")],
-    ids=["in the code", "behind the code"],
-)
+@pytest.mark.parametrize("kept", [0x80, 0x2000], ids=["in the code", "behind the code"])
 def test_a_file_cut_short_meanwhile_is_an_error_and_no_result(
-    program: Path, tmp_path: Path, kept: int, what: str
+    program: Path, tmp_path: Path, processes: int, kept: int
 ) -> None:
     out = tmp_path / "out"
     with ElfFile(str(program)) as file:
         batch = flipped(file, 64)
         os.truncate(program, text_of(file).offset + kept)
-        with pytest.raises((FormatError, WriteError), match=what):
+        with pytest.raises(FormatError, match="the file shrank while it was read"):
             rewrite(file, batch, str(out))
     assert not out.exists()

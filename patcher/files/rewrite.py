@@ -2,6 +2,7 @@
 
 Every site is compared in the very bytes that are copied, and nothing but the sites differs. As the
 copy takes the file's place only when it is complete, one site that does not verify stops it all.
+The pieces of a large file are copied by as many processes as there are processors.
 """
 
 from _bisect import bisect_left
@@ -9,8 +10,11 @@ from _operator import sub
 from itertools import repeat
 from struct import Struct
 
-from patcher.errors import ReadError
+from patcher.errors import PatchError, ReadError
 from patcher.modify import check_shape, different
+from recordmcount import jobs
+from recordmcount.errors import RecordError
+from recordmcount.output import write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +25,25 @@ if TYPE_CHECKING:
 
 # Code is copied in pieces of this many bytes, which stay in the processor's cache meanwhile.
 PIECE = 1 << 18
+# What holds no site, in pieces of this many.
+LARGE_PIECE = 1 << 20
+# Below this many bytes, one process is done before others would have started.
+WORTH_FORKING = 16 << 20
+
+
+class Piece:
+    """Some of the file from file offset `offset` on: `size` bytes, the first of them at `address`.
+
+    `numbers` are those of the changes in it.
+    """
+
+    __slots__ = ("offset", "size", "address", "numbers")
+
+    def __init__(self, offset: int, size: int, address: int = 0, numbers: range = range(0)) -> None:
+        self.offset = offset
+        self.size = size
+        self.address = address
+        self.numbers = numbers
 
 
 def rewrite(file: "ElfFile", batch: "Batch", out: str | None = None) -> None:
@@ -29,11 +52,32 @@ def rewrite(file: "ElfFile", batch: "Batch", out: str | None = None) -> None:
     Raises ReadError, CompareError or WriteError; then no file has changed.
     """
     check_shape(file.path, batch)
-    file.replace(_chunks(file, batch), out)
+    pieces = list(_pieces(file, batch))
+    file.replace(lambda target: _fill(target, file, batch, pieces), out)
 
 
-def _chunks(file: "ElfFile", batch: "Batch") -> "Iterator[bytes | bytearray | range]":
-    """The new contents: bytes, and ranges of file offsets that stay as they are."""
+def _fill(target: int, file: "ElfFile", batch: "Batch", pieces: list[Piece]) -> None:
+    """Write all pieces to the file `target`."""
+
+    def work(number: int) -> bool:
+        try:
+            _write(target, file, batch, pieces[number])
+        except (PatchError, RecordError, OSError):
+            return False
+        return True
+
+    processes = jobs.available() if file.object.size >= WORTH_FORKING else 1
+    done = jobs.run(len(pieces), processes, work)
+    for piece, is_done in zip(pieces, done, strict=True):
+        if not is_done:  # whatever it was is raised here
+            _write(target, file, batch, piece)
+
+
+# --- pieces ---------------------------------------------------------------------------------------
+
+
+def _pieces(file: "ElfFile", batch: "Batch") -> "Iterator[Piece]":
+    """The whole file, cut so that each site is in one piece."""
     at = done = 0
     for segment in file.segments:
         first = bisect_left(batch.addresses, segment.vaddr)
@@ -49,36 +93,49 @@ def _chunks(file: "ElfFile", batch: "Batch") -> "Iterator[bytes | bytearray | ra
             if not segment.holds(start, end - start):
                 raise _outside(file, batch.addresses[after - 1])
             offset = segment.offset + start - segment.vaddr
-            if at < offset:
-                yield range(at, offset)
-            piece = bytearray(file.object.read(offset, end - start, "code"))
-            _change(piece, start, file.path, batch, range(first, after))
-            yield piece
+            yield from _unchanged(at, offset)
+            yield Piece(offset, end - start, start, range(first, after))
             at, first = offset + end - start, after
     if done < len(batch):
         code = [range(one.vaddr, one.vaddr + one.filesz) for one in file.segments]
         outside = (one for one in batch.addresses if not any(one in some for some in code))
         raise _outside(file, next(outside))
-    yield range(at, file.object.size)
+    yield from _unchanged(at, file.object.size)
 
 
-def _change(piece: bytearray, start: int, path: str, batch: "Batch", numbers: range) -> None:
-    """Make the changes of these numbers in a piece of code whose first byte is at `start`."""
-    some = slice(numbers.start, numbers.stop)
-    old, new = batch.old[some], batch.new[some]
-    places = list(map(sub, batch.addresses[some], repeat(start)))
-    alike = list(map(piece.startswith, old, places))
-    if not all(alike):
-        number = alike.index(False)
-        actual = bytes(piece[places[number] :][: len(old[number])])
-        raise different(path, batch, numbers[number], actual)
-    if len(set(map(len, new))) == 1:
-        put = Struct(f"{len(new[0])}s").pack_into
-        any(map(put, repeat(piece), places, new))  # to run through; `put` returns None
-    else:
-        for place, code in zip(places, new, strict=True):
-            piece[place : place + len(code)] = code
+def _unchanged(start: int, end: int) -> "Iterator[Piece]":
+    for at in range(start, end, LARGE_PIECE):
+        yield Piece(at, min(LARGE_PIECE, end - at))
 
 
 def _outside(file: "ElfFile", address: int) -> ReadError:
     return ReadError(file.path, "no code from the file", address=address)
+
+
+# --- one piece ------------------------------------------------------------------------------------
+
+
+def _write(target: int, file: "ElfFile", batch: "Batch", piece: Piece) -> None:
+    """Write one piece to its place in the file `target`."""
+    content = bytearray(file.object.read(piece.offset, piece.size, "the file"))
+    if piece.numbers:
+        _change(content, piece, file.path, batch)
+    write_at(target, piece.offset, content)
+
+
+def _change(code: bytearray, piece: Piece, path: str, batch: "Batch") -> None:
+    """Make the changes of a piece in its code."""
+    some = slice(piece.numbers.start, piece.numbers.stop)
+    old, new = batch.old[some], batch.new[some]
+    places = list(map(sub, batch.addresses[some], repeat(piece.address)))
+    alike = list(map(code.startswith, old, places))
+    if not all(alike):
+        number = alike.index(False)
+        actual = bytes(code[places[number] :][: len(old[number])])
+        raise different(path, batch, piece.numbers[number], actual)
+    if len(set(map(len, new))) == 1:
+        put = Struct(f"{len(new[0])}s").pack_into
+        any(map(put, repeat(code), places, new))  # to run through; `put` returns None
+    else:
+        for place, each in zip(places, new, strict=True):
+            code[place : place + len(each)] = each

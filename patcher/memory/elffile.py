@@ -17,7 +17,7 @@ from .objectfile import pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -39,13 +39,13 @@ class ElfFile:
     def __init__(self, path: str) -> None:
         self._path = path
         # O_NONBLOCK: a FIFO must not make us wait.
-        self._fd = posix.open(
+        self.fd = posix.open(
             path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY
         )
         try:
-            self._status = posix.fstat(self._fd)
+            self._status = posix.fstat(self.fd)
             _refuse_others(
-                path, posix.pread(self._fd, 20, 0) if output.is_file(self._status) else None
+                path, posix.pread(self.fd, 20, 0) if output.is_file(self._status) else None
             )
             self.object = elf.Object(path, self._status.st_size, self._pread)
             is_object = self.object.type == elf.ET_REL
@@ -53,7 +53,7 @@ class ElfFile:
             self._segments = sorted(found, key=lambda segment: segment.vaddr)
             self._starts = [segment.vaddr for segment in self._segments]
         except BaseException:
-            posix.close(self._fd)
+            posix.close(self.fd)
             raise
         self._texts: dict[Segment, bytearray] = {}
         self._changed: set[Segment] = set()
@@ -67,7 +67,7 @@ class ElfFile:
         error: "BaseException | None",
         traceback: "TracebackType | None",
     ) -> None:
-        posix.close(self._fd)
+        posix.close(self.fd)
 
     @property
     def path(self) -> str:
@@ -115,15 +115,14 @@ class ElfFile:
         file that another program has changed or replaced since it was opened is not replaced.
         """
         edits = sorted((segment.offset, bytes(self._texts[segment])) for segment in self._changed)
-        self.replace(output.patched(self.object, edits), path)
+        chunks = output.patched(self.object, edits)
+        self.replace(lambda target: output.write_each(target, chunks), path)
 
-    def replace(
-        self, chunks: "Iterable[bytes | bytearray | range]", path: str | None = None
-    ) -> None:
-        """The same with contents in chunks: bytes, and ranges of file offsets that stay."""
+    def replace(self, fill: "Callable[[int], object]", path: str | None = None) -> None:
+        """The same with what `fill` writes: it is given the descriptor of the new file."""
         target = self._path if path is None else path
         try:
-            output.replace(target, self._fd, chunks, owner=path is None, before=self._status)
+            output.replace(target, self.fd, fill, owner=path is None, before=self._status)
         except OutputError as error:
             raise WriteError(target, error.what) from error
         except UnrecognizedError as error:
@@ -142,7 +141,7 @@ class ElfFile:
         return self._texts[segment]
 
     def _pread(self, offset: int, size: int) -> bytes:
-        return posix.pread(self._fd, size, offset)
+        return posix.pread(self.fd, size, offset)
 
 
 def _executable_segments(obj: elf.Object) -> list[Segment]:
