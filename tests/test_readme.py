@@ -1,0 +1,55 @@
+"""What the README shows is what happens."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import images
+from tests.support.command import ROOT, run
+
+README = (ROOT / "README.md").read_text()
+CALLS = re.compile(r"(\d+) calls of __fentry__")
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """The program of the first screen: recorded and linked."""
+    objects = []
+    for source in (ROOT / "fixtures" / "demo").glob("*.c"):
+        objects.append(tmp_path / f"{source.stem}.o")
+        images.tool("gcc", "-O2", "-pg", "-mfentry", "-c", source, "-o", objects[-1])
+    assert run("recordmcount", *objects).status == 0
+    images.tool("gcc", "-o", tmp_path / "words", *objects)
+    return tmp_path / "words"
+
+
+def calls(words: Path) -> int:
+    """How often an instrumented function is called when the program counts words."""
+    text = ROOT / "fixtures" / "demo" / "dictionary.c"
+    done = subprocess.run([words, text], check=True, capture_output=True, text=True)
+    found = CALLS.search(done.stdout)
+    assert found, done.stdout
+    return int(found[1])
+
+
+def test_the_numbers_of_the_first_screen_are_those_of_the_program(words: Path) -> None:
+    shown = [int(number) for number in CALLS.findall(README)]
+    measured = [calls(words)]
+    assert run("patcher", "nop", words).stdout == f"{words}: 6 sites turned to nop, 0 already\n"
+    measured.append(calls(words))
+    assert measured == shown
+
+
+def test_the_example_of_the_library_runs(words: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    every = calls(words)
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{example}"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program],
+        check=False, capture_output=True, text=True, cwd=words.parent,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("5 of 6 sites call\n", "")
+    assert 0 < calls(words) < every
