@@ -143,7 +143,7 @@ class Decoder:
                 return self._nop(form, vaddr, before, text[: form.length], selector)
         if x86.is_object_nop(text):
             reason = OF_AN_OBJECT
-        return Found(text[:length], reason=reason, expected=self._expected(vaddr, text))
+        return Found(text[:length], reason=reason, expected=self.expected(vaddr, text))
 
     def _call(self, form: "LinkedCall", vaddr: int, code: bytes, operand: int) -> Found | None:
         for number, (base, address, name) in enumerate(self._reached[form]):
@@ -167,12 +167,20 @@ class Decoder:
         where = in_function(name, distance)
         return f"a call to {address:#x} ({where}), which is not mcount{hint}"
 
-    def _expected(self, vaddr: int, text: bytes) -> tuple[bytes, ...]:
-        """The calls that could stand here: in the form that `text` begins with, if it has one."""
+    def expected(
+        self, vaddr: int, text: bytes, forms: "Sequence[LinkedCall]" = ()
+    ) -> tuple[bytes, ...]:
+        """The calls that could stand at a foreign site, where `text` does.
+
+        Of one of these forms, in which other sites of the image stand, if there are any; and of
+        those that `text` begins with, if it does.
+        """
+        begun = [form for form in forms or self._forms if text.startswith(form.prefix)]
         usual = {form.name: form for form in reversed(self._forms)}  # the first of each name
-        forms = [form for form in self._forms if text.startswith(form.prefix)]
-        return self._spelled(vaddr, forms) or self._spelled(
-            vaddr, [usual[name] for name in ("call", "call-got")]
+        return (
+            self._spelled(vaddr, begun)
+            or self._spelled(vaddr, forms)
+            or self._spelled(vaddr, [usual[name] for name in ("call", "call-got")])
         )
 
     def _spelled(self, vaddr: int, forms: "Iterable[LinkedCall]") -> tuple[bytes, ...]:

@@ -47,9 +47,9 @@ class Site:
     `vaddr` is a link-time virtual address and `offset` the file offset of the same byte.
     `function` is the STT_FUNC symbol whose code this is, None where no symbol covers it,
     `function_offset` the distance to its first byte and `aliases` all names that byte has. `code`
-    are the bytes that stand there, of the form's length or, if foreign, five. `form` is the name of
-    the call's form (of a NOP: of the call it replaced), `target` the name of the function it calls;
-    both are empty if unknown.
+    are the bytes that stand there, of the form's length or, if foreign, of the longest call that
+    could stand there. `form` is the name of the call's form (of a NOP: of the call it replaced),
+    `target` the name of the function it calls; both are empty if unknown.
 
     `call` and `nop` are the bytes of either state. Both are None for a foreign site, and `nop` is
     for a call that a NOP could not tell for certain. `reason` then says why, and `expected` are
@@ -115,6 +115,8 @@ class Sites:
         self._alone: dict[int, Found] = {}
         for numbers, start, text in code.pieces(vaddrs):
             self._decode(numbers, start, text)
+        alone = [found.way for found in self._alone.values() if found.way]
+        self._forms = list(dict.fromkeys([way.form for way in (*self._ways, *alone)]))
 
     def __len__(self) -> int:
         return len(self.vaddrs)
@@ -124,8 +126,17 @@ class Sites:
         if kind:
             found = Found(self.codes[number], self._ways[kind - 1])
         else:
-            found = self._alone[number % len(self)]
+            found = self._told(vaddr, self._alone[number % len(self)])
         return Site(vaddr, self._code.place(vaddr), self._functions, found)
+
+    def _told(self, vaddr: int, found: Found) -> Found:
+        """The same, and at a foreign site what is expected now that all others are known."""
+        if not found.expected:
+            return found
+        _, text = self._code.around(vaddr)
+        expected = self._decoder.expected(vaddr, text, self._forms)
+        code = text[: max(map(len, expected))]
+        return Found(code, reason=found.reason, expected=expected)
 
     def __iter__(self) -> "Iterator[Site]":
         return map(self.__getitem__, range(len(self)))
