@@ -112,21 +112,25 @@ class Ftrace:
     def load(self, module: Module) -> None:
         """The module is COMING: its records appear DISABLED, and its calls are turned to NOPs.
 
-        So are the file's NOPs where the processor prefers others.
-        Raises as `Modules.load`; then it is not loaded. If its code deviates it is, all the same.
-        With the switch thrown its code stays as it was linked.
+        So are the file's NOPs where the processor prefers others. Raises as `Modules.load`, and
+        StateError if a CPU stands inside a site; then it is not loaded. If its code deviates it is,
+        all the same. With the switch thrown its code stays as it was linked.
         """
         self.modules.load(module)
         here = {point.address: Record(module, point, self._nops) for point in module.points}
         self._records[module] = here
-        if self._bug is None:
-            self._apply(
-                [
-                    records.change(record, Verb.MAKE_NOP, None, flags=record.flags, users=0)
-                    for record in here.values()
-                    if record.is_site or Flags.ENABLED not in record.flags
-                ]
-            )
+        if self._bug is not None:
+            return
+        updates = [
+            records.change(record, Verb.MAKE_NOP, None, flags=record.flags, users=0)
+            for record in here.values()
+            if record.is_site or Flags.ENABLED not in record.flags
+        ]
+        try:
+            self._apply(updates)
+        except StateError:  # nothing was changed
+            self.unload(module)
+            raise
 
     def live(self, module: Module) -> None:
         """The module is LIVE: its records are no longer DISABLED, and users' sites get their calls.

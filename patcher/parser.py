@@ -62,7 +62,10 @@ def _add_selection(verb: ArgumentParser) -> None:
     add = verb.add_argument
     files = "an executable, a shared object or an object (.o, .ko) with a __mcount_loc table"
     add("files", nargs="*", metavar="FILE", help=files)
-    functions = "only sites in functions named so in the symbol table (C++: mangled); repeatable"
+    functions = (
+        "only sites in functions named so in the symbol table (C++: mangled), "
+        "of which there must be one; repeatable"
+    )
     add("--functions", action="append", default=[], metavar="GLOB", help=functions)
     notrace = "no site in functions named so, whatever --functions says; repeatable"
     add("--notrace", action="append", default=[], metavar="GLOB", help=notrace)

@@ -93,10 +93,10 @@ def replace(
 
     `fill` is given the descriptor of an empty file, `like` is that of an open one. A symlink is
     followed, a hard link is broken. Without `owner` the file is a new one of the user's own and
-    only the mode is taken over. With it, `path` must still be the file of `like`, unchanged since
-    `before`, its status when it was read (if None, its status now): nobody else's work is lost,
-    but for what is done between that last look and the rename. Raises OutputError; then the old
-    file stands and no temporary is left.
+    only the permissions are taken over. With it, `path` must still be the file of `like`,
+    unchanged since `before`, its status when it was read (if None, its status now): nobody else's
+    work is lost, but for what is done between that last look and the rename. Raises OutputError;
+    then the old file stands and no temporary is left.
     """
     try:
         before = before or posix.fstat(like)
@@ -186,7 +186,8 @@ def _copy_attributes(source: int, target: int, owner: bool) -> None:
             posix.fchown(target, want.st_uid, want.st_gid)
         for name in _attribute_names(source):
             posix.setxattr(target, name, posix.getxattr(source, name))
-    posix.fchmod(target, want.st_mode & 0o7777)
+    # Whose file it was is what a set-user-ID bit was trusted for.
+    posix.fchmod(target, want.st_mode & (0o7777 if owner else 0o777))
 
 
 def _attribute_names(fd: int) -> list[str]:

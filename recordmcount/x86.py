@@ -59,9 +59,10 @@ NOP12 = bytes((0x66, 0x66, 0x66, 0x2E)) + bytes(
 )
 NOP13 = bytes((0x66,)) + NOP12
 # i386: `nopl` came with the Pentium Pro; a `lea` onto itself runs on every 386.
-INT3 = bytes((0xCC,))  # int3
 NOP5_386 = bytes((0x3E, 0x8D, 0x74, 0x26, 0x00))  # lea %ds:0x0(%esi,%eiz,1),%esi
 NOP6_386 = bytes((0x8D, 0xB6, 0x00, 0x00, 0x00, 0x00))  # lea 0x0(%esi),%esi
+
+INT3 = bytes((0xCC,))  # int3: a breakpoint
 
 
 ALL_FORMS: "list[CallForm]" = []

@@ -30,7 +30,7 @@ def test_every_design_target_is_among_the_comparisons(document: Any) -> None:
         {"at_most": 1.75},
         {"at_least": 4},
         {"at_least": 3},
-        *[{"at_most": 3}] * 6,
+        *[{"at_most": 3}] * 9,
     ]
 
 

@@ -667,6 +667,22 @@ def test_a_module_with_a_cpu_inside_a_site_is_coming_as_before_and_goes_live_lat
     assert world.calls(OPEN, TRACER)
 
 
+def test_a_module_with_a_cpu_inside_a_site_is_not_loaded_and_may_be_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    module = loaded_at(START)
+    world.memory.map(module)
+    with monkeypatch.context() as now:
+        now.setattr(world, "protocol", BUSY)
+        with pytest.raises(StateError, match="a CPU stands inside"):
+            world.ftrace.load(module)
+    assert world.ftrace.status().modules == ()
+    assert world.at(OPEN) == CALL
+    world.ftrace.load(module)
+    assert world.at(OPEN) == NOP
+
+
 def test_a_module_cannot_go_live_twice_and_what_was_done_by_hand_stays() -> None:
     world = World()
     module = world.live(loaded_at(START))

@@ -155,6 +155,15 @@ def test_with_output_the_input_is_left_alone(
     assert stat.S_IMODE(out.stat().st_mode) == 0o640
 
 
+def test_a_file_of_ones_own_does_not_run_as_the_owner_of_the_old(
+    path: Path, tmp_path: Path
+) -> None:
+    path.chmod(0o6755)
+    out = tmp_path / "out.o"
+    assert recordmcount("-o", out, path) == (0, "", "")
+    assert stat.S_IMODE(out.stat().st_mode) == 0o755
+
+
 def test_with_output_there_is_an_output_even_where_nothing_is_to_be_done(tmp_path: Path) -> None:
     path, out = tmp_path / "object.o", tmp_path / "out.o"
     path.write_bytes(caller())

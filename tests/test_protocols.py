@@ -160,6 +160,24 @@ def test_whatever_act_fails_every_site_is_whole_and_nothing_is_left_up(
         assert machine.int3_handlers == []
 
 
+class Interrupted(Traced):
+    """An interrupt from the keyboard arrives just when a counter has been counted up."""
+
+    def add(self, variable: str, number: int) -> int:
+        value = super().add(variable, number)
+        if number > 0:
+            raise KeyboardInterrupt
+        return value
+
+
+def test_an_interrupt_right_after_counting_up_leaves_no_count() -> None:
+    machine = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        int3.modify(machine, BATCH)
+    assert machine.load(int3.MODIFYING) == 0
+    assert [site(machine, change) for change in BATCH] == [CALL, CALL]
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_no_changes_disturb_nobody(protocol: ModuleType) -> None:
     machine = Traced()

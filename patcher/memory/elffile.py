@@ -2,7 +2,7 @@
 
 Changes are made to a copy of the executable segments in memory (`objectfile` says what takes
 their part in an object). `commit` writes a new file and renames it: a process that runs the old one
-keeps it. (What changes many sites at once needs no such copy: `patcher.rewrite`.)
+keeps it. (What changes many sites at once needs no such copy: `patcher.files.rewrite`.)
 """
 
 import posix

@@ -80,8 +80,9 @@ def steps(path: str, batch: Batch) -> Steps[None]:
     _refuse_breakpoints(path, batch)
     enterable = not_one_instruction(batch)
     yield Verify(batch)
-    yield Add(MODIFYING, 1)
+    before = yield Load(MODIFYING)
     try:
+        yield Add(MODIFYING, 1)
         yield Write(addresses, [INT3] * len(batch))
         yield Sync()
         yield from refuse_inside(path, enterable)
@@ -100,7 +101,8 @@ def steps(path: str, batch: Batch) -> Steps[None]:
             raise _left(path, batch, addresses) from second
         if standing:
             raise _left(path, batch, standing) from fault
-        yield Add(MODIFYING, -1)
+        if (yield Load(MODIFYING)) != before:
+            yield Add(MODIFYING, -1)
         raise
     yield Add(MODIFYING, -1)
 
