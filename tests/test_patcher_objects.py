@@ -25,10 +25,10 @@ from tests.support.elf_builder import (
     build,
 )
 from tests.support.images import CALLS, Built, calls
+from tests.support.kernel_modules import CLOUD, Module
 from tests.support.objects import AX, Read, recorded
 from tests.support.patching import differences, patch, refused, status
 from tests.support.specimens import ELVES
-from tests.test_kernel_modules import CLOUD, Module
 
 
 class Row(NamedTuple):

@@ -18,7 +18,7 @@ from patcher import cli
 from patcher.disassembly import disassemble
 from recordmcount import x86
 from tests.support import command, images
-from tests.support.building import ROOT
+from tests.support.command import ROOT
 
 DEMO, CALCULATOR = ROOT / "fixtures" / "demo", ROOT / "fixtures" / "project"
 

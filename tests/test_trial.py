@@ -10,7 +10,7 @@ import pytest
 from patcher import trial
 from recordmcount import x86
 from tests.support import command
-from tests.test_x86 import assembled
+from tests.support.assembly import assembled
 
 
 def executes(text: str) -> bool:

@@ -13,10 +13,10 @@ from recordmcount.errors import RecordError
 from recordmcount.objects import relocatable
 from recordmcount.state import STATES, State
 from tests.support.elf_builder import STT_FUNC, X86_64, Relocation, Section, Symbol, build
+from tests.support.kernel_modules import CLOUD
 from tests.support.objects import AX, parsed, recorded
 from tests.support.patching import patch
 from tests.support.specimens import ELVES
-from tests.test_kernel_modules import CLOUD
 
 NONE, WIDE, PC32, PLT32 = 0, 1, 2, 4  # R_X86_64_*
 GLOBS = (None, "[a-m]*", "*")  # of the functions whose sites are turned off

@@ -4,16 +4,14 @@ import re
 import subprocess
 from pathlib import Path
 
-import capstone
-import keystone
 import pytest
 from capstone import x86_const
 from elftools.elf import enums
 
 from recordmcount import x86
 from recordmcount.x86 import CallForm
+from tests.support.assembly import MACHINES, assembled, instructions, only_instruction
 
-MACHINES = [x86.EM_X86_64, x86.EM_386]
 EVERY_FORM = [
     pytest.param(machine, form, id=f"{machine}-{form.prefix.hex()}")
     for machine, by_type in x86.CALL_FORMS.items()
@@ -21,28 +19,6 @@ EVERY_FORM = [
 ]
 X64_REGISTERS = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"]
 X64_REGISTERS_REX = [f"r{number}" for number in range(8, 16)]
-
-
-def only_instruction(machine: int, code: bytes) -> capstone.CsInsn:
-    """Decode `code`, which must be exactly one instruction."""
-    (instruction,) = instructions(machine, code)
-    return instruction
-
-
-def instructions(machine: int, code: bytes, address: int = 0) -> list[capstone.CsInsn]:
-    mode = {x86.EM_X86_64: capstone.CS_MODE_64, x86.EM_386: capstone.CS_MODE_32}[machine]
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
-    decoder.detail = True
-    found = list(decoder.disasm(code, address))
-    assert sum(instruction.size for instruction in found) == len(code)
-    return found
-
-
-def assembled(machine: int, text: str, address: int = 0) -> bytes:
-    mode = {x86.EM_X86_64: keystone.KS_MODE_64, x86.EM_386: keystone.KS_MODE_32}[machine]
-    assembler = keystone.Ks(keystone.KS_ARCH_X86, mode)
-    assembler.syntax = keystone.KS_OPT_SYNTAX_ATT
-    return bytes(assembler.asm(text, address)[0])
 
 
 def spelled(form: CallForm, field: bytes) -> bytes:

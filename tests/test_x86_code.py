@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from recordmcount import x86
 from tests.support import images
-from tests.test_x86 import MACHINES, assembled, instructions, only_instruction
+from tests.support.assembly import MACHINES, assembled, instructions, only_instruction
 
 LENGTHS = range(1, 16)
 

@@ -12,7 +12,7 @@ RECORDMCOUNT = (
     getattr(sys, "_base_executable", sys.executable),
     "-I",
     "-S",
-    str(Path(__file__).parents[2] / "recordmcount" / "__main__.py"),
+    str(ROOT / "recordmcount" / "__main__.py"),
 )
 
 

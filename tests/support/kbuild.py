@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tests.support import building
+from tests.support import building, command
 
-KERNEL = building.ROOT / ".cache" / "kernel" / "cloud"
+KERNEL = command.ROOT / ".cache" / "kernel" / "cloud"
 RECIPE = building.GLUE / "Kbuild.recordmcount"
 
 # Debian configures its kernel for gcc 12. What clang 14 does not have must be switched off for
