@@ -12,7 +12,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from recordmcount import elf, x86
 from recordmcount.errors import FormatError, RecordError
-from recordmcount.linked import decoding, image
+from recordmcount.linked import image
 from recordmcount.linked.image import Image, Site
 from recordmcount.state import STATES, State
 from tests.support import command, images, linked
@@ -531,7 +531,7 @@ def test_no_two_nops_are_alike_and_none_is_that_of_an_object(machine: int) -> No
     for form, selector in every:
         nop = form.nop_with(selector)
         assert not x86.is_object_nop(nop)
-        padded = nop + bytes(decoding.LONGEST_SITE - len(nop))
+        padded = nop + bytes(x86.LONGEST_SITE - len(nop))
         assert [
             (one, one.selector(padded)) for one in forms if one.selector(padded) is not None
         ] == [(form, selector)]

@@ -250,3 +250,9 @@ def test_only_relocations_that_say_so_fill_8_bytes() -> None:
     }
     assert wide == named_so
     assert x86.field_size(x86.EM_386, x86.R_386_32) == 4
+
+
+def test_no_site_is_longer_than_the_longest() -> None:
+    linked = [form for machine in MACHINES for form in x86.linked_calls(machine)]
+    lengths = [form.length for form in x86.ALL_FORMS] + [form.length for form in linked]
+    assert max(lengths) == x86.LONGEST_SITE

@@ -17,7 +17,6 @@ from recordmcount.elf import Object
 from recordmcount.objects.relocatable import Part, Sites
 
 NARROW = 4  # bytes that most relocations fill, and at most if they are not x86.WIDE_TYPES
-LONGEST_SITE = 13
 
 
 def touched(obj: Object, recorded: Sites) -> set[int]:
@@ -80,7 +79,7 @@ def _near_others(
 
 def _under(offset: int, starts: Sequence[int], ends: Sequence[int]) -> Iterator[int]:
     """The sites that the widest relocation at a section offset touches."""
-    first = bisect_left(starts, offset - LONGEST_SITE)
+    first = bisect_left(starts, offset - x86.LONGEST_SITE)
     last = bisect_left(starts, offset + x86.WIDEST_FIELD, first)
     return (number for number in range(first, last) if ends[number] > offset)
 

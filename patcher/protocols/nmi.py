@@ -22,7 +22,7 @@ from collections.abc import Callable
 from patcher.errors import WriteError
 from patcher.modify import Batch
 
-from .inside import not_one_instruction, refuse_inside
+from . import stop_machine
 from .machine import Machine
 from .steps import (
     Add,
@@ -31,12 +31,8 @@ from .steps import (
     Exchange,
     Fence,
     Load,
-    ReadBack,
-    Resume,
     Steps,
-    Stop,
     Store,
-    Verify,
     WaitZero,
     Write,
     run,
@@ -65,19 +61,13 @@ def deliver(machine: Machine, body: Callable[[], None]) -> None:
 
 
 def steps(path: str, batch: Batch) -> Steps[None]:
-    """The steps of the writer."""
-    if not len(batch):
-        return
-    enterable = not_one_instruction(batch)
-    try:
-        yield Stop()
-        yield Verify(batch)
-        yield from refuse_inside(path, enterable)
-        for address, new in zip(batch.addresses, batch.new, strict=True):
-            yield from _write(address, new)
-    finally:
-        yield Resume()
-    yield ReadBack(batch)
+    """The steps of the writer, under stop_machine."""
+    yield from stop_machine.steps(path, batch, _write_each)
+
+
+def _write_each(batch: Batch) -> Steps[None]:
+    for address, new in zip(batch.addresses, batch.new, strict=True):
+        yield from _write(address, new)
 
 
 def _write(address: int, code: bytes) -> Steps[None]:

@@ -4,6 +4,8 @@ Nothing is left to go wrong but an interrupt that cannot be masked: an NMI still
 stopped CPU and executes code that is being written. That is what `nmi` is for.
 """
 
+from collections.abc import Callable
+
 from patcher.modify import Batch
 
 from .inside import not_one_instruction, refuse_inside
@@ -20,8 +22,13 @@ def modify(machine: Machine, batch: Batch) -> None:
     run(machine, steps(machine.memory.path, batch))
 
 
-def steps(path: str, batch: Batch) -> Steps[None]:
-    """The steps of the writer.
+def at_once(batch: Batch) -> Steps[None]:
+    """Write all at once, for nobody looks."""
+    yield Write(batch.addresses, batch.new)
+
+
+def steps(path: str, batch: Batch, write: Callable[[Batch], Steps[None]] = at_once) -> Steps[None]:
+    """The steps of the writer; `write` are those of them that change code.
 
     The comparison is made inside the stop: between it and the writes nothing can change.
     """
@@ -32,7 +39,7 @@ def steps(path: str, batch: Batch) -> Steps[None]:
         yield Stop()
         yield Verify(batch)
         yield from refuse_inside(path, enterable)
-        yield Write(batch.addresses, batch.new)
+        yield from write(batch)
     finally:
         yield Resume()
     yield ReadBack(batch)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .functions import Functions
     from .targets import Targets
 
-LONGEST_SITE, ENDBR_SIZE = 13, 4  # bytes
+ENDBR_SIZE = 4  # bytes
 # How many targets one byte can tell apart: the high half is the number, the low half how many.
 MOST_TARGETS = 15
 UNMARKED = "a NOP without a mark, which may be padding"
@@ -119,7 +119,7 @@ class Decoder:
     def decode(self, vaddr: int, before: bytes, text: bytes) -> Found:
         """What `text` is, which stands at `vaddr`, and `before` in front of it.
 
-        `text` should be LONGEST_SITE bytes, and `before` an endbr's; less where code ends.
+        `text` should be x86.LONGEST_SITE bytes, and `before` an endbr's; less where code ends.
         """
         found = self._decode(vaddr, before, text)
         if self._is_relocated(vaddr, len(found.code)):

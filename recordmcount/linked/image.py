@@ -24,7 +24,7 @@ from recordmcount.columns import pick, positions
 from recordmcount.errors import FormatError
 from recordmcount.state import State
 
-from .decoding import ENDBR_SIZE, LONGEST_SITE, Decoder, Found, Way, in_function
+from .decoding import ENDBR_SIZE, Decoder, Found, Way, in_function
 from .dynamic import LoadView
 from .functions import Functions
 from .targets import Targets, Words
@@ -323,7 +323,7 @@ class Code:
     def pieces(self, vaddrs: list[int]) -> "Iterator[tuple[range, int, bytes]]":
         """All `vaddrs`, which ascend, in groups: (their indices, an address, the bytes from there).
 
-        Behind the last of a group there are LONGEST_SITE bytes, or less where a section ends.
+        Behind the last of a group there are x86.LONGEST_SITE bytes, or less where a section ends.
         Raises FormatError where one is not in code that is loaded from the file.
         """
         first = 0
@@ -336,7 +336,7 @@ class Code:
             if not self._is_loaded(section, start, end):
                 for vaddr in vaddrs[first:last]:
                     self.place(vaddr)
-            size = min(end + LONGEST_SITE, section.vaddr + section.size) - start
+            size = min(end + x86.LONGEST_SITE, section.vaddr + section.size) - start
             what = f"section {section.index}"
             yield (
                 range(first, last), start,
@@ -345,11 +345,11 @@ class Code:
             first = last
 
     def around(self, vaddr: int) -> tuple[bytes, bytes]:
-        """(ENDBR_SIZE bytes before, LONGEST_SITE bytes) at `vaddr`, less where a section ends."""
+        """(ENDBR_SIZE bytes before, x86.LONGEST_SITE at `vaddr`), less where a section ends."""
         section = self._section(vaddr)
         at = vaddr - section.vaddr
         before = min(at, ENDBR_SIZE)
-        size = min(LONGEST_SITE, section.size - at)
+        size = min(x86.LONGEST_SITE, section.size - at)
         what = f"section {section.index}"
         content = self._view.obj.read(section.offset + at - before, before + size, what)
         return content[:before], content[before:]

@@ -16,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from recordmcount.sites import SectionSites, TurnedOff
 
-_LONGEST_SITE = 13
 _LONGEST_PREFIX = 2
 
 
@@ -99,7 +98,7 @@ def _nop_around(around: "_Around", forms: list[CallForm]) -> tuple[Place, Thing]
 
 def claimed(place: Place, code: "Code", thing_at: Callable[[Place], Thing | None]) -> Thing:
     """What an entry names where no relocation names mcount: the NOP of -mnop-mcount, or no site."""
-    for back in range(1, _LONGEST_SITE):
+    for back in range(1, x86.LONGEST_SITE):
         around = thing_at(Place(place.section, place.offset - back))
         if around and around.state is not State.FOREIGN and around.length > back:
             return Thing(State.FOREIGN, reason=f"{back:#x} into the {around.state}")
@@ -146,7 +145,7 @@ class Code:
         """The bytes on both sides of a relocated field."""
         start = max(0, field.offset - _LONGEST_PREFIX)
         before = field.offset - start
-        code = self.at(Place(field.section, start), before + _LONGEST_SITE)
+        code = self.at(Place(field.section, start), before + x86.LONGEST_SITE)
         return _Around(field, code[:before], code[before:])
 
 
