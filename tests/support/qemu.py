@@ -81,7 +81,8 @@ def _boot(kernel: Path, initramfs: Path, logs: tuple[Path, Path]) -> str:
     """Run the machine until it is switched off; return what went wrong, or ''."""
     for log in logs:
         log.touch()
-    command = ["qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-smp", "2"]
+    # Both processors in one thread: with a thread each, a boot hung while ftrace changed code.
+    command = ["qemu-system-x86_64", "-accel", "tcg,thread=single", "-m", "512", "-smp", "2"]
     command += ["-nodefaults", "-display", "none", "-no-reboot"]
     command += ["-kernel", str(kernel), "-initrd", str(initramfs)]
     command += ["-append", "console=ttyS0 panic=-1"]  # a panic ends QEMU: -no-reboot
