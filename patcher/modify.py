@@ -1,7 +1,11 @@
-"""Read, compare, write, serialise, read back: the only way this package changes code.
+"""Read, compare, write, serialise, read back; and the check that every change of code passes.
 
-A batch is verified as a whole before its first byte is written. What to write is decided
-elsewhere, from static tables; here nothing is looked for.
+Two engines change code, and no third. Memory (a `TextMemory`: a buffer, a process, the copy of a
+file) is changed through `modify_batch`, or while others run by a protocol, whose steps call the
+same `verify` and `read_back`. A file is changed by `files.rewrite`, which compares each site in the
+bytes that it copies. Both begin with `check_shape`, both compare every site before the result can
+be seen by anybody, and neither writes anything but sites. What to write is decided elsewhere, from
+static tables; here nothing is looked for. (`tests/test_engines.py` holds this.)
 """
 
 from _operator import gt, ne, sub
