@@ -1,4 +1,4 @@
-"""Two engines change code, `modify` and `files.rewrite`: both refuse alike, and there is no third."""
+"""Two engines change code, `modify` and `files.rewrite`, and refuse alike; there is no third."""
 
 import ast
 from collections.abc import Callable, Iterator
