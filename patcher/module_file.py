@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator, Sequence
 from stat import S_ISREG
 
-from recordmcount import elf
+from recordmcount.elf import object as elf
+from recordmcount.elf.segments import PF_X, PT_LOAD, LoadView
 from recordmcount.linked import image
-from recordmcount.linked.dynamic import PF_X, PT_LOAD, LoadView
 from recordmcount.linked.image import Site
 from recordmcount.x86 import ADDRESS_BITS
 

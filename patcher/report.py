@@ -9,7 +9,7 @@ from errno import EIO, ENOEXEC, errorcode
 from pathlib import Path
 from typing import Any
 
-from recordmcount.elf import Object
+from recordmcount.elf.object import Object
 from recordmcount.errors import RecordError
 from recordmcount.report import identify
 from recordmcount.state import State

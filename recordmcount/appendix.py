@@ -4,11 +4,11 @@ In this order: the section name table, the section headers, the new contents. No
 file is overwritten; what a moved section held stays behind as bytes that no header refers to.
 """
 
-from . import elf
+from .elf import object as elf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .elf import Object
+    from .elf.object import Object
 
 # Places of fields in the headers, as `elf.Layout` lists them.
 E_SHOFF, E_SHNUM = 6, 12

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
-    from .elf import Object
+    from .elf.object import Object
 
 COPY_SIZE = 1 << 20
 HELD_SIGNALS = _signal.valid_signals()

@@ -2,14 +2,16 @@
 
 import posix
 
-from . import elf, formats, output, sites, table, writer
+from . import output, sites, table, writer
+from .elf import filetype
+from .elf import object as elf
 from .errors import RecordError, UnrecognizedError, place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .elf import Object
+    from .elf.object import Object
     from .options import Options
     from .writer import Plan
 
@@ -76,10 +78,10 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
 
         read = _reader(fd, status.st_size)
         magic = read(0, 8)
-        if magic == formats.ARCHIVE_MAGIC:
+        if magic == filetype.ARCHIVE_MAGIC:
             _record_archive(path, fd, status, options, result)
             return
-        formats.refuse_others(path, magic)
+        filetype.refuse_others(path, magic)
         obj = elf.Object(path, status.st_size, read)
         plan = plan_object(obj, options, result, processes)
         if options.dry_run or not (plan or options.output):
@@ -96,13 +98,13 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
 def _record_archive(
     path: str, fd: int, status: posix.stat_result, options: "Options", result: Result
 ) -> None:
-    from . import archive  # the rare case does not slow down the start of the common one
+    from .elf import archive  # the rare case does not slow down the start of the common one
 
     content = _whole(fd, status.st_size)
 
     def new_member(name: str, member: bytes) -> bytes:
         member_path = f"{path}({name})"
-        formats.refuse_others(member_path, member[:8])
+        filetype.refuse_others(member_path, member[:8])
         if not member.startswith(b"\x7fELF"):
             return member
         obj = elf.Object(member_path, len(member), lambda at, size: member[at : at + size])
@@ -124,7 +126,7 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
         if not options.quiet:
             result.err.append(f"warning: {table.NAME.decode()} already exists: {obj.path}")
         return writer.Plan([], [])
-    formats.refuse_slim_lto(obj)
+    filetype.refuse_slim_lto(obj)
     found = sites.find(obj, options.symbols, processes)
     if not options.quiet:
         for section, offset, what in found.unsupported:

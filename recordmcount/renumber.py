@@ -6,14 +6,14 @@ parallel SHT_SYMTAB_SHNDX table, LLVM's address-significance table and its old c
 A section type that is linked to the symbol table and is not known here is refused.
 """
 
-from . import elf
+from .elf import object as elf
 from .errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .elf import Object
+    from .elf.object import Object
 
 # Linked to the symbol table without symbol indices of their own inside.
 _INDIFFERENT = (elf.SHT_LLVM_CALL_GRAPH_PROFILE,)

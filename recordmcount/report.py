@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from . import archive, elf, formats, table, x86
+from . import table, x86
 from .arguments import Parser
 from .console import printable, say
-from .elf import Object
+from .elf import archive, filetype, segments
+from .elf import object as elf
+from .elf.object import Object
 from .errors import FormatError, RecordError, UnrecognizedError
-from .linked import dynamic, image
+from .linked import image
 from .objects import relocatable
 from .state import State
 
@@ -130,11 +132,11 @@ def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[FileReport | Rec
             if not stat.S_ISREG(status.st_mode):
                 raise FormatError(path, "not a regular file")
             content = _Content(status.st_size, lambda at, size: os.pread(file.fileno(), size, at))
-            if content.read(0, 8) != formats.ARCHIVE_MAGIC:
+            if content.read(0, 8) != filetype.ARCHIVE_MAGIC:
                 yield _examine_object(path, content, names)
                 return
             for name, member in archive.members(path, content.read(0, content.size)):
-                if member.startswith((b"\x7fELF", *formats.BITCODE_MAGIC)):
+                if member.startswith((b"\x7fELF", *filetype.BITCODE_MAGIC)):
                     yield _examine_object(f"{path}({name})", _in_memory(member), names)
     except RecordError as error:
         yield error
@@ -164,7 +166,7 @@ def _examine_object(
     path: str, content: _Content, names: tuple[str, ...]
 ) -> FileReport | RecordError:
     try:
-        formats.refuse_others(path, content.read(0, 8))
+        filetype.refuse_others(path, content.read(0, 8))
         return _report(Object(path, *content), names)
     except UnrecognizedError:  # in the words of the kernel's tool, which nobody here compares
         is_elf = content.read(0, 4) == b"\x7fELF"
@@ -176,7 +178,7 @@ def _examine_object(
 def _report(obj: Object, names: tuple[str, ...]) -> FileReport:
     identity = (obj.path, *identify(obj))
     if obj.type == elf.ET_REL:
-        formats.refuse_slim_lto(obj)
+        filetype.refuse_slim_lto(obj)
         listing = relocatable.read(obj, names)
         rows = tuple(_row(site, site.offset, site.recorded) for site in listing.sites)
         return FileReport(*identity, listing.has_table, rows, listing.dead, listing.repeated)
@@ -207,7 +209,7 @@ def _type(obj: Object) -> str:
     if obj.type == elf.ET_EXEC:
         return "executable"
     if obj.type == elf.ET_DYN:
-        flags = dynamic.LoadView(obj).dynamic.get(DT_FLAGS_1, 0)
+        flags = segments.LoadView(obj).dynamic.get(DT_FLAGS_1, 0)
         return "PIE" if flags & DF_1_PIE else "shared object"
     raise FormatError(obj.path, "neither an object nor a linked file")
 

@@ -7,8 +7,9 @@ thousands of sites, nearly all of them the same five bytes, and columns can be c
 from _operator import itemgetter
 from struct import pack, unpack
 
-from . import elf, jobs, x86
+from . import jobs, x86
 from .columns import is_ascending
+from .elf import object as elf
 from .errors import FormatError
 
 TYPE_CHECKING = False
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .columns import Relocations
-    from .elf import Object
+    from .elf.object import Object
     from .x86 import CallForm
 
     # Relocation section, text section, pieces of the former (see Object.relocation_pieces).

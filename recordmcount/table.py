@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
-    from .elf import Object
+    from .elf.object import Object
 
     Code = Literal["q", "I"]  # of a word, for `struct` and `memoryview`
 

@@ -8,13 +8,14 @@ Sections whose code is freed or moved behind the tracer's back must have no entr
 become NOPs instead, and their relocations R_*_NONE.
 """
 
-from . import elf, table, x86
+from . import table, x86
 from .appendix import Appendix
+from .elf import object as elf
 from .errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .elf import Object
+    from .elf.object import Object
     from .options import Options
     from .sites import Found, SectionSites
 

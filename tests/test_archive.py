@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recordmcount import archive
+from recordmcount.elf import archive
 from recordmcount.errors import FormatError
 from tests.support.elf_builder import STB_WEAK, X86_64, Symbol, build
 from tests.support.loc_table import table_entries

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recordmcount import elf
+from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
 from tests.support.elf_builder import (
     EM_386,

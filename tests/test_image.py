@@ -10,7 +10,8 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from recordmcount import elf, x86
+from recordmcount import x86
+from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError, RecordError
 from recordmcount.linked import image
 from recordmcount.linked.image import Image, Site

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from patcher.report import JSON_VERSION, SCHEMA
-from recordmcount import elf
+from recordmcount.elf import object as elf
 from tests.support import command, images
 from tests.support.images import Built, build
 from tests.support.objects import recorded

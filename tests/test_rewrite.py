@@ -11,8 +11,8 @@ from patcher.errors import CompareError, ReadError
 from patcher.files.rewrite import rewrite
 from patcher.memory.elffile import ElfFile
 from patcher.modify import Batch, Change
+from recordmcount.elf.segments import Segment
 from recordmcount.errors import FormatError
-from recordmcount.linked.dynamic import Segment
 from tests.support.images import build
 
 

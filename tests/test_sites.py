@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recordmcount import elf, sites, x86
+from recordmcount import sites, x86
+from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
 from recordmcount.x86 import CallForm
 from tests.support.elf_builder import (

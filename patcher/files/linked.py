@@ -7,7 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from recordmcount.elf import Object
+    from recordmcount.elf.object import Object
     from recordmcount.state import State
 
     from .sites import Site

@@ -12,9 +12,10 @@ from operator import add
 from typing import NamedTuple
 
 from patcher.modify import Batch
-from recordmcount import elf, x86
+from recordmcount import x86
 from recordmcount.columns import is_ascending
-from recordmcount.elf import Object
+from recordmcount.elf import object as elf
+from recordmcount.elf.object import Object
 from recordmcount.objects import relocatable
 from recordmcount.objects.places import Relocation
 from recordmcount.objects.relocatable import Group

@@ -2,8 +2,9 @@
 
 from patcher.errors import CompareError, NoSiteError
 from patcher.modify import verify
-from recordmcount import elf, formats
 from recordmcount.console import printable
+from recordmcount.elf import filetype
+from recordmcount.elf import object as elf
 from recordmcount.state import STATES, State
 from recordmcount.table import NAME as TABLE
 
@@ -58,7 +59,7 @@ def read(file: "ElfFile", names: "Sequence[str]") -> "SiteTable":
     """The file's sites. Raises NoSiteError without a table, FormatError for an unsound one."""
     obj = file.object
     if obj.type == elf.ET_REL:
-        formats.refuse_slim_lto(obj)
+        filetype.refuse_slim_lto(obj)
     if obj.headers and not obj.named(TABLE):
         raise NoSiteError(file.path, f"no {TABLE.decode()} table")
     if obj.type == elf.ET_REL:

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from itertools import compress
 from operator import add, sub
 
-from recordmcount import columns, elf, sites, x86
+from recordmcount import columns, sites, x86
 from recordmcount.columns import is_ascending, pick, positions
-from recordmcount.elf import Object
+from recordmcount.elf import object as elf
+from recordmcount.elf.object import Object
 from recordmcount.objects.relocatable import Part, Sites
 
 NARROW = 4  # bytes that most relocations fill, and at most if they are not x86.WIDE_TYPES

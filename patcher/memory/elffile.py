@@ -9,9 +9,11 @@ import posix
 from _bisect import bisect_right
 
 from patcher.errors import NoSiteError, ReadError, WriteError
-from recordmcount import elf, formats, output, x86
+from recordmcount import output, x86
+from recordmcount.elf import filetype
+from recordmcount.elf import object as elf
+from recordmcount.elf.segments import PF_X, PT_LOAD, LoadView, Segment
 from recordmcount.errors import FormatError, OutputError, UnrecognizedError
-from recordmcount.linked.dynamic import PF_X, PT_LOAD, LoadView, Segment
 
 from .objectfile import pieces
 
@@ -163,11 +165,11 @@ def _refuse_others(path: str, start: bytes | None) -> None:
     machine = int.from_bytes((start or b"")[18:20], "little")
     if start is None:
         what = "not a regular file"
-    elif start.startswith((formats.ARCHIVE_MAGIC, formats.THIN_ARCHIVE_MAGIC)):
+    elif start.startswith((filetype.ARCHIVE_MAGIC, filetype.THIN_ARCHIVE_MAGIC)):
         what = "an archive: patch its members before they go in, or what is linked from it"
     elif start.startswith(COMPRESSED):
         what = "compressed: decompress it first"
-    elif start.startswith(formats.BITCODE_MAGIC):
+    elif start.startswith(filetype.BITCODE_MAGIC):
         what = "LLVM bitcode, which has no sites yet: patch what is linked from it"
     elif not start.startswith(b"\x7fELF") or len(start) < 20:
         what = "not an ELF file"

@@ -3,9 +3,9 @@
 An object has no addresses yet, so here they are file offsets.
 """
 
-from recordmcount import elf
+from recordmcount.elf import object as elf
+from recordmcount.elf.segments import PF_X, PT_LOAD, Segment
 from recordmcount.errors import FormatError
-from recordmcount.linked.dynamic import PF_X, PT_LOAD, Segment
 
 
 def pieces(obj: elf.Object) -> list[Segment]:

@@ -15,10 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from recordmcount.elf import Object
+    from recordmcount.elf.object import Object
+    from recordmcount.elf.symbols import Functions
     from recordmcount.x86 import LinkedCall
 
-    from .functions import Functions
     from .targets import Targets
 
 ENDBR_SIZE = 4  # bytes

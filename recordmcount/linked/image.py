@@ -19,21 +19,22 @@ from _bisect import bisect_left, bisect_right
 from _operator import lt, sub
 from itertools import chain, compress, repeat
 
-from recordmcount import elf, table, x86
+from recordmcount import table, x86
 from recordmcount.columns import pick, positions
+from recordmcount.elf import object as elf
+from recordmcount.elf.segments import LoadView
+from recordmcount.elf.symbols import Functions
 from recordmcount.errors import FormatError
 from recordmcount.state import State
 
 from .decoding import ENDBR_SIZE, Decoder, Found, Way, in_function
-from .dynamic import LoadView
-from .functions import Functions
 from .targets import Targets, Words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from recordmcount.elf import Object, Section
+    from recordmcount.elf.object import Object, Section
 
 # Code is read in pieces of this many bytes, so that what is compared is still in the cache.
 PIECE = 1 << 18

@@ -9,11 +9,10 @@ from _operator import ge
 from itertools import compress, pairwise, repeat
 from struct import unpack
 
-from recordmcount import elf, table, x86
-from recordmcount.errors import FormatError
-
-from . import functions
-from .dynamic import (
+from recordmcount import table, x86
+from recordmcount.elf import object as elf
+from recordmcount.elf import symbols
+from recordmcount.elf.segments import (
     DT_PLTGOT,
     PF_X,
     PT_LOAD,
@@ -22,14 +21,14 @@ from .dynamic import (
     R_RELATIVE,
     DynamicRelocations,
 )
+from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from recordmcount.elf import Object, Section
-
-    from .dynamic import LoadView
+    from recordmcount.elf.object import Object, Section
+    from recordmcount.elf.segments import LoadView
 
 WIDEST_WORD = 8  # bytes that one dynamic relocation may change
 NOT_RELOCATED = -1
@@ -208,7 +207,7 @@ def _got_bases(view: "LoadView", gots: "Sequence[Section]") -> list[int]:
 def _definitions(view: "LoadView", names: list[bytes]) -> dict[int, str]:
     """Link-time virtual address -> name, of the functions of these names the image defines."""
     found: dict[int, bytes] = {}
-    for name, value, info, shndx in functions.named(view.obj, names):
+    for name, value, info, shndx in symbols.named(view.obj, names):
         if (
             elf.SHN_UNDEF < shndx < elf.SHN_LORESERVE
             and info & 0xF != elf.STT_GNU_IFUNC

@@ -9,9 +9,10 @@ from _operator import ne
 from itertools import compress, pairwise
 from typing import NamedTuple
 
-from recordmcount import columns, elf, table, x86
+from recordmcount import columns, table, x86
 from recordmcount.columns import is_ascending
-from recordmcount.elf import Object
+from recordmcount.elf import object as elf
+from recordmcount.elf.object import Object
 from recordmcount.errors import FormatError
 
 # A table word by its relocation; gcc -mx32 has the 8-byte words of x86-64.

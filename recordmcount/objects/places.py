@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from struct import unpack
 from typing import NamedTuple
 
-from recordmcount import elf, x86
-from recordmcount.elf import Object, Section
+from recordmcount import x86
+from recordmcount.elf import object as elf
+from recordmcount.elf.object import Object, Section
 from recordmcount.state import State
 from recordmcount.x86 import CallForm
 

@@ -16,9 +16,10 @@ from functools import cached_property
 from itertools import accumulate, compress
 from typing import NamedTuple
 
-from recordmcount import elf, sites, table
+from recordmcount import sites, table
 from recordmcount.columns import having, pick, positions
-from recordmcount.elf import Object
+from recordmcount.elf import object as elf
+from recordmcount.elf.object import Object
 from recordmcount.state import State
 
 from . import entries, places

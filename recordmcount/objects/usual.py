@@ -11,15 +11,16 @@ from itertools import compress, repeat
 from struct import unpack
 from typing import NamedTuple
 
-from recordmcount import columns, elf, table, x86
+from recordmcount import columns, table, x86
 from recordmcount.columns import having, is_ascending, pick
+from recordmcount.elf import object as elf
 from recordmcount.state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from recordmcount.elf import Object
+    from recordmcount.elf.object import Object
     from recordmcount.sites import Found, SectionSites, TurnedOff
     from recordmcount.x86 import CallForm
 

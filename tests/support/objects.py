@@ -10,7 +10,8 @@ from elftools.elf.sections import Section as ELFSection
 from elftools.elf.sections import Symbol as ELFSymbol
 from elftools.elf.sections import SymbolTableSection
 
-from recordmcount import elf, sites
+from recordmcount import sites
+from recordmcount.elf import object as elf
 from recordmcount.options import Options
 from recordmcount.record import Result, record
 from tests.support.elf_builder import (

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from recordmcount import elf, table
+from recordmcount import table
+from recordmcount.elf import object as elf
 
 
 class BenchmarkError(Exception):

@@ -12,9 +12,9 @@ from _operator import itemgetter
 from struct import Struct, unpack
 from sys import byteorder
 
-from .columns import Relocations, pick, positions
-from .errors import FormatError, UnrecognizedError
-from .x86 import EM_386, EM_X86_64
+from recordmcount.columns import Relocations, pick, positions
+from recordmcount.errors import FormatError, UnrecognizedError
+from recordmcount.x86 import EM_386, EM_X86_64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
 """Files that a build takes for objects and that have no code to record: named as what they are."""
 
-from .errors import FormatError
+from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .elf import Object
+    from .object import Object
 
 ARCHIVE_MAGIC = b"!<arch>\n"
 THIN_ARCHIVE_MAGIC = b"!<thin>\n"

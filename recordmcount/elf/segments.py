@@ -9,14 +9,15 @@ from _bisect import bisect_right
 from itertools import pairwise
 from struct import Struct, unpack_from
 
-from recordmcount import elf
 from recordmcount.errors import FormatError
+
+from . import object as elf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from recordmcount.elf import Object, Section
+    from .object import Object, Section
 
 PT_LOAD, PT_DYNAMIC = 1, 2
 PF_X = 1

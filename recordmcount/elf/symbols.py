@@ -5,15 +5,16 @@ Names are those before an `@`: bfd and gold append the version in .symtab.
 
 from _bisect import bisect_left, bisect_right
 
-from recordmcount import elf
 from recordmcount.columns import positions
 from recordmcount.errors import FormatError
+
+from . import object as elf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from recordmcount.elf import Object
+    from .object import Object
 
 
 def named(obj: "Object", names: "Sequence[bytes]") -> "Iterator[tuple[bytes, int, int, int]]":

@@ -5,7 +5,7 @@ members by their file offsets, must follow. Names, order, dates, owners and mode
 (Format: System V ABI, "Archive File"; GNU: binutils/bfd documentation of `/`, `//`, `/SYM64/`.)
 """
 
-from .errors import FormatError
+from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""ELF files as they are: headers, segments, symbols, notes, archives; and what is no ELF file."""
