@@ -77,7 +77,7 @@ class _Run:
         return say(1, [text])
 
     def _status(self, file: "ElfFile") -> bool:
-        from recordmcount.state import State
+        from recordmcount.sites.state import State
 
         from .files.switch import read, select
 
@@ -95,7 +95,7 @@ class _Run:
         return say(1, [f"{file.path}: {line}" for line in lines]) and good
 
     def _switch(self, file: "ElfFile") -> bool:
-        from recordmcount.state import State
+        from recordmcount.sites.state import State
 
         from .files.switch import plan, read, select, switch, warning
 

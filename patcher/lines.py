@@ -1,7 +1,7 @@
 """What patcher did to a file, or would do, or found in it, in lines for people."""
 
-from recordmcount.linked.image import odd_entries
-from recordmcount.state import STATES, State
+from recordmcount.sites.linked import odd_entries
+from recordmcount.sites.state import STATES, State
 
 from .files.switch import count, describe, sites_in_words
 

@@ -10,8 +10,8 @@ from stat import S_ISREG
 
 from recordmcount.elf import object as elf
 from recordmcount.elf.segments import PF_X, PT_LOAD, LoadView
-from recordmcount.linked import image
-from recordmcount.linked.image import Site
+from recordmcount.sites import linked
+from recordmcount.sites.linked import Site
 from recordmcount.x86 import ADDRESS_BITS
 
 from .errors import CompareError, NoSiteError
@@ -37,7 +37,7 @@ def read(path: str, bias: int = 0, names: Sequence[str] = ()) -> Module:
             raise NoSiteError(path, "not a regular file")
         obj = elf.Object(path, status.st_size, lambda offset, size: os.pread(fd, size, offset))
         view = LoadView(obj)
-        found = image.read(obj, names)
+        found = linked.read(obj, names)
         return Module(
             Identity(path, build_id(view), status.st_dev, status.st_ino, bias),
             tuple(_text(view, bias)),

@@ -12,7 +12,7 @@ from typing import Any
 from recordmcount.elf.object import Object
 from recordmcount.errors import RecordError
 from recordmcount.report import identify
-from recordmcount.state import State
+from recordmcount.sites.state import State
 
 from .errors import PatchError
 from .files.sites import Site, SiteTable

@@ -2,10 +2,11 @@
 
 import posix
 
-from . import output, sites, table, writer
+from . import output, table, writer
 from .elf import filetype
 from .elf import object as elf
 from .errors import RecordError, UnrecognizedError, place
+from .sites import calls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
             result.err.append(f"warning: {table.NAME.decode()} already exists: {obj.path}")
         return writer.Plan([], [])
     filetype.refuse_slim_lto(obj)
-    found = sites.find(obj, options.symbols, processes)
+    found = calls.find(obj, options.symbols, processes)
     if not options.quiet:
         for section, offset, what in found.unsupported:
             where = place(obj.section(section).name, offset)

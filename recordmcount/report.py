@@ -20,9 +20,8 @@ from .elf import archive, filetype, segments
 from .elf import object as elf
 from .elf.object import Object
 from .errors import FormatError, RecordError, UnrecognizedError
-from .linked import image
-from .objects import relocatable
-from .state import State
+from .sites import linked, relocatable
+from .sites.state import State
 
 JSON_VERSION = 1
 SCHEMA = Path(__file__).with_name("report.schema.json")
@@ -184,12 +183,12 @@ def _report(obj: Object, names: tuple[str, ...]) -> FileReport:
         return FileReport(*identity, listing.has_table, rows, listing.dead, listing.repeated)
     if obj.headers and not obj.named(table.NAME):
         return FileReport(*identity, has_table=False)
-    linked = image.read(obj, names)
-    rows = tuple(_row(site, site.vaddr, recorded=True) for site in linked.sites)
-    return FileReport(*identity, True, rows, linked.dead, linked.repeated)
+    image = linked.read(obj, names)
+    rows = tuple(_row(site, site.vaddr, recorded=True) for site in image.sites)
+    return FileReport(*identity, True, rows, image.dead, image.repeated)
 
 
-def _row(site: relocatable.Site | image.Site, position: int, recorded: bool) -> Row:
+def _row(site: relocatable.Site | linked.Site, position: int, recorded: bool) -> Row:
     return Row(
         site.function, site.function_offset, site.section, position, site.form, site.code,
         site.state, recorded, site.reason,
@@ -265,7 +264,7 @@ def _summary(report: FileReport) -> str:
         parts.append(f"no {table.NAME.decode()} table")
     elif not report.rows and not report.dead:
         parts.append("the table is empty")
-    return "; ".join(parts + image.odd_entries(report.dead, report.repeated))
+    return "; ".join(parts + linked.odd_entries(report.dead, report.repeated))
 
 
 def _counts(rows: Sequence[Row]) -> list[str]:

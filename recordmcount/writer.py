@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .elf.object import Object
     from .options import Options
-    from .sites import Found, SectionSites
+    from .sites.calls import Found, SectionSites
 
 # Sections the kernel's tool records: these, and all whose name begins with ".text".
 RECORDED_SECTIONS = frozenset(

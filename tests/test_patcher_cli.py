@@ -15,7 +15,7 @@ import pytest
 from patcher.errors import WriteError
 from patcher.files import switch
 from patcher.memory.elffile import ElfFile
-from recordmcount.state import State
+from recordmcount.sites.state import State
 from tests.support import command, images
 from tests.support.images import Built, build, calls
 from tests.support.patching import call_other, patch, refused

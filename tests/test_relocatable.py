@@ -14,9 +14,9 @@ from elftools.elf.elffile import ELFFile
 from fixtures.build import build as build_fixture
 from fixtures.manifest import Fixture
 from recordmcount.errors import FormatError
-from recordmcount.objects import relocatable
-from recordmcount.objects.relocatable import Listing
-from recordmcount.state import State
+from recordmcount.sites import relocatable
+from recordmcount.sites.relocatable import Listing
+from recordmcount.sites.state import State
 from tests.support.command import run
 from tests.support.elf_builder import (
     I386,

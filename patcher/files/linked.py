@@ -1,14 +1,14 @@
 """The sites of a linked file. Their changes are by link-time virtual address."""
 
 from patcher.modify import Batch
-from recordmcount.linked import image
+from recordmcount.sites import linked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from recordmcount.elf.object import Object
-    from recordmcount.state import State
+    from recordmcount.sites.state import State
 
     from .sites import Site
 
@@ -20,7 +20,7 @@ class LinkedSites:
     """
 
     def __init__(self, obj: "Object", names: "Sequence[str]") -> None:
-        self._image = image.read(obj, names)
+        self._image = linked.read(obj, names)
 
     @property
     def dead(self) -> int:

@@ -16,10 +16,10 @@ from recordmcount import x86
 from recordmcount.columns import is_ascending
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
-from recordmcount.objects import relocatable
-from recordmcount.objects.places import Relocation
-from recordmcount.objects.relocatable import Group
-from recordmcount.state import State
+from recordmcount.sites import relocatable
+from recordmcount.sites.relocatable import Group
+from recordmcount.sites.single import Relocation
+from recordmcount.sites.state import State
 
 from .touching import touched
 

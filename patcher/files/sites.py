@@ -10,7 +10,7 @@ from typing import Protocol
 
 from patcher.modify import Batch
 from recordmcount.console import printable
-from recordmcount.state import State
+from recordmcount.sites.state import State
 
 
 @dataclass(frozen=True, slots=True)

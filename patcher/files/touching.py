@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from itertools import compress
 from operator import add, sub
 
-from recordmcount import columns, sites, x86
+from recordmcount import columns, x86
 from recordmcount.columns import is_ascending, pick, positions
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
-from recordmcount.objects.relocatable import Part, Sites
+from recordmcount.sites import calls
+from recordmcount.sites.relocatable import Part, Sites
 
 NARROW = 4  # bytes that most relocations fill, and at most if they are not x86.WIDE_TYPES
 
@@ -40,7 +41,7 @@ def _doubtful(obj: Object, part: Part, lengths: Sequence[int]) -> Sequence[int]:
     usual = positions(kinds, set(kinds) - {0}) if 0 in kinds else range(len(kinds))
     starts, entries = pick(part.column.starts, usual), pick(part.column.entries, usual)
     ends = list(map(add, starts, map(lengths.__getitem__, pick(kinds, usual))))
-    texts = [text for _, text in sites.text_relocations(obj)]
+    texts = [text for _, text in calls.text_relocations(obj)]
     if len(usual) < columns.FEW or texts.count(part.section) != 1 or not is_ascending(entries):
         return range(len(kinds))
     doubtful = set(positions(kinds, {0}))
@@ -106,7 +107,7 @@ class _Counts:
 
     def _of(self, section: int) -> Iterator[tuple[int, int]]:
         """(section offset, width in bytes) of all relocations of a section."""
-        for index, text in sites.text_relocations(self._obj):
+        for index, text in calls.text_relocations(self._obj):
             for offset, kind, _, _ in self._obj.relocations(index) if text == section else ():
                 none = kind == x86.RELOCATION_NONE
                 yield offset, 1 if none else x86.field_size(self._obj.machine, kind)

@@ -10,10 +10,10 @@ from elftools.elf.sections import Section as ELFSection
 from elftools.elf.sections import Symbol as ELFSymbol
 from elftools.elf.sections import SymbolTableSection
 
-from recordmcount import sites
 from recordmcount.elf import object as elf
 from recordmcount.options import Options
 from recordmcount.record import Result, record
+from recordmcount.sites import calls
 from tests.support.elf_builder import (
     I386,
     SHF_ALLOC,
@@ -66,9 +66,9 @@ def parsed(data: bytes, path: str = "object.o") -> elf.Object:
     return elf.Object(path, len(data), lambda offset, size: data[offset : offset + size])
 
 
-def found(contents: Elf | bytes, *names: str) -> sites.Found:
+def found(contents: Elf | bytes, *names: str) -> calls.Found:
     """What the product finds in an object in memory."""
-    return sites.find(parsed(as_bytes(contents)), names)
+    return calls.find(parsed(as_bytes(contents)), names)
 
 
 def record_file(path: Path, **options: object) -> Result:

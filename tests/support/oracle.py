@@ -1,4 +1,4 @@
-"""Which relocations of an object are calls, found by disassembly: judge of `recordmcount.sites`.
+"""Which relocations of an object are calls, found by disassembly: judge of `sites.calls`.
 
 Shares no code, table or method with the product. That looks at the bytes around a relocation;
 this decodes each function from its symbol on with capstone, up to the instruction that holds the

@@ -25,9 +25,9 @@ from recordmcount.elf import object as elf
 from recordmcount.elf.segments import LoadView
 from recordmcount.elf.symbols import Functions
 from recordmcount.errors import FormatError
-from recordmcount.state import State
 
-from .decoding import ENDBR_SIZE, Decoder, Found, Way, in_function
+from .decoder import ENDBR_SIZE, Decoder, Found, Way, in_function
+from .state import State
 from .targets import Targets, Words
 
 TYPE_CHECKING = False

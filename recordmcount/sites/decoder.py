@@ -9,7 +9,8 @@ once; only those that stand otherwise are decoded themselves.
 from _bisect import bisect_left
 
 from recordmcount import x86
-from recordmcount.state import State
+
+from .state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,15 +14,17 @@ from typing import NamedTuple
 from recordmcount import columns, table, x86
 from recordmcount.columns import having, is_ascending, pick
 from recordmcount.elf import object as elf
-from recordmcount.state import State
+
+from .state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from recordmcount.elf.object import Object
-    from recordmcount.sites import Found, SectionSites, TurnedOff
     from recordmcount.x86 import CallForm
+
+    from .calls import Found, SectionSites, TurnedOff
 
 # Code is read in pieces of this many bytes, so that what is compared is still in the cache.
 PIECE = 1 << 18

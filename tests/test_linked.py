@@ -13,9 +13,8 @@ from elftools.elf.sections import SymbolTableSection
 from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError, RecordError
-from recordmcount.linked import image
-from recordmcount.linked.image import Image, Site
-from recordmcount.state import STATES, State
+from recordmcount.sites.linked import Image, Site, read
+from recordmcount.sites.state import STATES, State
 from tests.support import command, images, linked
 from tests.support.images import WORK, WORK_FUNCTIONS, build
 
@@ -28,7 +27,7 @@ def read(path: Path, *names: str) -> Image:
 
 def read_bytes(data: bytes, *names: str) -> Image:
     obj = elf.Object("image", len(data), lambda offset, size: data[offset : offset + size])
-    return image.read(obj, names)
+    return read(obj, names)
 
 
 # --- which sites ----------------------------------------------------------------------------------

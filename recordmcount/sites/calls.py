@@ -7,18 +7,18 @@ thousands of sites, nearly all of them the same five bytes, and columns can be c
 from _operator import itemgetter
 from struct import pack, unpack
 
-from . import jobs, x86
-from .columns import is_ascending
-from .elf import object as elf
-from .errors import FormatError
+from recordmcount import jobs, x86
+from recordmcount.columns import is_ascending
+from recordmcount.elf import object as elf
+from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .columns import Relocations
-    from .elf.object import Object
-    from .x86 import CallForm
+    from recordmcount.columns import Relocations
+    from recordmcount.elf.object import Object
+    from recordmcount.x86 import CallForm
 
     # Relocation section, text section, pieces of the former (see Object.relocation_pieces).
     Part = tuple[int, int, range]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from recordmcount import sites, x86
+from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
+from recordmcount.sites import calls
 from recordmcount.x86 import CallForm
 from tests.support.elf_builder import (
     I386,
@@ -45,7 +46,7 @@ def object_with(target: Target, code: bytes, relocations: Sequence[Relocation]) 
     return build(target, [section], symbols)
 
 
-def calls(contents: Elf | bytes, *names: str) -> list[tuple[int, int]]:
+def places_of(contents: Elf | bytes, *names: str) -> list[tuple[int, int]]:
     """(section index, section offset of the first byte) of each call, in order."""
     return [(site.section, site.offset) for site in found(contents, *names)]
 
@@ -83,7 +84,7 @@ def test_a_call_may_be_all_there_is_in_its_section(
     contents = object_with(
         target, call, [Relocation(len(form.prefix), kind, "mcount", form.addend)]
     )
-    assert calls(contents) == [(1, 0)]
+    assert places_of(contents) == [(1, 0)]
 
 
 @pytest.mark.parametrize(("target", "kind", "form"), EVERY_FORM)
@@ -100,7 +101,7 @@ def test_a_call_that_ends_outside_of_its_section_is_none(
 @TARGETS
 def test_calls_of_all_names_in_one_section_are_found(target: Target, kind: int) -> None:
     relocations = [Relocation(6 * i + 1, kind, name, -4) for i, name in enumerate(NAMES)]
-    assert calls(object_with(target, CALL * 3, relocations)) == [(1, 0), (1, 6), (1, 12)]
+    assert places_of(object_with(target, CALL * 3, relocations)) == [(1, 0), (1, 6), (1, 12)]
 
 
 def test_a_further_name_is_found_when_it_is_asked_for() -> None:
@@ -109,15 +110,15 @@ def test_a_further_name_is_found_when_it_is_asked_for() -> None:
         CALL * 2,
         [Relocation(1, R_PLT32, "elsewhere", -4), Relocation(7, R_PLT32, "__fentry__", -4)],
     )
-    assert calls(contents) == [(1, 6)]
-    assert calls(contents, "elsewhere") == [(1, 0), (1, 6)]
-    assert calls(contents, "nowhere", "elsewhere") == [(1, 0), (1, 6)]
+    assert places_of(contents) == [(1, 6)]
+    assert places_of(contents, "elsewhere") == [(1, 0), (1, 6)]
+    assert places_of(contents, "nowhere", "elsewhere") == [(1, 0), (1, 6)]
 
 
 def test_a_further_name_may_have_bytes_that_are_not_utf8() -> None:
     contents = object_with(X86_64, CALL, [Relocation(1, R_PLT32, "elsewhere", -4)])
     renamed = contents.data.replace(b"elsewhere", b"else\xffhere")
-    assert calls(renamed, "else\udcffhere") == [(1, 0)]
+    assert places_of(renamed, "else\udcffhere") == [(1, 0)]
 
 
 # --- what is no call ------------------------------------------------------------------------------
@@ -197,7 +198,7 @@ def test_a_reference_between_calls_takes_none_of_them_away(target: Target) -> No
     code = CALL * 2 + b"\xe9\0\0\0\0\xc3" + CALL
     relocations = [Relocation(at, R_PC32, "mcount", -4) for at in (1, 7, 13, 19)]
     contents = object_with(target, code, relocations)
-    assert calls(contents) == [(1, 0), (1, 6), (1, 18)]
+    assert places_of(contents) == [(1, 0), (1, 6), (1, 18)]
     assert found(contents).references == 1
 
 
@@ -233,7 +234,7 @@ def test_calls_of_other_functions_are_not_looked_at(target: Target) -> None:
         Relocation(7, R_PLT32, "f", -4),
         Relocation(99, R_PLT32, "elsewhere"),  # outside of the section, but none of our business
     ]
-    assert calls(object_with(target, CALL * 2, relocations)) == []
+    assert places_of(object_with(target, CALL * 2, relocations)) == []
 
 
 # --- what is a call but cannot be recorded --------------------------------------------------------
@@ -284,7 +285,7 @@ def test_calls_come_by_relocation_section_and_then_by_relocation() -> None:
     sections = [backwards, text(".text.a", 2, "mcount"), text(".text", 1, "mcount")]
     built = build(X86_64, sections, [Symbol("mcount")])
     index = built.section_index
-    assert calls(built.data) == [
+    assert places_of(built.data) == [
         *((index(".text.b"), offset) for offset in (12, 0, 6)),
         *((index(".text.a"), offset) for offset in (0, 6)),
         (index(".text"), 0),
@@ -317,7 +318,7 @@ def test_relocations_may_come_in_any_order(target: Target) -> None:
     places = random.Random(1).sample(range(count), 5000)
     relocations = [Relocation(6 * place + 1, R_PLT32, "mcount", -4) for place in places]
     contents = object_with(target, CALL * count, relocations)
-    assert calls(contents) == [(1, 6 * place) for place in places]
+    assert places_of(contents) == [(1, 6 * place) for place in places]
 
 
 @pytest.mark.parametrize("apart", [8, 1 << 20, (1 << 20) + 64])
@@ -354,7 +355,7 @@ def test_another_symbol_of_the_same_lowest_byte_is_not_mistaken(
     ]
     section = Section(".text", flags=AX, data=CALL * 3, relocations=relocations)
     contents = build(target, [section], symbols).data
-    assert calls(contents) == [(1, 6 * ((position - 1) // 256))]
+    assert places_of(contents) == [(1, 6 * ((position - 1) // 256))]
 
 
 # --- what cannot be trusted -----------------------------------------------------------------------
@@ -389,7 +390,7 @@ def test_a_section_may_have_two_relocation_sections(target: Target) -> None:
     contents = built.patch_all(
         {f"sections[{prefix}.second].sh_info": 1, f"sections[{prefix}.text].sh_size": size}
     )
-    assert calls(contents) == [(1, 0), (1, 6)]
+    assert places_of(contents) == [(1, 0), (1, 6)]
 
 
 # --- e8 as a ModRM byte ---------------------------------------------------------------------------
@@ -413,12 +414,12 @@ def test_what_may_be_an_immediate_is_a_warning_and_no_entry(before: bytes) -> No
 
 @IN_DISGUISE
 def test_a_relocation_that_only_branches_have_leaves_no_doubt(before: bytes) -> None:
-    assert calls(after(before, R_PLT32, at=9)) == [(1, 9)]
+    assert places_of(after(before, R_PLT32, at=9)) == [(1, 9)]
 
 
 @IN_DISGUISE
 def test_where_functions_are_aligned_a_call_begins(before: bytes) -> None:
-    assert calls(after(before, R_PC32, at=16)) == [(1, 16)]
+    assert places_of(after(before, R_PC32, at=16)) == [(1, 16)]
 
 
 @IN_DISGUISE
@@ -428,7 +429,7 @@ def test_where_a_symbol_stands_a_call_begins(before: bytes) -> None:
         ".text", flags=AX, data=code, relocations=[Relocation(10, R_PC32, "mcount", -4)]
     )
     symbols = [Symbol("f", ".text", value=9), Symbol("mcount")]
-    assert calls(build(X86_64, [section], symbols)) == [(1, 9)]
+    assert places_of(build(X86_64, [section], symbols)) == [(1, 9)]
 
 
 def test_one_doubtful_call_among_many_takes_none_of_them_away() -> None:
@@ -451,7 +452,7 @@ def test_the_same_doubt_twice_is_refused() -> None:
 
 
 def test_several_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sites, "WORTH_FORKING", 0)
+    monkeypatch.setattr(calls, "WORTH_FORKING", 0)
     monkeypatch.setattr(elf, "CHUNK", 7)
     built = build(
         X86_64,
@@ -461,7 +462,7 @@ def test_several_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) 
     alone, shared = (
         [
             (part.section, part.relocations, part.starts, part.entries, bytes(part.forms))
-            for part in sites.find(parsed(built.data), (), processes).sections
+            for part in calls.find(parsed(built.data), (), processes).sections
         ]
         for processes in (1, 3)
     )

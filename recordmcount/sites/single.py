@@ -10,12 +10,13 @@ from typing import NamedTuple
 from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object, Section
-from recordmcount.state import State
 from recordmcount.x86 import CallForm
+
+from .state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from recordmcount.sites import SectionSites, TurnedOff
+    from .calls import SectionSites, TurnedOff
 
 _LONGEST_PREFIX = 2
 

@@ -16,15 +16,15 @@ from functools import cached_property
 from itertools import accumulate, compress
 from typing import NamedTuple
 
-from recordmcount import sites, table
+from recordmcount import table
 from recordmcount.columns import having, pick, positions
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
-from recordmcount.state import State
 
-from . import entries, places
-from .places import Code, Place, Relocation, Thing
-from .usual import Column, Usual
+from . import calls, entries, single
+from .bulk import Column, Usual
+from .single import Code, Place, Relocation, Thing
+from .state import State
 
 
 class Site(NamedTuple):
@@ -200,7 +200,7 @@ def read(obj: Object, extra_names: tuple[str, ...] = ()) -> Listing:
     `extra_names` are further names of mcount, as given to gcc's -mfentry-name. Raises FormatError
     where a relocation that matters cannot be trusted.
     """
-    content = _Content(obj, sites.find(obj, extra_names))
+    content = _Content(obj, calls.find(obj, extra_names))
     named = entries.read(obj)
     content.claim(named.places)
     listed = Sites(content, content.parts(named.places))
@@ -213,16 +213,16 @@ class _Content:
     What is foreign comes before what is not, should both be said of one place.
     """
 
-    def __init__(self, obj: Object, found: sites.Found) -> None:
+    def __init__(self, obj: Object, found: calls.Found) -> None:
         self.code = Code(obj)
         self.functions = _Functions(obj)
         self.usual = Usual(obj, found)
         self.things: dict[Place, Thing] = {}
         for part, numbers in self.usual.calls:
-            self.things.update(places.calls(part, numbers))
+            self.things.update(single.calls(part, numbers))
         foreign: dict[Place, Thing] = {}
         for gone, numbers in self.usual.turned_off:
-            for place, thing in places.turned_off(obj, self.code, gone, numbers):
+            for place, thing in single.turned_off(obj, self.code, gone, numbers):
                 (foreign if thing.state is State.FOREIGN else self.things)[place] = thing
         for section, field, what in found.unsupported:
             foreign[Place(section, field)] = Thing(State.FOREIGN, reason=what)
@@ -253,7 +253,7 @@ class _Content:
                 usual = set(column.starts) if column else set()
                 for place in [Place(section, offset) for offset in offsets if offset not in usual]:
                     if place not in self.things:
-                        self.things[place] = places.claimed(place, self.code, self._named)
+                        self.things[place] = single.claimed(place, self.code, self._named)
 
     def parts(self, named: dict[int, list[int]]) -> Iterator[Part]:
         """All places by section."""

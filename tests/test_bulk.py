@@ -10,8 +10,8 @@ from patcher import cli
 from patcher.files.objects import ObjectSites
 from recordmcount import columns
 from recordmcount.errors import RecordError
-from recordmcount.objects import relocatable
-from recordmcount.state import STATES, State
+from recordmcount.sites import relocatable
+from recordmcount.sites.state import STATES, State
 from tests.support.elf_builder import STT_FUNC, X86_64, Relocation, Section, Symbol, build
 from tests.support.kernel_modules import CLOUD
 from tests.support.objects import AX, parsed, recorded

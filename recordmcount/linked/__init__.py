@@ -1,1 +1,0 @@
-"""The sites of linked files: what their table names, proven by their bytes."""

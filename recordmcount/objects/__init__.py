@@ -1,1 +1,0 @@
-"""The sites of relocatable objects, as they are: calls, NOPs and table entries."""
