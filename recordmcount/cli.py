@@ -188,7 +188,7 @@ def _read_list(path: str) -> bytes:
 
 def _record_all(files: list[str], options: Options) -> int:
     from . import jobs
-    from .record import describe, record
+    from .record.file import describe, record
 
     gc.disable()  # no cycles are made, and looking for them would take a tenth of the time
 

@@ -1,8 +1,8 @@
 """What a terminal is for: results and diagnostics, to whoever still listens, and Ctrl-C."""
 
-import _signal  # type: ignore[import-not-found]  # see output.py
+import _signal  # type: ignore[import-not-found]  # see commit.py
 
-from .output import write_all
+from .commit import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

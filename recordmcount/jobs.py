@@ -9,7 +9,7 @@ which survives the process.
 import marshal
 import posix
 
-from .output import write_all
+from .commit import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from . import table, x86
+from . import mcount_loc, x86
 from .arguments import Parser
 from .console import printable, say
 from .elf import archive, filetype, segments
@@ -181,7 +181,7 @@ def _report(obj: Object, names: tuple[str, ...]) -> FileReport:
         listing = relocatable.read(obj, names)
         rows = tuple(_row(site, site.offset, site.recorded) for site in listing.sites)
         return FileReport(*identity, listing.has_table, rows, listing.dead, listing.repeated)
-    if obj.headers and not obj.named(table.NAME):
+    if obj.headers and not obj.named(mcount_loc.NAME):
         return FileReport(*identity, has_table=False)
     image = linked.read(obj, names)
     rows = tuple(_row(site, site.vaddr, recorded=True) for site in image.sites)
@@ -261,7 +261,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _summary(report: FileReport) -> str:
     parts = _counts(report.rows) if report.rows or report.type == "object" else []
     if not report.has_table:
-        parts.append(f"no {table.NAME.decode()} table")
+        parts.append(f"no {mcount_loc.NAME.decode()} table")
     elif not report.rows and not report.dead:
         parts.append("the table is empty")
     return "; ".join(parts + linked.odd_entries(report.dead, report.repeated))

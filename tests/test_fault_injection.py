@@ -20,7 +20,7 @@ from tests.support.strace import Call, Fault, Outcome, run_with_faults, system_c
 
 # The start with the fewest system calls.
 # What is imported only when it is needed, and may then not be there.
-LATE_IMPORTS = ("archive", "renumber")
+LATE_IMPORTS = ("archive", "section_symbols")
 # No file is behind these; and without memory the interpreter ends as it likes.
 OF_THE_PROCESS = frozenset(
     ("execve", "exit_group", "brk", "mmap", "munmap", "mremap", "mprotect", "madvise",

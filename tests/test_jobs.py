@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recordmcount import jobs, output
+from recordmcount import commit, jobs
 
 PROCESSES = pytest.mark.parametrize("processes", [1, 2, 3, 40])
 
@@ -91,7 +91,7 @@ def test_items_that_no_process_was_left_for_have_no_answer() -> None:
 
 def test_a_half_written_answer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by a process that was killed, or had no memory left, in the middle of writing."""
-    whole = output.write_all
+    whole = commit.write_all
 
     def half(fd: int, data: bytes) -> None:
         if b"last words" in data:

@@ -13,7 +13,8 @@ from elftools.elf.sections import SymbolTableSection
 from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError, RecordError
-from recordmcount.sites.linked import Image, Site, read
+from recordmcount.sites import linked as linked_sites
+from recordmcount.sites.linked import Image, Site
 from recordmcount.sites.state import STATES, State
 from tests.support import command, images, linked
 from tests.support.images import WORK, WORK_FUNCTIONS, build
@@ -27,7 +28,7 @@ def read(path: Path, *names: str) -> Image:
 
 def read_bytes(data: bytes, *names: str) -> Image:
     obj = elf.Object("image", len(data), lambda offset, size: data[offset : offset + size])
-    return read(obj, names)
+    return linked_sites.read(obj, names)
 
 
 # --- which sites ----------------------------------------------------------------------------------

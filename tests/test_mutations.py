@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recordmcount.options import Options
-from recordmcount.record import record
+from recordmcount.record.file import record
 from tests.support.command import RECORDMCOUNT
 from tests.support.elf_builder import SHT_GROUP, SHT_REL, SHT_RELA, SHT_SYMTAB_SHNDX, Elf
 from tests.support.second_opinion import View, check_recorded, check_recorded_archive

@@ -13,8 +13,8 @@ from struct import Struct
 from patcher.errors import PatchError, ReadError
 from patcher.modify import check_shape, different
 from recordmcount import jobs
+from recordmcount.commit import write_at
 from recordmcount.errors import RecordError
-from recordmcount.output import write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

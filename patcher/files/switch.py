@@ -5,8 +5,8 @@ from patcher.modify import verify
 from recordmcount.console import printable
 from recordmcount.elf import filetype
 from recordmcount.elf import object as elf
+from recordmcount.mcount_loc import NAME as TABLE
 from recordmcount.sites.state import STATES, State
-from recordmcount.table import NAME as TABLE
 
 from .rewrite import rewrite
 

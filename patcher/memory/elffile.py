@@ -9,7 +9,7 @@ import posix
 from _bisect import bisect_right
 
 from patcher.errors import NoSiteError, ReadError, WriteError
-from recordmcount import output, x86
+from recordmcount import commit, x86
 from recordmcount.elf import filetype
 from recordmcount.elf import object as elf
 from recordmcount.elf.segments import PF_X, PT_LOAD, LoadView, Segment
@@ -47,7 +47,7 @@ class ElfFile:
         try:
             self._status = posix.fstat(self.fd)
             _refuse_others(
-                path, posix.pread(self.fd, 20, 0) if output.is_file(self._status) else None
+                path, posix.pread(self.fd, 20, 0) if commit.is_file(self._status) else None
             )
             self.object = elf.Object(path, self._status.st_size, self._pread)
             is_object = self.object.type == elf.ET_REL
@@ -117,14 +117,14 @@ class ElfFile:
         file that another program has changed or replaced since it was opened is not replaced.
         """
         edits = sorted((segment.offset, bytes(self._texts[segment])) for segment in self._changed)
-        chunks = output.patched(self.object, edits)
-        self.replace(lambda target: output.write_each(target, chunks), path)
+        chunks = commit.patched(self.object, edits)
+        self.replace(lambda target: commit.write_each(target, chunks), path)
 
     def replace(self, fill: "Callable[[int], object]", path: str | None = None) -> None:
         """The same with what `fill` writes: it is given the descriptor of the new file."""
         target = self._path if path is None else path
         try:
-            output.replace(target, self.fd, fill, owner=path is None, before=self._status)
+            commit.replace(target, self.fd, fill, owner=path is None, before=self._status)
         except OutputError as error:
             raise WriteError(target, error.what) from error
         except UnrecognizedError as error:

@@ -11,7 +11,7 @@ from itertools import compress, repeat
 from struct import unpack
 from typing import NamedTuple
 
-from recordmcount import columns, table, x86
+from recordmcount import columns, mcount_loc, x86
 from recordmcount.columns import having, is_ascending, pick
 from recordmcount.elf import object as elf
 
@@ -43,7 +43,7 @@ def ways(obj: "Object") -> list[Way]:
     """The ways in which a usual site can stand: as call, then as NOP."""
     known = x86.CALL_FORMS[obj.machine].items()
     single = {kind: forms[0] for kind, forms in known if len(forms) == 1}
-    in_place = not table.uses_rela(obj)
+    in_place = not mcount_loc.uses_rela(obj)
     calls = [
         Way(State.CALL, form, kind, x86.object_call(form, in_place=in_place))
         for kind, form in single.items()
@@ -144,7 +144,7 @@ class Usual:
         entries: "Sequence[int]",
     ) -> list[bool]:
         """Which of `starts` stand in one way; these are put in the column."""
-        usual = elf.SHT_RELA if table.uses_rela(self._obj) else elf.SHT_REL
+        usual = elf.SHT_RELA if mcount_loc.uses_rela(self._obj) else elf.SHT_REL
         column = self.columns.get(text) or Column(relocations, [], [], bytearray())
         sound = self._obj.section_type(relocations) == usual and column.relocations == relocations
         if not starts or not sound or starts[0] < 0 or list(starts) != sorted(starts):

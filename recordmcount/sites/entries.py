@@ -9,7 +9,7 @@ from _operator import ne
 from itertools import compress, pairwise
 from typing import NamedTuple
 
-from recordmcount import columns, table, x86
+from recordmcount import columns, mcount_loc, x86
 from recordmcount.columns import is_ascending
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
@@ -38,13 +38,13 @@ class Entries(NamedTuple):
 
 def read(obj: Object) -> Entries:
     """The entries of an object; FormatError where a relocation makes none."""
-    tables: dict[int, list[int]] = {index: [] for index in obj.named(table.NAME)}
+    tables: dict[int, list[int]] = {index: [] for index in obj.named(mcount_loc.NAME)}
     for index in obj.of_type(elf.SHT_RELA, elf.SHT_REL):
         if obj.headers[index][7] in tables:
             tables[obj.headers[index][7]].append(index)
     involved = [index for pair in tables.items() for index in (pair[0], *pair[1])]
     if sum(obj.headers[index][5] for index in involved) > obj.size:
-        raise FormatError(obj.path, "tables overlap", table.NAME.decode())
+        raise FormatError(obj.path, "tables overlap", mcount_loc.NAME.decode())
     places: _Places = {}
     dead = 0
     for index, relocations in tables.items():
@@ -78,7 +78,7 @@ def _in_columns(obj: Object, index: int, relocations: list[int]) -> tuple[_Place
         layout.column(content, place * layout.word, entry_size) for place in range(3)
     )
     kinds = set(infos)
-    if offsets != list(words) or {*map(layout.type_of, kinds)} != {table.word_relocation(obj)}:
+    if offsets != list(words) or {*map(layout.type_of, kinds)} != {mcount_loc.word_relocation(obj)}:
         return None
     if max(map(layout.symbol_of, kinds)) >= obj.symbol_count:
         return None
@@ -104,7 +104,7 @@ def _word_by_word(obj: Object, index: int, relocations: list[int]) -> tuple[_Pla
                 continue
             size = _ENTRY_SIZES[obj.machine].get(kind)
             if size is None or symbol >= obj.symbol_count or offset + word > len(content):
-                raise FormatError(obj.path, "unknown relocation", table.NAME.decode(), offset)
+                raise FormatError(obj.path, "unknown relocation", mcount_loc.NAME.decode(), offset)
             _, value, _, _, _, section = obj.raw_symbol(symbol)
             addend = elf.in_place(content, offset) if explicit is None else explicit
             claims[offset] = (section, value + addend) if section else None

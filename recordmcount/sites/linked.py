@@ -19,7 +19,7 @@ from _bisect import bisect_left, bisect_right
 from _operator import lt, sub
 from itertools import chain, compress, repeat
 
-from recordmcount import table, x86
+from recordmcount import mcount_loc, x86
 from recordmcount.columns import pick, positions
 from recordmcount.elf import object as elf
 from recordmcount.elf.segments import LoadView
@@ -282,9 +282,9 @@ def read(obj: "Object", extra_names: "Sequence[str]" = ()) -> Image:
     view = LoadView(obj)
     if not obj.headers:
         raise FormatError(obj.path, "no section headers, by which a table is found")
-    tables = [obj.section(index) for index in obj.named(table.NAME)]
+    tables = [obj.section(index) for index in obj.named(mcount_loc.NAME)]
     if not tables:
-        raise FormatError(obj.path, f"no {table.NAME.decode()} table")
+        raise FormatError(obj.path, f"no {mcount_loc.NAME.decode()} table")
     names = [name.encode("utf-8", "surrogateescape") for name in (*x86.MCOUNT_NAMES, *extra_names)]
     gots = [obj.section(index) for name in (b".got", b".got.plt") for index in obj.named(name)]
     words = Words(view, [*tables, *gots], names)
@@ -363,7 +363,7 @@ class Code:
             raise FormatError(
                 self._view.obj.path,
                 f"entry {vaddr:#x} is not in code that is loaded from the file",
-                table.NAME.decode(),
+                mcount_loc.NAME.decode(),
             )
         return section.name, offset
 
@@ -373,7 +373,7 @@ class Code:
         if section is None or vaddr >= section.vaddr + section.size:
             raise FormatError(
                 self._view.obj.path, f"entry {vaddr:#x} is not in an executable section",
-                table.NAME.decode(),
+                mcount_loc.NAME.decode(),
             )  # fmt: skip
         return section
 

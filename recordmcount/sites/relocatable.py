@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import accumulate, compress
 from typing import NamedTuple
 
-from recordmcount import table
+from recordmcount import mcount_loc
 from recordmcount.columns import having, pick, positions
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
@@ -204,7 +204,7 @@ def read(obj: Object, extra_names: tuple[str, ...] = ()) -> Listing:
     named = entries.read(obj)
     content.claim(named.places)
     listed = Sites(content, content.parts(named.places))
-    return Listing(listed, bool(obj.named(table.NAME)), named.dead, named.repeated)
+    return Listing(listed, bool(obj.named(mcount_loc.NAME)), named.dead, named.repeated)
 
 
 class _Content:

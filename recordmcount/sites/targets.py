@@ -9,7 +9,7 @@ from _operator import ge
 from itertools import compress, pairwise, repeat
 from struct import unpack
 
-from recordmcount import table, x86
+from recordmcount import mcount_loc, x86
 from recordmcount.elf import object as elf
 from recordmcount.elf import symbols
 from recordmcount.elf.segments import (
@@ -94,7 +94,7 @@ class Words:
         """What a relocation with this r_info adds its addend to, None if it cannot be told."""
         view, layout = self.view, self.view.obj.layout
         absolute = x86.R_386_32 if view.obj.machine == x86.EM_386 else x86.R_X86_64_64
-        kinds = (R_RELATIVE, absolute, table.word_relocation(view.obj))
+        kinds = (R_RELATIVE, absolute, mcount_loc.word_relocation(view.obj))
         if layout.type_of(info) not in kinds:
             return None
         symbol = layout.symbol_of(info)

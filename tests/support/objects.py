@@ -12,7 +12,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from recordmcount.elf import object as elf
 from recordmcount.options import Options
-from recordmcount.record import Result, record
+from recordmcount.record.file import Result, record
 from recordmcount.sites import calls
 from tests.support.elf_builder import (
     I386,

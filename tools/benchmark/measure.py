@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from recordmcount import table
+from recordmcount import mcount_loc
 from recordmcount.elf import object as elf
 
 
@@ -93,7 +93,7 @@ def has_table(path: str) -> bool:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         obj = elf.Object(path, size, lambda offset, size: os.pread(file.fileno(), size, offset))
-        return bool(obj.named(table.NAME))
+        return bool(obj.named(mcount_loc.NAME))
 
 
 def race(commands: Sequence[Command], copies: Copies, rounds: int) -> list[list[Cost]]:

@@ -6,7 +6,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 
-from recordmcount import table
+from recordmcount import mcount_loc
 from tests.support.elf_builder import (
     I386,
     X32,
@@ -29,16 +29,16 @@ def test_a_word_is_an_address_that_a_relocation_fills_in(
     target: Target, word: int, kind: str
 ) -> None:
     obj = parsed(caller(target=target).data)
-    assert table.word_relocation(obj) == KINDS[kind]
-    assert table.uses_rela(obj) == target.rela
-    words, _ = table.encode(obj, [(3, [0, 6, 12]), (5, [-1])])
+    assert mcount_loc.word_relocation(obj) == KINDS[kind]
+    assert mcount_loc.uses_rela(obj) == target.rela
+    words, _ = mcount_loc.encode(obj, [(3, [0, 6, 12]), (5, [-1])])
     assert len(words) == 4 * word
 
 
 @WORD
 def test_the_value_is_in_the_addend_or_in_place(target: Target, word: int, kind: str) -> None:
     obj = parsed(caller(target=target).data)
-    words, relocations = table.encode(obj, [(3, [6, -2]), (500, [1 << 20])])
+    words, relocations = mcount_loc.encode(obj, [(3, [6, -2]), (500, [1 << 20])])
     values = [6, -2, 1 << 20]
     if target.rela:
         assert words == bytes(3 * word)
@@ -52,7 +52,7 @@ def test_the_value_is_in_the_addend_or_in_place(target: Target, word: int, kind:
         assert words == b"".join(value.to_bytes(4, "little", signed=True) for value in values)
 
 
-@pytest.mark.parametrize("count", [table.BLOCK - 1, table.BLOCK, table.BLOCK + 1])
+@pytest.mark.parametrize("count", [mcount_loc.BLOCK - 1, mcount_loc.BLOCK, mcount_loc.BLOCK + 1])
 @TARGETS
 def test_a_long_table_has_every_entry_in_order(target: Target, count: int, tmp_path: Path) -> None:
     sections = [text(".text.first", 5), text(".text.second", count)]

@@ -2,19 +2,20 @@
 
 import posix
 
-from . import output, table, writer
-from .elf import filetype
-from .elf import object as elf
-from .errors import RecordError, UnrecognizedError, place
-from .sites import calls
+from recordmcount import commit, mcount_loc
+from recordmcount.elf import filetype
+from recordmcount.elf import object as elf
+from recordmcount.errors import RecordError, UnrecognizedError, place
+from recordmcount.sites import calls
+
+from .plan import Plan, make_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .elf.object import Object
-    from .options import Options
-    from .writer import Plan
+    from recordmcount.elf.object import Object
+    from recordmcount.options import Options
 
 # Compilers put the symbols, most relocations and the section headers at the end of an object.
 TAIL = 1 << 15
@@ -54,7 +55,7 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
     except RecordError as error:
         why = str(error)
     except OSError as error:
-        why = f"{path}: {output.reason(error)}"
+        why = f"{path}: {commit.reason(error)}"
     except MemoryError:
         why = f"{path}: out of memory"
     except ImportError as error:  # a part of this program that is read only when it is needed
@@ -74,7 +75,7 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
     fd, writable = _open(path, read_only=options.dry_run or options.output is not None)
     try:
         status = posix.fstat(fd)
-        if status.st_mode & output.S_IFMT != output.S_IFREG:
+        if status.st_mode & commit.S_IFMT != commit.S_IFREG:
             raise UnrecognizedError(path, f"not a regular file: {path}")
 
         read = _reader(fd, status.st_size)
@@ -88,10 +89,10 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
         if options.dry_run or not (plan or options.output):
             return
         if options.output or plan.edits or not writable or status.st_nlink > 1:
-            chunks = output.patched(obj, plan.all_edits, plan.appended)
+            chunks = commit.patched(obj, plan.all_edits, plan.appended)
             _replace(path, fd, chunks, options, status)
         else:
-            output.append(path, fd, obj.size, (obj.header, plan.header), plan.appended)
+            commit.append(path, fd, obj.size, (obj.header, plan.header), plan.appended)
     finally:
         _close(fd)
 
@@ -99,7 +100,9 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
 def _record_archive(
     path: str, fd: int, status: posix.stat_result, options: "Options", result: Result
 ) -> None:
-    from .elf import archive  # the rare case does not slow down the start of the common one
+    from recordmcount.elf import (
+        archive,  # the rare case does not slow down the start of the common one
+    )
 
     content = _whole(fd, status.st_size)
 
@@ -110,30 +113,30 @@ def _record_archive(
             return member
         obj = elf.Object(member_path, len(member), lambda at, size: member[at : at + size])
         plan = plan_object(obj, options, result)
-        return b"".join(output.patched(obj, plan.all_edits, plan.appended)) if plan else member
+        return b"".join(commit.patched(obj, plan.all_edits, plan.appended)) if plan else member
 
     new = archive.rebuild(path, content, new_member)
     if not options.dry_run and (options.output or new != content):
         _replace(path, fd, [new], options, status)
 
 
-def plan_object(obj: "Object", options: "Options", result: Result, processes: int = 1) -> "Plan":
+def plan_object(obj: "Object", options: "Options", result: Result, processes: int = 1) -> Plan:
     """Plan one object; counts and messages go to `result`. Raises RecordError."""
     if obj.type != elf.ET_REL:
         raise UnrecognizedError(obj.path, f"unrecognized ET_REL file {obj.path}")
     if obj.path.endswith(NEVER_RECORDED):
-        return writer.Plan([], [])
-    if obj.named(table.NAME):
+        return Plan([], [])
+    if obj.named(mcount_loc.NAME):
         if not options.quiet:
-            result.err.append(f"warning: {table.NAME.decode()} already exists: {obj.path}")
-        return writer.Plan([], [])
+            result.err.append(f"warning: {mcount_loc.NAME.decode()} already exists: {obj.path}")
+        return Plan([], [])
     filetype.refuse_slim_lto(obj)
     found = calls.find(obj, options.symbols, processes)
     if not options.quiet:
         for section, offset, what in found.unsupported:
             where = place(obj.section(section).name, offset)
             result.err.append(f"{obj.path}: warning: {where}{what}, not recorded")
-    plan = writer.plan(obj, found, options)
+    plan = make_plan(obj, found, options)
     recorded = sum(map(len, plan.recorded))
     ignored = sum(map(len, plan.ignored))
     counts = (recorded, ignored, found.references)
@@ -147,7 +150,7 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
     return plan
 
 
-def _describe_plan(obj: "Object", plan: "Plan") -> "list[str]":
+def _describe_plan(obj: "Object", plan: Plan) -> "list[str]":
     lines = []
     for parts, becomes in ((plan.recorded, "entry"), (plan.ignored, "nop")):
         for part in parts:
@@ -164,11 +167,11 @@ def _open(path: str, *, read_only: bool) -> tuple[int, bool]:
     """(file descriptor, whether it is open for writing and locked); never blocks on a FIFO."""
     fd, writable = _open_once(path, read_only=read_only)
     if writable:
-        output.lock(fd)
+        commit.lock(fd)
         if not posix.fstat(fd).st_nlink:  # the run we waited for has put a new file in its place
             posix.close(fd)
             fd, writable = _open_once(path, read_only=read_only)
-            output.lock(fd)
+            commit.lock(fd)
     return fd, writable
 
 
@@ -225,9 +228,9 @@ def _replace(
     before: posix.stat_result,
 ) -> None:
     def fill(target: int) -> None:
-        output.write_each(target, chunks)
+        commit.write_each(target, chunks)
 
     if options.output:
-        output.replace(options.output, fd, fill, owner=False)
+        commit.replace(options.output, fd, fill, owner=False)
     else:
-        output.replace(path, fd, fill, before=before)
+        commit.replace(path, fd, fill, before=before)

@@ -8,16 +8,17 @@ Sections whose code is freed or moved behind the tracer's back must have no entr
 become NOPs instead, and their relocations R_*_NONE.
 """
 
-from . import table, x86
-from .appendix import Appendix
-from .elf import object as elf
-from .errors import FormatError
+from recordmcount import mcount_loc, x86
+from recordmcount.elf import object as elf
+from recordmcount.errors import FormatError
+
+from .new_sections import NewSections
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .elf.object import Object
-    from .options import Options
-    from .sites.calls import Found, SectionSites
+    from recordmcount.elf.object import Object
+    from recordmcount.options import Options
+    from recordmcount.sites.calls import Found, SectionSites
 
 # Sections the kernel's tool records: these, and all whose name begins with ".text".
 RECORDED_SECTIONS = frozenset(
@@ -72,7 +73,7 @@ class Table:
         self.parts: list[SectionSites] = []
 
 
-def plan(obj: "Object", found: "Found", options: "Options") -> Plan:
+def make_plan(obj: "Object", found: "Found", options: "Options") -> Plan:
     """The plan for one object; false (no edits, no header) where there is nothing to do.
 
     Raises FormatError where a sound table cannot be made.
@@ -198,21 +199,21 @@ def _append_tables(obj: "Object", plan: Plan) -> dict[int, bytearray]:
 
     Returns the relocation sections whose contents must be replaced in place, by index.
     """
-    rela = table.uses_rela(obj)
-    relocations_name = (b".rela" if rela else b".rel") + table.NAME
-    appendix = Appendix(obj, relocations_name, 2 * len(plan.tables))
-    bases, rewritten = _bases(obj, plan.tables, appendix)
+    rela = mcount_loc.uses_rela(obj)
+    relocations_name = (b".rela" if rela else b".rel") + mcount_loc.NAME
+    new_sections = NewSections(obj, relocations_name, 2 * len(plan.tables))
+    bases, rewritten = _bases(obj, plan.tables, new_sections)
     word, entry = obj.layout.word, obj.layout.rela if rela else obj.layout.rel
     members: dict[int, bytes] = {}
     for one in plan.tables:
-        content, relocations = table.encode(obj, _runs(one, bases))
-        index = appendix.add_section(
-            len(relocations_name) - len(table.NAME),
+        content, relocations = mcount_loc.encode(obj, _runs(one, bases))
+        index = new_sections.add_section(
+            len(relocations_name) - len(mcount_loc.NAME),
             (elf.SHT_PROGBITS, one.flags, one.text, 0, word, word),
             content,
         )
         relocations_type = elf.SHT_RELA if rela else elf.SHT_REL
-        relocations_index = appendix.add_section(
+        relocations_index = new_sections.add_section(
             0,
             (relocations_type, one.flags & elf.SHF_GROUP, obj.symtab or 0, index, word, entry.size),
             relocations,
@@ -221,8 +222,8 @@ def _append_tables(obj: "Object", plan: Plan) -> dict[int, bytearray]:
             new = index.to_bytes(4, "little") + relocations_index.to_bytes(4, "little")
             members[one.group] = members.get(one.group, b"") + new
     for group, words in members.items():
-        appendix.replace_content(group, obj.content(group) + words)
-    plan.header, plan.appended = appendix.finish()
+        new_sections.replace_content(group, obj.content(group) + words)
+    plan.header, plan.appended = new_sections.finish()
     return rewritten
 
 
@@ -236,7 +237,7 @@ def _runs(one: Table, bases: dict[int, tuple[int, int]]) -> list[tuple[int, list
 
 
 def _bases(
-    obj: "Object", tables: list[Table], appendix: Appendix
+    obj: "Object", tables: list[Table], new_sections: NewSections
 ) -> tuple[dict[int, tuple[int, int]], dict[int, bytearray]]:
     """The base of each section's entries, section symbols added where there is none to use.
 
@@ -251,13 +252,13 @@ def _bases(
     missing = sorted((local | others) - bases.keys())
     if not missing:
         return bases, {}
-    from . import renumber  # rarely needed
+    from . import section_symbols  # rarely needed
 
-    renumbered = renumber.add_section_symbols(obj, missing)
+    renumbered = section_symbols.add_section_symbols(obj, missing)
     for section, content in renumbered.contents.items():
-        appendix.replace_content(section, content)
+        new_sections.replace_content(section, content)
     for section, info in renumbered.infos.items():
-        appendix.set_info(section, info)
+        new_sections.set_info(section, info)
     bases = {section: (renumbered.new(symbol), value) for section, (symbol, value) in bases.items()}
     bases.update((section, (renumbered.symbols[section], 0)) for section in missing)
     return bases, renumbered.relocations

@@ -6,20 +6,20 @@ parallel SHT_SYMTAB_SHNDX table, LLVM's address-significance table and its old c
 A section type that is linked to the symbol table and is not known here is refused.
 """
 
-from .elf import object as elf
-from .errors import FormatError
+from recordmcount.elf import object as elf
+from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .elf.object import Object
+    from recordmcount.elf.object import Object
 
 # Linked to the symbol table without symbol indices of their own inside.
 _INDIFFERENT = (elf.SHT_LLVM_CALL_GRAPH_PROFILE,)
 
 
-class Renumbered:
+class Renumbering:
     """The symbol table with section symbols added, and what follows from it.
 
     `symbols` maps a section index to its new symbol's index. `new` maps an old symbol index to
@@ -37,7 +37,7 @@ class Renumbered:
         self.infos: dict[int, int] = {}
 
 
-def add_section_symbols(obj: "Object", sections: list[int]) -> Renumbered:
+def add_section_symbols(obj: "Object", sections: list[int]) -> Renumbering:
     """Plan one new STT_SECTION symbol for each of `sections`, behind the last local symbol."""
     symtab = obj.symtab
     if symtab is None:
@@ -52,7 +52,7 @@ def add_section_symbols(obj: "Object", sections: list[int]) -> Renumbered:
             raise FormatError(obj.path, f"there is no symbol {symbol}")
         return symbol if symbol < first_global else symbol + len(sections)
 
-    result = Renumbered(symbols, new)
+    result = Renumbering(symbols, new)
     _insert(obj, result, symtab, first_global, sections)
     for index, header in enumerate(obj.headers):
         if index != symtab and header[6] == symtab:
@@ -61,7 +61,7 @@ def add_section_symbols(obj: "Object", sections: list[int]) -> Renumbered:
 
 
 def _insert(
-    obj: "Object", result: Renumbered, symtab: int, first_global: int, sections: list[int]
+    obj: "Object", result: Renumbering, symtab: int, first_global: int, sections: list[int]
 ) -> None:
     size = obj.layout.sym.size
     table = obj.symbol_bytes
@@ -90,7 +90,7 @@ def _section_symbol(obj: "Object", section: int) -> bytes:
     return obj.layout.sym.pack(*fields)
 
 
-def _follow(obj: "Object", result: Renumbered, index: int) -> None:
+def _follow(obj: "Object", result: Renumbering, index: int) -> None:
     section = obj.section(index)
     if section.type in (elf.SHT_RELA, elf.SHT_REL):
         result.relocations[index] = _relocations(obj, index, result)
@@ -106,7 +106,7 @@ def _follow(obj: "Object", result: Renumbered, index: int) -> None:
         raise FormatError(obj.path, f"type {section.type:#x} may hold symbol indices", section.name)
 
 
-def _relocations(obj: "Object", index: int, result: Renumbered) -> bytearray:
+def _relocations(obj: "Object", index: int, result: Renumbering) -> bytearray:
     layout = obj.layout
     content = obj.content(index)
     entry = layout.rela if obj.section_type(index) == elf.SHT_RELA else layout.rel
@@ -121,7 +121,7 @@ def _relocations(obj: "Object", index: int, result: Renumbered) -> bytearray:
     return bytearray(b"".join(moved))
 
 
-def _call_graph_profile(content: bytes, result: Renumbered) -> bytes:
+def _call_graph_profile(content: bytes, result: Renumbering) -> bytes:
     """Entries of 16 bytes: from and to as 4-byte symbol indices, an 8-byte weight."""
     entries = []
     for at in range(0, len(content), 16):
@@ -131,7 +131,7 @@ def _call_graph_profile(content: bytes, result: Renumbered) -> bytes:
     return b"".join(entries)
 
 
-def _address_significance(obj: "Object", index: int, result: Renumbered) -> bytes:
+def _address_significance(obj: "Object", index: int, result: Renumbering) -> bytes:
     """Symbol indices in ULEB128 (LLVM's extensions to ELF, SHT_LLVM_ADDRSIG)."""
     out = bytearray()
     symbol = shift = 0

@@ -4,18 +4,18 @@ In this order: the section name table, the section headers, the new contents. No
 file is overwritten; what a moved section held stays behind as bytes that no header refers to.
 """
 
-from .elf import object as elf
+from recordmcount.elf import object as elf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .elf.object import Object
+    from recordmcount.elf.object import Object
 
 # Places of fields in the headers, as `elf.Layout` lists them.
 E_SHOFF, E_SHNUM = 6, 12
 SH_OFFSET, SH_SIZE, SH_INFO = 4, 5, 7
 
 
-class Appendix:
+class NewSections:
     """Collects what is appended to `obj`; offsets are file offsets.
 
     `new_names` goes behind its section names; `count` sections must then be added.
