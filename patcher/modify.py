@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from .memory import TextMemory
+    from .memory.text_memory import TextMemory
 
 
 class Change:

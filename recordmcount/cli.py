@@ -106,7 +106,7 @@ def main(words: "Sequence[str]") -> int:
 def _verb(name: str, words: "Sequence[str]") -> int:
     from importlib import import_module
 
-    status: int = import_module(f"recordmcount.{name}").main(words)
+    status: int = import_module(f"recordmcount.{name}.command").main(words)
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

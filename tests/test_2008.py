@@ -12,11 +12,11 @@ from functools import partial
 import pytest
 
 from patcher.errors import DisabledError, ModuleError, NoModuleError, ReadError
-from patcher.ftrace import Ftrace
-from patcher.mappings import Mapping, Range
+from patcher.ftrace.control import Ftrace
+from patcher.ftrace.mappings import Mapping, Range
+from patcher.ftrace.modules import Module, Modules
+from patcher.ftrace.ops import Ops
 from patcher.modify import modify_batch
-from patcher.modules import Module, Modules
-from patcher.users import User
 from tests.support.modules import CALL, NOP, SIZE, Clock, Memory, loaded_at
 
 CORE, FREED = 0xC010_0000, 0xC010_0000 + SIZE  # the module that stays; where the other one was
@@ -85,7 +85,7 @@ def test_a_module_goes_and_what_takes_its_place_is_never_touched(
 
     # All functions are traced, and no longer: neither goes near the flash.
     before = bytes(memory.text[SIZE:])
-    ftrace.register(User("tracer", TRACER))
+    ftrace.register(Ops("tracer", TRACER))
     assert [memory.read(point.address, 1) for point in core.points] == [b"\xe8"] * 3
     ftrace.unregister("tracer")
     assert [memory.read(point.address, 5) for point in core.points] == [NOP] * 3
@@ -122,7 +122,7 @@ def test_a_module_that_goes_without_a_word_is_missed_before_its_place_is_touched
     # An update of all functions asks what is mapped now, and then goes near nothing at all.
     before = bytes(memory.text)
     with pytest.raises(ReadError) as caught:
-        ftrace.register(User("tracer", TRACER))
+        ftrace.register(Ops("tracer", TRACER))
     assert str(caught.value) == (
         "/lib/e1000.so: open (0xc0100040): no longer text: "
         f"0xc0100040-0xc0100070 is a device: {FLASH}"

@@ -112,7 +112,7 @@ ALLOWED = {
     "files/rewrite.py": {"write_at", "pack_into"},
     "memory/buffer.py": {"write"},
     "memory/elffile.py": {"write", "write_each"},
-    "trial.py": {"write", "pack_into", "mmap"},
+    "cpu/trial.py": {"write", "pack_into", "mmap"},
 }
 
 

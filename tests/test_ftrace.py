@@ -10,9 +10,6 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from patcher import mappings as maps
-from patcher import module_file, records
-from patcher.bug import Bug
 from patcher.errors import (
     CompareError,
     DisabledError,
@@ -25,16 +22,19 @@ from patcher.errors import (
     StateError,
     WriteError,
 )  # fmt: skip
-from patcher.ftrace import Ftrace, Status
-from patcher.mappings import Range
+from patcher.ftrace import elf_module, records
+from patcher.ftrace import mappings as maps
+from patcher.ftrace.bug import Bug
+from patcher.ftrace.control import Ftrace, Status
+from patcher.ftrace.mappings import Range
+from patcher.ftrace.modules import Kind, Module, Modules, ModuleState, Point
+from patcher.ftrace.ops import Ops
+from patcher.ftrace.records import Flags, Record, Verb
 from patcher.memory.elffile import ElfFile
 from patcher.modify import Batch, modify_batch
-from patcher.modules import Kind, Module, Modules, ModuleState, Point
 from patcher.protocols import breakpoint as breakpoint_
 from patcher.protocols import nmi, stop_machine
 from patcher.protocols.machine import Machine
-from patcher.records import Flags, Record, Verb
-from patcher.users import User
 from recordmcount import x86
 from tests.support import images
 from tests.support.modules import (
@@ -126,13 +126,13 @@ def thrown() -> World:
     """One whose switch is thrown."""
     world = deviating()
     with pytest.raises(CompareError):
-        world.ftrace.register(User("tracer", TRACER))
+        world.ftrace.register(Ops("tracer", TRACER))
     return world
 
 
 # --- verbs ----------------------------------------------------------------------------------------
 
-ONE, TWO = User("one", TRACER), User("two", OTHER_TRACER)
+ONE, TWO = Ops("one", TRACER), Ops("two", OTHER_TRACER)
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,12 @@ ONE, TWO = User("one", TRACER), User("two", OTHER_TRACER)
         (Flags.ENABLED, TRACER, [ONE, TWO], Verb.MODIFY_CALL),
         (Flags.ENABLED, LIST, [ONE, TWO], Verb.IGNORE),
         (Flags.ENABLED, LIST, [TWO], Verb.MODIFY_CALL),
-        (Flags.ENABLED, None, [User("as linked")], Verb.IGNORE),
+        (Flags.ENABLED, None, [Ops("as linked")], Verb.IGNORE),
         (Flags.ENABLED, None, [ONE], Verb.MODIFY_CALL),
     ],
 )
 def test_the_verb_follows_from_the_record_and_its_users(
-    flags: Flags, target: int | None, users: list[User], verb: Verb
+    flags: Flags, target: int | None, users: list[Ops], verb: Verb
 ) -> None:
     record = Record(loaded_at(START), loaded_at(START).points[0])
     record.target = target
@@ -199,7 +199,7 @@ def test_nops_are_those_of_the_processor_before_any_is_executed(family: str) -> 
     assert world.at(trampoline.address) == CALL
     world.ftrace.live(module)
     assert (world.ftrace.status().calls, world.ftrace.status().nops) == (0, 4)
-    world.ftrace.register(User("tracer", TRACER))
+    world.ftrace.register(Ops("tracer", TRACER))
     world.ftrace.modify_jump(world.record(hook.address), TRACER)
     assert world.ftrace.status().calls == 4
     world.ftrace.unregister("tracer")
@@ -210,7 +210,7 @@ def test_nops_are_those_of_the_processor_before_any_is_executed(family: str) -> 
 
 def test_a_live_module_is_traced_by_the_users_that_were_there_before() -> None:
     world = World()
-    world.ftrace.register(User("tracer", TRACER, ("open", "setup")))
+    world.ftrace.register(Ops("tracer", TRACER, ("open", "setup")))
     module = world.live(loaded_at(START))
     assert world.calls(OPEN, TRACER)
     assert world.at(READ) == NOP
@@ -225,7 +225,7 @@ def test_freed_init_text_is_forgotten_and_whatever_is_there_then_is_not_touched(
     module = world.live(loaded_at(START))
     world.ftrace.free_init(module)
     world.memory.poke(SETUP, CALL)
-    world.ftrace.register(User("tracer", TRACER))
+    world.ftrace.register(Ops("tracer", TRACER))
     assert world.at(SETUP) == CALL
     assert world.calls(OPEN, TRACER)
     with pytest.raises(NoModuleError, match="init text was here"):
@@ -235,7 +235,7 @@ def test_freed_init_text_is_forgotten_and_whatever_is_there_then_is_not_touched(
 def test_the_records_of_a_module_go_before_its_memory_and_its_text_is_not_restored() -> None:
     world = World()
     module = world.live(loaded_at(START))
-    world.ftrace.register(User("tracer", TRACER))
+    world.ftrace.register(Ops("tracer", TRACER))
     before = bytes(world.memory.text)
     world.ftrace.going(module)
     with pytest.raises(NoModuleError, match="going"):
@@ -262,14 +262,14 @@ def test_a_module_may_fail_to_start() -> None:
     module = world.load(loaded_at(START))
     world.ftrace.going(module)
     world.ftrace.unload(module)
-    world.ftrace.register(User("tracer", TRACER))
+    world.ftrace.register(Ops("tracer", TRACER))
     assert world.at(OPEN) == NOP
 
 
 def test_a_new_module_at_the_addresses_of_an_old_one_has_its_own_records() -> None:
     world = World()
     old = world.live(loaded_at(START, "old"))
-    world.ftrace.register(User("tracer", TRACER))
+    world.ftrace.register(Ops("tracer", TRACER))
     stale = world.record(OPEN)
     world.ftrace.going(old)
     world.ftrace.unload(old)
@@ -288,19 +288,19 @@ def test_a_new_module_at_the_addresses_of_an_old_one_has_its_own_records() -> No
 @pytest.mark.parametrize(
     ("user", "traced"),
     [
-        (User("all"), "open read setup"),
-        (User("a glob", filter=("*e*",)), "open read setup"),
-        (User("a glob matches whole names", filter=("re",)), ""),
-        (User("two globs", filter=("o*", "r?ad")), "open read"),
-        (User("a regex", filter=(re.compile("open|setup"),)), "open setup"),
-        (User("a regex matches whole names", filter=(re.compile("rea"),)), ""),
-        (User("notrace", notrace=("r*",)), "open setup"),
-        (User("notrace wins", filter=("*e*",), notrace=(re.compile(".*p.*"),)), "read"),
-        (User("nothing", filter=("x",)), ""),
+        (Ops("all"), "open read setup"),
+        (Ops("a glob", filter=("*e*",)), "open read setup"),
+        (Ops("a glob matches whole names", filter=("re",)), ""),
+        (Ops("two globs", filter=("o*", "r?ad")), "open read"),
+        (Ops("a regex", filter=(re.compile("open|setup"),)), "open setup"),
+        (Ops("a regex matches whole names", filter=(re.compile("rea"),)), ""),
+        (Ops("notrace", notrace=("r*",)), "open setup"),
+        (Ops("notrace wins", filter=("*e*",), notrace=(re.compile(".*p.*"),)), "read"),
+        (Ops("nothing", filter=("x",)), ""),
     ],
-    ids=lambda value: value.name if isinstance(value, User) else None,
+    ids=lambda value: value.name if isinstance(value, Ops) else None,
 )
-def test_filters_are_globs_and_regexes_and_notrace_wins(user: User, traced: str) -> None:
+def test_filters_are_globs_and_regexes_and_notrace_wins(user: Ops, traced: str) -> None:
     world = World()
     module = world.live(loaded_at(START))
     world.ftrace.register(user)
@@ -309,20 +309,20 @@ def test_filters_are_globs_and_regexes_and_notrace_wins(user: User, traced: str)
 
 
 def test_a_function_is_known_by_any_of_its_names_and_without_one_only_to_unfiltered_users() -> None:
-    assert User("u", filter=("alias",)).traces(("name", "alias"))
-    assert not User("u", notrace=("alias",)).traces(("name", "alias"))
-    assert User("u").traces(())
-    assert not User("u", filter=("*",)).traces(())
+    assert Ops("u", filter=("alias",)).traces(("name", "alias"))
+    assert not Ops("u", notrace=("alias",)).traces(("name", "alias"))
+    assert Ops("u").traces(())
+    assert not Ops("u", filter=("*",)).traces(())
 
 
 def test_one_user_is_called_itself_and_several_by_the_dispatcher() -> None:
     world = World()
     world.live(loaded_at(START))
     register, unregister = world.ftrace.register, world.ftrace.unregister
-    register(User("one", TRACER))
+    register(Ops("one", TRACER))
     assert world.calls(OPEN, TRACER)
     assert world.calls(READ, TRACER)
-    register(User("two", OTHER_TRACER, ("open",)))
+    register(Ops("two", OTHER_TRACER, ("open",)))
     assert world.calls(OPEN, LIST)
     assert world.calls(READ, TRACER)
     assert [world.record(at).users for at in (OPEN, READ)] == [2, 1]
@@ -337,7 +337,7 @@ def test_one_user_is_called_itself_and_several_by_the_dispatcher() -> None:
 def test_a_user_without_a_target_has_the_call_as_it_was_linked() -> None:
     world = World()
     world.live(loaded_at(START))
-    world.ftrace.register(User("profiler"))
+    world.ftrace.register(Ops("profiler"))
     assert world.at(OPEN) == CALL
 
 
@@ -346,7 +346,7 @@ def test_an_update_is_one_batch_in_ascending_order_with_the_names_of_the_sites()
     for at in (SIZE, 0):
         world.live(loaded_at(START + at, f"m{at}"))
     world.batches.clear()
-    world.ftrace.register(User("tracer", TRACER))
+    world.ftrace.register(Ops("tracer", TRACER))
     (batch,) = world.batches
     assert list(batch.addresses) == sorted(batch.addresses)
     assert [change.symbol for change in batch] == ["open", "read", "setup"] * 2
@@ -357,7 +357,7 @@ def test_what_changes_no_code_is_no_batch() -> None:
     world = World()
     world.live(loaded_at(START))
     world.batches.clear()
-    world.ftrace.register(User("nothing", TRACER, ("x",)))
+    world.ftrace.register(Ops("nothing", TRACER, ("x",)))
     assert world.batches == []
 
 
@@ -366,9 +366,9 @@ def test_names_of_users_are_unique() -> None:
     with pytest.raises(StateError, match="tracer: is not registered") as caught:
         world.ftrace.unregister("tracer")
     assert caught.value.errno == errno.EBUSY
-    world.ftrace.register(User("tracer"))
+    world.ftrace.register(Ops("tracer"))
     with pytest.raises(StateError, match="tracer: is registered already"):
-        world.ftrace.register(User("tracer", TRACER))
+        world.ftrace.register(Ops("tracer", TRACER))
     assert world.ftrace.status().users == ("tracer",)
 
 
@@ -377,7 +377,7 @@ def test_a_target_out_of_reach_is_refused_before_anything_is_read_and_is_no_bug(
     world.live(loaded_at(START))
     reads = world.memory.reads
     with pytest.raises(ReachError) as caught:
-        world.ftrace.register(User("far", FAR, ("read",)))
+        world.ftrace.register(Ops("far", FAR, ("read",)))
     assert str(caught.value) == (
         "/lib/drv.so: read (0x7f0000001010): 5 bytes cannot reach 0x7f0100001000 from here"
     )
@@ -385,13 +385,13 @@ def test_a_target_out_of_reach_is_refused_before_anything_is_read_and_is_no_bug(
     assert world.memory.reads == reads
     assert world.ftrace.status().users == ()
     assert world.bugs == []
-    world.ftrace.register(User("near", TRACER))
+    world.ftrace.register(Ops("near", TRACER))
     assert world.calls(READ, TRACER)
 
 
 def test_a_module_that_a_target_does_not_reach_stays_coming_with_its_nops() -> None:
     world = World()
-    world.ftrace.register(User("far", FAR))
+    world.ftrace.register(Ops("far", FAR))
     module = world.load(loaded_at(START))
     with pytest.raises(ReachError):
         world.ftrace.live(module)
@@ -407,7 +407,7 @@ def test_in_32_bit_code_everything_is_in_reach() -> None:
     world = World(start)
     module = world.live(loaded_at(start, machine=x86.EM_386))
     target = 0xF7F0_0000
-    world.ftrace.register(User("tracer", target))
+    world.ftrace.register(Ops("tracer", target))
     for point in module.points:
         opcode, distance = struct.unpack("<BI", world.at(point.address))
         assert opcode == x86.CALL.prefix[0]
@@ -422,7 +422,7 @@ def test_a_site_of_any_length_is_called_in_its_length(length: int) -> None:
     world = World()
     module = world.live(loaded_at(START, sites=(), extra=(site,)))
     for target in (TRACER, None):
-        world.ftrace.register(User("tracer", target))
+        world.ftrace.register(Ops("tracer", target))
         expected = linked if target is None else x86.call(OPEN, target, length)
         assert world.memory.read(OPEN, length) == expected
         world.ftrace.unregister("tracer")
@@ -435,7 +435,7 @@ def test_an_absolute_call_keeps_the_register_that_its_compiler_chose() -> None:
     site = Point(OPEN, rcx, rcx, x86.NOPS[12], "open", ("open",))
     world = World()
     world.live(loaded_at(START, sites=(), extra=(site,)))
-    world.ftrace.register(User("tracer", FAR))
+    world.ftrace.register(Ops("tracer", FAR))
     expected = bytes.fromhex("48b9") + FAR.to_bytes(8, "little") + bytes.fromhex("ffd1")
     assert world.memory.read(OPEN, 12) == expected
 
@@ -459,10 +459,10 @@ def test_a_site_is_switched_by_hand() -> None:
 def test_what_was_switched_by_hand_is_as_users_want_it_when_they_come_or_go() -> None:
     world = World()
     world.live(loaded_at(START))
-    world.ftrace.register(User("tracer", TRACER, ("read",)))
+    world.ftrace.register(Ops("tracer", TRACER, ("read",)))
     world.ftrace.make_call(world.record(OPEN), OTHER_TRACER)
     world.ftrace.make_nop(world.record(READ))
-    world.ftrace.register(User("nothing", TRACER, ("x",)))
+    world.ftrace.register(Ops("nothing", TRACER, ("x",)))
     assert world.at(OPEN) == NOP
     assert world.calls(READ, TRACER)
 
@@ -481,7 +481,7 @@ def test_a_trampoline_is_retargeted_and_its_hook_is_a_jump_or_a_nop() -> None:
         assert world.record(hook).flags is Flags.ENABLED
     world.ftrace.modify_jump(world.record(hook), None)
     assert world.at(hook) == NOP
-    world.ftrace.register(User("all", TRACER))  # is for functions
+    world.ftrace.register(Ops("all", TRACER))  # is for functions
     assert world.at(hook) == NOP
     (status,) = world.ftrace.status().modules
     assert (status.calls, status.nops) == (3, 0)
@@ -537,10 +537,10 @@ def test_a_site_of_a_module_that_is_not_live_yet_is_not_touched_by_hand() -> Non
 def test_a_deviation_is_reported_once_with_all_there_is_to_know() -> None:
     world = World()
     world.live(loaded_at(START))
-    world.ftrace.register(User("one", TRACER))
+    world.ftrace.register(Ops("one", TRACER))
     world.memory.poke(READ, bytes.fromhex("f0480fb10f"))  # the last defence of 2008, a cmpxchg
     with pytest.raises(CompareError):
-        world.ftrace.register(User("two", OTHER_TRACER, ("read",)))
+        world.ftrace.register(Ops("two", OTHER_TRACER, ("read",)))
     (bug,) = world.bugs
     assert (
         str(bug)
@@ -564,7 +564,7 @@ def test_a_site_of_32_bit_code_is_decoded_as_such() -> None:
     world.live(loaded_at(0x1000, machine=x86.EM_386))
     world.memory.poke(0x1010, bytes.fromhex("4090909090"))
     with pytest.raises(CompareError):
-        world.ftrace.register(User("tracer", 0x2000))
+        world.ftrace.register(Ops("tracer", 0x2000))
     assert "actual     40 90 90 90 90  inc eax; nop" in str(world.bugs[0])
 
 
@@ -577,7 +577,7 @@ def test_a_fault_is_a_bug_like_other_bytes(fault: str, kind: type[PatchError], n
     world.live(loaded_at(START))
     getattr(world.memory, fault).add(READ)
     with pytest.raises(kind):
-        world.ftrace.register(User("tracer", TRACER))
+        world.ftrace.register(Ops("tracer", TRACER))
     (bug,) = world.bugs
     assert (bug.errno, bug.address, bug.symbol, bug.operation) == (name, READ, "read", "MAKE_CALL")
     assert f"  actual     unknown\n  expected   {NOP.hex(' ')}  nop " in str(bug)
@@ -589,7 +589,7 @@ def test_a_write_that_is_lost_is_a_bug_that_says_what_was_written() -> None:
     world.live(loaded_at(START))
     world.memory.deaf.add(READ)
     with pytest.raises(WriteError, match="reads back otherwise than it was written"):
-        world.ftrace.register(User("tracer", TRACER))
+        world.ftrace.register(Ops("tracer", TRACER))
     (bug,) = world.bugs
     assert (bug.errno, bug.symbol, bug.operation) == ("EPERM", "read", "MAKE_CALL")
     assert (bug.actual, bug.expected) == (NOP, (x86.call(READ, TRACER),))
@@ -601,7 +601,7 @@ def test_a_fault_inside_of_a_site_is_a_bug_of_that_site(fault: str) -> None:
     world.live(loaded_at(START))
     getattr(world.memory, fault).add(READ + 1)  # where the other bytes go
     with pytest.raises(WriteError) as caught:
-        world.ftrace.register(User("tracer", TRACER))
+        world.ftrace.register(Ops("tracer", TRACER))
     if fault == "deaf":  # an error of ours, not of the memory's
         assert caught.value.symbol == "read"
     (bug,) = world.bugs
@@ -614,7 +614,7 @@ def test_one_deviating_site_keeps_all_others_from_being_written() -> None:
     before = bytes(world.memory.text)
     written = len(world.memory.written)
     with pytest.raises(CompareError):
-        world.ftrace.register(User("tracer", TRACER))
+        world.ftrace.register(Ops("tracer", TRACER))
     assert world.memory.text == before
     assert len(world.memory.written) == written
 
@@ -642,7 +642,7 @@ def test_an_interrupt_while_code_is_changed_throws_the_switch_too() -> None:
     with pytest.raises(KeyboardInterrupt):
         ftrace.load(module)
     with pytest.raises(DisabledError, match="KeyboardInterrupt"):
-        ftrace.register(User("tracer"))
+        ftrace.register(Ops("tracer"))
 
 
 def busy(_machine: Machine, batch: Batch) -> None:
@@ -656,7 +656,7 @@ def test_a_module_with_a_cpu_inside_a_site_is_coming_as_before_and_goes_live_lat
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World()
-    world.ftrace.register(User("tracer", TRACER))
+    world.ftrace.register(Ops("tracer", TRACER))
     module = world.load(loaded_at(START))
     with monkeypatch.context() as now:
         now.setattr(world, "protocol", BUSY)
@@ -700,10 +700,10 @@ def test_a_cpu_inside_a_site_is_no_deviation_and_it_may_be_tried_again(
     with monkeypatch.context() as now:
         now.setattr(world, "protocol", BUSY)
         with pytest.raises(StateError, match="a CPU stands inside"):
-            world.ftrace.register(User("tracer", TRACER))
+            world.ftrace.register(Ops("tracer", TRACER))
     assert world.bugs == []
     assert world.ftrace.status().users == ()
-    world.ftrace.register(User("tracer", TRACER))
+    world.ftrace.register(Ops("tracer", TRACER))
     assert world.calls(OPEN, TRACER)
 
 
@@ -712,7 +712,7 @@ def test_nothing_is_undone_and_a_user_that_could_not_be_registered_is_none() -> 
     world.live(loaded_at(START))
     world.memory.unwritable.add(READ)
     with pytest.raises(WriteError):
-        world.ftrace.register(User("tracer", TRACER))
+        world.ftrace.register(Ops("tracer", TRACER))
     assert world.calls(OPEN, TRACER)  # what was written before the fault
     assert world.at(READ) == world.at(SETUP) == NOP
     assert world.ftrace.status().users == ()
@@ -721,7 +721,7 @@ def test_nothing_is_undone_and_a_user_that_could_not_be_registered_is_none() -> 
 def test_a_user_that_could_not_be_unregistered_still_is_one() -> None:
     world = World()
     world.live(loaded_at(START))
-    world.ftrace.register(User("tracer", TRACER))
+    world.ftrace.register(Ops("tracer", TRACER))
     world.memory.poke(READ, OTHER)
     with pytest.raises(CompareError):
         world.ftrace.unregister("tracer")
@@ -744,7 +744,7 @@ def test_a_deviation_of_a_coming_module_leaves_it_as_it_is_linked() -> None:
 
 def test_a_deviation_on_going_live_leaves_the_module_live_and_untouched() -> None:
     world = World()
-    world.ftrace.register(User("tracer", TRACER))
+    world.ftrace.register(Ops("tracer", TRACER))
     module = world.load(loaded_at(START))
     world.memory.poke(SETUP, OTHER)
     with pytest.raises(CompareError):
@@ -760,7 +760,7 @@ def test_a_module_that_went_behind_our_back_is_a_bug_and_nothing_is_written() ->
     world.ftrace.modules.unload(module)
     written = len(world.memory.written)
     with pytest.raises(NoModuleError, match="it was here until it went at 2008-10-09"):
-        world.ftrace.register(User("tracer", TRACER))
+        world.ftrace.register(Ops("tracer", TRACER))
     assert len(world.memory.written) == written
     (bug,) = world.bugs
     assert (bug.errno, bug.address, bug.operation) == ("ENOENT", OPEN, "MAKE_CALL")
@@ -776,7 +776,7 @@ def test_a_module_that_was_replaced_behind_our_back_is_a_bug_and_nothing_is_writ
     modules.live(new)
     written = len(world.memory.written)
     with pytest.raises(NoModuleError, match=r"old.so: open .* has gone; another is there now"):
-        world.ftrace.register(User("tracer", TRACER))
+        world.ftrace.register(Ops("tracer", TRACER))
     assert len(world.memory.written) == written
     assert len(world.bugs) == 1
 
@@ -802,7 +802,7 @@ def test_what_took_the_place_of_a_module_that_went_without_a_word_is_not_even_re
     world.memory.take(instead)
     before, reads = bytes(world.memory.text), world.memory.reads
     with pytest.raises(ReadError, match=f"open .* no longer text: {RANGE} {why}"):
-        world.ftrace.register(User("tracer", TRACER))
+        world.ftrace.register(Ops("tracer", TRACER))
     assert (bytes(world.memory.text), world.memory.reads) == (before, reads)
     (bug,) = world.bugs
     assert (bug.errno, bug.address, bug.symbol, bug.operation) == (
@@ -815,10 +815,10 @@ def test_only_the_ranges_in_which_something_changes_must_still_be_text() -> None
     world = World()
     world.live(loaded_at(START))
     world.memory.mappings = [world.memory.mappings[0]._replace(range=RANGE)]  # but for init text
-    world.ftrace.register(User("tracer", TRACER, ("open",)))
+    world.ftrace.register(Ops("tracer", TRACER, ("open",)))
     assert world.calls(OPEN, TRACER)
     with pytest.raises(ReadError, match=r"setup .* is not mapped"):
-        world.ftrace.register(User("all", TRACER))
+        world.ftrace.register(Ops("all", TRACER))
 
 
 @pytest.mark.parametrize("protocol", [stop_machine, nmi])
@@ -829,7 +829,7 @@ def test_the_mappings_are_those_of_the_time_when_all_cpus_are_stopped(protocol: 
     world.machine.on_stop = lambda: world.memory.take(device)
     before = bytes(world.memory.text)
     with pytest.raises(ReadError, match="is a device"):
-        world.ftrace.register(User("tracer", TRACER))
+        world.ftrace.register(Ops("tracer", TRACER))
     assert world.memory.text == before
 
 
@@ -841,7 +841,7 @@ def test_what_comes_when_the_cpus_run_again_is_not_read_back(protocol: ModuleTyp
     reads = world.memory.reads
     world.machine.on_resume = lambda: world.memory.take(device)
     with pytest.raises(ReadError, match="is a device"):
-        world.ftrace.register(User("tracer", TRACER))
+        world.ftrace.register(Ops("tracer", TRACER))
     assert world.memory.reads == reads + 3  # before the write
     assert len(world.bugs) == 1
 
@@ -855,8 +855,8 @@ def test_once_thrown_the_switch_refuses_everything_that_touches_code_and_says_wh
     world.memory.poke(READ, NOP)  # that all is well again does not matter
     before, reads, ftrace = bytes(world.memory.text), world.memory.reads, world.ftrace
     requests: list[Callable[[], None]] = [
-        lambda: ftrace.register(User("tracer", TRACER)),
-        lambda: ftrace.register(User("no site", TRACER, ("x",))),
+        lambda: ftrace.register(Ops("tracer", TRACER)),
+        lambda: ftrace.register(Ops("no site", TRACER, ("x",))),
         lambda: ftrace.unregister("tracer"),
         lambda: ftrace.make_nop(record),
         lambda: ftrace.make_call(record, TRACER),
@@ -906,19 +906,18 @@ def test_status_says_that_it_is_disabled_and_why() -> None:
 
 def test_a_program_runs_with_just_the_functions_that_are_traced(tmp_path: Path) -> None:
     built = images.build(tmp_path, flags=("-fno-pic", "-mfentry"), link=("-no-pie",))
-    module = module_file.read(str(built.image))
+    module = elf_module.read(str(built.image))
     (text,) = module.text
     mapping = maps.Mapping(text, "r-xp", module.identity.device, module.identity.inode)
     with ElfFile(str(built.image)) as file:
         ftrace = Ftrace(Modules(lambda: [mapping]), partial(modify_batch, file))
         ftrace.load(module)
         ftrace.live(module)
-        ftrace.register(User("counter", filter=("e*", re.compile("od+|work")), notrace=("even",)))
+        ftrace.register(Ops("counter", filter=("e*", re.compile("od+|work")), notrace=("even",)))
         file.commit()
     assert images.calls(built) == 3  # of work 1, of odd 2; twice and even are not traced
     states = {
-        point.symbol: point.code == point.call
-        for point in module_file.read(str(built.image)).points
+        point.symbol: point.code == point.call for point in elf_module.read(str(built.image)).points
     }
     assert states == {"work": True, "odd": True, "even": False, "twice": False}
 
@@ -930,7 +929,7 @@ def test_status_counts_sites_in_each_state_updates_and_changes() -> None:
     world = World()
     world.live(loaded_at(START))
     world.load(loaded_at(START + SIZE, "second"))
-    world.ftrace.register(User("tracer", TRACER, ("open",)))
+    world.ftrace.register(Ops("tracer", TRACER, ("open",)))
     status = world.ftrace.status()
     assert [
         (each.path, each.build_id, each.state, each.calls, each.nops, each.disabled)
@@ -964,7 +963,7 @@ def test_what_nmis_did_is_counted_by_the_protocol_and_told_by_status() -> None:
 
 
 @pytest.mark.parametrize("users", [[], [ONE], [ONE, TWO]])
-def test_planning_changes_nothing(users: list[User]) -> None:
+def test_planning_changes_nothing(users: list[Ops]) -> None:
     record = Record(loaded_at(START), loaded_at(START).points[0])
     before = (record.flags, record.users, record.code, record.target)
     records.plan(record, users, LIST, Flags.ENABLED)

@@ -19,16 +19,16 @@ from typing import NamedTuple
 
 import pytest
 
-from patcher import users
 from patcher.errors import NoModuleError, NoSiteError, PatchError
-from patcher.ftrace import Ftrace
-from patcher.mappings import Mapping, Range
+from patcher.ftrace import ops
+from patcher.ftrace.control import Ftrace
+from patcher.ftrace.mappings import Mapping, Range
+from patcher.ftrace.modules import Module, Modules, ModuleState
+from patcher.ftrace.records import Flags, Record
 from patcher.modify import Batch, modify_batch, modify_code
-from patcher.modules import Module, Modules, ModuleState
 from patcher.protocols import breakpoint as breakpoint_
 from patcher.protocols import nmi, stop_machine
 from patcher.protocols.machine import Machine
-from patcher.records import Flags, Record
 from tests.support.modules import CALL, NOP, SIZE, Memory, loaded_at, mapping_of
 from tests.support.reference_model import Model, RefusedError, Site, User
 
@@ -43,11 +43,11 @@ KINDS: tuple[tuple[bytes, int, tuple[tuple[int, str], ...]], ...] = (
 OFFSETS = sorted({at for _, _, sites in KINDS for at, _ in sites})
 # Each user as ftrace has it, and the functions it traces as the model has them.
 USERS = (
-    (users.User("all", START + 0x1000), "open read setup ioctl write close"),
-    (users.User("io", START + 0x2000, ("read", "write")), "read write"),
-    (users.User("quiet", START + 0x3000, notrace=("*e*",)), "ioctl"),
-    (users.User("linked", None, ("*o*",)), "open ioctl close"),
-    (users.User("far", 1 << 40, ("close",)), "close"),
+    (ops.Ops("all", START + 0x1000), "open read setup ioctl write close"),
+    (ops.Ops("io", START + 0x2000, ("read", "write")), "read write"),
+    (ops.Ops("quiet", START + 0x3000, notrace=("*e*",)), "ioctl"),
+    (ops.Ops("linked", None, ("*o*",)), "open ioctl close"),
+    (ops.Ops("far", 1 << 40, ("close",)), "close"),
 )
 WEIGHTS = {
     "load": 10, "live": 12, "free_init": 4, "going": 2, "unload": 4, "vanish": 0.5, "register": 14,
@@ -318,7 +318,7 @@ class Episode:
         self.model.memory[address - START : address - START + len(data)] = data
 
 
-def user_of(step: Step) -> tuple[users.User, User]:
+def user_of(step: Step) -> tuple[ops.Ops, User]:
     user, names = USERS[step.number % len(USERS)]
     return user, User(user.target, frozenset(names.split()))
 

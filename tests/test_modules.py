@@ -12,10 +12,10 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
-from patcher import module_file
 from patcher.errors import CompareError, ModuleError, NoModuleError, NoSiteError, StateError
-from patcher.mappings import Mapping, Range
-from patcher.modules import Kind, Module, ModuleState
+from patcher.ftrace import elf_module
+from patcher.ftrace.mappings import Mapping, Range
+from patcher.ftrace.modules import Kind, Module, ModuleState
 from recordmcount import x86
 from recordmcount.errors import FormatError
 from tests.support import command, images
@@ -364,8 +364,8 @@ def library(tmp_path: Path) -> Path:
 
 
 def test_a_module_is_read_from_its_file_and_moved_by_its_bias(library: Path) -> None:
-    module = module_file.read(str(library), START)
-    at_zero = module_file.read(str(library))
+    module = elf_module.read(str(library), START)
+    at_zero = elf_module.read(str(library))
     assert [point.address for point in module.points] == [
         point.address + START for point in at_zero.points
     ]
@@ -376,7 +376,7 @@ def test_a_module_is_read_from_its_file_and_moved_by_its_bias(library: Path) -> 
 
 
 def test_a_bias_is_added_as_the_processor_adds(library: Path) -> None:
-    down, up = (module_file.read(str(library), bias) for bias in (START - (1 << 64), START))
+    down, up = (elf_module.read(str(library), bias) for bias in (START - (1 << 64), START))
     assert (down.points, down.text) == (up.points, up.text)
 
 
@@ -392,7 +392,7 @@ def test_the_build_id_is_found_behind_notes_of_any_size(library: Path) -> None:
     images.write(library, offset, odd + gnu)
     images.write(library, header + 8, struct.pack("<Q", offset))  # p_offset
     images.write(library, header + 32, struct.pack("<Q", size))  # p_filesz
-    assert module_file.read(str(library)).identity.build_id.hex() == "12345678"
+    assert elf_module.read(str(library)).identity.build_id.hex() == "12345678"
 
 
 def test_its_identity_is_that_of_the_file(library: Path) -> None:
@@ -400,14 +400,14 @@ def test_its_identity_is_that_of_the_file(library: Path) -> None:
         note = ELFFile(stream).get_section_by_name(".note.gnu.build-id")
         assert isinstance(note, NoteSection)
         (build_id,) = (each["n_desc"] for each in note.iter_notes())
-    identity = module_file.read(str(library), START).identity
+    identity = elf_module.read(str(library), START).identity
     status = library.stat()
     assert identity.build_id.hex() == build_id
     assert (identity.device, identity.inode, identity.bias) == (
         status.st_dev, status.st_ino, START,
     )  # fmt: skip
     images.tool("objcopy", "--remove-section=.note.gnu.build-id", library)
-    assert module_file.read(str(library)).identity.build_id == b""
+    assert elf_module.read(str(library)).identity.build_id == b""
 
 
 def test_its_text_is_what_the_loader_maps_executable(library: Path) -> None:
@@ -417,11 +417,11 @@ def test_its_text_is_what_the_loader_maps_executable(library: Path) -> None:
             for each in ELFFile(stream).iter_segments("PT_LOAD")
             if each["p_flags"] & 1
         ]
-    assert list(module_file.read(str(library), START).text) == expected
+    assert list(elf_module.read(str(library), START).text) == expected
 
 
 def test_it_can_be_loaded_where_the_loader_mapped_it(library: Path) -> None:
-    module = module_file.read(str(library), START)
+    module = elf_module.read(str(library), START)
     registry = Space()
     start, end = module.text[0]
     mapping = Mapping(
@@ -441,39 +441,39 @@ def test_an_i386_program_is_a_module_too(flags: tuple[str, ...], tmp_path: Path)
     assert command.run("recordmcount", work).status == 0
     main = images.compile_object(tmp_path, "main", images.MAIN, "gcc", *flags)
     images.tool("gcc", "-o", tmp_path / "image", work, main, *link)
-    module = module_file.read(str(tmp_path / "image"))
+    module = elf_module.read(str(tmp_path / "image"))
     assert module.machine == x86.EM_386
     assert {name for point in module.points for name in point.names} == images.WORK_FUNCTIONS
 
 
 def test_a_file_with_a_foreign_site_is_no_module(library: Path) -> None:
     offset, vaddr, _ = images.section(library, ".text")
-    site = module_file.read(str(library)).points[0].address
+    site = elf_module.read(str(library)).points[0].address
     images.write(library, site - vaddr + offset, b"\xcc")
     with pytest.raises(CompareError, match="neither a call nor a NOP"):
-        module_file.read(str(library))
+        elf_module.read(str(library))
 
 
 def test_a_site_turned_off_in_the_file_is_a_nop_that_knows_its_call(library: Path) -> None:
-    module = module_file.read(str(library))
+    module = elf_module.read(str(library))
     offset, vaddr, _ = images.section(library, ".text")
     for point in module.points:
         images.write(library, point.address - vaddr + offset, point.nop)
-    assert module_file.read(str(library)).points == tuple(
+    assert elf_module.read(str(library)).points == tuple(
         point._replace(code=point.nop) for point in module.points
     )
 
 
 def test_what_is_no_file_or_has_no_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoSiteError, match="not a regular file"):
-        module_file.read(str(tmp_path))
+        elf_module.read(str(tmp_path))
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(NoSiteError, match="not a regular file"):
-        module_file.read(str(tmp_path / "fifo"))
+        elf_module.read(str(tmp_path / "fifo"))
     with pytest.raises(FormatError, match="no __mcount_loc table"):
-        module_file.read("/bin/true")
+        elf_module.read("/bin/true")
     with pytest.raises(FileNotFoundError):
-        module_file.read(str(tmp_path / "missing"))
+        elf_module.read(str(tmp_path / "missing"))
 
 
 def test_the_bytes_of_the_examples_are_what_they_say() -> None:

@@ -17,14 +17,14 @@ from patcher.errors import (
     StateError,
     WriteError,
 )
-from patcher.ftrace import Ftrace
+from patcher.ftrace.control import Ftrace
+from patcher.ftrace.modules import Modules
+from patcher.ftrace.ops import Ops
 from patcher.memory.buffer import Buffer
 from patcher.modify import Batch, Change
-from patcher.modules import Modules
 from patcher.protocols import breakpoint as int3
 from patcher.protocols import nmi, stop_machine
 from patcher.protocols.machine import Machine
-from patcher.users import User
 from recordmcount import x86
 from tests.support import modules
 
@@ -215,7 +215,7 @@ def test_ftrace_writes_by_any_of_them(protocol: ModuleType) -> None:
     ftrace.load(module)
     assert {memory.read(point.address, 5) for point in module.points} == {NOP}
     ftrace.live(module)
-    ftrace.register(User("all"))
+    ftrace.register(Ops("all"))
     assert {memory.read(point.address, 5) for point in module.points} == {CALL}
 
 

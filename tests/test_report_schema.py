@@ -11,7 +11,7 @@ import pytest
 from fixtures.build import build
 from fixtures.manifest import Fixture
 from recordmcount.errors import RecordError
-from recordmcount.report import JSON_VERSION, SCHEMA, FileReport, as_json, examine
+from recordmcount.report.command import JSON_VERSION, SCHEMA, FileReport, as_json, examine
 from tests.support.matrix import each_fixture
 
 SCHEMA_JSON = json.loads(SCHEMA.read_text())

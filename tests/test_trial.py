@@ -1,4 +1,4 @@
-"""`patcher.trial` on the processor that runs this test."""
+"""`patcher.cpu.trial` on the processor that runs this test."""
 
 import resource
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from patcher import trial
+from patcher.cpu import trial
 from recordmcount import x86
 from tests.support import command
 from tests.support.assembly import assembled
@@ -110,7 +110,7 @@ def children() -> set[str]:
 # A seccomp filter, as hardened services have one: no mapping both writable and executable.
 UNDER_A_STRICT_SYSTEM = """
 import ctypes, struct
-from patcher import cpu, trial
+from patcher.cpu import nop_family, trial
 load, alu_and, jump_equal, answer = 0x20, 0x54, 0x15, 0x06
 nr, third_argument = 0, 32
 mmap, write_and_exec, allow, refuse_eacces = 9, 6, 0x7FFF0000, 0x0005000D
@@ -125,7 +125,7 @@ no_new_privileges, set_seccomp, filter_mode = 38, 22, 2
 prctl = ctypes.CDLL(None).prctl
 assert prctl(no_new_privileges, 1, 0, 0, 0) == 0
 assert prctl(set_seccomp, filter_mode, header, 0, 0) == 0
-print(cpu.at_hand())
+print(nop_family.at_hand())
 trial.executes([b"\\x90"])
 """
 

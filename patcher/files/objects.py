@@ -21,7 +21,7 @@ from recordmcount.sites.relocatable import Group
 from recordmcount.sites.single import Relocation
 from recordmcount.sites.state import State
 
-from .touching import touched
+from .overlaps import touched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

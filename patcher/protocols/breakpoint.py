@@ -26,7 +26,7 @@ from patcher.errors import CompareError, StandingError
 from patcher.modify import Batch, Change
 from recordmcount.x86 import INT3
 
-from .inside import not_one_instruction, refuse_inside
+from .instruction_pointers import not_one_instruction, refuse_inside
 from .machine import Machine
 from .steps import Add, Load, Read, ReadBack, Steps, Sync, Verify, Write, run
 

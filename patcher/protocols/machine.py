@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from threading import Condition
 
-from patcher.memory import TextMemory
+from patcher.memory.text_memory import TextMemory
 
 Value = int | bytes
 Int3Handler = Callable[[int], int | None]

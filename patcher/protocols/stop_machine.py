@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from patcher.modify import Batch
 
-from .inside import not_one_instruction, refuse_inside
+from .instruction_pointers import not_one_instruction, refuse_inside
 from .machine import Machine
 from .steps import ReadBack, Resume, Steps, Stop, Verify, Write, run
 

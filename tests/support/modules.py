@@ -11,9 +11,9 @@ All addresses are run-time addresses.
 from datetime import UTC, datetime, timedelta
 
 from patcher.errors import ReadError, WriteError
-from patcher.mappings import Mapping, Range
+from patcher.ftrace.mappings import Mapping, Range
+from patcher.ftrace.modules import Identity, Kind, Module, Modules, Point
 from patcher.memory.buffer import Buffer
-from patcher.modules import Identity, Kind, Module, Modules, Point
 from recordmcount.x86 import EM_X86_64
 
 DEVICE = 0x801

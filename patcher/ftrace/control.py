@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
 
+from patcher.errors import DisabledError, NoModuleError, NoSiteError, ReadError, StateError
+from patcher.modify import Batch
+
 from . import mappings as maps
 from . import records
 from .bug import Bug
-from .errors import DisabledError, NoModuleError, NoSiteError, ReadError, StateError
 from .mappings import Range
-from .modify import Batch
 from .modules import Kind, Module, Modules, ModuleState
+from .ops import Ops
 from .records import Flags, Record, Update, Verb
-from .users import User
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Ftrace:
 
     A site with several users calls `dispatcher`, a run-time address; None leaves its call as
     linked. `nops` has NOPs by length in bytes that the processor prefers to the files' own, as
-    `x86.NOP_FAMILIES[cpu.at_hand()]`. `report` is given the one bug; `statistics` are what the
+    `x86.NOP_FAMILIES[nop_family.at_hand()]`. `report` is given the one bug; `statistics` are what the
     protocol's machine counts under the kernel's names.
 
     What is switched by hand stays so until users come or go: then they decide again. Not for more
@@ -104,7 +105,7 @@ class Ftrace:
         self._statistics = statistics
         self._bug: Bug | None = None
         self._records: dict[Module, dict[int, Record]] = {}
-        self._users: dict[str, User] = {}
+        self._ops: dict[str, Ops] = {}
         self._updates = self._changes = 0
 
     # --- modules ------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ class Ftrace:
         updates: list[Update] = []
         if self._bug is None and self.modules.states.get(module) is ModuleState.COMING:
             here = self._records[module].values()
-            updates = list(self._plan(here, self._users.values(), clear=Flags.DISABLED))
+            updates = list(self._plan(here, self._ops.values(), clear=Flags.DISABLED))
         try:
             self._apply(updates)
         except BaseException:
@@ -171,23 +172,23 @@ class Ftrace:
 
     # --- users --------------------------------------------------------------------------------
 
-    def register(self, user: User) -> None:
+    def register(self, user: Ops) -> None:
         """From now on `user` traces what it is for, in modules that come later as well.
 
         Raises StateError if there is one of its name, ReachError if its target does not reach;
         then nothing has changed.
         """
         self._refuse_if_disabled()
-        if user.name in self._users:
+        if user.name in self._ops:
             raise StateError(user.name, "is registered already")
-        self._set_users({**self._users, user.name: user})
+        self._set_ops({**self._ops, user.name: user})
 
     def unregister(self, name: str) -> None:
         """From now on the user of this name traces nothing. Raises StateError if there is none."""
         self._refuse_if_disabled()
-        if name not in self._users:
+        if name not in self._ops:
             raise StateError(name, "is not registered")
-        self._set_users({key: user for key, user in self._users.items() if key != name})
+        self._set_ops({key: user for key, user in self._ops.items() if key != name})
 
     # --- by hand ------------------------------------------------------------------------------
 
@@ -234,7 +235,7 @@ class Ftrace:
         return Status(
             self._bug,
             tuple(modules),
-            tuple(self._users),
+            tuple(self._ops),
             sum(module.calls for module in modules),
             sum(module.nops for module in modules),
             sum(module.disabled for module in modules),
@@ -255,19 +256,19 @@ class Ftrace:
 
     # --- updates ------------------------------------------------------------------------------
 
-    def _set_users(self, users: dict[str, User]) -> None:
+    def _set_ops(self, users: dict[str, Ops]) -> None:
         everything = (record for here in self._records.values() for record in here.values())
         self._apply(list(self._plan(everything, users.values())))
-        self._users = users
+        self._ops = users
 
     def _plan(
-        self, all_records: Iterable[Record], users: Iterable[User], clear: Flags = Flags.NONE
+        self, all_records: Iterable[Record], users: Iterable[Ops], clear: Flags = Flags.NONE
     ) -> Iterator[Update]:
         """What becomes of the records, once the flags `clear` are cleared, if these are the users.
 
         Whoever traces one function traces it for its names, so that is found out once for each.
         """
-        tracing: dict[tuple[str, ...], list[User]] = {}
+        tracing: dict[tuple[str, ...], list[Ops]] = {}
         users = list(users)
         for record in all_records:
             flags = record.flags & ~clear

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from . import mcount_loc, x86
-from .arguments import Parser
-from .console import printable, say
-from .elf import archive, filetype, segments
-from .elf import object as elf
-from .elf.object import Object
-from .errors import FormatError, RecordError, UnrecognizedError
-from .sites import linked, relocatable
-from .sites.state import State
+from recordmcount import mcount_loc, x86
+from recordmcount.arguments import Parser
+from recordmcount.console import printable, say
+from recordmcount.elf import archive, filetype, segments
+from recordmcount.elf import object as elf
+from recordmcount.elf.object import Object
+from recordmcount.errors import FormatError, RecordError, UnrecognizedError
+from recordmcount.sites import linked, relocatable
+from recordmcount.sites.state import State
 
 JSON_VERSION = 1
 SCHEMA = Path(__file__).with_name("report.schema.json")

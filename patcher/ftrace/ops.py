@@ -13,7 +13,7 @@ Pattern = str | re.Pattern[str]
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class Ops:
     """One tracer.
 
     It traces each function that matches one of `filter`, or every function if that is empty, but
@@ -33,7 +33,7 @@ class User:
         return not _match(self.notrace, names)
 
 
-def target_of(users: Sequence[User], dispatcher: int | None) -> int | None:
+def target_of(users: Sequence[Ops], dispatcher: int | None) -> int | None:
     """What a site that `users` trace calls: the one user's target, or for several the dispatcher.
 
     The dispatcher is what the kernel calls ftrace_ops_list_func: it calls each of them in turn.

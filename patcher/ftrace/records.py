@@ -9,11 +9,11 @@ from enum import Flag, StrEnum, auto
 from types import MappingProxyType
 from typing import NamedTuple
 
+from patcher.errors import ReachError
 from recordmcount import x86
 
-from .errors import ReachError
 from .modules import Kind, Module, Point
-from .users import User, target_of
+from .ops import Ops, target_of
 
 FILES_OWN: Mapping[int, bytes] = MappingProxyType({})
 
@@ -107,7 +107,7 @@ class Update(NamedTuple):
         record.code, record.target = self.code, self.target
 
 
-def verb(record: Record, users: Sequence[User], dispatcher: int | None, flags: Flags) -> Verb:
+def verb(record: Record, users: Sequence[Ops], dispatcher: int | None, flags: Flags) -> Verb:
     """What must be done with a site in state `flags` that exactly `users` trace."""
     if Flags.DISABLED in flags:
         return Verb.IGNORE
@@ -119,7 +119,7 @@ def verb(record: Record, users: Sequence[User], dispatcher: int | None, flags: F
     return Verb.IGNORE if is_right else Verb.MODIFY_CALL
 
 
-def plan(record: Record, users: Sequence[User], dispatcher: int | None, flags: Flags) -> Update:
+def plan(record: Record, users: Sequence[Ops], dispatcher: int | None, flags: Flags) -> Update:
     """The update of a site in state `flags` that exactly `users` trace.
 
     Raises ReachError if its new call does not reach.

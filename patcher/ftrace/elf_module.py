@@ -8,18 +8,16 @@ import os
 from collections.abc import Iterator, Sequence
 from stat import S_ISREG
 
+from patcher.errors import CompareError, NoSiteError
 from recordmcount.elf import object as elf
+from recordmcount.elf.notes import build_id
 from recordmcount.elf.segments import PF_X, PT_LOAD, LoadView
 from recordmcount.sites import linked
 from recordmcount.sites.linked import Site
 from recordmcount.x86 import ADDRESS_BITS
 
-from .errors import CompareError, NoSiteError
 from .mappings import Range
 from .modules import Identity, Module, Point
-
-PT_NOTE = 4
-NT_GNU_BUILD_ID = 3
 
 
 def read(path: str, bias: int = 0, names: Sequence[str] = ()) -> Module:
@@ -46,30 +44,6 @@ def read(path: str, bias: int = 0, names: Sequence[str] = ()) -> Module:
         )
     finally:
         os.close(fd)
-
-
-def build_id(view: LoadView) -> bytes:
-    """The descriptor of the NT_GNU_BUILD_ID note, empty if the loaded file has none."""
-    for segment in view.segments:
-        if segment.type == PT_NOTE:
-            notes = view.obj.read(segment.offset, segment.filesz, "the notes")
-            for name, kind, descriptor in _notes(notes):
-                if (name, kind) == (b"GNU\0", NT_GNU_BUILD_ID):
-                    return descriptor
-    return b""
-
-
-def _notes(notes: bytes) -> Iterator[tuple[bytes, int, bytes]]:
-    """(name, type, descriptor) of each; name and descriptor are padded to 4 bytes (gABI)."""
-    at = 0
-    while at + 12 <= len(notes):
-        name_size, size, kind = (
-            int.from_bytes(notes[field : field + 4], "little") for field in (at, at + 4, at + 8)
-        )
-        name_at = at + 12
-        at = name_at + (name_size + 3 & ~3)
-        yield notes[name_at : name_at + name_size], kind, notes[at : at + size]
-        at += size + 3 & ~3
 
 
 def _text(view: LoadView, bias: int) -> Iterator[Range]:

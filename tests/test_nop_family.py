@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 
 import pytest
 
-from patcher import cpu
+from patcher.cpu import nop_family
 from recordmcount import x86
 
 
@@ -62,13 +62,13 @@ ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd\nCPU implementer\
          "Geode", "K6", "Pentium", "ARM", "no text", "no processor", "odd family", "garbage"],
 )  # fmt: skip
 def test_what_a_machine_should_execute(machine: str, families: list[str]) -> None:
-    assert cpu.candidates(machine) == families
+    assert nop_family.candidates(machine) == families
 
 
 def test_a_family_is_a_candidate_only_if_it_is_one_for_every_processor() -> None:
-    assert cpu.candidates(XEON + XEON) == ["p6", "k8", "jump"]
-    assert cpu.candidates(OPTERON + ATHLON) == ["k8", "jump"]
-    assert cpu.candidates(XEON + C3 + XEON) == ["jump"]
+    assert nop_family.candidates(XEON + XEON) == ["p6", "k8", "jump"]
+    assert nop_family.candidates(OPTERON + ATHLON) == ["k8", "jump"]
+    assert nop_family.candidates(XEON + C3 + XEON) == ["jump"]
 
 
 class Processor:
@@ -84,10 +84,10 @@ class Processor:
 
 
 def test_the_best_candidate_that_is_executed_is_chosen() -> None:
-    assert cpu.choose(XEON, Processor("p6", "k8", "jump").executes) == "p6"
-    assert cpu.choose(XEON, Processor("k8", "jump").executes) == "k8"
-    assert cpu.choose(XEON, Processor().executes) == "jump"
-    assert cpu.choose(ATHLON, Processor("p6", "k8").executes) == "k8"
+    assert nop_family.choose(XEON, Processor("p6", "k8", "jump").executes) == "p6"
+    assert nop_family.choose(XEON, Processor("k8", "jump").executes) == "k8"
+    assert nop_family.choose(XEON, Processor().executes) == "jump"
+    assert nop_family.choose(ATHLON, Processor("p6", "k8").executes) == "k8"
 
 
 @pytest.mark.parametrize("length", range(3, 16))
@@ -95,12 +95,12 @@ def test_a_family_of_which_one_nop_fails_is_not_chosen(length: int) -> None:
     """Virtual PC executes some forms of nopl and not others."""
     processor = Processor("p6", "k8")
     processor.known.remove(x86.NOPS[length])
-    assert cpu.choose(XEON, processor.executes) == "k8"
+    assert nop_family.choose(XEON, processor.executes) == "k8"
 
 
 def test_what_should_not_be_executed_is_not_even_tried() -> None:
     processor = Processor("p6", "k8", "jump")
-    assert cpu.choose(C3, processor.executes) == "jump"
+    assert nop_family.choose(C3, processor.executes) == "jump"
     assert processor.tried == []
 
 
@@ -108,9 +108,9 @@ def test_where_nothing_can_be_tried_it_is_the_jump() -> None:
     def refuse(_: Iterable[bytes]) -> bool:
         raise PermissionError
 
-    assert cpu.choose(XEON, refuse) == "jump"
+    assert nop_family.choose(XEON, refuse) == "jump"
 
 
 def test_the_processor_at_hand_is_asked_and_tried() -> None:
     """Every x86-64 Linux claims nopl, and every x86-64 processor has it."""
-    assert cpu.at_hand() == "p6"
+    assert nop_family.at_hand() == "p6"

@@ -14,10 +14,10 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
+from patcher.errors import ModuleError, NoModuleError, NoSiteError, StateError
 from recordmcount import x86
 
 from . import mappings as maps
-from .errors import ModuleError, NoModuleError, NoSiteError, StateError
 from .mappings import Range
 
 

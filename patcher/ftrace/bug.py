@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from errno import errorcode
 from typing import Self
 
-from .errors import PatchError
+from patcher.errors import PatchError
+
 from .records import Flags, Update
 
 
@@ -73,6 +74,6 @@ class Bug:
         ]
 
     def _decoded(self, code: bytes) -> str:
-        from .disassembly import disassemble  # slow to import, rarely needed
+        from patcher.disassembly import disassemble  # slow to import, rarely needed
 
         return f"{code.hex(' ')}  {disassemble(code, self.address or 0, self.machine)}"

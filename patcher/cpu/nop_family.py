@@ -1,6 +1,6 @@
 """Which family of NOPs the processors at hand execute: by their features, then by trial.
 
-    Ftrace(..., nops=x86.NOP_FAMILIES[cpu.at_hand()])
+    Ftrace(..., nops=x86.NOP_FAMILIES[nop_family.at_hand()])
 
 Files hold NOPs of the first family, which tell by their operands what they stand for; in memory
 it is known.

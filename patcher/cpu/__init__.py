@@ -1,0 +1,1 @@
+"""Which NOPs the processors at hand execute."""

@@ -1,0 +1,37 @@
+"""The notes of a linked file: which build it is.
+
+(gABI, "Note Section"; NT_GNU_BUILD_ID as all linkers write it.) Not on the recording path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .segments import LoadView
+
+PT_NOTE = 4
+NT_GNU_BUILD_ID = 3
+
+
+def build_id(view: LoadView) -> bytes:
+    """The descriptor of the NT_GNU_BUILD_ID note, empty if the loaded file has none."""
+    for segment in view.segments:
+        if segment.type == PT_NOTE:
+            notes = view.obj.read(segment.offset, segment.filesz, "the notes")
+            for name, kind, descriptor in _notes(notes):
+                if (name, kind) == (b"GNU\0", NT_GNU_BUILD_ID):
+                    return descriptor
+    return b""
+
+
+def _notes(notes: bytes) -> Iterator[tuple[bytes, int, bytes]]:
+    """(name, type, descriptor) of each; name and descriptor are padded to 4 bytes (gABI)."""
+    at = 0
+    while at + 12 <= len(notes):
+        name_size, size, kind = (
+            int.from_bytes(notes[field : field + 4], "little") for field in (at, at + 4, at + 8)
+        )
+        name_at = at + 12
+        at = name_at + (name_size + 3 & ~3)
+        yield notes[name_at : name_at + name_size], kind, notes[at : at + size]
+        at += size + 3 & ~3

@@ -1,0 +1,1 @@
+"""`recordmcount report`: what people read of call sites, as text or JSON."""
