@@ -11,7 +11,7 @@ from typing import Any
 
 from recordmcount.elf.object import Object
 from recordmcount.errors import RecordError
-from recordmcount.report.command import identify
+from recordmcount.report.document import identify
 from recordmcount.sites.state import State
 
 from .errors import PatchError

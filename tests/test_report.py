@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from recordmcount.report.command import SCHEMA
+from recordmcount.report.json import SCHEMA
 from tests.support import command, images
 from tests.support.command import ROOT, Finished
 from tests.support.elf_builder import (

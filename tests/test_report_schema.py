@@ -11,7 +11,8 @@ import pytest
 from fixtures.build import build
 from fixtures.manifest import Fixture
 from recordmcount.errors import RecordError
-from recordmcount.report.command import JSON_VERSION, SCHEMA, FileReport, as_json, examine
+from recordmcount.report.document import FileReport, examine
+from recordmcount.report.json import JSON_VERSION, SCHEMA, as_json
 from tests.support.matrix import each_fixture
 
 SCHEMA_JSON = json.loads(SCHEMA.read_text())

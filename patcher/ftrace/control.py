@@ -75,8 +75,8 @@ class Ftrace:
 
     A site with several users calls `dispatcher`, a run-time address; None leaves its call as
     linked. `nops` has NOPs by length in bytes that the processor prefers to the files' own, as
-    `x86.NOP_FAMILIES[nop_family.at_hand()]`. `report` is given the one bug; `statistics` are what the
-    protocol's machine counts under the kernel's names.
+    `x86.NOP_FAMILIES[nop_family.at_hand()]`. `report` is given the one bug; `statistics` are what
+    the protocol's machine counts under the kernel's names.
 
     What is switched by hand stays so until users come or go: then they decide again. Not for more
     than one thread at a time.

@@ -1,0 +1,153 @@
+"""What `recordmcount report` tells of files, as plain values: read from them, rendered elsewhere."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from recordmcount import mcount_loc, x86
+from recordmcount.elf import archive, filetype, segments
+from recordmcount.elf import object as elf
+from recordmcount.elf.object import Object
+from recordmcount.errors import FormatError, RecordError, UnrecognizedError
+from recordmcount.sites import linked, relocatable
+from recordmcount.sites.state import State
+
+# An executable that can be loaded anywhere is a shared object that says so (since glibc 2.26).
+DT_FLAGS_1, DF_1_PIE = 0x6FFFFFFB, 0x08000000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One site. `position` is a section offset in objects, else a link-time virtual address.
+
+    `function_offset` is the distance in bytes to the first byte of `function`, 0 without one.
+    `kind` is the form of the call and `reason` what is wrong with the site; both may be empty.
+    """
+
+    function: str | None
+    function_offset: int
+    section: str
+    position: int
+    kind: str
+    code: bytes
+    state: State
+    recorded: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """One file, or one member of an archive.
+
+    `type` is "object", "executable", "PIE" or "shared object"; `bits` 32 or 64; `machine`
+    "x86-64", "x32" or "i386". `rows` are in the order of section and offset, or of address.
+    `dead` counts table entries that name no place, `repeated` those beyond the first for one.
+    """
+
+    path: str
+    type: str
+    bits: int
+    machine: str
+    has_table: bool
+    rows: tuple[Row, ...] = ()
+    dead: int = 0
+    repeated: int = 0
+
+    @property
+    def position(self) -> str:
+        """What a row's position is: "offset" (in the section) or "address" (link-time)."""
+        return "offset" if self.type == "object" else "address"
+
+
+def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[FileReport | RecordError]:
+    """The report of a file or, for an archive, of each object in it; or why there is none."""
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise FormatError(path, "not a regular file")
+            content = _Content(status.st_size, lambda at, size: os.pread(file.fileno(), size, at))
+            if content.read(0, 8) != filetype.ARCHIVE_MAGIC:
+                yield _examine_object(path, content, names)
+                return
+            for name, member in archive.members(path, content.read(0, content.size)):
+                if member.startswith((b"\x7fELF", *filetype.BITCODE_MAGIC)):
+                    yield _examine_object(f"{path}({name})", _in_memory(member), names)
+    except RecordError as error:
+        yield error
+    except IsADirectoryError:
+        yield FormatError(path, "not a regular file")
+    except OSError as error:
+        yield RecordError(path, error.strerror or str(error))
+
+
+class _Content(NamedTuple):
+    """The bytes of a file or of a member: how many, and `read(offset, size)`."""
+
+    size: int
+    read: Callable[[int, int], bytes]
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a FIFO as well, at once, to say that it is no regular file."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _in_memory(content: bytes) -> _Content:
+    return _Content(len(content), lambda at, size: content[at : at + size])
+
+
+def _examine_object(
+    path: str, content: _Content, names: tuple[str, ...]
+) -> FileReport | RecordError:
+    try:
+        filetype.refuse_others(path, content.read(0, 8))
+        return _report(Object(path, *content), names)
+    except UnrecognizedError:  # in the words of the kernel's tool, which nobody here compares
+        is_elf = content.read(0, 4) == b"\x7fELF"
+        return FormatError(path, "not for x86" if is_elf else "not an ELF file")
+    except RecordError as error:
+        return error
+
+
+def _report(obj: Object, names: tuple[str, ...]) -> FileReport:
+    identity = (obj.path, *identify(obj))
+    if obj.type == elf.ET_REL:
+        filetype.refuse_slim_lto(obj)
+        listing = relocatable.read(obj, names)
+        rows = tuple(_row(site, site.offset, site.recorded) for site in listing.sites)
+        return FileReport(*identity, listing.has_table, rows, listing.dead, listing.repeated)
+    if obj.headers and not obj.named(mcount_loc.NAME):
+        return FileReport(*identity, has_table=False)
+    image = linked.read(obj, names)
+    rows = tuple(_row(site, site.vaddr, recorded=True) for site in image.sites)
+    return FileReport(*identity, True, rows, image.dead, image.repeated)
+
+
+def _row(site: relocatable.Site | linked.Site, position: int, recorded: bool) -> Row:
+    return Row(
+        site.function, site.function_offset, site.section, position, site.form, site.code,
+        site.state, recorded, site.reason,
+    )  # fmt: skip
+
+
+def identify(obj: Object) -> tuple[str, int, str]:
+    """The `type`, `bits` and `machine` of a FileReport; FormatError for what has no such type."""
+    bits = 64 if obj.layout.is_64 else 32
+    machine = "i386" if obj.machine == x86.EM_386 else "x86-64" if bits == 64 else "x32"
+    return _type(obj), bits, machine
+
+
+def _type(obj: Object) -> str:
+    if obj.type == elf.ET_REL:
+        return "object"
+    if obj.type == elf.ET_EXEC:
+        return "executable"
+    if obj.type == elf.ET_DYN:
+        flags = segments.LoadView(obj).dynamic.get(DT_FLAGS_1, 0)
+        return "PIE" if flags & DF_1_PIE else "shared object"
+    raise FormatError(obj.path, "neither an object nor a linked file")
