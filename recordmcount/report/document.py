@@ -1,4 +1,4 @@
-"""What `recordmcount report` tells of files, as plain values: read from them, rendered elsewhere."""
+"""What `recordmcount report` tells of files, as plain values; how it looks is decided elsewhere."""
 
 from __future__ import annotations
 
