@@ -2,12 +2,14 @@
 
 from errno import EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOEXEC, EPERM, ERANGE
 
+from recordmcount.errors import Error
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import ClassVar
 
 
-class PatchError(Exception):
+class PatchError(Error):
     """Code was not patched; nothing was written unless the message says so.
 
     `path` is the file, `what` the reason in plain words. Where the fault lies at one site,
@@ -31,8 +33,6 @@ class PatchError(Exception):
         expected: tuple[bytes, ...] = (),
     ) -> None:
         super().__init__(path, what)
-        self.path = path
-        self.what = what
         self.address = address
         self.symbol = symbol
         self.actual = actual

@@ -9,9 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from recordmcount.errors import RecordError
+    from recordmcount.errors import Error
 
-    from .errors import PatchError
     from .files.sites import Site, SiteTable
     from .files.switch import Plan
 
@@ -45,6 +44,6 @@ def relocation_types(site: "Site", state: State) -> list[str]:
     return types if state is State.NOP else types[::-1]
 
 
-def in_words(path: str, error: "PatchError | RecordError | OSError") -> str:
+def in_words(path: str, error: "Error | OSError") -> str:
     """The one line that a person reads."""
     return f"{path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)

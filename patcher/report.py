@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recordmcount.elf.object import Object
-from recordmcount.errors import RecordError
+from recordmcount.errors import Error
 from recordmcount.report.document import identify
 from recordmcount.sites.state import State
 
@@ -50,11 +50,14 @@ def switch_json(obj: Object, plan: Plan) -> dict[str, Any]:
     }
 
 
-def error_json(path: str, error: PatchError | RecordError | OSError) -> dict[str, Any]:
+def error_json(path: str, error: Error | OSError) -> dict[str, Any]:
     """What went wrong with the file at `path`; a file that is no sound ELF is ENOEXEC."""
-    number = ENOEXEC if isinstance(error, RecordError) else error.errno or EIO
+    number = ENOEXEC
     site: dict[str, Any] = {"address": None, "symbol": None, "actual": None, "expected": []}
-    if isinstance(error, PatchError):
+    if isinstance(error, OSError):
+        number = error.errno or EIO
+    elif isinstance(error, PatchError):
+        number = error.errno
         site["address"] = error.address
         site["symbol"] = error.symbol or None
         site["actual"] = error.actual.hex() or None

@@ -1,20 +1,32 @@
-"""What can go wrong while recording: one root, so that a caller needs one `except`."""
+"""What can go wrong: one root for both packages, so that a caller needs one `except`."""
 
 
-class RecordError(Exception):
-    """A file could not be recorded; the file is as it was.
+class Error(Exception):
+    """Something is wrong with the file or memory `path`; `what` says what, in plain words.
 
-    `path` is the file (`archive.a(member.o)` for a member), `what` the reason in plain words.
+    `path` is `archive.a(member.o)` for a member. `str()` is the line that a person reads.
+    """
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(path, what)
+        self.path = path
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+class RecordError(Error):
+    """A file could not be read or recorded; the file is as it was.
+
     Where the fault lies inside a section, `section` is its name and `offset` a section offset
-    in bytes. `str()` is the line a person reads: `path: section+0xoffset: what`.
+    in bytes. `str()` is then `path: section+0xoffset: what`.
     """
 
     def __init__(
         self, path: str, what: str, section: str | None = None, offset: int | None = None
     ) -> None:
-        super().__init__(path, what, section, offset)
-        self.path = path
-        self.what = what
+        super().__init__(path, what)
         self.section = section
         self.offset = offset
 
@@ -38,7 +50,7 @@ class OutputError(RecordError):
 
 
 def place(section: str | None, offset: int | None) -> str:
-    """`section+0xoffset: ` as far as it is known, for the front of a message."""
+    """Return `section+0xoffset: ` as far as it is known, for the front of a message."""
     if section is None:
         return ""
     return f"{section}: " if offset is None else f"{section}+{offset:#x}: "
