@@ -1,6 +1,7 @@
 """`patcher nop|call|status` on relocatable objects: code and relocation change, and come back."""
 
 import random
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -296,7 +297,8 @@ def test_sections_that_share_bytes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.o"
     path.write_bytes(elf.patch("sections[.strtab].sh_offset", 0x41))
     original = path.read_bytes()
-    assert "sections overlap at 0x41" in refused("nop", path)
+    said = refused("nop", path).rstrip()
+    assert re.search(r": section \d and section \d overlap at file offset 0x41$", said)
     assert path.read_bytes() == original
 
 

@@ -169,7 +169,7 @@ def test_a_section_that_lies_over_a_header_is_not_made_nops(tmp_path: Path) -> N
     path = tmp_path / "x.o"
     path.write_bytes(contents)
     assert record_file(path).err == [
-        f"{path}: sections overlap at file offset 0x8",
+        f"{path}: the ELF header and section 1 overlap at file offset 0x8",
         f"{path}: failed",
     ]
     assert path.read_bytes() == contents

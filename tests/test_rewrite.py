@@ -10,8 +10,8 @@ import pytest
 from patcher.errors import CompareError, ReadError
 from patcher.files.rewrite import rewrite
 from patcher.memory.elffile import ElfFile
+from patcher.memory.spans import Span
 from patcher.modify import Batch, Change
-from recordmcount.elf.segments import Segment
 from recordmcount.errors import FormatError
 from tests.support.images import build
 
@@ -21,14 +21,14 @@ def program(tmp_path: Path) -> Path:
     return build(tmp_path, flags=["-mfentry", "-fno-pic"]).image
 
 
-def text_of(file: ElfFile) -> Segment:
-    (segment,) = file.segments
-    return segment
+def text_of(file: ElfFile) -> Span:
+    (span,) = file.spans
+    return span
 
 
 def flipped(file: ElfFile, *places: int, size: int = 5) -> Batch:
     """Changes of the `size` bytes at these distances from the first byte of code: all bits."""
-    start = text_of(file).vaddr
+    start = text_of(file).address
     olds = {start + place: file.read(start + place, size) for place in places}
     return Batch.of(
         Change(vaddr, old, bytes(byte ^ 0xFF for byte in old)) for vaddr, old in olds.items()
@@ -43,7 +43,7 @@ def test_only_the_sites_change_wherever_the_file_is_cut(
     original = program.read_bytes()
     with ElfFile(str(program)) as file:
         text = text_of(file)
-        places = [0, 5, 17, 100, text.filesz - 5]
+        places = [0, 5, 17, 100, text.size - 5]
         rewrite(file, flipped(file, *places))
         expected = bytearray(original)
         for place in places:
@@ -75,7 +75,7 @@ def test_one_site_with_other_bytes_and_no_file_is_written(
         batch.old = [batch.old[0], batch.old[1], b"other"]
         with pytest.raises(CompareError) as caught:
             rewrite(file, batch, out and str(tmp_path / out))
-        assert caught.value.address == text_of(file).vaddr + 64
+        assert caught.value.address == text_of(file).address + 64
         assert caught.value.actual == file.read(caught.value.address, 5)
     assert caught.value.errno == errno.EINVAL
     assert program.read_bytes() == original
@@ -86,7 +86,7 @@ def test_one_site_with_other_bytes_and_no_file_is_written(
 def test_what_is_not_code_of_the_file_is_efault(program: Path, distance: int) -> None:
     original = program.read_bytes()
     with ElfFile(str(program)) as file:
-        outside = text_of(file).vaddr + distance
+        outside = text_of(file).address + distance
         batch = Batch.of([*flipped(file, 64), Change(outside, bytes(5), b"other")])
         with pytest.raises(ReadError) as caught:
             rewrite(file, batch)
@@ -98,8 +98,8 @@ def test_a_site_that_ends_behind_the_code_is_refused(program: Path) -> None:
     original = program.read_bytes()
     with ElfFile(str(program)) as file:
         text = text_of(file)
-        old = original[text.offset + text.filesz - 2 :][:5]
-        batch = Batch.of([Change(text.vaddr + text.filesz - 2, old, b"other")])
+        old = original[text.offset + text.size - 2 :][:5]
+        batch = Batch.of([Change(text.address + text.size - 2, old, b"other")])
         with pytest.raises(ReadError):
             rewrite(file, batch)
     assert program.read_bytes() == original

@@ -89,14 +89,15 @@ class ObjectSites:
         return changes.batch(lambda number: self.site(number).label)
 
     def _add_code(self, changes: "_Changes", group: Group, first: Relocation) -> None:
-        start = self._obj.headers[group.section][4]
+        start = self._obj.headers[group.section][elf.SH_OFFSET]
         offsets = list(map(add, group.starts, repeat(start)))
         changes.add(offsets, group.numbers, *self._bytes(first))
 
     def _add_types(self, changes: "_Changes", group: Group, first: Relocation) -> None:
         """The type is the low part of r_info."""
         layout, header = self._obj.layout, self._obj.headers[first.section]
-        start, step, size = header[4] + layout.word, header[9], 4 if layout.is_64 else 1
+        start, step = header[elf.SH_OFFSET] + layout.word, header[elf.SH_ENTSIZE]
+        size = 4 if layout.is_64 else 1
         offsets = [start + step * entry for entry in group.entries]
         call, nop = (kind.to_bytes(size, "little") for kind in (first.type, x86.RELOCATION_NONE))
         changes.add(offsets, group.numbers, call, nop)

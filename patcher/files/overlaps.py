@@ -45,7 +45,8 @@ def _doubtful(obj: Object, part: Part, lengths: Sequence[int]) -> Sequence[int]:
     if len(usual) < columns.FEW or texts.count(part.section) != 1 or not is_ascending(entries):
         return range(len(kinds))
     doubtful = set(positions(kinds, {0}))
-    count = obj.headers[part.column.relocations][5] // obj.headers[part.column.relocations][9]
+    header = obj.headers[part.column.relocations]
+    count = header[elf.SH_SIZE] // header[elf.SH_ENTSIZE]
     for first in range(0, count, elf.CHUNK):
         # One more on both sides: the neighbours.
         numbers = range(max(0, first - 1), min(first + elf.CHUNK + 1, count))
@@ -108,6 +109,8 @@ class _Counts:
     def _of(self, section: int) -> Iterator[tuple[int, int]]:
         """(section offset, width in bytes) of all relocations of a section."""
         for index, text in calls.text_relocations(self._obj):
-            for offset, kind, _, _ in self._obj.relocations(index) if text == section else ():
+            if text != section:
+                continue
+            for offset, kind, _symbol, _addend in self._obj.relocations(index):
                 none = kind == x86.RELOCATION_NONE
                 yield offset, 1 if none else x86.field_size(self._obj.machine, kind)

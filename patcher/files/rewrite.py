@@ -10,11 +10,11 @@ from _operator import sub
 from itertools import repeat
 from struct import Struct
 
-from patcher.errors import PatchError, ReadError
+from patcher.errors import ReadError
 from patcher.modify import check_shape, different
 from recordmcount import jobs
 from recordmcount.commit import write_at
-from recordmcount.errors import RecordError
+from recordmcount.errors import Error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _fill(target: int, file: "ElfFile", batch: "Batch", pieces: list[Piece]) -> 
     def work(number: int) -> bool:
         try:
             _write(target, file, batch, pieces[number])
-        except (PatchError, RecordError, OSError):
+        except (Error, OSError):
             return False
         return True
 
@@ -79,25 +79,25 @@ def _fill(target: int, file: "ElfFile", batch: "Batch", pieces: list[Piece]) -> 
 def _pieces(file: "ElfFile", batch: "Batch") -> "Iterator[Piece]":
     """The whole file, cut so that each site is in one piece."""
     at = done = 0
-    for segment in file.segments:
-        first = bisect_left(batch.addresses, segment.vaddr)
-        last = bisect_left(batch.addresses, segment.vaddr + segment.filesz)
+    for span in file.spans:
+        first = bisect_left(batch.addresses, span.address)
+        last = bisect_left(batch.addresses, span.end)
         done += last - first
-        end = segment.vaddr
+        end = span.address
         while first < last:
             # From where the last piece ended: every hole would cost a system call.
             start = end if batch.addresses[first] - end < PIECE else batch.addresses[first]
-            end = min(start + PIECE, segment.vaddr + segment.filesz)
+            end = min(start + PIECE, span.end)
             after = bisect_left(batch.addresses, end, first, last)
             end = max(end, batch.addresses[after - 1] + len(batch.old[after - 1]))
-            if not segment.holds(start, end - start):
+            if not span.holds(start, end - start):
                 raise _outside(file, batch.addresses[after - 1])
-            offset = segment.offset + start - segment.vaddr
+            offset = span.offset_of(start)
             yield from _unchanged(at, offset)
             yield Piece(offset, end - start, start, range(first, after))
             at, first = offset + end - start, after
     if done < len(batch):
-        code = [range(one.vaddr, one.vaddr + one.filesz) for one in file.segments]
+        code = [range(span.address, span.end) for span in file.spans]
         outside = (one for one in batch.addresses if not any(one in some for some in code))
         raise _outside(file, next(outside))
     yield from _unchanged(at, file.object.size)

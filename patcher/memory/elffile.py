@@ -1,8 +1,8 @@
 """The code of an ELF file: by link-time virtual address, or by file offset in an object.
 
-Changes are made to a copy of the executable segments in memory (`objectfile` says what takes
-their part in an object). `commit` writes a new file and renames it: a process that runs the old one
-keeps it. (What changes many sites at once needs no such copy: `patcher.files.rewrite`.)
+Changes are made to a copy, in memory, of what `spans` says may be changed. `commit` writes a new
+file and renames it: a process that runs the old one keeps it. (What changes many sites at once
+needs no such copy: `patcher.files.rewrite`.)
 """
 
 import posix
@@ -12,10 +12,10 @@ from patcher.errors import NoSiteError, ReadError, WriteError
 from recordmcount import commit, x86
 from recordmcount.elf import filetype
 from recordmcount.elf import object as elf
-from recordmcount.elf.segments import PF_X, PT_LOAD, LoadView, Segment
-from recordmcount.errors import FormatError, OutputError, UnrecognizedError
+from recordmcount.errors import OutputError, UnrecognizedError
 
-from .objectfile import pieces
+from . import spans
+from .spans import Span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ MACHINES = (
 class ElfFile:
     """A TextMemory over an executable, a shared or a relocatable object, open during its `with`.
 
+    `object` is the file as ELF, `spans` are what may be changed, by file offset.
     Raises NoSiteError for a file of another kind, recordmcount's FormatError for a broken one,
     OSError if it cannot be opened.
     """
@@ -50,15 +51,14 @@ class ElfFile:
                 path, posix.pread(self.fd, 20, 0) if commit.is_file(self._status) else None
             )
             self.object = elf.Object(path, self._status.st_size, self._pread)
-            is_object = self.object.type == elf.ET_REL
-            found = (pieces if is_object else _executable_segments)(self.object)
-            self._segments = sorted(found, key=lambda segment: segment.vaddr)
-            self._starts = [segment.vaddr for segment in self._segments]
+            self.spans = spans.of(self.object)
+            self._by_address = sorted(self.spans, key=lambda span: span.address)
+            self._starts = [span.address for span in self._by_address]
         except BaseException:
             posix.close(self.fd)
             raise
-        self._texts: dict[Segment, bytearray] = {}
-        self._changed: set[Segment] = set()
+        self._texts: dict[Span, bytearray] = {}
+        self._changed: set[Span] = set()
 
     def __enter__(self) -> "Self":
         return self
@@ -76,27 +76,22 @@ class ElfFile:
         """The file, as it was named."""
         return self._path
 
-    @property
-    def segments(self) -> "Sequence[Segment]":
-        """What may be changed, in ascending order of file offset."""
-        return sorted(self._segments, key=lambda segment: segment.offset)
-
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes of code at link-time virtual address `address`; ReadError outside of it."""
-        segment = self._segment(address, size)
-        if segment is None:
+        span = self._span(address, size)
+        if span is None:
             raise ReadError(self._path, "no code from the file", address=address)
-        at = address - segment.vaddr
-        return bytes(self._text(segment)[at : at + size])
+        at = address - span.address
+        return bytes(self._text(span)[at : at + size])
 
     def write(self, address: int, data: bytes) -> None:
         """Change the copy at link-time virtual address `address`; WriteError outside of code."""
-        segment = self._segment(address, len(data))
-        if segment is None:
+        span = self._span(address, len(data))
+        if span is None:
             raise WriteError(self._path, "no code from the file", address=address)
-        at = address - segment.vaddr
-        self._text(segment)[at : at + len(data)] = data
-        self._changed.add(segment)
+        at = address - span.address
+        self._text(span)[at : at + len(data)] = data
+        self._changed.add(span)
 
     def gather(self, addresses: "Sequence[int]", sizes: "Sequence[int]") -> list[bytes]:
         """What `read` gives for each address and size."""
@@ -116,7 +111,7 @@ class ElfFile:
         Mode, owner and extended attributes stay, a symlink is followed, a hard link is broken. A
         file that another program has changed or replaced since it was opened is not replaced.
         """
-        edits = sorted((segment.offset, bytes(self._texts[segment])) for segment in self._changed)
+        edits = sorted((span.offset, bytes(self._texts[span])) for span in self._changed)
         chunks = commit.patched(self.object, edits)
         self.replace(lambda target: commit.write_each(target, chunks), path)
 
@@ -130,34 +125,20 @@ class ElfFile:
         except UnrecognizedError as error:
             raise WriteError(target, "not a regular file") from error
 
-    def _segment(self, address: int, size: int) -> Segment | None:
+    def _span(self, address: int, size: int) -> Span | None:
         number = bisect_right(self._starts, address) - 1
-        if number >= 0 and self._segments[number].holds(address, size):
-            return self._segments[number]
+        if number >= 0 and self._by_address[number].holds(address, size):
+            return self._by_address[number]
         return None
 
-    def _text(self, segment: Segment) -> bytearray:
-        if segment not in self._texts:
-            content = self.object.read(segment.offset, segment.filesz, "an executable segment")
-            self._texts[segment] = bytearray(content)
-        return self._texts[segment]
+    def _text(self, span: Span) -> bytearray:
+        if span not in self._texts:
+            content = self.object.read(span.offset, span.size, "executable code")
+            self._texts[span] = bytearray(content)
+        return self._texts[span]
 
     def _pread(self, offset: int, size: int) -> bytes:
         return posix.pread(self.fd, size, offset)
-
-
-def _executable_segments(obj: elf.Object) -> list[Segment]:
-    """The PT_LOAD segments with code; FormatError if a byte of one is in another segment too."""
-    loaded = [one for one in LoadView(obj).segments if one.type == PT_LOAD and one.filesz]
-    loaded.sort(key=lambda segment: segment.offset)
-    end = end_of_code = 0
-    for segment in loaded:
-        is_code = segment.flags & PF_X
-        if segment.offset < (end if is_code else end_of_code):
-            raise FormatError(obj.path, f"code is in two segments at {segment.offset:#x}")
-        end = max(end, segment.offset + segment.filesz)
-        end_of_code = end if is_code else end_of_code
-    return [segment for segment in loaded if segment.flags & PF_X]
 
 
 def _refuse_others(path: str, start: bytes | None) -> None:

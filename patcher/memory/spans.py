@@ -1,31 +1,82 @@
-"""What of a relocatable object may be changed: code, and the relocations of code.
-
-An object has no addresses yet, so here they are file offsets.
-"""
+"""What of a file may be changed, span by span: code, and in an object the relocations of code."""
 
 from recordmcount.elf import object as elf
-from recordmcount.elf.segments import PF_X, PT_LOAD, Segment
+from recordmcount.elf.segments import PF_X, PT_LOAD, LoadView
 from recordmcount.errors import FormatError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from recordmcount.elf.object import Object
 
-def pieces(obj: elf.Object) -> list[Segment]:
-    """The executable sections and their relocation sections, each as a segment at its file offset.
 
-    They ascend. Raises FormatError where sections overlap: a change in one would be one in both.
+class Span:
+    """`size` bytes of a file from file offset `offset` on, which memory has at `address`.
+
+    `address` is a link-time virtual address in a linked file. An object has no addresses yet:
+    there it is the file offset again.
     """
-    spans = [(0, len(obj.header), False), (obj.shoff, len(obj.header_table), False)]
-    for _, kind, flags, _, offset, size, _, info, _, _ in obj.headers:
-        if kind in (elf.SHT_NULL, elf.SHT_NOBITS):
-            continue
-        if kind in (elf.SHT_RELA, elf.SHT_REL) and info < len(obj.headers):
-            flags = obj.headers[info][2]
-        spans.append((offset, size, bool(flags & elf.SHF_EXECINSTR)))
-    end = 0
-    found = []
-    for offset, size, is_ours in sorted(span for span in spans if span[1]):
-        if offset < end:
-            raise FormatError(obj.path, f"sections overlap at {offset:#x}")
-        end = offset + size
-        if is_ours:
-            found.append(Segment(PT_LOAD, PF_X, offset, offset, size, size))
-    return found
+
+    __slots__ = ("address", "offset", "size")
+
+    def __init__(self, address: int, offset: int, size: int) -> None:
+        self.address = address
+        self.offset = offset
+        self.size = size
+
+    @property
+    def end(self) -> int:
+        """The address behind the last byte."""
+        return self.address + self.size
+
+    def holds(self, address: int, size: int) -> bool:
+        """Tell whether `size` bytes at `address` are all in it."""
+        return self.address <= address and address + size <= self.end
+
+    def offset_of(self, address: int) -> int:
+        """Give the file offset of the byte at `address`."""
+        return self.offset + address - self.address
+
+
+def of(obj: "Object") -> list[Span]:
+    """List the spans of an ELF file, by file offset.
+
+    Raises FormatError where a byte of one is also something else's: a change would be one of both.
+    """
+    return _of_object(obj) if obj.type == elf.ET_REL else _of_segments(obj)
+
+
+def _of_object(obj: "Object") -> list[Span]:
+    """List the executable sections and their relocation sections."""
+    from recordmcount.elf import extents
+
+    return [
+        Span(extent.offset, extent.offset, extent.size)
+        for extent in extents.of(obj)
+        if extent.section is not None and _concerns_code(obj, extent.section)
+    ]
+
+
+def _concerns_code(obj: "Object", section: int) -> bool:
+    header = obj.headers[section]
+    relocated = header[elf.SH_INFO]
+    if header[elf.SH_TYPE] in (elf.SHT_RELA, elf.SHT_REL) and relocated < len(obj.headers):
+        header = obj.headers[relocated]
+    return bool(header[elf.SH_FLAGS] & elf.SHF_EXECINSTR)
+
+
+def _of_segments(obj: "Object") -> list[Span]:
+    """List the executable segments."""
+    loaded = [one for one in LoadView(obj).segments if one.type == PT_LOAD and one.filesz]
+    loaded.sort(key=lambda segment: segment.offset)
+    end = end_of_code = 0
+    for segment in loaded:
+        is_code = segment.flags & PF_X
+        if segment.offset < (end if is_code else end_of_code):
+            raise FormatError(obj.path, f"code is in two segments at {segment.offset:#x}")
+        end = max(end, segment.offset + segment.filesz)
+        end_of_code = end if is_code else end_of_code
+    return [
+        Span(segment.vaddr, segment.offset, segment.filesz)
+        for segment in loaded
+        if segment.flags & PF_X
+    ]

@@ -2,6 +2,8 @@
 
 from recordmcount.errors import FormatError
 
+from .object import SH_NAME
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .object import Object
@@ -31,7 +33,7 @@ def refuse_slim_lto(obj: "Object") -> None:
     if prefix not in obj.section_names:
         return
     for index, header in enumerate(obj.headers):
-        named_so = obj.section_names.startswith(prefix, header[0])
+        named_so = obj.section_names.startswith(prefix, header[SH_NAME])
         if named_so and obj.content(index)[4:5] == b"\1":
             raise FormatError(
                 obj.path,

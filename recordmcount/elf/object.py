@@ -22,8 +22,17 @@ if TYPE_CHECKING:
 
     # (section offset, type, symbol index, addend); the addend of a REL entry is None: in place.
     Relocation = tuple[int, int, int, int | None]
-    # (st_name, st_value, st_size, st_info, st_other, st_shndx)
+    # By ST_NAME and so on.
     RawSymbol = tuple[int, int, int, int, int, int]
+
+# Headers stay tuples, as `struct` unpacks them, for most are never looked at. These are the places
+# of their fields: of the ELF header,
+(E_IDENT, E_TYPE, E_MACHINE, E_VERSION, E_ENTRY, E_PHOFF, E_SHOFF, E_FLAGS, E_EHSIZE, E_PHENTSIZE,
+ E_PHNUM, E_SHENTSIZE, E_SHNUM, E_SHSTRNDX) = range(14)  # fmt: skip
+# of a section header, and of a symbol as `Object.raw_symbol` gives it.
+(SH_NAME, SH_TYPE, SH_FLAGS, SH_ADDR, SH_OFFSET, SH_SIZE, SH_LINK, SH_INFO, SH_ADDRALIGN,
+ SH_ENTSIZE) = range(10)  # fmt: skip
+ST_NAME, ST_VALUE, ST_SIZE, ST_INFO, ST_OTHER, ST_SHNDX = range(6)
 
 ELFCLASS32, ELFCLASS64 = 1, 2
 ELFDATA2LSB = 1
@@ -80,11 +89,7 @@ class Layout:
         self.is_64 = is_64
         self.word = 8 if is_64 else 4
         self.highest = (1 << 8 * self.word) - 1  # address
-        # e_ident, e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags,
-        # e_ehsize, e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx
         self.ehdr = Struct("<16sHHIQQQIHHHHHH" if is_64 else "<16sHHIIIIIHHHHHH")
-        # sh_name, sh_type, sh_flags, sh_addr, sh_offset, sh_size, sh_link, sh_info,
-        # sh_addralign, sh_entsize
         self.shdr = Struct("<IIQQQQIIQQ" if is_64 else "<10I")
         self.sym = Struct("<IBBHQQ" if is_64 else "<IIIBBH")
         self.sym_value = 8 if is_64 else 4  # offset of st_value in a symbol
@@ -164,9 +169,9 @@ class Object:
         self._shndx: bytes | None = None
         self.header, self.layout = self._read_header()
         fields = self.layout.ehdr.unpack(self.header)
-        self.type: int = fields[1]
-        self.machine: int = fields[2]
-        self.shoff: int = fields[6]
+        self.type: int = fields[E_TYPE]
+        self.machine: int = fields[E_MACHINE]
+        self.shoff: int = fields[E_SHOFF]
         self._check_machine()
         self.header_table, self.shstrndx = self._read_sections(fields)
         self.headers = list(self.layout.shdr.iter_unpack(self.header_table))
@@ -216,7 +221,8 @@ class Object:
             raise UnrecognizedError(self.path, f"unrecognized e_machine {self.machine} {self.path}")
 
     def _read_sections(self, fields: tuple[int, ...]) -> tuple[bytes, int]:
-        shoff, shentsize, shnum, shstrndx = fields[6], fields[11], fields[12], fields[13]
+        shoff, shentsize = fields[E_SHOFF], fields[E_SHENTSIZE]
+        shnum, shstrndx = fields[E_SHNUM], fields[E_SHSTRNDX]
         shdr = self.layout.shdr
         if not shoff:
             return b"", 0
@@ -224,8 +230,8 @@ class Object:
             raise FormatError(self.path, f"e_shentsize is {shentsize}, not {shdr.size}")
         if shnum == 0 or shstrndx == SHN_XINDEX:  # gABI "Extended section numbering"
             first = shdr.unpack(self.read(shoff, shdr.size, "the section header table"))
-            shnum = shnum or first[5]
-            shstrndx = first[6] if shstrndx == SHN_XINDEX else shstrndx
+            shnum = shnum or first[SH_SIZE]
+            shstrndx = first[SH_LINK] if shstrndx == SHN_XINDEX else shstrndx
         table = self.read(shoff, shnum * shdr.size, "the section header table")
         if shnum and shstrndx >= shnum:
             raise FormatError(self.path, f"e_shstrndx {shstrndx} names no section")
@@ -235,7 +241,7 @@ class Object:
 
     def _section_names(self) -> bytes:
         names = self._string_table(self.shstrndx)
-        if max(map(itemgetter(0), self.headers)) >= len(names):
+        if max(map(itemgetter(SH_NAME), self.headers)) >= len(names):
             raise FormatError(self.path, "a section's name is outside the section name table")
         return names
 
@@ -244,20 +250,20 @@ class Object:
         if not 0 <= index < len(self.headers):
             raise FormatError(self.path, f"there is no section {index}")
         header = self.headers[index]
-        return Section(index, string_at(self._names, header[0]), header)
+        return Section(index, string_at(self._names, header[SH_NAME]), header)
 
     def named(self, name: bytes) -> list[int]:
         """The indices of all sections of exactly this name."""
         places = string_places(self._names, name)
         if not places:
             return []
-        return [i for i, header in enumerate(self.headers) if header[0] in places]
+        return [i for i, header in enumerate(self.headers) if header[SH_NAME] in places]
 
     def of_type(self, *types: int) -> list[int]:
         """The indices of all sections of these types, in file order."""
         column = self.header_table[SH_TYPE_AT :: self.layout.shdr.size]
         candidates = positions(column, {kind & 0xFF for kind in types})
-        return [index for index in candidates if self.headers[index][1] in types]
+        return [index for index in candidates if self.headers[index][SH_TYPE] in types]
 
     def content(self, index: int) -> bytes:
         """The bytes of section `index` (none for SHT_NOBITS)."""
@@ -270,14 +276,14 @@ class Object:
         if self.section_type(index) != SHT_STRTAB:
             raise FormatError(self.path, f"section {index} is no string table")
         header = self.headers[index]
-        table = self.read(header[4], header[5], f"string table {index}")
+        table = self.read(header[SH_OFFSET], header[SH_SIZE], f"string table {index}")
         if table and table[-1]:
             raise FormatError(self.path, f"string table {index} does not end in NUL")
         return table
 
     def section_type(self, index: int) -> int:
         """sh_type of section `index`, or 0 (SHT_NULL) where there is no such section."""
-        return self.headers[index][1] if 0 <= index < len(self.headers) else 0
+        return self.headers[index][SH_TYPE] if 0 <= index < len(self.headers) else 0
 
     @property
     def section_names(self) -> bytes:
@@ -295,10 +301,10 @@ class Object:
                 return None
             if len(tables) > 1:
                 raise FormatError(self.path, "more than one symbol table")
-            size = self.layout.sym.size
-            if self.headers[tables[0]][9] != size:
+            size, header = self.layout.sym.size, self.headers[tables[0]]
+            if header[SH_ENTSIZE] != size:
                 raise FormatError(self.path, "symbol table with an unknown entry size")
-            if self.headers[tables[0]][5] % size:
+            if header[SH_SIZE] % size:
                 raise FormatError(self.path, "the symbol table ends inside a symbol")
             self._symtab = tables[0]
         return self._symtab
@@ -314,22 +320,26 @@ class Object:
     def symbol_names(self) -> bytes:
         """The string table of the symbol table."""
         if self._strings is None:
+            symtab = self.symtab
             self._strings = (
-                b"" if self.symtab is None else self._string_table(self.headers[self.symtab][6])
+                b"" if symtab is None else self._string_table(self.headers[symtab][SH_LINK])
             )
         return self._strings
 
     @property
     def symbol_count(self) -> int:
         """How many symbols the table has, the null symbol counted."""
-        return 0 if self.symtab is None else self.headers[self.symtab][5] // self.layout.sym.size
+        if self.symtab is None:
+            return 0
+        size: int = self.headers[self.symtab][SH_SIZE]
+        return size // self.layout.sym.size
 
     def _symbol_pieces(self) -> "Iterator[tuple[int, bytes]]":
         """(index of the first, bytes) of the symbols, CHUNK at a time: most need but the first."""
         size = self.layout.sym.size
         for first in range(0, self.symbol_count, CHUNK):
             count = min(CHUNK, self.symbol_count - first)
-            start = self.headers[self.symtab or 0][4] + first * size
+            start = self.headers[self.symtab or 0][SH_OFFSET] + first * size
             yield first, self.read(start, count * size, f"section {self.symtab}")
 
     def symbols_named(self, names: "Iterable[bytes]") -> frozenset[int]:
@@ -350,10 +360,10 @@ class Object:
         places: set[int] = set()
         if self.symtab is None:
             return places
-        index = self.headers[self.symtab][6]
+        index = self.headers[self.symtab][SH_LINK]
         if self.section_type(index) != SHT_STRTAB:
             raise FormatError(self.path, f"section {index} is no string table")
-        offset, size = self.headers[index][4:6]
+        offset, size = self.headers[index][SH_OFFSET], self.headers[index][SH_SIZE]
         self._require(offset, size, f"string table {index}")
         if size and self.read(offset + size - 1, 1, f"string table {index}") != b"\0":
             raise FormatError(self.path, f"string table {index} does not end in NUL")
@@ -383,7 +393,7 @@ class Object:
         """The same of one symbol; there must be one."""
         sym = self.layout.sym
         if self._symbols is None and self.symtab is not None:
-            start = self.headers[self.symtab][4] + index * sym.size
+            start = self.headers[self.symtab][SH_OFFSET] + index * sym.size
             return self._raw_symbol(index, sym.unpack(self.read(start, sym.size, "a symbol")))
         return self._raw_symbol(index, sym.unpack_from(self.symbol_bytes, index * sym.size))
 
@@ -407,14 +417,14 @@ class Object:
         found = set()
         for index in candidates:
             symbol = self.raw_symbol(index)
-            if symbol[5] == section:
-                found.add(symbol[1])
+            if symbol[ST_SHNDX] == section:
+                found.add(symbol[ST_VALUE])
         return found.intersection(values)
 
     def _extended_shndx(self, symbol: int) -> int:
         if self._shndx is None:
             tables = self.of_type(SHT_SYMTAB_SHNDX)
-            ours = [index for index in tables if self.headers[index][6] == self.symtab]
+            ours = [index for index in tables if self.headers[index][SH_LINK] == self.symtab]
             if not ours:
                 raise FormatError(self.path, f"the section of symbol {symbol} is nowhere named")
             self._shndx = self.extended_shndx(ours[0])
@@ -492,9 +502,10 @@ class Object:
 
     def _relocation_section(self, index: int) -> tuple[Struct, int, int]:
         """(format of an entry, file offset, size in bytes) of a relocation section."""
-        _, kind, _, _, offset, size, _, _, _, entsize = self.headers[index]
-        entry = self.layout.rela if kind == SHT_RELA else self.layout.rel
-        if entsize != entry.size or size % entry.size:
+        header = self.headers[index]
+        offset, size = header[SH_OFFSET], header[SH_SIZE]
+        entry = self.layout.rela if header[SH_TYPE] == SHT_RELA else self.layout.rel
+        if header[SH_ENTSIZE] != entry.size or size % entry.size:
             raise FormatError(self.path, f"relocation section {index} has an unknown entry size")
         return entry, offset, size
 

@@ -194,13 +194,15 @@ def _segments(obj: "Object") -> list[Segment]:
     is_64 = obj.layout.is_64
     phdr = Struct("<IIQQQQQQ" if is_64 else "<8I")
     fields = obj.layout.ehdr.unpack(obj.header)
-    phoff, phentsize, phnum = fields[5], fields[9], fields[10]
+    phoff, phentsize, phnum = (
+        fields[elf.E_PHOFF], fields[elf.E_PHENTSIZE], fields[elf.E_PHNUM],
+    )  # fmt: skip
     if not phnum:
         raise FormatError(obj.path, "no program headers")
     if phentsize != phdr.size:
         raise FormatError(obj.path, f"e_phentsize is {phentsize}, not {phdr.size}")
     if phnum == PN_XNUM and obj.headers:  # gABI: then sh_info of section 0 has the number
-        phnum = obj.headers[0][7]
+        phnum = obj.headers[0][elf.SH_INFO]
     table = obj.read(phoff, phnum * phdr.size, "the program header table")
     segments = []
     for header in phdr.iter_unpack(table):

@@ -10,10 +10,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from recordmcount.elf.object import Object
 
-# Places of fields in the headers, as `elf.Layout` lists them.
-E_SHOFF, E_SHNUM = 6, 12
-SH_OFFSET, SH_SIZE, SH_INFO = 4, 5, 7
-
 
 class NewSections:
     """Collects what is appended to `obj`; offsets are file offsets.
@@ -48,24 +44,24 @@ class NewSections:
 
     def replace_content(self, section: int, content: bytes) -> None:
         """Give an old section new contents of any size."""
-        self._change(section, {SH_OFFSET: self._place(content), SH_SIZE: len(content)})
+        self._change(section, {elf.SH_OFFSET: self._place(content), elf.SH_SIZE: len(content)})
 
     def set_info(self, section: int, info: int) -> None:
         """Give an old section another sh_info."""
-        self._change(section, {SH_INFO: info})
+        self._change(section, {elf.SH_INFO: info})
 
     def finish(self) -> tuple[bytes, bytes]:
         """(the new ELF header, the bytes to append)."""
         obj = self._obj
-        self._change(obj.shstrndx, {SH_OFFSET: obj.size, SH_SIZE: len(self._names)})
+        self._change(obj.shstrndx, {elf.SH_OFFSET: obj.size, elf.SH_SIZE: len(self._names)})
         fields = list(obj.layout.ehdr.unpack(obj.header))
-        fields[E_SHOFF] = self._shoff
+        fields[elf.E_SHOFF] = self._shoff
         # gABI "Extended section numbering"; an object that uses it without need goes on with it.
-        if self._count >= elf.SHN_LORESERVE or not fields[E_SHNUM]:
-            fields[E_SHNUM] = 0
-            self._change(0, {SH_SIZE: self._count})
+        if self._count >= elf.SHN_LORESERVE or not fields[elf.E_SHNUM]:
+            fields[elf.E_SHNUM] = 0
+            self._change(0, {elf.SH_SIZE: self._count})
         else:
-            fields[E_SHNUM] = self._count
+            fields[elf.E_SHNUM] = self._count
         gap = bytes(self._shoff - obj.size - len(self._names))
         return (
             obj.layout.ehdr.pack(*fields),

@@ -91,11 +91,14 @@ def make_plan(obj: "Object", found: "Found", options: "Options") -> Plan:
         rewritten = _append_tables(obj, result)
     for part in ignored:
         result.edits += _to_nops(obj, part, rewritten)
-    result.edits += [
-        (obj.headers[section][4], bytes(content)) for section, content in rewritten.items()
-    ]
+    for section, content in rewritten.items():
+        result.edits.append((obj.headers[section][elf.SH_OFFSET], bytes(content)))
     result.edits.sort()
-    _check_disjoint(obj, result)
+    if result.edits:
+        from recordmcount.elf import extents  # rarely needed
+
+        extents.of(obj)  # where sections overlap, an edit of one would change another
+        _check_disjoint(obj, result.edits)
     return result
 
 
@@ -156,7 +159,7 @@ def _tables(
 
 
 def _in_group(obj: "Object", section: int) -> bool:
-    return bool(obj.headers[section][2] & elf.SHF_GROUP)
+    return bool(obj.headers[section][elf.SH_FLAGS] & elf.SHF_GROUP)
 
 
 def _group_of(obj: "Object") -> dict[int, int]:
@@ -183,7 +186,7 @@ def base_symbols(
     usable = (elf.STB_LOCAL,) if local_only else (elf.STB_LOCAL, elf.STB_GLOBAL)
     wanted = set(sections)
     bases = {}
-    for index, (_, value, _, info, _, shndx) in enumerate(obj.raw_symbols()):
+    for index, (_name, value, _size, info, _other, shndx) in enumerate(obj.raw_symbols()):
         if shndx not in wanted or info >> 4 not in usable or info & 0xF == elf.STT_GNU_IFUNC:
             continue
         if value <= min(obj.section(shndx).size, obj.size):
@@ -264,24 +267,10 @@ def _bases(
     return bases, renumbered.relocations
 
 
-def _check_disjoint(obj: "Object", plan: Plan) -> None:
-    """Refuse to edit an object whose sections, or whose edits, overlap: one would change another.
-
-    Nor may a section hold a header.
-    """
-    if not plan.edits:
-        return
-    _, kinds, _, _, offsets, sizes, *_ = zip(*obj.headers, strict=True)
-    sections = [
-        (offset, size)
-        for kind, offset, size in zip(kinds, offsets, sizes, strict=True)
-        if kind not in (elf.SHT_NULL, elf.SHT_NOBITS) and size
-    ]
-    headers = [(0, len(obj.header)), (obj.shoff, len(obj.header_table))]
-    edits = [(offset, len(data)) for offset, data in plan.edits]
-    for ranges in (sections + headers, edits):
-        end = 0
-        for offset, size in sorted(ranges):
-            if offset < end:
-                raise FormatError(obj.path, f"sections overlap at file offset {offset:#x}")
-            end = offset + size
+def _check_disjoint(obj: "Object", edits: "list[tuple[int, bytes]]") -> None:
+    """Refuse ascending edits of which one would undo another."""
+    end = 0
+    for offset, data in edits:
+        if offset < end:
+            raise FormatError(obj.path, f"two sites overlap at file offset {offset:#x}")
+        end = offset + len(data)

@@ -42,7 +42,7 @@ def add_section_symbols(obj: "Object", sections: list[int]) -> Renumbering:
     symtab = obj.symtab
     if symtab is None:
         raise FormatError(obj.path, "there is no symbol table")
-    first_global = obj.headers[symtab][7]
+    first_global = obj.headers[symtab][elf.SH_INFO]
     if not 1 <= first_global <= obj.symbol_count:
         raise FormatError(obj.path, f"sh_info of the symbol table is {first_global}")
     symbols = {section: first_global + i for i, section in enumerate(sections)}
@@ -55,7 +55,7 @@ def add_section_symbols(obj: "Object", sections: list[int]) -> Renumbering:
     result = Renumbering(symbols, new)
     _insert(obj, result, symtab, first_global, sections)
     for index, header in enumerate(obj.headers):
-        if index != symtab and header[6] == symtab:
+        if index != symtab and header[elf.SH_LINK] == symtab:
             _follow(obj, result, index)
     return result
 
@@ -70,7 +70,9 @@ def _insert(
     result.contents[symtab] = table[:cut] + added + table[cut:]
     result.infos[symtab] = first_global + len(sections)
     extended = [
-        index for index in obj.of_type(elf.SHT_SYMTAB_SHNDX) if obj.headers[index][6] == symtab
+        index
+        for index in obj.of_type(elf.SHT_SYMTAB_SHNDX)
+        if obj.headers[index][elf.SH_LINK] == symtab
     ]
     for index in extended:
         words = obj.extended_shndx(index)

@@ -158,7 +158,8 @@ class Usual:
 
     def _alike(self, section: int, starts: "Sequence[int]", code: bytes) -> list[bool]:
         """At which of ascending `starts` these bytes stand."""
-        _, _, _, _, offset, size, _, _, _, _ = self._obj.headers[section]
+        header = self._obj.headers[section]
+        offset, size = header[elf.SH_OFFSET], header[elf.SH_SIZE]
         alike: list[bool] = []
         while len(alike) < len(starts):
             first = len(alike)

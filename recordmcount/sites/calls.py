@@ -118,7 +118,7 @@ def find(obj: "Object", extra_names: tuple[str, ...] = (), processes: int = 1) -
     if not symbols:
         return found
     pairs = text_relocations(obj)
-    if sum(obj.headers[index][5] for index, _ in pairs) < WORTH_FORKING:
+    if sum(obj.headers[index][elf.SH_SIZE] for index, _ in pairs) < WORTH_FORKING:
         processes = 1
     parts = _parts(obj, pairs, processes)
     search = _Search(obj, symbols)
@@ -184,16 +184,18 @@ def text_relocations(obj: "Object") -> list[tuple[int, int]]:
     pairs = []
     total = 0
     for index in obj.of_type(elf.SHT_RELA, elf.SHT_REL, elf.SHT_CREL):
-        _, kind, _, _, _, size, symtab, target, _, _ = headers[index]
+        header = headers[index]
+        target = header[elf.SH_INFO]
         if target >= len(headers):
             raise FormatError(obj.path, f"relocation section {index} is for no section")
-        if headers[target][1] != elf.SHT_PROGBITS or not headers[target][2] & elf.SHF_EXECINSTR:
+        text_type, text_flags = headers[target][elf.SH_TYPE], headers[target][elf.SH_FLAGS]
+        if text_type != elf.SHT_PROGBITS or not text_flags & elf.SHF_EXECINSTR:
             continue
-        if kind == elf.SHT_CREL:
+        if header[elf.SH_TYPE] == elf.SHT_CREL:
             raise FormatError(obj.path, f"section {index}: CREL relocations are not supported")
-        if symtab != obj.symtab:
+        if header[elf.SH_LINK] != obj.symtab:
             raise FormatError(obj.path, f"relocation section {index} has another symbol table")
-        total += size
+        total += header[elf.SH_SIZE]
         if total > obj.size:
             raise FormatError(obj.path, "relocation sections overlap")
         pairs.append((index, target))
@@ -330,7 +332,8 @@ class _Code:
     def __init__(self, obj: "Object", section: int) -> None:
         self._obj = obj
         self.section = section
-        _, _, _, _, self._offset, self.size, _, _, _, _ = obj.headers[section]
+        header = obj.headers[section]
+        self._offset, self.size = header[elf.SH_OFFSET], header[elf.SH_SIZE]
         self._base = 0
         self._text = b""
 

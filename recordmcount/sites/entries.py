@@ -40,10 +40,10 @@ def read(obj: Object) -> Entries:
     """The entries of an object; FormatError where a relocation makes none."""
     tables: dict[int, list[int]] = {index: [] for index in obj.named(mcount_loc.NAME)}
     for index in obj.of_type(elf.SHT_RELA, elf.SHT_REL):
-        if obj.headers[index][7] in tables:
-            tables[obj.headers[index][7]].append(index)
+        if obj.headers[index][elf.SH_INFO] in tables:
+            tables[obj.headers[index][elf.SH_INFO]].append(index)
     involved = [index for pair in tables.items() for index in (pair[0], *pair[1])]
-    if sum(obj.headers[index][5] for index in involved) > obj.size:
+    if sum(obj.headers[index][elf.SH_SIZE] for index in involved) > obj.size:
         raise FormatError(obj.path, "tables overlap", mcount_loc.NAME.decode())
     places: _Places = {}
     dead = 0
@@ -64,9 +64,10 @@ def _distinct(offsets: list[int]) -> list[int]:
 def _in_columns(obj: Object, index: int, relocations: list[int]) -> tuple[_Places, int] | None:
     """(places, how many words name none) of a usual table, None of any other."""
     layout = obj.layout
-    if len(relocations) != 1 or obj.headers[relocations[0]][1] != elf.SHT_RELA:
+    if len(relocations) != 1 or obj.section_type(relocations[0]) != elf.SHT_RELA:
         return None
-    _, _, _, _, _, size, _, _, _, entry_size = obj.headers[relocations[0]]
+    header = obj.headers[relocations[0]]
+    size, entry_size = header[elf.SH_SIZE], header[elf.SH_ENTSIZE]
     words = range(0, len(obj.content(index)) - layout.word + 1, layout.word)
     if len(words) < columns.FEW or (entry_size, size) != (
         layout.rela.size,
@@ -86,8 +87,9 @@ def _in_columns(obj: Object, index: int, relocations: list[int]) -> tuple[_Place
     places: _Places = {}
     changes = compress(range(1, len(infos)), map(ne, infos, infos[1:]))
     for start, end in pairwise((0, *changes, len(infos))):
-        _, value, _, _, _, section = symbols[infos[start]]
-        places.setdefault(section, []).extend([value + addend for addend in addends[start:end]])
+        symbol = symbols[infos[start]]
+        offsets = [symbol[elf.ST_VALUE] + addend for addend in addends[start:end]]
+        places.setdefault(symbol[elf.ST_SHNDX], []).extend(offsets)
     return places, len(places.pop(elf.SHN_UNDEF, ()))
 
 
@@ -105,9 +107,10 @@ def _word_by_word(obj: Object, index: int, relocations: list[int]) -> tuple[_Pla
             size = _ENTRY_SIZES[obj.machine].get(kind)
             if size is None or symbol >= obj.symbol_count or offset + word > len(content):
                 raise FormatError(obj.path, "unknown relocation", mcount_loc.NAME.decode(), offset)
-            _, value, _, _, _, section = obj.raw_symbol(symbol)
+            named = obj.raw_symbol(symbol)
             addend = elf.in_place(content, offset) if explicit is None else explicit
-            claims[offset] = (section, value + addend) if section else None
+            section = named[elf.ST_SHNDX]
+            claims[offset] = (section, named[elf.ST_VALUE] + addend) if section else None
             if size > word and not claims.get(offset + word):
                 claims.pop(offset + word, None)
     places: _Places = {}

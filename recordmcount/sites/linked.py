@@ -388,6 +388,8 @@ def _code_sections(obj: "Object") -> "list[Section]":
     sections = [
         obj.section(index)
         for index, header in enumerate(obj.headers)
-        if header[2] & flags == flags and header[1] != elf.SHT_NOBITS and header[5]
+        if header[elf.SH_FLAGS] & flags == flags
+        and header[elf.SH_TYPE] != elf.SHT_NOBITS
+        and header[elf.SH_SIZE]
     ]
     return sorted(sections, key=lambda section: section.vaddr)
