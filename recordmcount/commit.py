@@ -14,7 +14,8 @@ import _signal  # type: ignore[import-not-found]
 import posix
 from fcntl import LOCK_EX, flock
 
-from .errors import OutputError, UnrecognizedError
+from .elf.open import is_regular
+from .errors import NotRegularError, OutputError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 COPY_SIZE = 1 << 20
 HELD_SIGNALS = _signal.valid_signals()
-S_IFMT, S_IFREG = 0o170000, 0o100000
 # errno values (Linux); the `errno` module is one import more.
 ENOENT, EIO, EOPNOTSUPP = 2, 5, 95
 
@@ -101,8 +101,8 @@ def replace(
     try:
         before = before or posix.fstat(like)
         target = _resolve(path)
-        if not is_regular(target):
-            raise UnrecognizedError(path, f"not a regular file: {path}")
+        if not may_replace(target):
+            raise NotRegularError(path)
     except OSError as error:
         raise OutputError(path, reason(error)) from error
     folder, slash, _ = target.rpartition("/")
@@ -214,19 +214,14 @@ def _resolve(path: str) -> str:
     return realpath(path)
 
 
-def is_regular(path: str) -> bool:
-    """Whether a regular file stands at `path`, or nothing yet: what a rename may replace."""
+def may_replace(path: str) -> bool:
+    """Tell whether a regular file stands at `path`, or nothing yet: what a rename may replace."""
     try:
-        return is_file(posix.stat(path))
+        return is_regular(posix.stat(path))
     except OSError as error:
         if error.errno == ENOENT:
             return True
         raise
-
-
-def is_file(status: posix.stat_result) -> bool:
-    """Whether this is the status of a regular file."""
-    return status.st_mode & S_IFMT == S_IFREG
 
 
 def reason(error: OSError) -> str:

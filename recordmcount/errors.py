@@ -39,10 +39,21 @@ class FormatError(RecordError):
 
 
 class UnrecognizedError(FormatError):
-    """Not an object this tool is for; `what` is the kernel tool's own wording, path included."""
+    """The file is not of a type this tool is for.
 
-    def __str__(self) -> str:
-        return self.what
+    `compatible` is the same in the words of the kernel's recordmcount, path included.
+    """
+
+    def __init__(self, path: str, what: str, compatible: str) -> None:
+        super().__init__(path, what)
+        self.compatible = compatible
+
+
+class NotRegularError(UnrecognizedError):
+    """The path names a folder, a FIFO, a device or a socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "not a regular file", f"not a regular file: {path}")
 
 
 class OutputError(RecordError):

@@ -17,7 +17,7 @@ from patcher.ftrace import elf_module
 from patcher.ftrace.mappings import Mapping, Range
 from patcher.ftrace.modules import Kind, Module, ModuleState
 from recordmcount import x86
-from recordmcount.errors import FormatError
+from recordmcount.errors import FormatError, NotRegularError
 from tests.support import command, images
 from tests.support.modules import CALL, DEVICE, NOP, SIZE, Space, hook_at, loaded_at, mapping_of
 
@@ -465,10 +465,10 @@ def test_a_site_turned_off_in_the_file_is_a_nop_that_knows_its_call(library: Pat
 
 
 def test_what_is_no_file_or_has_no_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NoSiteError, match="not a regular file"):
+    with pytest.raises(NotRegularError, match="not a regular file"):
         elf_module.read(str(tmp_path))
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(NoSiteError, match="not a regular file"):
+    with pytest.raises(NotRegularError, match="not a regular file"):
         elf_module.read(str(tmp_path / "fifo"))
     with pytest.raises(FormatError, match="no __mcount_loc table"):
         elf_module.read("/bin/true")

@@ -6,11 +6,11 @@ but need not be relocated yet.
 
 import os
 from collections.abc import Iterator, Sequence
-from stat import S_ISREG
 
-from patcher.errors import CompareError, NoSiteError
+from patcher.errors import CompareError
 from recordmcount.elf import object as elf
 from recordmcount.elf.notes import build_id
+from recordmcount.elf.open import open_file, reader
 from recordmcount.elf.segments import PF_X, PT_LOAD, LoadView
 from recordmcount.sites import linked
 from recordmcount.sites.linked import Site
@@ -24,16 +24,13 @@ def read(path: str, bias: int = 0, names: Sequence[str] = ()) -> Module:
     """The module that the linked file `path` is when loaded with load bias `bias`.
 
     `names` are further names of mcount. Its text are the executable segments. Raises CompareError
-    if a site is foreign or could not be turned off and on again, NoSiteError if `path` is no
-    regular file, recordmcount's FormatError for a broken file or one without a table, OSError.
+    if a site is foreign or could not be turned off and on again, recordmcount's FormatError for
+    a file of another type, a broken one or one without a table, OSError.
     """
-    # O_NONBLOCK: a FIFO must not make us wait.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    fd = open_file(path)
     try:
         status = os.fstat(fd)
-        if not S_ISREG(status.st_mode):
-            raise NoSiteError(path, "not a regular file")
-        obj = elf.Object(path, status.st_size, lambda offset, size: os.pread(fd, size, offset))
+        obj = elf.Object(path, status.st_size, reader(fd))
         view = LoadView(obj)
         found = linked.read(obj, names)
         return Module(

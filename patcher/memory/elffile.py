@@ -9,10 +9,11 @@ import posix
 from _bisect import bisect_right
 
 from patcher.errors import NoSiteError, ReadError, WriteError
-from recordmcount import commit, x86
+from recordmcount import commit
 from recordmcount.elf import filetype
 from recordmcount.elf import object as elf
-from recordmcount.errors import OutputError, UnrecognizedError
+from recordmcount.elf.open import open_file, reader
+from recordmcount.errors import NotRegularError, OutputError
 
 from . import spans
 from .spans import Span
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-# xz, zstd and gzip: how kernels may keep their modules.
-COMPRESSED = (b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x1f\x8b")
-# EI_CLASS and e_machine of x86-64, x32 and i386.
-MACHINES = (
-    (elf.ELFCLASS64, x86.EM_X86_64), (elf.ELFCLASS32, x86.EM_X86_64), (elf.ELFCLASS32, x86.EM_386),
-)  # fmt: skip
+ADVICE = {
+    filetype.ARCHIVE: "patch its members before they go in, or what is linked from it",
+    filetype.THIN_ARCHIVE: "patch the objects it names, or what is linked from it",
+    filetype.BITCODE: "patch what is linked from it",
+    filetype.COMPRESSED: "decompress it first",
+}
 
 
 class ElfFile:
@@ -41,16 +42,17 @@ class ElfFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        # O_NONBLOCK: a FIFO must not make us wait.
-        self.fd = posix.open(
-            path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY
-        )
         try:
+            self.fd = open_file(path)
+        except NotRegularError as error:
+            raise NoSiteError(path, error.what) from error
+        try:
+            read = reader(self.fd)
             self._status = posix.fstat(self.fd)
-            _refuse_others(
-                path, posix.pread(self.fd, 20, 0) if commit.is_file(self._status) else None
-            )
-            self.object = elf.Object(path, self._status.st_size, self._pread)
+            found = filetype.of(read(0, filetype.START))
+            if found != filetype.X86_ELF:
+                raise NoSiteError(path, ": ".join(filter(None, (found, ADVICE.get(found)))))
+            self.object = elf.Object(path, self._status.st_size, read)
             self.spans = spans.of(self.object)
             self._by_address = sorted(self.spans, key=lambda span: span.address)
             self._starts = [span.address for span in self._by_address]
@@ -122,8 +124,8 @@ class ElfFile:
             commit.replace(target, self.fd, fill, owner=path is None, before=self._status)
         except OutputError as error:
             raise WriteError(target, error.what) from error
-        except UnrecognizedError as error:
-            raise WriteError(target, "not a regular file") from error
+        except NotRegularError as error:
+            raise WriteError(target, error.what) from error
 
     def _span(self, address: int, size: int) -> Span | None:
         number = bisect_right(self._starts, address) - 1
@@ -136,26 +138,3 @@ class ElfFile:
             content = self.object.read(span.offset, span.size, "executable code")
             self._texts[span] = bytearray(content)
         return self._texts[span]
-
-    def _pread(self, offset: int, size: int) -> bytes:
-        return posix.pread(self.fd, size, offset)
-
-
-def _refuse_others(path: str, start: bytes | None) -> None:
-    """NoSiteError for what is no x86 ELF file; `start` are the file's first 20 bytes."""
-    machine = int.from_bytes((start or b"")[18:20], "little")
-    if start is None:
-        what = "not a regular file"
-    elif start.startswith((filetype.ARCHIVE_MAGIC, filetype.THIN_ARCHIVE_MAGIC)):
-        what = "an archive: patch its members before they go in, or what is linked from it"
-    elif start.startswith(COMPRESSED):
-        what = "compressed: decompress it first"
-    elif start.startswith(filetype.BITCODE_MAGIC):
-        what = "LLVM bitcode, which has no sites yet: patch what is linked from it"
-    elif not start.startswith(b"\x7fELF") or len(start) < 20:
-        what = "not an ELF file"
-    elif start[5] != elf.ELFDATA2LSB or (start[4], machine) not in MACHINES:
-        what = "not for x86: only such files are patched"
-    else:
-        return
-    raise NoSiteError(path, what)

@@ -1,26 +1,62 @@
-"""Files that a build takes for objects and that have no code to record: named as what they are."""
+"""What a file is, by its first bytes; and what cannot be recorded or switched because of that."""
 
 from recordmcount.errors import FormatError
+from recordmcount.x86 import EM_386, EM_X86_64
 
-from .object import SH_NAME
+from . import object as elf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .object import Object
 
-ARCHIVE_MAGIC = b"!<arch>\n"
-THIN_ARCHIVE_MAGIC = b"!<thin>\n"
-BITCODE_MAGIC = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")  # LLVM bitcode: raw, and in its wrapper
+START = 20  # bytes by which a file is recognized
+
+# What a file may be, as it is told to people.
+X86_ELF = "an ELF file for x86"
+OTHER_ELF = "not for x86"
+ARCHIVE = "an archive"
+THIN_ARCHIVE = "a thin archive"
+BITCODE = "LLVM bitcode, not an object"
+COMPRESSED = "compressed"
+OTHER = "not an ELF file"
+
+_MAGIC = {
+    ARCHIVE: (b"!<arch>\n",),
+    THIN_ARCHIVE: (b"!<thin>\n",),
+    BITCODE: (b"BC\xc0\xde", b"\xde\xc0\x17\x0b"),  # raw, and in its wrapper
+    # xz, zstd and gzip: how kernels may keep their modules.
+    COMPRESSED: (b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x1f\x8b"),
+}
+ELF_MAGIC = b"\x7fELF"
+# EI_CLASS and e_machine of x86-64, x32 and i386.
+_MACHINES = (
+    (elf.ELFCLASS64, EM_X86_64), (elf.ELFCLASS32, EM_X86_64), (elf.ELFCLASS32, EM_386),
+)  # fmt: skip
+
+# What to do instead, where a command that reads objects meets one of these.
+ADVICE = {
+    BITCODE: "compile without -flto, or record after the link",
+    THIN_ARCHIVE: "record the objects it names instead",
+}
 
 
-def refuse_others(path: str, magic: bytes) -> None:
-    """Raise FormatError for bitcode and thin archives; `magic` are the file's first 8 bytes."""
-    if magic.startswith(BITCODE_MAGIC):
-        raise FormatError(
-            path, "LLVM bitcode, not an object: compile without -flto, or record after the link"
-        )
-    if magic == THIN_ARCHIVE_MAGIC:
-        raise FormatError(path, "a thin archive: record the objects it names instead")
+def of(start: bytes) -> str:
+    """Tell what a file is that begins with these bytes, of which START are enough."""
+    if not start.startswith(ELF_MAGIC):
+        for found, magic in _MAGIC.items():
+            if start.startswith(magic):
+                return found
+    if not start.startswith(ELF_MAGIC) or len(start) < START:
+        return OTHER
+    machine = int.from_bytes(start[18:20], "little")
+    is_ours = start[5] == elf.ELFDATA2LSB and (start[4], machine) in _MACHINES
+    return X86_ELF if is_ours else OTHER_ELF
+
+
+def refuse(path: str, found: str, advice: dict[str, str]) -> None:
+    """Raise FormatError if there is advice for a file of this type."""
+    if found in advice:
+        raise FormatError(path, f"{found}: {advice[found]}")
 
 
 def refuse_slim_lto(obj: "Object") -> None:
@@ -33,7 +69,7 @@ def refuse_slim_lto(obj: "Object") -> None:
     if prefix not in obj.section_names:
         return
     for index, header in enumerate(obj.headers):
-        named_so = obj.section_names.startswith(prefix, header[SH_NAME])
+        named_so = obj.section_names.startswith(prefix, header[elf.SH_NAME])
         if named_so and obj.content(index)[4:5] == b"\1":
             raise FormatError(
                 obj.path,

@@ -204,11 +204,12 @@ class Object:
         # The kernel's tool looks at the encoding first, so its wording covers any other file.
         encoding = ident[5] if len(ident) > 5 else 0
         if encoding != ELFDATA2LSB:
-            raise UnrecognizedError(
-                self.path, f"unrecognized ELF data encoding {encoding}: {self.path}"
-            )
+            what = "not for x86" if ident.startswith(b"\x7fELF") else "not an ELF file"
+            compatible = f"unrecognized ELF data encoding {encoding}: {self.path}"
+            raise UnrecognizedError(self.path, what, compatible)
         if not ident.startswith(b"\x7fELF"):
-            raise UnrecognizedError(self.path, f"unrecognized ET_REL file {self.path}")
+            compatible = f"unrecognized ET_REL file {self.path}"
+            raise UnrecognizedError(self.path, "not an ELF file", compatible)
         if ident[4] not in (ELFCLASS32, ELFCLASS64):
             raise FormatError(self.path, f"unrecognized ELF class {ident[4]}")
         layout = ELF64 if ident[4] == ELFCLASS64 else ELF32
@@ -218,7 +219,8 @@ class Object:
 
     def _check_machine(self) -> None:
         if self.machine != EM_X86_64 and (self.machine != EM_386 or self.layout.is_64):
-            raise UnrecognizedError(self.path, f"unrecognized e_machine {self.machine} {self.path}")
+            compatible = f"unrecognized e_machine {self.machine} {self.path}"
+            raise UnrecognizedError(self.path, "not for x86", compatible)
 
     def _read_sections(self, fields: tuple[int, ...]) -> tuple[bytes, int]:
         shoff, shentsize = fields[E_SHOFF], fields[E_SHENTSIZE]

@@ -5,6 +5,7 @@ import posix
 from recordmcount import commit, mcount_loc
 from recordmcount.elf import filetype
 from recordmcount.elf import object as elf
+from recordmcount.elf.open import open_file, reader
 from recordmcount.errors import RecordError, UnrecognizedError, place
 from recordmcount.sites import calls
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 TAIL = 1 << 15
 NEVER_RECORDED = "/ftrace.o"  # the tracer does not trace itself
 # errno values (Linux); the `errno` module is one import more.
-EPERM, EACCES, EISDIR, ENXIO, ETXTBSY, EROFS = 1, 13, 21, 6, 26, 30
+EPERM, EACCES, ETXTBSY, EROFS = 1, 13, 26, 30
 
 
 class Result:
@@ -52,6 +53,8 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
         if options.stats:
             result.out.append(f"{path}: {describe(result.counts)}")
         return result
+    except UnrecognizedError as error:
+        why = error.compatible
     except RecordError as error:
         why = str(error)
     except OSError as error:
@@ -75,15 +78,12 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
     fd, writable = _open(path, read_only=options.dry_run or options.output is not None)
     try:
         status = posix.fstat(fd)
-        if status.st_mode & commit.S_IFMT != commit.S_IFREG:
-            raise UnrecognizedError(path, f"not a regular file: {path}")
-
         read = _reader(fd, status.st_size)
-        magic = read(0, 8)
-        if magic == filetype.ARCHIVE_MAGIC:
+        found = filetype.of(read(0, filetype.START))
+        if found == filetype.ARCHIVE:
             _record_archive(path, fd, status, options, result)
             return
-        filetype.refuse_others(path, magic)
+        filetype.refuse(path, found, filetype.ADVICE)
         obj = elf.Object(path, status.st_size, read)
         plan = plan_object(obj, options, result, processes)
         if options.dry_run or not (plan or options.output):
@@ -108,8 +108,8 @@ def _record_archive(
 
     def new_member(name: str, member: bytes) -> bytes:
         member_path = f"{path}({name})"
-        filetype.refuse_others(member_path, member[:8])
-        if not member.startswith(b"\x7fELF"):
+        filetype.refuse(member_path, filetype.of(member), filetype.ADVICE)
+        if not member.startswith(filetype.ELF_MAGIC):
             return member
         obj = elf.Object(member_path, len(member), lambda at, size: member[at : at + size])
         plan = plan_object(obj, options, result)
@@ -123,7 +123,8 @@ def _record_archive(
 def plan_object(obj: "Object", options: "Options", result: Result, processes: int = 1) -> Plan:
     """Plan one object; counts and messages go to `result`. Raises RecordError."""
     if obj.type != elf.ET_REL:
-        raise UnrecognizedError(obj.path, f"unrecognized ET_REL file {obj.path}")
+        compatible = f"unrecognized ET_REL file {obj.path}"
+        raise UnrecognizedError(obj.path, "not a relocatable object", compatible)
     if obj.path.endswith(NEVER_RECORDED):
         return Plan([], [])
     if obj.named(mcount_loc.NAME):
@@ -176,31 +177,26 @@ def _open(path: str, *, read_only: bool) -> tuple[int, bool]:
 
 
 def _open_once(path: str, *, read_only: bool) -> tuple[int, bool]:
-    flags = posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY
-    try:
-        if not read_only:
-            try:
-                return posix.open(path, flags | posix.O_RDWR), True
-            except OSError as error:
-                # A file that may only be read can still be replaced, if its folder allows.
-                if error.errno not in (EACCES, EPERM, ETXTBSY, EROFS):
-                    raise
-        return posix.open(path, flags | posix.O_RDONLY), False
-    except OSError as error:
-        if error.errno in (EISDIR, ENXIO):
-            raise UnrecognizedError(path, f"not a regular file: {path}") from error
-        raise
+    if not read_only:
+        try:
+            return open_file(path, writable=True), True
+        except OSError as error:
+            # A file that may only be read can still be replaced, if its folder allows.
+            if error.errno not in (EACCES, EPERM, ETXTBSY, EROFS):
+                raise
+    return open_file(path), False
 
 
 def _reader(fd: int, size: int) -> "Callable[[int, int], bytes]":
     """read(offset, size) for a file; most of what is read is in its tail, which is read once."""
     start = max(0, size - TAIL)
-    tail = posix.pread(fd, TAIL, start)
+    pread = reader(fd)
+    tail = pread(start, TAIL)
 
     def read(offset: int, length: int) -> bytes:
         if offset >= start:
             return tail[offset - start : offset - start + length]
-        return posix.pread(fd, length, offset)
+        return pread(offset, length)
 
     return read
 

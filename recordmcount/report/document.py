@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 from recordmcount import mcount_loc, x86
 from recordmcount.elf import archive, filetype, segments
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
-from recordmcount.errors import FormatError, RecordError, UnrecognizedError
+from recordmcount.elf.open import open_file, reader
+from recordmcount.errors import FormatError, RecordError
 from recordmcount.sites import linked, relocatable
 from recordmcount.sites.state import State
 
@@ -66,50 +66,38 @@ class FileReport:
 def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[FileReport | RecordError]:
     """The report of a file or, for an archive, of each object in it; or why there is none."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise FormatError(path, "not a regular file")
-            content = _Content(status.st_size, lambda at, size: os.pread(file.fileno(), size, at))
-            if content.read(0, 8) != filetype.ARCHIVE_MAGIC:
-                yield _examine_object(path, content, names)
-                return
-            for name, member in archive.members(path, content.read(0, content.size)):
-                if member.startswith((b"\x7fELF", *filetype.BITCODE_MAGIC)):
-                    yield _examine_object(f"{path}({name})", _in_memory(member), names)
+        fd = open_file(path)
+        try:
+            yield from _examine(path, fd, names)
+        finally:
+            os.close(fd)
     except RecordError as error:
         yield error
-    except IsADirectoryError:
-        yield FormatError(path, "not a regular file")
     except OSError as error:
         yield RecordError(path, error.strerror or str(error))
 
 
-class _Content(NamedTuple):
-    """The bytes of a file or of a member: how many, and `read(offset, size)`."""
+def _examine(path: str, fd: int, names: tuple[str, ...]) -> Iterator[FileReport | RecordError]:
+    read, size = reader(fd), os.fstat(fd).st_size
+    found = filetype.of(read(0, filetype.START))
+    if found != filetype.ARCHIVE:
+        yield _examine_object(path, size, read, names)
+        return
+    for name, member in archive.members(path, read(0, size)):
+        if filetype.of(member) in (filetype.X86_ELF, filetype.OTHER_ELF, filetype.BITCODE):
+            yield _examine_object(f"{path}({name})", len(member), partial(_part, member), names)
 
-    size: int
-    read: Callable[[int, int], bytes]
 
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a FIFO as well, at once, to say that it is no regular file."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
-
-
-def _in_memory(content: bytes) -> _Content:
-    return _Content(len(content), lambda at, size: content[at : at + size])
+def _part(content: bytes, offset: int, size: int) -> bytes:
+    return content[offset : offset + size]
 
 
 def _examine_object(
-    path: str, content: _Content, names: tuple[str, ...]
+    path: str, size: int, read: Callable[[int, int], bytes], names: tuple[str, ...]
 ) -> FileReport | RecordError:
     try:
-        filetype.refuse_others(path, content.read(0, 8))
-        return _report(Object(path, *content), names)
-    except UnrecognizedError:  # in the words of the kernel's tool, which nobody here compares
-        is_elf = content.read(0, 4) == b"\x7fELF"
-        return FormatError(path, "not for x86" if is_elf else "not an ELF file")
+        filetype.refuse(path, filetype.of(read(0, filetype.START)), filetype.ADVICE)
+        return _report(Object(path, size, read), names)
     except RecordError as error:
         return error
 

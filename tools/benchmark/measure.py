@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from recordmcount import mcount_loc
 from recordmcount.elf import object as elf
+from recordmcount.elf.open import reader
 
 
 class BenchmarkError(Exception):
@@ -92,7 +93,7 @@ def has_table(path: str) -> bool:
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        obj = elf.Object(path, size, lambda offset, size: os.pread(file.fileno(), size, offset))
+        obj = elf.Object(path, size, reader(file.fileno()))
         return bool(obj.named(mcount_loc.NAME))
 
 

@@ -1,0 +1,45 @@
+"""Open files that should be ELF: at once, whatever they are, and none but regular ones."""
+
+import posix
+
+from recordmcount.errors import NotRegularError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+S_IFMT, S_IFREG = 0o170000, 0o100000
+# errno values (Linux); the `errno` module is one import more.
+ENXIO, EISDIR = 6, 21
+# O_NONBLOCK: a FIFO must not make us wait. O_NOCTTY: a terminal must not become ours.
+FLAGS = posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY
+
+
+def open_file(path: str, *, writable: bool = False) -> int:
+    """Open the regular file at `path`, for reading or for both, and return its descriptor.
+
+    Raises NotRegularError for a folder, a FIFO, a device or a socket, and OSError.
+    """
+    try:
+        fd = posix.open(path, FLAGS | (posix.O_RDWR if writable else posix.O_RDONLY))
+    except OSError as error:
+        if error.errno in (EISDIR, ENXIO):
+            raise NotRegularError(path) from error
+        raise
+    if not is_regular(posix.fstat(fd)):
+        posix.close(fd)
+        raise NotRegularError(path)
+    return fd
+
+
+def is_regular(status: posix.stat_result) -> bool:
+    """Tell whether this is the status of a regular file."""
+    return status.st_mode & S_IFMT == S_IFREG
+
+
+def reader(fd: int) -> "Callable[[int, int], bytes]":
+    """Make a function that reads `size` bytes at a file offset of an open file, or less at its end.
+
+    It is what `elf.object.Object` reads by.
+    """
+    return lambda offset, size: posix.pread(fd, size, offset)
