@@ -83,7 +83,7 @@ class _Run:
 
         table = read(file, self._arguments.symbol)
         selected = select(file.path, table, self._arguments.functions, self._arguments.notrace)
-        good = not table.where(selected, State.FOREIGN)
+        good = not table.sites.where(selected, State.FOREIGN)
         if self._arguments.json:
             from .report import status_json
 

@@ -1,6 +1,6 @@
 """What patcher did to a file, or would do, or found in it, in lines for people."""
 
-from recordmcount.sites.linked import odd_entries
+from recordmcount.mcount_loc import odd_entries
 from recordmcount.sites.state import STATES, State
 
 from .files.switch import count, describe, sites_in_words
@@ -10,18 +10,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from recordmcount.errors import Error
+    from recordmcount.sites.site import Site
 
-    from .files.sites import Site, SiteTable
     from .files.switch import Plan
+    from .files.switchable import Switchable
 
 
-def status_lines(table: "SiteTable", selected: "Sequence[int]", *, listed: bool) -> "Iterator[str]":
+def status_lines(
+    table: "Switchable", selected: "Sequence[int]", *, listed: bool
+) -> "Iterator[str]":
     """How many sites are in each state; then, if they shall be `listed`, all sites by state."""
     numbers = [f"{number} {state}" for state, number in count(table, selected).items()]
     counted = f"{sites_in_words(len(selected))}: {', '.join(numbers)}"
-    yield "; ".join([counted, *odd_entries(table.dead, table.repeated)])
+    yield "; ".join([counted, *odd_entries(table.sites.dead, table.sites.repeated)])
     for state in STATES if listed else ():
-        for site in map(table.site, table.where(selected, state)):
+        for site in map(table.site, table.sites.where(selected, state)):
             what = f": {describe(site)}" if state is State.FOREIGN else ""
             yield f"{site.label}: {state}{what}"
 

@@ -12,11 +12,12 @@ from typing import Any
 from recordmcount.elf.object import Object
 from recordmcount.errors import Error
 from recordmcount.report.document import identify
+from recordmcount.sites.site import Site
 from recordmcount.sites.state import State
 
 from .errors import PatchError
-from .files.sites import Site, SiteTable
 from .files.switch import Plan, count, describe
+from .files.switchable import Switchable
 from .lines import in_words, relocation_types
 
 JSON_VERSION = 1
@@ -31,7 +32,7 @@ def document(
     return json.dumps({**heading, "files": files, "errors": errors}, indent=2)
 
 
-def status_json(obj: Object, table: SiteTable, selected: Sequence[int]) -> dict[str, Any]:
+def status_json(obj: Object, table: Switchable, selected: Sequence[int]) -> dict[str, Any]:
     """A file of `patcher status`."""
     return {
         **_identity(obj, table),
@@ -66,15 +67,15 @@ def error_json(path: str, error: Error | OSError) -> dict[str, Any]:
     return {"path": path, "errno": errorcode[number], "message": message, **site}
 
 
-def _identity(obj: Object, table: SiteTable) -> dict[str, Any]:
+def _identity(obj: Object, table: Switchable) -> dict[str, Any]:
     kind, bits, machine = identify(obj)
     return {
         "path": obj.path,
         "type": kind,
         "bits": bits,
         "machine": machine,
-        "dead_entries": table.dead,
-        "repeated_entries": table.repeated,
+        "dead_entries": table.sites.dead,
+        "repeated_entries": table.sites.repeated,
     }
 
 

@@ -1,23 +1,32 @@
-"""Encode the `__mcount_loc` table: one word per site, filled in by a relocation.
+"""The `__mcount_loc` table, encoded and decoded: one word for each site.
 
-A word is 8 bytes in ELF64 and 4 in ELF32 (x32 included). RELA objects keep zeros in the table and
-the value in the addend; REL objects (i386) keep the value in the table. A value is a section
+A word is 8 bytes in ELF64 and 4 in ELF32 (x32 included). In an object a relocation gives it its
+value, the address of a symbol's section and an offset therein: RELA objects keep zeros in the table
+and the value in the addend; REL objects (i386) keep the value in the table. A value is a section
 offset minus the base symbol's st_value. (Layout as the kernel's recordmcount writes it and its
-linker script collects it between __start_mcount_loc and __stop_mcount_loc.)
+linker script collects it between __start_mcount_loc and __stop_mcount_loc.) In a linked file a word
+is a link-time virtual address, or has a dynamic relocation that says which.
 """
 
-from struct import pack
+from _operator import ne
+from itertools import compress, pairwise, repeat
+from struct import pack, unpack
 
-from . import x86
+from . import columns, x86
+from .columns import is_ascending
+from .elf import object as elf
+from .errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Literal
 
-    from .elf.object import Object
+    from .elf.object import Object, Section
 
     Code = Literal["q", "I"]  # of a word, for `struct` and `memoryview`
+    # Section offsets, in any order, by section index.
+    Places = dict[int, list[int]]
 
 NAME = b"__mcount_loc"
 # Entries are encoded in blocks of this many, so that no list of them all is made.
@@ -66,3 +75,148 @@ def _interleave(code: "Code", columns: "Sequence[bytes]") -> bytes:
     for i, column in enumerate(columns):
         rows[i :: len(columns)] = memoryview(column).cast(code)
     return rows.tobytes()
+
+
+# --- the entries of an object ---------------------------------------------------------------------
+
+# A table word by its relocation; gcc -mx32 has the 8-byte words of x86-64.
+_ENTRY_SIZES = {
+    x86.EM_X86_64: {x86.R_X86_64_64: 8, x86.R_X86_64_32: 4},
+    x86.EM_386: {x86.R_386_32: 4},
+}
+
+
+class Entries:
+    """What all tables of an object name, its compiler's included.
+
+    `places` are distinct section offsets, ascending, by section index. `dead` counts words that
+    name no place, `repeated` entries beyond the first for one place.
+    """
+
+    __slots__ = ("places", "dead", "repeated")
+
+    def __init__(self, places: "Places", dead: int, repeated: int) -> None:
+        self.places = places
+        self.dead = dead
+        self.repeated = repeated
+
+
+def decode(obj: "Object") -> Entries:
+    """Read what the tables of an object name; FormatError where a relocation makes no entry."""
+    tables: dict[int, list[int]] = {index: [] for index in obj.named(NAME)}
+    for index in obj.of_type(elf.SHT_RELA, elf.SHT_REL):
+        if obj.headers[index][elf.SH_INFO] in tables:
+            tables[obj.headers[index][elf.SH_INFO]].append(index)
+    involved = [index for pair in tables.items() for index in (pair[0], *pair[1])]
+    if sum(obj.headers[index][elf.SH_SIZE] for index in involved) > obj.size:
+        raise FormatError(obj.path, "tables overlap", NAME.decode())
+    places: Places = {}
+    dead = 0
+    for index, relocations in tables.items():
+        named = _in_columns(obj, index, relocations) or _word_by_word(obj, index, relocations)
+        dead += named[1]
+        for section, offsets in named[0].items():
+            places.setdefault(section, []).extend(offsets)
+    distinct = {section: _distinct(offsets) for section, offsets in sorted(places.items())}
+    total = sum(map(len, places.values()))
+    return Entries(distinct, dead, total - sum(map(len, distinct.values())))
+
+
+def _distinct(offsets: list[int]) -> list[int]:
+    return offsets if is_ascending(offsets) else sorted(set(offsets))
+
+
+def _in_columns(obj: "Object", index: int, relocations: list[int]) -> "tuple[Places, int] | None":
+    """(places, how many words name none) of a usual table, None of any other."""
+    layout = obj.layout
+    if len(relocations) != 1 or obj.section_type(relocations[0]) != elf.SHT_RELA:
+        return None
+    header = obj.headers[relocations[0]]
+    size, entry_size = header[elf.SH_SIZE], header[elf.SH_ENTSIZE]
+    words = range(0, len(obj.content(index)) - layout.word + 1, layout.word)
+    if len(words) < columns.FEW or (entry_size, size) != (
+        layout.rela.size,
+        len(words) * entry_size,
+    ):
+        return None
+    content = obj.content(relocations[0])
+    offsets, infos, addends = (
+        layout.column(content, place * layout.word, entry_size) for place in range(3)
+    )
+    kinds = set(infos)
+    if offsets != list(words) or {*map(layout.type_of, kinds)} != {word_relocation(obj)}:
+        return None
+    if max(map(layout.symbol_of, kinds)) >= obj.symbol_count:
+        return None
+    symbols = {info: obj.raw_symbol(layout.symbol_of(info)) for info in kinds}
+    places: Places = {}
+    changes = compress(range(1, len(infos)), map(ne, infos, infos[1:]))
+    for start, end in pairwise((0, *changes, len(infos))):
+        symbol = symbols[infos[start]]
+        offsets = [symbol[elf.ST_VALUE] + addend for addend in addends[start:end]]
+        places.setdefault(symbol[elf.ST_SHNDX], []).extend(offsets)
+    return places, len(places.pop(elf.SHN_UNDEF, ()))
+
+
+def _word_by_word(obj: "Object", index: int, relocations: list[int]) -> "tuple[Places, int]":
+    """(places, how many words name none) of a table."""
+    word, content = obj.layout.word, obj.content(index)
+    # By offset of the word: (section index, section offset), None where it names no place.
+    claims: dict[int, tuple[int, int] | None] = dict.fromkeys(
+        range(0, obj.section(index).size - word + 1, word)
+    )
+    for each in relocations:
+        for offset, kind, symbol, explicit in obj.relocations(each):
+            if kind == x86.RELOCATION_NONE:
+                continue
+            size = _ENTRY_SIZES[obj.machine].get(kind)
+            if size is None or symbol >= obj.symbol_count or offset + word > len(content):
+                raise FormatError(obj.path, "unknown relocation", NAME.decode(), offset)
+            named = obj.raw_symbol(symbol)
+            addend = elf.in_place(content, offset) if explicit is None else explicit
+            section = named[elf.ST_SHNDX]
+            claims[offset] = (section, named[elf.ST_VALUE] + addend) if section else None
+            if size > word and not claims.get(offset + word):
+                claims.pop(offset + word, None)
+    places: Places = {}
+    for claim in filter(None, claims.values()):
+        places.setdefault(claim[0], []).append(claim[1])
+    return places, len(claims) - sum(map(len, places.values()))
+
+
+# --- the entries of a linked file -----------------------------------------------------------------
+
+_NOT_RELOCATED = -1
+
+
+def addresses(obj: "Object", section: "Section", relocated: "Mapping[int, int]") -> tuple[int, ...]:
+    """Read the link-time virtual addresses in a table of a linked file, in its order.
+
+    `relocated` are the values of words that have a dynamic relocation, by link-time virtual
+    address. Raises FormatError where the loader would not make a word an address.
+    """
+    word, highest = obj.layout.word, obj.layout.highest
+    if section.type == elf.SHT_NOBITS or section.size % word:
+        raise FormatError(obj.path, "not a table of addresses", section.name)
+    content = obj.content(section.index)
+    entries = unpack(f"<{len(content) // word}{'Q' if word == 8 else 'I'}", content)
+    if obj.type != elf.ET_EXEC:  # what has no relocation is no address
+        entries = tuple(map({0: 0, highest: 0}.get, entries, repeat(_NOT_RELOCATED)))
+    if relocated:
+        slots = range(section.vaddr, section.vaddr + section.size, word)
+        entries = tuple(map(relocated.get, slots, entries))
+    if _NOT_RELOCATED in entries:
+        raise FormatError(
+            obj.path, "an entry the loader would not relocate", section.name,
+            entries.index(_NOT_RELOCATED) * word,
+        )  # fmt: skip
+    return entries
+
+
+def odd_entries(dead: int, repeated: int) -> list[str]:
+    """`1 dead entry`, `2 repeated entries`, if there are any, for people."""
+    return [
+        f"{number} {what} {'entry' if number == 1 else 'entries'}"
+        for number, what in ((dead, "dead"), (repeated, "repeated"))
+        if number
+    ]

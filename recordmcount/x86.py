@@ -50,6 +50,12 @@ R_X86_64_GOTPCRELX = 41
 # The names profiled code calls. Compilers use `mcount` on Linux; `_mcount` is the older alias.
 MCOUNT_NAMES = ("mcount", "_mcount", "__fentry__")
 
+
+def mcount_names(extra_names: "Sequence[str]" = ()) -> list[bytes]:
+    """List the names of mcount as string tables have them, the given further ones last."""
+    return [name.encode("utf-8", "surrogateescape") for name in (*MCOUNT_NAMES, *extra_names)]
+
+
 # One instruction each, so that no instruction pointer can ever rest inside the site.
 # 64-bit: Intel SDM vol. 2B "NOP", table 4-12, then 0x66 and CS prefixes up to the length.
 NOP5 = bytes((0x0F, 0x1F, 0x44, 0x00, 0x00))  # nopl 0x0(%rax,%rax,1)

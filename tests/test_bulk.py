@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from patcher import cli
-from patcher.files.objects import ObjectSites
+from patcher.files.objects import ObjectSwitch
 from recordmcount import columns
 from recordmcount.errors import RecordError
 from recordmcount.sites import relocatable
@@ -27,17 +27,17 @@ def everything(data: bytes) -> list[object]:
     try:
         obj = parsed(data)
         listing = relocatable.read(obj)
-        table = ObjectSites(obj, ())
-        said: list[object] = [*listing.sites, listing.has_table, listing.dead, listing.repeated]
-        said += map(table.site, range(len(table)))
+        table = ObjectSwitch(obj, listing)
+        said: list[object] = [*listing, listing.has_table, listing.dead, listing.repeated]
+        said += map(table.site, range(len(table.sites)))
         return said + [each for state in STATES for each in changes(table, state)]
     except RecordError:  # what is wrong is found in another order
         return ["refused"]
 
 
-def changes(table: ObjectSites, state: State) -> Iterator[object]:
-    numbers = range(len(table))
-    kept, stuck = table.where(numbers, state), table.stuck(numbers, state)
+def changes(table: ObjectSwitch, state: State) -> Iterator[object]:
+    numbers = range(len(table.sites))
+    kept, stuck = table.sites.where(numbers, state), table.unswitchable(numbers, state)
     yield from (list(kept), list(stuck))
     if state is not State.FOREIGN:
         turned = sorted({*numbers}.difference(kept, stuck))

@@ -14,7 +14,8 @@ from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError, RecordError
 from recordmcount.sites import linked as linked_sites
-from recordmcount.sites.linked import Image, Site
+from recordmcount.sites.linked import LinkedSites
+from recordmcount.sites.site import Site
 from recordmcount.sites.state import STATES, State
 from tests.support import command, images, linked
 from tests.support.images import WORK, WORK_FUNCTIONS, build
@@ -22,11 +23,11 @@ from tests.support.images import WORK, WORK_FUNCTIONS, build
 LINKERS = ("bfd", "gold", "lld", "mold")
 
 
-def read(path: Path, *names: str) -> Image:
+def read(path: Path, *names: str) -> LinkedSites:
     return read_bytes(path.read_bytes(), *names)
 
 
-def read_bytes(data: bytes, *names: str) -> Image:
+def read_bytes(data: bytes, *names: str) -> LinkedSites:
     obj = elf.Object("image", len(data), lambda offset, size: data[offset : offset + size])
     return linked_sites.read(obj, names)
 
@@ -50,16 +51,16 @@ def test_sites_are_the_calls_a_disassembler_finds(
     built = build(tmp_path, linker=linker, flags=flags.split(), link=link.split())
     found = read(built.image)
     calls = linked.Image(built.image).live_calls()
-    assert {site.vaddr: (site.function, site.vaddr + len(site.code)) for site in found.sites} == {
+    assert {site.position: (site.function, site.position + len(site.code)) for site in found} == {
         vaddr: (min(call.functions), call.end) for vaddr, call in calls.items()
     }
-    assert {site.function for site in found.sites} == WORK_FUNCTIONS
-    assert {site.state for site in found.sites} == {State.CALL}
+    assert {site.function for site in found} == WORK_FUNCTIONS
+    assert {site.state for site in found} == {State.CALL}
     assert (found.dead, found.repeated) == (0, 0)
     assert_each_is_as_alone(found)
     data = built.image.read_bytes()
-    for site in found.sites:
-        assert data[site.offset :].startswith(site.code)
+    for site in found:
+        assert data[site.file_offset :].startswith(site.code)
         assert site.section == ".text"
 
 
@@ -76,8 +77,8 @@ def test_a_table_relocated_by_relr_is_read(linker: str, option: str, tmp_path: P
         tmp_path, linker=linker, flags=["-fpie"], link=["-pie", option], work=many_functions(200)
     )
     found = read(built.image)
-    assert {site.vaddr for site in found.sites} == set(linked.Image(built.image).live_calls())
-    assert len(found.sites) == 201
+    assert {site.position for site in found} == set(linked.Image(built.image).live_calls())
+    assert len(found) == 201
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_code_of_32_bit_images_is_read(linker: str, tmp_path: Path) -> None:
         folder = tmp_path / link
         folder.mkdir()
         built = build_library_or_program(folder, linker, flags, ["-m32", link])
-        sites = read(built).sites
+        sites = read(built)
         assert {site.function for site in sites} == WORK_FUNCTIONS
         assert {(site.state, site.target) for site in sites} == {(State.CALL, "mcount")}
 
@@ -117,7 +118,7 @@ def test_code_of_32_bit_images_is_read(linker: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("linker", ["bfd", "gold", "lld"])  # mold 1.10 refuses
 def test_x32_images_are_read(linker: str, tmp_path: Path) -> None:
     flags = ["-mx32", "-mfentry", "-fno-pic"]
-    sites = read(build_library_or_program(tmp_path, linker, flags, ["-mx32", "-no-pie"])).sites
+    sites = read(build_library_or_program(tmp_path, linker, flags, ["-mx32", "-no-pie"]))
     assert {site.function for site in sites} == WORK_FUNCTIONS
     assert {(site.state, site.form) for site in sites} == {(State.CALL, "call")}
 
@@ -133,10 +134,10 @@ def build_library_or_program(folder: Path, linker: str, flags: list[str], link: 
 
 def test_a_site_says_which_function_it_is_in_or_that_no_symbol_covers_it(tmp_path: Path) -> None:
     built = build(tmp_path, flags=["-fPIC"], link=["-shared"])
-    places = {site.place for site in read(built.image).sites}
+    places = {site.place for site in read(built.image)}
     assert places == {f"{name}+{offset}" for name, offset in offsets(built.image)}
     images.tool("strip", built.image)  # .dynsym is left: `twice`, which is static, has no name
-    stripped = {site.place for site in read(built.image).sites}
+    stripped = {site.place for site in read(built.image)}
     assert places - stripped == {place for place in places if place.startswith("twice")}
     (unnamed,) = stripped - places
     assert unnamed.startswith(".text:0x")
@@ -160,7 +161,7 @@ def test_of_a_function_s_names_a_global_one_comes_first_then_the_first(tmp_path:
         int x(void) __attribute__((alias("first")));
     """
     built = build(tmp_path, flags=["-mfentry", "-fno-pic"], work=source + WORK)
-    (site,) = [site for site in read(built.image).sites if "first" in site.aliases]
+    (site,) = [site for site in read(built.image) if "first" in site.aliases]
     with built.image.open("rb") as stream:
         symbols = ELFFile(stream).get_section_by_name(".symtab")
         assert isinstance(symbols, SymbolTableSection)
@@ -170,7 +171,7 @@ def test_of_a_function_s_names_a_global_one_comes_first_then_the_first(tmp_path:
 
 
 def test_a_site_at_the_first_byte_of_a_function_is_named_by_that_alone(program: Path) -> None:
-    assert {site.place for site in read(program).sites} == WORK_FUNCTIONS
+    assert {site.place for site in read(program)} == WORK_FUNCTIONS
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -195,14 +196,14 @@ def with_entries(path: Path, *entries: int) -> bytes:
 def test_zero_and_minus_one_are_dead_and_no_sites(program: Path) -> None:
     before = read(program)
     found = read_bytes(with_entries(program, 0, -1))
-    assert (len(found.sites), found.dead) == (2, 2)
-    assert set(found.sites) < set(before.sites)
+    assert (len(found), found.dead) == (2, 2)
+    assert set(found) < set(before)
 
 
 def test_entries_come_sorted_and_each_once(program: Path) -> None:
-    first, second, *_ = [site.vaddr for site in read(program).sites]
+    first, second, *_ = [site.position for site in read(program)]
     found = read_bytes(with_entries(program, second, first, first, first))
-    assert [site.vaddr for site in found.sites] == [first, second]
+    assert [site.position for site in found] == [first, second]
     assert found.repeated == 2
 
 
@@ -230,9 +231,9 @@ def test_an_entry_of_a_pie_must_have_a_relocation(tmp_path: Path) -> None:
     at = data.index(vaddr.to_bytes(8, "little"), offset)  # r_offset of the first entry
     data[at + 8 : at + 12] = bytes(4)  # now R_X86_64_NONE; lld left zeros in the word
     found = read_bytes(bytes(data))
-    assert (len(found.sites), found.dead) == (3, 1)
+    assert (len(found), found.dead) == (3, 1)
     table, _, _ = images.section(built.image, "__mcount_loc")
-    data[table : table + 8] = found.sites[0].vaddr.to_bytes(8, "little")
+    data[table : table + 8] = found[0].position.to_bytes(8, "little")
     with pytest.raises(FormatError, match=r"__mcount_loc\+0x0: an entry the loader would not"):
         read_bytes(bytes(data))
 
@@ -255,15 +256,15 @@ def test_an_object_is_no_image(tmp_path: Path) -> None:
 
 def with_code(path: Path, code: Callable[[int], bytes]) -> bytes:
     """The image with other bytes at `twice`, which is a site; `code` is given its address."""
-    (site,) = [site for site in read(path).sites if site.function == "twice"]
+    (site,) = [site for site in read(path) if site.function == "twice"]
     data = bytearray(path.read_bytes())
-    new = code(site.vaddr)
-    data[site.offset : site.offset + len(new)] = new
+    new = code(site.position)
+    data[site.file_offset : site.file_offset + len(new)] = new
     return bytes(data)
 
 
 def state_of_twice(data: bytes) -> tuple[State, str]:
-    (site,) = [site for site in read_bytes(data).sites if site.function == "twice"]
+    (site,) = [site for site in read_bytes(data) if site.function == "twice"]
     if site.state is State.FOREIGN:
         assert site.call is site.nop is None
     return site.state, site.reason
@@ -311,13 +312,13 @@ def test_a_slot_that_the_loader_would_fill_outside_of_every_segment_is_none(prog
     relocations = data[offset : offset + size].replace(old, new)
     moved = read_bytes(data[:offset] + relocations + data[offset + size :])
     assert moved.slots == {}
-    assert {site.state for site in moved.sites} == {State.FOREIGN}
+    assert {site.state for site in moved} == {State.FOREIGN}
 
 
 def test_a_got_that_no_segment_loads_is_none(tmp_path: Path) -> None:
     link = ["-static", "-Wl,--no-relax"]
     program = build(tmp_path, flags=["-mfentry", "-fpie"], link=link, own_counter=True).image
-    assert {site.form for site in read(program).sites} == {"call-got"}
+    assert {site.form for site in read(program)} == {"call-got"}
     data = bytearray(program.read_bytes())
     obj = elf.Object("image", len(data), lambda offset, size: bytes(data[offset : offset + size]))
     (got,) = obj.named(b".got")
@@ -325,7 +326,7 @@ def test_a_got_that_no_segment_loads_is_none(tmp_path: Path) -> None:
     data[at : at + 8] = UNLOADED.to_bytes(8, "little")
     moved = read_bytes(bytes(data))
     assert moved.slots == {}
-    assert {site.state for site in moved.sites} == {State.FOREIGN}
+    assert {site.state for site in moved} == {State.FOREIGN}
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,7 @@ def test_a_nop_without_a_mark_is_foreign_but_for_five_bytes_at_an_entry(
     twice = images.symbol(program, "twice")
     program.write_bytes(with_code(program, lambda _: before + nop))
     data = with_entries(program, *[twice + len(before)] * 4)
-    (site,) = read_bytes(data).sites
+    (site,) = read_bytes(data)
     if is_entry and nop == x86.NOP5:
         assert (site.state, site.nop) == (State.NOP, nop)
     else:
@@ -395,18 +396,18 @@ def test_code_that_the_loader_relocates_is_foreign(tmp_path: Path) -> None:
         record=["--pic"],
         link=["-shared", "-z", "notext"],
     )
-    assert {(site.state, site.reason) for site in read(built.image).sites} == {
+    assert {(site.state, site.reason) for site in read(built.image)} == {
         (State.FOREIGN, "code that the loader relocates (DT_TEXTREL)")
     }
 
 
 def test_every_state_of_every_site_gives_both_states(program: Path) -> None:
     data = bytearray(program.read_bytes())
-    calls = read_bytes(bytes(data)).sites
+    calls = read_bytes(bytes(data))
     for site in calls:
         assert (site.code, site.nop) == (site.call, bytes.fromhex("0f1f440001"))
-        data[site.offset : site.offset + 5] = bytes.fromhex("0f1f440001")
-    nops = read_bytes(bytes(data)).sites
+        data[site.file_offset : site.file_offset + 5] = bytes.fromhex("0f1f440001")
+    nops = read_bytes(bytes(data))
     assert [(site.state, site.code, site.call) for site in nops] == [
         (State.NOP, site.nop, site.call) for site in calls
     ]
@@ -414,11 +415,11 @@ def test_every_state_of_every_site_gives_both_states(program: Path) -> None:
 
 def test_what_is_expected_is_a_call_in_the_form_of_the_other_sites(tmp_path: Path) -> None:
     built = build(tmp_path, flags=["-mfentry", "-fpie"], link=["-pie"], own_counter=True)
-    before = read(built.image).sites[1]
+    before = read(built.image)[1]
     assert before.code[:2] == b"\x67\xe8"
     for spoilt in (b"\x90\x90", b"\xe8\x00", b"\x0f\x0b"):  # e8: the start of a shorter call
-        images.write(built.image, before.offset, spoilt)
-        site = read(built.image).sites[1]
+        images.write(built.image, before.file_offset, spoilt)
+        site = read(built.image)[1]
         assert site.state is State.FOREIGN
         assert before.code in site.expected
         assert {len(code) for code in (site.code, *site.expected)} == {6}
@@ -427,25 +428,25 @@ def test_what_is_expected_is_a_call_in_the_form_of_the_other_sites(tmp_path: Pat
 # --- many at once ---------------------------------------------------------------------------------
 
 
-def assert_each_is_as_alone(found: Image) -> None:
+def assert_each_is_as_alone(found: LinkedSites) -> None:
     """All sites are decoded in columns; each must be as if it had been looked at by itself."""
-    for number, site in enumerate(found.sites):
-        alone = found.sites.alone(number)
+    for number, site in enumerate(found):
+        alone = found.alone(number)
         way = alone.way
         assert (site.state, site.reason) == (alone.state, alone.reason)
         assert site.code == alone.code or (alone.expected and site.code.startswith(alone.code))
         assert bool(site.expected) == bool(alone.expected)
         assert (site.form, site.target, site.call, site.nop) == (
-            (way.form.name, way.name, way.call(site.vaddr), way.nop)
+            (way.form.name, way.name, way.call(site.position), way.nop)
             if way
             else ("", "", None, None)
         )
-        assert found.sites.codes[number] == alone.code
+        assert found.codes[number] == alone.code
     for state in STATES:
-        everything = range(len(found.sites))
-        chosen = [number for number in everything if found.sites[number].state is state]
-        assert list(found.sites.where(everything, state)) == chosen
-        assert list(found.sites.where(everything[1:], state)) == [one for one in chosen if one]
+        everything = range(len(found))
+        chosen = [number for number in everything if found[number].state is state]
+        assert list(found.where(everything, state)) == chosen
+        assert list(found.where(everything[1:], state)) == [one for one in chosen if one]
 
 
 @pytest.fixture(scope="module", params=["-fno-pic -no-pie", "-fpie -pie", "-m32 -fPIC -shared"])
@@ -464,14 +465,14 @@ def many(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_sites_in_many_ways_are_each_as_alone(many: bytes) -> None:
     chance = random.Random(2012)
-    sites = list(read_bytes(many).sites)
+    sites = list(read_bytes(many))
     for _ in range(60):
         data = bytearray(many)
         for site in sites:
             assert site.nop is not None
             kinds = [site.code] * 5 + [site.nop] * 5 + [_damaged(site.code, chance)]
             code = chance.choice(kinds if chance.random() < 0.9 else [_damaged(site.nop, chance)])
-            data[site.offset : site.offset + len(code)] = code
+            data[site.file_offset : site.file_offset + len(code)] = code
         assert_each_is_as_alone(read_bytes(bytes(data)))
 
 
@@ -484,17 +485,19 @@ def test_changes_bring_all_sites_or_some_of_them_to_a_state(many: bytes) -> None
     chance = random.Random(2012)
     data = bytearray(many)
     for state in (State.NOP, State.CALL, State.NOP, State.NOP, State.CALL):
-        found = read_bytes(bytes(data)).sites
+        found = read_bytes(bytes(data))
         numbers = sorted(chance.sample(range(len(found)), chance.choice((1, 40, len(found)))))
-        for vaddr, old, new in zip(*found.changes(numbers, state), strict=True):
-            offset = found.at(vaddr).offset
+        columns = *found.columns(numbers), found.turned(numbers, state)
+        for vaddr, old, new in zip(*columns, strict=True):
+            offset = found.at(vaddr).file_offset
             assert data[offset : offset + len(old)] == old
             data[offset : offset + len(old)] = new
-        after = read_bytes(bytes(data)).sites
+        after = read_bytes(bytes(data))
         assert {after[number].state for number in numbers} == {state}
-    found = read_bytes(bytes(data)).sites
-    for vaddr, _, new in zip(*found.changes(range(len(found)), State.CALL), strict=True):
-        offset = found.at(vaddr).offset
+    found = read_bytes(bytes(data))
+    everything = range(len(found))
+    for number, new in zip(everything, found.turned(everything, State.CALL), strict=True):
+        offset = found[number].file_offset
         data[offset : offset + len(new)] = new
     assert data == many
 
@@ -639,16 +642,20 @@ def test_names_that_together_are_longer_than_the_file_are_refused(program: Path)
     assert obj.symtab is not None
     symtab = obj.section(obj.symtab)
     strings = obj.section(symtab.link)
+    site, text = read_bytes(data)[0], next(iter(obj.named(b".text")))
     many, size = 2000, obj.layout.sym.size
-    of_one_name = (1).to_bytes(4, "little") + bytes([elf.STT_FUNC, 0, 1, 0]) + bytes(16)
-    broken = bytearray(data) + of_one_name * many + b"\0" + b"n" * 100_000 + b"\0"
+    aliases = b"".join(  # of tails of one long name
+        obj.layout.sym.pack(1 + number, elf.STT_FUNC, 0, text, site.position, 0)
+        for number in range(many)
+    )
+    broken = bytearray(data) + aliases + b"\0" + b"n" * 100_000 + b"\0"
     for section, offset, length in (
         (symtab, len(data), many * size),
         (strings, len(data) + many * size, 100_002),
     ):
         at = obj.shoff + section.index * obj.layout.shdr.size + 24  # sh_offset, sh_size
         broken[at : at + 16] = offset.to_bytes(8, "little") + length.to_bytes(8, "little")
-    sites = read_bytes(bytes(broken)).sites
+    sites = read_bytes(bytes(broken))
     with pytest.raises(FormatError, match="names of symbols overlap"):
         sites.names(0)
 
@@ -683,12 +690,12 @@ def test_a_mutated_image_is_refused_or_its_sites_are_what_the_file_holds(specime
             place = chance.choice(((0, 0x400), (headers, len(data)), (0, len(data))))
             data[chance.randrange(*place)] = chance.choice((0, 1, 0xFF, chance.randrange(256)))
         for site in sites_unless_refused(bytes(data)) or ():
-            assert data[site.offset :].startswith(site.code)
+            assert data[site.file_offset :].startswith(site.code)
             assert site.code in (site.call, site.nop) or site.state is State.FOREIGN
 
 
 def sites_unless_refused(data: bytes) -> tuple[Site, ...] | None:
     try:
-        return tuple(read_bytes(data).sites)
+        return tuple(read_bytes(data))
     except RecordError:
         return None

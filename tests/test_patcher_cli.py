@@ -148,7 +148,7 @@ def test_what_another_program_wrote_meanwhile_is_not_lost(
 ) -> None:
     with ElfFile(str(built.image)) as file:
         table = switch.read(file, ())
-        wanted = switch.plan(file.path, table, range(len(table)), State.NOP)
+        wanted = switch.plan(file.path, table, range(len(table.sites)), State.NOP)
         change(built.image)
         theirs = built.image.read_bytes()
         with pytest.raises(WriteError) as caught:

@@ -15,7 +15,8 @@ from fixtures.build import build as build_fixture
 from fixtures.manifest import Fixture
 from recordmcount.errors import FormatError
 from recordmcount.sites import relocatable
-from recordmcount.sites.relocatable import Listing
+from recordmcount.sites.relocatable import RelocatableSites
+from recordmcount.sites.site import Site as Found
 from recordmcount.sites.state import State
 from tests.support.command import run
 from tests.support.elf_builder import (
@@ -48,13 +49,13 @@ R_X86_64_64 = 1
 R_PLT32 = 4
 
 
-def listing(contents: Path | Elf | bytes, *names: str) -> Listing:
+def listing(contents: Path | Elf | bytes, *names: str) -> RelocatableSites:
     data = contents.read_bytes() if isinstance(contents, Path) else as_bytes(contents)
     return relocatable.read(parsed(data), names)
 
 
-def places(sites: list[relocatable.Site]) -> list[tuple[str, int]]:
-    return [(site.section, site.offset) for site in sites]
+def places(sites: list[Found]) -> list[tuple[str, int]]:
+    return [(site.section, site.position) for site in sites]
 
 
 def in_file(sites: set[Site]) -> list[tuple[str, int]]:
@@ -71,14 +72,14 @@ def test_calls_are_those_of_a_disassembler(fixture: Fixture) -> None:
     path = build_fixture(fixture)
     names = {*MCOUNT_NAMES, *fixture.names}
     kinds = call_forms(path, names)
-    sites = listing(path, *fixture.names).sites
+    sites = listing(path, *fixture.names)
     calls = [site for site in sites if site.state is State.CALL]
     assert places(calls) == in_file(set(kinds))
     assert Counter(site.form for site in calls) == Counter(kinds.values())
     said = sorted((str(site.function), site.function_offset) for site in calls)
     assert said == functions(path, kinds)
     if not fixture.nops:
-        foreign = {(site.section, site.offset) for site in sites} - {*places(calls)}
+        foreign = {(site.section, site.position) for site in sites} - {*places(calls)}
         assert {*in_file(unsupported_calls(path, names))} <= foreign
         assert foreign <= {*in_file(unsupported_calls(path, names) | references(path, names))}
 
@@ -88,9 +89,9 @@ def test_bytes_are_those_of_the_file(fixture: Fixture) -> None:
     path = build_fixture(fixture)
     with path.open("rb") as stream:
         contents = [(one.name, one.data()) for one in ELFFile(stream).iter_sections()]
-    for site in listing(path, *fixture.names).sites:
+    for site in listing(path, *fixture.names):
         assert any(
-            name == site.section and data[site.offset :].startswith(site.code)
+            name == site.section and data[site.position :].startswith(site.code)
             for name, data in contents
         )
 
@@ -100,9 +101,9 @@ def test_tables_of_gcc_are_read(fixture: Fixture) -> None:
     path = build_fixture(fixture)
     result = listing(path, *fixture.names)
     assert (result.has_table, result.dead, result.repeated) == (True, 0, 0)
-    assert places(list(result.sites)) == in_file(set(table_entries(path)))
-    assert all(site.recorded for site in result.sites)
-    assert {site.state for site in result.sites} == {State.NOP if fixture.nops else State.CALL}
+    assert places(list(result)) == in_file(set(table_entries(path)))
+    assert all(site.recorded for site in result)
+    assert {site.state for site in result} == {State.NOP if fixture.nops else State.CALL}
 
 
 @each_fixture(lambda fixture: bool(fixture.forms) and fixture.table != "__mcount_loc"
@@ -116,10 +117,10 @@ def test_what_the_recorder_did_is_seen(
     assert run("recordmcount", *(f"--symbol={name}" for name in fixture.names), path).status == 0
     after = listing(path, *fixture.names)
     entries = in_file(set(table_entries(path)))
-    assert places([site for site in after.sites if site.recorded]) == entries
-    for was, became in zip(before.sites, after.sites, strict=True):
-        assert (was.section, was.offset, was.form, was.function, len(was.code)) == (
-            became.section, became.offset, became.form, became.function, len(became.code),
+    assert places([site for site in after if site.recorded]) == entries
+    for was, became in zip(before, after, strict=True):
+        assert (was.section, was.position, was.form, was.function, len(was.code)) == (
+            became.section, became.position, became.form, became.function, len(became.code),
         )  # fmt: skip
         if was.state is State.FOREIGN:
             assert became == was
@@ -134,13 +135,13 @@ def test_entries_inside_a_call_are_foreign(
 ) -> None:
     """The kernel's tool records relocation - 1, which is no instruction in these objects."""
     path = fixture_object(name)
-    calls = places(list(listing(path).sites))
+    calls = places(list(listing(path)))
     assert peers.c(path).status == 0
-    sites = listing(path).sites
+    sites = listing(path)
     assert places([site for site in sites if site.state is State.CALL]) == calls
     foreign = [site for site in sites if site.state is State.FOREIGN]
     assert len(foreign) == 10
-    assert {(site.section, site.offset - 1) for site in foreign} < set(calls)
+    assert {(site.section, site.position - 1) for site in foreign} < set(calls)
     assert {site.reason for site in foreign} == {"0x1 into the call"}
     assert all(site.recorded == (site.state is State.FOREIGN) for site in sites)
 
@@ -150,7 +151,7 @@ def test_calls_that_the_kernel_tool_turned_off_are_nops(
 ) -> None:
     path = fixture_object("gcc-fentry")
     assert peers.c(path).status == 0
-    off = {site.section for site in listing(path).sites if site.state is State.NOP}
+    off = {site.section for site in listing(path) if site.state is State.NOP}
     assert off == {".foo.text", ".exit.text", ".noinstr.text"}
 
 
@@ -178,12 +179,12 @@ def odd(*entries: tuple[str, int], words: int = 0, code: bytes = CALL) -> Elf:
     )
 
 
-def shown(result: Listing) -> list[str]:
+def shown(result: RelocatableSites) -> list[str]:
     """A line for each site: section+offset, bytes, state, form, recorded, reason."""
     return [
-        f"{site.section}+{site.offset} {site.code.hex()} {site.state} {site.form or '-'} "
+        f"{site.section}+{site.position} {site.code.hex()} {site.state} {site.form or '-'} "
         f"{'recorded' if site.recorded else 'unrecorded'} {site.reason}".rstrip()
-        for site in result.sites
+        for site in result
     ]
 
 
@@ -209,7 +210,7 @@ def test_entries_beyond_the_first_for_one_place_are_repeated() -> None:
 
 def test_an_empty_table_is_a_table() -> None:
     empty = listing(odd(code=b"\xc3"))
-    assert (len(empty.sites), empty.has_table, empty.dead, empty.repeated) == (0, True, 0, 0)
+    assert (len(empty), empty.has_table, empty.dead, empty.repeated) == (0, True, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ def test_an_entry_that_names_no_site_is_foreign(entry: tuple[str, int], line: st
 )
 def test_a_nop_that_only_the_table_names_tells_its_form(code: str, form: str | None) -> None:
     """As with gcc's -mnop-mcount, where there never was a relocation."""
-    (site,) = listing(odd(("f", 0), code=bytes.fromhex(code))).sites
+    (site,) = listing(odd(("f", 0), code=bytes.fromhex(code)))
     if form is None:
         assert (site.state, site.form) == (State.FOREIGN, "")
     else:
@@ -258,8 +259,8 @@ def test_i386_keeps_addends_in_the_table(tmp_path: Path) -> None:
     """And here they are not 0: the base symbol is the first, `g`."""
     symbols = [Symbol("g", ".text", value=6, type=STT_FUNC), Symbol("__fentry__")]
     path = recorded(tmp_path / "x.o", build(I386, [text(calls=3)], symbols))
-    sites = listing(path).sites
-    assert [(site.offset, site.recorded) for site in sites] == [(0, True), (6, True), (12, True)]
+    sites = listing(path)
+    assert [(site.position, site.recorded) for site in sites] == [(0, True), (6, True), (12, True)]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_no_field_of_an_object_is_trusted() -> None:
 
 def function_of_second_call(*symbols: Symbol) -> tuple[str | None, int]:
     """What function the call at offset 6 of a section is said to be in."""
-    _, site = listing(build(X86_64, [text(calls=2)], [*symbols, Symbol("__fentry__")])).sites
+    _, site = listing(build(X86_64, [text(calls=2)], [*symbols, Symbol("__fentry__")]))
     return site.function, site.function_offset
 
 

@@ -16,35 +16,35 @@ from recordmcount.columns import is_ascending, pick, positions
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
 from recordmcount.sites import calls
-from recordmcount.sites.relocatable import Part, Sites
+from recordmcount.sites.relocatable import Part, RelocatableSites
 
 NARROW = 4  # bytes that most relocations fill, and at most if they are not x86.WIDE_TYPES
 
 
-def touched(obj: Object, recorded: Sites) -> set[int]:
+def overlapped(obj: Object, recorded: RelocatableSites) -> set[int]:
     """The numbers of the sites that another relocation touches."""
     counts = _Counts(obj)
     found = set()
     for part, first in zip(recorded.parts, recorded.firsts, strict=False):
         lengths = [0, *(way.form.length for way in recorded.ways)]
         for at in _doubtful(obj, part, lengths):
-            thing = recorded.thing(first + at)
+            finding = recorded.finding(first + at)
             place = part.section, part.column.starts[at]
-            if thing.relocation and counts.count(*place, thing.length) != 1:
+            if finding.relocation and counts.count(*place, finding.length) != 1:
                 found.add(first + at)
     return found
 
 
 def _doubtful(obj: Object, part: Part, lengths: Sequence[int]) -> Sequence[int]:
-    """The numbers in a part of all sites that may be touched; `lengths` are by kind."""
-    kinds = bytes(part.column.kinds)
-    usual = positions(kinds, set(kinds) - {0}) if 0 in kinds else range(len(kinds))
+    """The numbers in a part of all sites that may be touched; `lengths` are by way."""
+    ways = bytes(part.column.ways)
+    usual = positions(ways, set(ways) - {0}) if 0 in ways else range(len(ways))
     starts, entries = pick(part.column.starts, usual), pick(part.column.entries, usual)
-    ends = list(map(add, starts, map(lengths.__getitem__, pick(kinds, usual))))
+    ends = list(map(add, starts, map(lengths.__getitem__, pick(ways, usual))))
     texts = [text for _, text in calls.text_relocations(obj)]
     if len(usual) < columns.FEW or texts.count(part.section) != 1 or not is_ascending(entries):
-        return range(len(kinds))
-    doubtful = set(positions(kinds, {0}))
+        return range(len(ways))
+    doubtful = set(positions(ways, {0}))
     header = obj.headers[part.column.relocations]
     count = header[elf.SH_SIZE] // header[elf.SH_ENTSIZE]
     for first in range(0, count, elf.CHUNK):
@@ -52,7 +52,7 @@ def _doubtful(obj: Object, part: Part, lengths: Sequence[int]) -> Sequence[int]:
         numbers = range(max(0, first - 1), min(first + elf.CHUNK + 1, count))
         offsets, types = obj.relocated(part.column.relocations, numbers)
         if offsets != sorted(offsets):
-            return range(len(kinds))
+            return range(len(ways))
         some = slice(bisect_left(entries, first), bisect_left(entries, first + elf.CHUNK))
         near = _near_others(
             offsets, [entry - numbers.start for entry in entries[some]], starts[some], ends[some]
@@ -111,6 +111,6 @@ class _Counts:
         for index, text in calls.text_relocations(self._obj):
             if text != section:
                 continue
-            for offset, kind, _symbol, _addend in self._obj.relocations(index):
-                none = kind == x86.RELOCATION_NONE
-                yield offset, 1 if none else x86.field_size(self._obj.machine, kind)
+            for offset, relocation_type, _symbol, _addend in self._obj.relocations(index):
+                none = relocation_type == x86.RELOCATION_NONE
+                yield offset, 1 if none else x86.field_size(self._obj.machine, relocation_type)

@@ -3,9 +3,10 @@
 from patcher.errors import CompareError, NoSiteError
 from patcher.modify import verify
 from recordmcount.console import printable
-from recordmcount.elf import filetype
 from recordmcount.elf import object as elf
 from recordmcount.mcount_loc import NAME as TABLE
+from recordmcount.sites import image
+from recordmcount.sites.select import select as select_sites
 from recordmcount.sites.state import STATES, State
 
 from .rewrite import rewrite
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
     from patcher.memory.elffile import ElfFile
     from patcher.modify import Batch
+    from recordmcount.sites.site import Site
 
-    from .sites import Site, SiteTable
+    from .switchable import Switchable
 
 
 class Plan:
@@ -34,7 +36,7 @@ class Plan:
 
     def __init__(
         self,
-        table: "SiteTable",
+        table: "Switchable",
         state: State,
         selected: "Sequence[int]",
         numbers: "Sequence[int]",
@@ -55,87 +57,49 @@ class Plan:
         return f"{sites_in_words(len(self.numbers))} turned to {self.state}, {self.already} already"
 
 
-def read(file: "ElfFile", names: "Sequence[str]") -> "SiteTable":
-    """The file's sites. Raises NoSiteError without a table, FormatError for an unsound one."""
-    obj = file.object
-    if obj.type == elf.ET_REL:
-        filetype.refuse_slim_lto(obj)
-    if obj.headers and not obj.named(TABLE):
+def read(file: "ElfFile", names: "Sequence[str]") -> "Switchable":
+    """Read the file's sites. NoSiteError without a table, FormatError for an unsound one."""
+    sites = image.read(file.object, names)
+    if sites is None or not sites.has_table:
         raise NoSiteError(file.path, f"no {TABLE.decode()} table")
-    if obj.type == elf.ET_REL:
-        from .objects import ObjectSites
+    if sites.in_object is True:
+        from .objects import ObjectSwitch
 
-        return ObjectSites(obj, names)
-    from .linked import LinkedSites
+        return ObjectSwitch(file.object, sites)
+    from .linked import LinkedSwitch
 
-    return LinkedSites(obj, names)
+    return LinkedSwitch(sites)
 
 
 def select(
-    path: str, table: "SiteTable", globs: "Sequence[str]" = (), notrace: "Sequence[str]" = ()
+    path: str, table: "Switchable", globs: "Sequence[str]" = (), notrace: "Sequence[str]" = ()
 ) -> "Sequence[int]":
-    """The sites in functions like one of `globs`, or all, but for those like one of `notrace`.
+    """Number the sites in functions like one of `globs`, or all, but for those like `notrace`.
 
-    A function is like a glob by any of its names, as they stand in the symbol table. Raises
-    NoSiteError where a glob is like no function with a site.
+    Raises NoSiteError where a glob is like no function with a site.
     """
-    everything = range(len(table))
-    if not globs and not notrace:
-        return everything
-    functions = _functions(table)
-    wanted = _like(path, functions, globs) if globs else set(everything)
-    wanted -= _like(path, functions, notrace)
-    return sorted(wanted)
-
-
-def _functions(table: "SiteTable") -> dict[str, list[int]]:
-    """The numbers of the sites in each function, by each of its names."""
-    functions: dict[str, list[int]] = {}
-    for number in range(len(table)):
-        for name in table.names(number):
-            functions.setdefault(name, []).append(number)
-    return functions
-
-
-def _like(path: str, functions: dict[str, list[int]], globs: "Sequence[str]") -> set[int]:
-    """The sites in functions like one of `globs`; NoSiteError if none is like one of them."""
-    import re
-    from fnmatch import translate
-
-    found: set[int] = set()
-    idle = []
-    for glob in map(_as_names_are, globs):
-        is_like = re.compile(translate(glob)).match
-        like = [number for name in functions if is_like(name) for number in functions[name]]
-        found.update(like)
-        if not like:
-            idle.append(glob)
+    selected, idle = select_sites(table.sites, globs, notrace)
     if idle:
         raise NoSiteError(path, f"no site in a function like {' or '.join(map(printable, idle))}")
-    return found
+    return selected
 
 
-def _as_names_are(glob: str) -> str:
-    """A glob of the command line, its bytes that are not UTF-8 spelled as in names of functions."""
-    return glob.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def count(table: "SiteTable", selected: "Sequence[int]") -> dict[State, int]:
+def count(table: "Switchable", selected: "Sequence[int]") -> dict[State, int]:
     """How many of the selected sites are in each state."""
-    return {state: len(table.where(selected, state)) for state in STATES}
+    return {state: len(table.sites.where(selected, state)) for state in STATES}
 
 
-def plan(path: str, table: "SiteTable", selected: "Sequence[int]", state: State) -> "Plan":
+def plan(path: str, table: "Switchable", selected: "Sequence[int]", state: State) -> "Plan":
     """What must change so that all `selected` sites are in `state`.
 
     Raises CompareError if a site is foreign, or could not be brought into the state and back.
     """
-    if foreign := table.where(selected, State.FOREIGN):
+    if foreign := table.sites.where(selected, State.FOREIGN):
         raise _foreign(path, table, foreign)
-    numbers = table.where(selected, State.CALL if state is State.NOP else State.NOP)
-    if stuck := table.stuck(numbers, state):
-        site = table.site(stuck[0])
-        raise _error(path, site, f"{site.reason}{_more(stuck)}; nothing was written")
+    numbers = table.sites.where(selected, State.CALL if state is State.NOP else State.NOP)
+    if unswitchable := table.unswitchable(numbers, state):
+        site = table.site(unswitchable[0])
+        raise _error(path, site, f"{site.reason}{_more(unswitchable)}; nothing was written")
     return Plan(table, state, selected, numbers, table.batch(numbers, state))
 
 
@@ -179,7 +143,7 @@ def describe(site: "Site") -> str:
     return f"{site.reason}{actual}{wanted}"
 
 
-def _foreign(path: str, table: "SiteTable", foreign: "Sequence[int]") -> CompareError:
+def _foreign(path: str, table: "Switchable", foreign: "Sequence[int]") -> CompareError:
     site = table.site(foreign[0])
     return _error(path, site, f"foreign: {describe(site)}{_more(foreign)}; nothing was written")
 

@@ -13,7 +13,7 @@ from recordmcount.elf.notes import build_id
 from recordmcount.elf.open import open_file, reader
 from recordmcount.elf.segments import PF_X, PT_LOAD, LoadView
 from recordmcount.sites import linked
-from recordmcount.sites.linked import Site
+from recordmcount.sites.site import Site
 from recordmcount.x86 import ADDRESS_BITS
 
 from .mappings import Range
@@ -36,7 +36,7 @@ def read(path: str, bias: int = 0, names: Sequence[str] = ()) -> Module:
         return Module(
             Identity(path, build_id(view), status.st_dev, status.st_ino, bias),
             tuple(_text(view, bias)),
-            tuple(_point(obj, site, bias) for site in found.sites),
+            tuple(_point(obj, site, bias) for site in found),
             machine=obj.machine,
         )
     finally:
@@ -59,7 +59,7 @@ def _point(obj: elf.Object, site: Site, bias: int) -> Point:
     if site.call is None or site.nop is None:
         raise CompareError(
             obj.path, site.reason,
-            address=site.vaddr, symbol=site.place, actual=site.code, expected=site.expected,
+            address=site.position, symbol=site.place, actual=site.code, expected=site.expected,
         )  # fmt: skip
-    address = _moved(obj, site.vaddr, bias)
+    address = _moved(obj, site.position, bias)
     return Point(address, site.code, site.call, site.nop, site.place, site.aliases)

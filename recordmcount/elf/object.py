@@ -64,7 +64,7 @@ SHF_LINK_ORDER = 0x80
 SHF_GROUP = 0x200
 
 STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
-STT_FUNC, STT_SECTION, STT_GNU_IFUNC = 2, 3, 10
+STT_NOTYPE, STT_FUNC, STT_SECTION, STT_GNU_IFUNC = 0, 2, 3, 10
 
 # Relocations are searched in pieces of this many entries: memory stays small and in the cache.
 CHUNK = 16384
@@ -405,9 +405,15 @@ class Object:
         else:
             name, value, size, info, other, shndx = fields
         if shndx >= SHN_LORESERVE:
-            # All but SHN_XINDEX (SHN_ABS, SHN_COMMON, ...) say that no section holds it.
-            shndx = self._extended_shndx(index) if shndx == SHN_XINDEX else SHN_UNDEF
+            shndx = self.section_of(index, shndx)
         return name, value, size, info, other, shndx
+
+    def section_of(self, symbol: int, shndx: int) -> int:
+        """Resolve a reserved st_shndx of a symbol in the symbol table to a section index.
+
+        All but SHN_XINDEX (SHN_ABS, SHN_COMMON, ...) say that no section holds it: SHN_UNDEF.
+        """
+        return self._extended_shndx(symbol) if shndx == SHN_XINDEX else SHN_UNDEF
 
     def values_named(self, section: int, values: "Sequence[int]") -> set[int]:
         """Those of `values` that are the st_value of a symbol in `section`."""

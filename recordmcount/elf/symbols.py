@@ -1,9 +1,11 @@
-"""The symbols of a linked file: which addresses have these names, which function is at an address.
+"""The symbols of a file: where these names stand, and which function is at a place of code.
 
-Names are those before an `@`: bfd and gold append the version in .symtab.
+The answer is the same for objects and for linked files: a symbol belongs to its section, and what
+it names ends there. Names are those before an `@`: assemblers and linkers append the version.
 """
 
 from _bisect import bisect_left, bisect_right
+from itertools import accumulate
 
 from recordmcount.columns import positions
 from recordmcount.errors import FormatError
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .object import Object
+
+    # st_value, how good a name it is, -number in its table; that table's section index, st_name,
+    # st_size. The first three are the order.
+    _Row = tuple[int, int, int, int, int, int]
 
 
 def named(obj: "Object", names: "Sequence[bytes]") -> "Iterator[tuple[bytes, int, int, int]]":
@@ -56,70 +62,128 @@ def _places(strings: bytes, names: "Sequence[bytes]") -> dict[bytes, bytes]:
 def _fields(obj: "Object", fields: tuple[int, ...]) -> tuple[int, int, int, int]:
     """(st_value, st_size, st_info, st_shndx) of a symbol's fields."""
     if obj.layout.is_64:
-        _, info, _, shndx, value, size = fields
+        _name, info, _other, shndx, value, size = fields
     else:
-        _, value, size, info, _, shndx = fields
+        _name, value, size, info, _other, shndx = fields
     return value, size, info, shndx
 
 
-class Functions:
-    """The STT_FUNC symbols by address; of several at one address a global one, then the first.
+_START, _RANK, _TABLE, _NAME, _SIZE = 0, 1, 3, 4, 5  # of a row
+_TYPES = (elf.STT_FUNC, elf.STT_GNU_IFUNC, elf.STT_NOTYPE)
+_BINDINGS = (elf.STB_GLOBAL, elf.STB_WEAK, elf.STB_LOCAL)
+# st_info -> how good a name its symbol is for a function; no other symbol is one.
+_RANKS = {
+    binding << 4 | each: -(len(_BINDINGS) * _TYPES.index(each) + _BINDINGS.index(binding))
+    for each in _TYPES
+    for binding in _BINDINGS
+}
+_LEAST_FUNCTION = _RANKS[elf.STB_LOCAL << 4 | elf.STT_FUNC]
 
-    They are read when the first is asked for.
+
+class Functions:
+    """The functions of code, by section and place.
+
+    A place is a section offset in an object and a link-time virtual address in a linked file: it
+    counts as st_value does. STT_NOTYPE counts as a function, for assembly sources often leave the
+    type out. Of several symbols at one place a function is the best, then a global one, then the
+    first. The symbols are read when the first function is asked for.
     """
 
     def __init__(self, obj: "Object") -> None:
         self._obj = obj
-        self._read: tuple[list[tuple[int, int, int, bytes, int]], list[int]] | None = None
+        self._names: dict[tuple[int, int], str] = {}
+        self._allowance = elf.READINGS * obj.size
+        self._sections: dict[int, _Column] | None = None
 
-    def covering(self, vaddr: int) -> tuple[str | None, int]:
-        """(name, distance to its first byte) of the function at `vaddr`; (None, 0) if none."""
-        functions, starts = self._functions()
-        number = bisect_right(starts, vaddr) - 1
+    def at(self, section: int, place: int) -> tuple[str | None, int]:
+        """(name, distance in bytes to its start) of the function at a place; (None, 0) if none.
+
+        A symbol at the very place names it. Else one whose size covers it does, and only then the
+        last one before it, if that has no size: how far that reaches is not known.
+        """
+        column = self._column(section)
+        number = bisect_right(column.starts, place) - 1
         if number < 0:
             return None, 0
-        value, _, _, name, size = functions[number]
-        if size and vaddr >= value + size:
-            return None, 0
-        return _unversioned(name), vaddr - value
+        row = column.rows[number]
+        if row[_START] != place and not place < row[_START] + row[_SIZE]:
+            covering = column.rows[column.reaching()[number]]
+            if place < covering[_START] + covering[_SIZE]:
+                row = covering
+            elif row[_SIZE]:
+                return None, 0
+        return self._name(row), place - row[_START]
 
-    def names(self, start: int) -> tuple[str, ...]:
-        """All names of the function that begins at `start`, each once, the best first."""
-        functions, starts = self._functions()
-        first, end = bisect_left(starts, start), bisect_right(starts, start)
-        rows = reversed(functions[first:end])
-        return tuple(dict.fromkeys(_unversioned(name) for *_, name, _ in rows))
+    def names(self, section: int, start: int) -> tuple[str, ...]:
+        """All names of the function that begins at a place, each once, the best first."""
+        column = self._column(section)
+        first, end = bisect_left(column.starts, start), bisect_right(column.starts, start)
+        return tuple(dict.fromkeys(map(self._name, reversed(column.rows[first:end]))))
 
-    def _functions(self) -> tuple[list[tuple[int, int, int, bytes, int]], list[int]]:
-        """Rows of (value, -rank, -number, name, size), sorted; and their first column."""
-        if self._read is None:
-            order = (elf.STB_GLOBAL, elf.STB_WEAK, elf.STB_LOCAL)
-            rows = sorted(
-                (value, -order.index(info >> 4) if info >> 4 in order else -3, -number, name, size)
-                for number, (name, value, size, info, shndx) in enumerate(_symbols(self._obj))
-                if info & 0xF == elf.STT_FUNC and shndx != elf.SHN_UNDEF
-            )
-            self._read = rows, [row[0] for row in rows]
-        return self._read
+    def begins(self, section: int, place: int) -> bool:
+        """Tell whether a symbol of type STT_FUNC stands at a place; STT_NOTYPE is no proof."""
+        column = self._column(section)
+        number = bisect_right(column.starts, place) - 1
+        row = column.rows[number] if number >= 0 else None
+        return row is not None and row[_START] == place and row[_RANK] >= _LEAST_FUNCTION
 
+    def _name(self, row: "_Row") -> str:
+        """The name of a function. Each is read once, and all together are not longer than usual."""
+        key = row[_TABLE], row[_NAME]
+        name = self._names.get(key)
+        if name is None:
+            name = elf.string_at(self._strings[row[_TABLE]], row[_NAME]).partition("@")[0]
+            self._names[key] = name
+            self._allowance -= len(name)
+            if self._allowance < 0:
+                what = "names of symbols overlap: they are too long together"
+                raise FormatError(self._obj.path, what)
+        return name
 
-def _symbols(obj: "Object") -> "Iterator[tuple[bytes, int, int, int, int]]":
-    """(name, st_value, st_size, st_info, st_shndx) of .symtab's and .dynsym's symbols.
+    def _column(self, section: int) -> "_Column":
+        if self._sections is None:
+            self._strings: dict[int, bytes] = {}
+            rows: dict[int, list[_Row]] = {}
+            for table in self._obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
+                self._read(table, rows)
+            self._sections = {shndx: _Column(sorted(each)) for shndx, each in rows.items()}
+        return self._sections.get(section) or _Column([])
 
-    Raises FormatError where names are tails of each other and would fill the memory.
-    """
-    allowance = elf.READINGS * obj.size
-    for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
-        content = obj.content(index)
-        strings = obj.content(obj.section(index).link)
+    def _read(self, table: int, rows: "dict[int, list[_Row]]") -> None:
+        """Sort the functions of a symbol table by section."""
+        obj = self._obj
+        content = obj.content(table)
+        self._strings[table] = obj.content(obj.section(table).link)
         whole = len(content) - len(content) % obj.layout.sym.size
-        for fields in obj.layout.sym.iter_unpack(content[:whole]):
-            name = strings[fields[0] : strings.find(b"\0", fields[0])]
-            allowance -= len(name)
-            if allowance < 0:
-                raise FormatError(obj.path, "names of symbols overlap: they are too long together")
-            yield name, *_fields(obj, fields)
+        for number, fields in enumerate(obj.layout.sym.iter_unpack(content[:whole])):
+            value, size, info, shndx = _fields(obj, fields)
+            rank = _RANKS.get(info)
+            name = fields[0]
+            if rank is None or not shndx or not name:
+                continue
+            if shndx >= elf.SHN_LORESERVE and table == obj.symtab:
+                shndx = obj.section_of(number, shndx)
+            rows.setdefault(shndx, []).append((value, rank, -number, table, name, size))
 
 
-def _unversioned(name: bytes) -> str:
-    return name.partition(b"@")[0].decode("utf-8", "backslashreplace")
+class _Column:
+    """The functions of one section: `rows` in order of their `starts`."""
+
+    __slots__ = ("rows", "starts", "_reaching")
+
+    def __init__(self, rows: "list[_Row]") -> None:
+        self.rows = rows
+        self.starts = [row[_START] for row in rows]
+        self._reaching: list[int] = []
+
+    def reaching(self) -> list[int]:
+        """For each row the number of that which ends last, of it and all before it."""
+        if not self._reaching:
+            ends = [(row[_START] + row[_SIZE], number) for number, row in enumerate(self.rows)]
+            self._reaching = [number for _, number in accumulate(ends, max)]
+        return self._reaching
+
+
+def in_function(name: str, distance: int) -> str:
+    """`function` or `function+0xdistance`."""
+    return f"{name}+{distance:#x}" if distance else name

@@ -7,36 +7,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from recordmcount import mcount_loc, x86
+from recordmcount import x86
 from recordmcount.elf import archive, filetype, segments
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
 from recordmcount.elf.open import open_file, reader
 from recordmcount.errors import FormatError, RecordError
-from recordmcount.sites import linked, relocatable
-from recordmcount.sites.state import State
+from recordmcount.sites import image
+from recordmcount.sites.site import Site
 
 # An executable that can be loaded anywhere is a shared object that says so (since glibc 2.26).
 DT_FLAGS_1, DF_1_PIE = 0x6FFFFFFB, 0x08000000
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One site. `position` is a section offset in objects, else a link-time virtual address.
-
-    `function_offset` is the distance in bytes to the first byte of `function`, 0 without one.
-    `kind` is the form of the call and `reason` what is wrong with the site; both may be empty.
-    """
-
-    function: str | None
-    function_offset: int
-    section: str
-    position: int
-    kind: str
-    code: bytes
-    state: State
-    recorded: bool
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +25,7 @@ class FileReport:
     """One file, or one member of an archive.
 
     `type` is "object", "executable", "PIE" or "shared object"; `bits` 32 or 64; `machine`
-    "x86-64", "x32" or "i386". `rows` are in the order of section and offset, or of address.
+    "x86-64", "x32" or "i386". `sites` are in the order of section and offset, or of address.
     `dead` counts table entries that name no place, `repeated` those beyond the first for one.
     """
 
@@ -53,13 +34,13 @@ class FileReport:
     bits: int
     machine: str
     has_table: bool
-    rows: tuple[Row, ...] = ()
+    sites: tuple[Site, ...] = ()
     dead: int = 0
     repeated: int = 0
 
     @property
     def position(self) -> str:
-        """What a row's position is: "offset" (in the section) or "address" (link-time)."""
+        """What a site's position is: "offset" (in the section) or "address" (link-time)."""
         return "offset" if self.type == "object" else "address"
 
 
@@ -104,23 +85,10 @@ def _examine_object(
 
 def _report(obj: Object, names: tuple[str, ...]) -> FileReport:
     identity = (obj.path, *identify(obj))
-    if obj.type == elf.ET_REL:
-        filetype.refuse_slim_lto(obj)
-        listing = relocatable.read(obj, names)
-        rows = tuple(_row(site, site.offset, site.recorded) for site in listing.sites)
-        return FileReport(*identity, listing.has_table, rows, listing.dead, listing.repeated)
-    if obj.headers and not obj.named(mcount_loc.NAME):
+    sites = image.read(obj, names)
+    if sites is None:
         return FileReport(*identity, has_table=False)
-    image = linked.read(obj, names)
-    rows = tuple(_row(site, site.vaddr, recorded=True) for site in image.sites)
-    return FileReport(*identity, True, rows, image.dead, image.repeated)
-
-
-def _row(site: relocatable.Site | linked.Site, position: int, recorded: bool) -> Row:
-    return Row(
-        site.function, site.function_offset, site.section, position, site.form, site.code,
-        site.state, recorded, site.reason,
-    )  # fmt: skip
+    return FileReport(*identity, sites.has_table, tuple(sites), sites.dead, sites.repeated)
 
 
 def identify(obj: Object) -> tuple[str, int, str]:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from recordmcount.errors import RecordError
+from recordmcount.sites.site import Site
 
-from .document import FileReport, Row
+from .document import FileReport
 
 JSON_VERSION = 1
 SCHEMA = Path(__file__).with_name("report.schema.json")
@@ -33,19 +34,19 @@ def _json_file(report: FileReport) -> dict[str, object]:
         "has_table": report.has_table,
         "dead_entries": report.dead,
         "repeated_entries": report.repeated,
-        "sites": [_json_site(report.position, row) for row in report.rows],
+        "sites": list(map(_json_site, report.sites)),
     }
 
 
-def _json_site(position: str, row: Row) -> dict[str, object]:
+def _json_site(site: Site) -> dict[str, object]:
     return {
-        "function": row.function,
-        "function_offset": None if row.function is None else row.function_offset,
-        "section": row.section,
-        position: row.position,
-        "kind": row.kind or None,
-        "bytes": row.code.hex(),
-        "state": row.state,
-        "recorded": row.recorded,
-        "reason": row.reason or None,
+        "function": site.function,
+        "function_offset": None if site.function is None else site.function_offset,
+        "section": site.section,
+        "offset" if site.in_object else "address": site.position,
+        "kind": site.form or None,
+        "bytes": site.code.hex(),
+        "state": site.state,
+        "recorded": site.recorded,
+        "reason": site.reason or None,
     }

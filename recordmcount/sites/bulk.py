@@ -42,13 +42,10 @@ class Way(NamedTuple):
 def ways(obj: "Object") -> list[Way]:
     """The ways in which a usual site can stand: as call, then as NOP."""
     known = x86.CALL_FORMS[obj.machine].items()
-    single = {kind: forms[0] for kind, forms in known if len(forms) == 1}
+    single = [(forms[0], each) for each, forms in known if len(forms) == 1]
     in_place = not mcount_loc.uses_rela(obj)
-    calls = [
-        Way(State.CALL, form, kind, x86.object_call(form, in_place=in_place))
-        for kind, form in single.items()
-    ]
-    nops = [Way(State.NOP, form, kind, x86.object_nop(form, kind)) for kind, form in single.items()]
+    calls = [Way(State.CALL, *each, x86.object_call(each[0], in_place=in_place)) for each in single]
+    nops = [Way(State.NOP, *each, x86.object_nop(*each)) for each in single]
     return calls + nops
 
 
@@ -56,19 +53,19 @@ class Column:
     """The usual sites of one text section: columns of equal length, in ascending order.
 
     `relocations` is the section index of their relocations, `starts` the section offsets of their
-    first bytes, `entries` the numbers of their relocations, `kinds` the ways they stand in, each
-    its number in `ways` + 1.
+    first bytes, `entries` the numbers of their relocations, `ways` the ways they stand in, each
+    the number in Usual.ways + 1.
     """
 
-    __slots__ = ("relocations", "starts", "entries", "kinds")
+    __slots__ = ("relocations", "starts", "entries", "ways")
 
     def __init__(
-        self, relocations: int, starts: list[int], entries: list[int], kinds: bytearray
+        self, relocations: int, starts: list[int], entries: list[int], ways: bytearray
     ) -> None:
         self.relocations = relocations
         self.starts = starts
         self.entries = entries
-        self.kinds = kinds
+        self.ways = ways
 
     def sort(self) -> None:
         """Put the sites in order; of two at one place the later stays."""
@@ -77,7 +74,7 @@ class Column:
         places = sorted({start: number for number, start in enumerate(self.starts)}.items())
         self.starts = [start for start, _ in places]
         self.entries = [self.entries[number] for _, number in places]
-        self.kinds = bytearray(self.kinds[number] for _, number in places)
+        self.ways = bytearray(self.ways[number] for _, number in places)
 
     def find(self, start: int) -> int:
         """The number of the site at a section offset, -1 if there is none."""
@@ -97,22 +94,23 @@ class Usual:
         self.ways = ways(obj)
         self.columns: dict[int, Column] = {}
         self.calls = [(part, self._calls(part)) for part in found.sections]
-        self._nops = [kind for kind, way in enumerate(self.ways, 1) if way.state is State.NOP]
+        self._nops = [number for number, way in enumerate(self.ways, 1) if way.state is State.NOP]
         self.turned_off = [(part, self._turned_off(part)) for part in found.turned_off]
         for column in self.columns.values():
             column.sort()
 
     def _calls(self, part: "SectionSites") -> list[int]:
         """Those of a part that are not usual."""
-        kinds = {way.type: kind for kind, way in enumerate(self.ways, 1) if way.state is State.CALL}
+        all_ways = enumerate(self.ways, 1)
+        ways = {way.type: number for number, way in all_ways if way.state is State.CALL}
         entries = unpack(f"<{len(part)}Q", part.entries)
         left: list[int] = []
         for relocation_type in set(part.types):
             numbers: Sequence[int] = having(part.types, relocation_type)
-            if relocation_type in kinds and len(part) >= columns.FEW:
+            if relocation_type in ways and len(part) >= columns.FEW:
                 starts, chosen = pick(part.starts, numbers), pick(entries, numbers)
                 sections = part.relocations, part.section
-                alike = self._compare(kinds[relocation_type], *sections, starts, chosen)
+                alike = self._compare(ways[relocation_type], *sections, starts, chosen)
                 numbers = [] if all(alike) else list(compress(numbers, map(not_, alike)))
             left += numbers
         return sorted(left)
@@ -121,23 +119,23 @@ class Usual:
         """Those of a part that are not usual."""
         relocations, text, entries, fields, addends = part
         left = list(range(len(entries)))
-        for kind in tuple(self._nops) if len(entries) >= columns.FEW else ():
-            form = self.ways[kind - 1].form
+        for way in tuple(self._nops) if len(entries) >= columns.FEW else ():
+            form = self.ways[way - 1].form
             numbers = left
             if addends and set(pick(addends, left)) != {form.addend}:
                 numbers = [number for number in left if addends[number] == form.addend]
             starts = [field - len(form.prefix) for field in pick(fields, numbers)]
-            alike = self._compare(kind, relocations, text, starts, pick(entries, numbers))
+            alike = self._compare(way, relocations, text, starts, pick(entries, numbers))
             if any(alike):
                 left = sorted({*left}.difference(compress(numbers, alike)))
-                self._nops.sort(key=lambda other: other != kind)  # the next part is as this one
+                self._nops.sort(key=lambda other: other != way)  # the next part is as this one
             if not left:
                 break
         return left
 
     def _compare(
         self,
-        kind: int,
+        way: int,
         relocations: int,
         text: int,
         starts: "Sequence[int]",
@@ -149,10 +147,10 @@ class Usual:
         sound = self._obj.section_type(relocations) == usual and column.relocations == relocations
         if not starts or not sound or starts[0] < 0 or list(starts) != sorted(starts):
             return [False] * len(starts)
-        alike = self._alike(text, starts, self.ways[kind - 1].code)
+        alike = self._alike(text, starts, self.ways[way - 1].code)
         column.starts += compress(starts, alike)
         column.entries += compress(entries, alike)
-        column.kinds += bytes((kind,)) * (len(column.starts) - len(column.kinds))
+        column.ways += bytes((way,)) * (len(column.starts) - len(column.ways))
         self.columns[text] = column
         return alike
 

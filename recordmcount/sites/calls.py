@@ -113,8 +113,7 @@ def find(obj: "Object", extra_names: tuple[str, ...] = (), processes: int = 1) -
     trusted.
     """
     found = Found()
-    names = [name.encode("utf-8", "surrogateescape") for name in (*x86.MCOUNT_NAMES, *extra_names)]
-    symbols = obj.symbols_named(names)
+    symbols = obj.symbols_named(x86.mcount_names(extra_names))
     if not symbols:
         return found
     pairs = text_relocations(obj)

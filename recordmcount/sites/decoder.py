@@ -9,6 +9,7 @@ once; only those that stand otherwise are decoded themselves.
 from _bisect import bisect_left
 
 from recordmcount import x86
+from recordmcount.elf.symbols import in_function
 
 from .state import State
 
@@ -17,12 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from recordmcount.elf.object import Object
-    from recordmcount.elf.symbols import Functions
     from recordmcount.x86 import LinkedCall
 
+    from .linked_code import LinkedCode
     from .targets import Targets
 
-ENDBR_SIZE = 4  # bytes
 # How many targets one byte can tell apart: the high half is the number, the low half how many.
 MOST_TARGETS = 15
 UNMARKED = "a NOP without a mark, which may be padding"
@@ -104,15 +104,16 @@ class Found:
 class Decoder:
     """Tells what stands at a link-time virtual address.
 
-    `relocated` are the sorted addresses of what the loader changes in code.
+    `code` tells which function is at an address, `relocated` are the sorted addresses of what the
+    loader changes in code.
     """
 
     def __init__(
-        self, obj: "Object", targets: "Targets", functions: "Functions", relocated: "Sequence[int]"
+        self, obj: "Object", targets: "Targets", code: "LinkedCode", relocated: "Sequence[int]"
     ) -> None:
         self._forms = x86.linked_calls(obj.machine)
         self._targets = targets
-        self._functions = functions
+        self._code = code
         self._reached = {form: _reached(form, targets) for form in self._forms}
         self._relocated = relocated
         self._highest = obj.layout.highest
@@ -161,7 +162,7 @@ class Decoder:
         address = _origin(form, vaddr, base) + operand & self._highest
         if form.through_slot:
             return f"a call through {address:#x}, which is no GOT slot of mcount"
-        name, distance = self._functions.covering(address)
+        name, distance = self._code.function_at(address)
         if name is None:
             return f"a call to {address:#x}, which is not mcount"
         hint = "" if distance else f" (if it is, say --symbol {name})"
@@ -206,9 +207,10 @@ class Decoder:
 
     def _is_entry(self, vaddr: int, before: bytes) -> bool:
         """Whether a function's first instruction but for an endbr is at `vaddr`."""
-        name, distance = self._functions.covering(vaddr)
+        name, distance = self._code.function_at(vaddr)
         distances = (0, len(before)) if before in x86.ENDBR else (0,)
-        return name is not None and distance in distances
+        is_first = name is not None and distance in distances
+        return is_first and self._code.begins_function(vaddr - distance)
 
     def _restored(self, vaddr: int, nop: bytes) -> bytes | None:
         """The call that a NOP, read back, would be turned into."""
@@ -245,11 +247,6 @@ class Decoder:
         way = found.way
         can = way is not None and way.nop is not None and found.is_marked and not self._relocated
         return way if can else None
-
-
-def in_function(name: str, offset: int) -> str:
-    """`function` or `function+0xoffset`."""
-    return f"{name}+{offset:#x}" if offset else name
 
 
 def _reached(form: "LinkedCall", targets: "Targets") -> list[tuple[int, int, str]]:

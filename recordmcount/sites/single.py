@@ -40,8 +40,8 @@ class Place(NamedTuple):
     offset: int
 
 
-class Thing(NamedTuple):
-    """What stands at a place."""
+class Finding(NamedTuple):
+    """What was found at a place."""
 
     state: State
     length: int = 5
@@ -50,19 +50,19 @@ class Thing(NamedTuple):
     relocation: Relocation | None = None
 
 
-def calls(part: "SectionSites", numbers: list[int]) -> Iterator[tuple[Place, Thing]]:
+def calls(part: "SectionSites", numbers: list[int]) -> Iterator[tuple[Place, Finding]]:
     """Those calls of a part."""
     entries = unpack(f"<{len(part)}Q", part.entries)
     for number in numbers:
         form = x86.ALL_FORMS[part.forms[number]]
         known = Relocation(part.relocations, entries[number], form, part.types[number])
-        thing = Thing(State.CALL, form.length, form.name, relocation=known)
-        yield Place(part.section, part.starts[number]), thing
+        finding = Finding(State.CALL, form.length, form.name, relocation=known)
+        yield Place(part.section, part.starts[number]), finding
 
 
 def turned_off(
-    obj: Object, code: "Code", part: "TurnedOff", numbers: list[int]
-) -> Iterator[tuple[Place, Thing]]:
+    obj: Object, code: "ObjectCode", part: "TurnedOff", numbers: list[int]
+) -> Iterator[tuple[Place, Finding]]:
     """What stands where those relocations of a part are."""
     section, text, entries, fields, addends = part
     marked = x86.object_nops(obj.machine)
@@ -81,40 +81,42 @@ def _marked_nop(
     section: int,
     number: int,
     addend: int | None,
-) -> tuple[Place, Thing] | None:
+) -> tuple[Place, Finding] | None:
     """The NOP that tells which call it replaced, if its relocation fits that; REL has no addend."""
-    for nop, (form, kind) in marked.items():
+    for nop, (form, relocation_type) in marked.items():
         if around.holds(nop, len(form.prefix)) and addend in (None, form.addend):
-            known = Relocation(section, number, form, kind)
-            return around.start(form), Thing(State.NOP, form.length, form.name, relocation=known)
+            known = Relocation(section, number, form, relocation_type)
+            return around.start(form), Finding(State.NOP, form.length, form.name, relocation=known)
     return None
 
 
-def _nop_around(around: "_Around", forms: list[CallForm]) -> tuple[Place, Thing]:
+def _nop_around(around: "_Around", forms: list[CallForm]) -> tuple[Place, Finding]:
     for form in forms:
         if around.holds(form.nop, len(form.prefix)):
-            return around.start(form), Thing(State.NOP, form.length, form.name)
+            return around.start(form), Finding(State.NOP, form.length, form.name)
     reason = "the relocation of a call that was turned off, but no NOP"
-    return around.field, Thing(State.FOREIGN, reason=reason)
+    return around.field, Finding(State.FOREIGN, reason=reason)
 
 
-def claimed(place: Place, code: "Code", thing_at: Callable[[Place], Thing | None]) -> Thing:
+def claimed(
+    place: Place, code: "ObjectCode", finding_at: Callable[[Place], Finding | None]
+) -> Finding:
     """What an entry names where no relocation names mcount: the NOP of -mnop-mcount, or no site."""
     for back in range(1, x86.LONGEST_SITE):
-        around = thing_at(Place(place.section, place.offset - back))
+        around = finding_at(Place(place.section, place.offset - back))
         if around and around.state is not State.FOREIGN and around.length > back:
-            return Thing(State.FOREIGN, reason=f"{back:#x} into the {around.state}")
+            return Finding(State.FOREIGN, reason=f"{back:#x} into the {around.state}")
     if not code.at(place, 1):
-        return Thing(State.FOREIGN, 0, reason="outside the section")
+        return Finding(State.FOREIGN, 0, reason="outside the section")
     for form in code.forms:
         if code.at(place, form.length) == form.nop:
-            return Thing(State.NOP, form.length, form.name)
+            return Finding(State.NOP, form.length, form.name)
     if code.at(place, len(x86.NOP5)) == x86.NOP5:  # gcc -m32 -mnop-mcount
-        return Thing(State.NOP, len(x86.NOP5), x86.CALL.name)
-    return Thing(State.FOREIGN, reason="neither a call of mcount nor a NOP of one")
+        return Finding(State.NOP, len(x86.NOP5), x86.CALL.name)
+    return Finding(State.FOREIGN, reason="neither a call of mcount nor a NOP of one")
 
 
-class Code:
+class ObjectCode:
     """The bytes of sections, read where they are asked for.
 
     `forms` are the call forms, longest first: the NOP of a short one is the tail of a longer one's.
@@ -123,9 +125,9 @@ class Code:
     def __init__(self, obj: Object) -> None:
         self._obj = obj
         self._sections: dict[int, Section] = {}
-        kinds = x86.CALL_FORMS[obj.machine].values()
+        known = x86.CALL_FORMS[obj.machine].values()
         self.forms: list[CallForm] = sorted(
-            dict.fromkeys(form for forms in kinds for form in forms),
+            dict.fromkeys(form for forms in known for form in forms),
             key=lambda form: -form.length,
         )
 

@@ -1,7 +1,10 @@
-"""What can stand at a site."""
+"""What can stand at a site, and which of many sites stand so."""
+
+from recordmcount.columns import positions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import ClassVar
 
 
@@ -15,3 +18,25 @@ class State(str):
 
 
 STATES = State.CALL, State.NOP, State.FOREIGN = State("call"), State("nop"), State("foreign")
+
+
+def in_state(
+    state: State,
+    numbers: "Sequence[int]",
+    column: bytes,
+    ways: "Sequence[State]",
+    single: "Callable[[int], State]",
+) -> "Sequence[int]":
+    """Those of ascending `numbers` whose sites are in `state`.
+
+    `column` tells for each of `numbers` the way its site stands in, and `ways` the state of those
+    with number 1, 2, ...; 0 is for a site that was decided alone: `single` gives its state.
+    """
+    wanted = {way for way, each in enumerate(ways, 1) if each is state}
+    if not column.strip(column[:1]) and 0 not in column:  # nearly always: all alike
+        return numbers if column[:1] and column[0] in wanted else []
+    return [
+        numbers[at]
+        for at in positions(column, {*wanted, 0})
+        if column[at] or single(numbers[at]) is state
+    ]

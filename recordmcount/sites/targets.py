@@ -6,8 +6,7 @@ no segment loads is none.
 
 from _bisect import bisect_left
 from _operator import ge
-from itertools import compress, pairwise, repeat
-from struct import unpack
+from itertools import compress, pairwise
 
 from recordmcount import mcount_loc, x86
 from recordmcount.elf import object as elf
@@ -21,7 +20,6 @@ from recordmcount.elf.segments import (
     R_RELATIVE,
     DynamicRelocations,
 )
-from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from recordmcount.elf.segments import LoadView
 
 WIDEST_WORD = 8  # bytes that one dynamic relocation may change
-NOT_RELOCATED = -1
 
 
 class Words:
@@ -105,26 +102,6 @@ class Words:
         """The link-time address in the word at `slot`, of which the file has `content`."""
         fixed = content if self.view.obj.type == elf.ET_EXEC else None
         return self.values.get(slot, fixed)
-
-    def entries(self, section: "Section") -> tuple[int, ...]:
-        """The link-time virtual addresses in a table, in its order."""
-        obj = self.view.obj
-        word, highest = obj.layout.word, obj.layout.highest
-        if section.type == elf.SHT_NOBITS or section.size % word:
-            raise FormatError(obj.path, "not a table of addresses", section.name)
-        content = obj.content(section.index)
-        entries = unpack(f"<{len(content) // word}{'Q' if word == 8 else 'I'}", content)
-        if obj.type != elf.ET_EXEC:  # what has no relocation is no address
-            entries = tuple(map({0: 0, highest: 0}.get, entries, repeat(NOT_RELOCATED)))
-        if self.values:
-            slots = range(section.vaddr, section.vaddr + section.size, word)
-            entries = tuple(map(self.values.get, slots, entries))
-        if NOT_RELOCATED in entries:
-            raise FormatError(
-                obj.path, "an entry the loader would not relocate", section.name,
-                entries.index(NOT_RELOCATED) * word,
-            )  # fmt: skip
-        return entries
 
 
 def _ascending_runs(relocations: "DynamicRelocations") -> "Iterator[DynamicRelocations]":

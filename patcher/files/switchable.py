@@ -1,0 +1,27 @@
+"""What a switch needs of the sites of a file, beyond what anybody may read of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from patcher.modify import Batch
+from recordmcount.sites.site import Site, SiteTable
+from recordmcount.sites.state import State
+
+
+class Switchable(Protocol):
+    """The recorded sites of a file, and what changes them. `numbers` ascend everywhere."""
+
+    @property
+    def sites(self) -> SiteTable:
+        """The sites that a table of the file has an entry for."""
+
+    def site(self, number: int) -> Site:
+        """The site, and if it cannot be switched back and forth the reason why."""
+
+    def unswitchable(self, numbers: Sequence[int], state: State) -> Sequence[int]:
+        """Those of `numbers` that cannot be brought to `state` and back."""
+
+    def batch(self, numbers: Sequence[int], state: State) -> Batch:
+        """What must change so that these sites, of which none is unswitchable, are in `state`."""

@@ -1,0 +1,121 @@
+"""The code of a linked file by link-time virtual address: its bytes, functions and sections."""
+
+from _bisect import bisect_left, bisect_right
+
+from recordmcount import mcount_loc, x86
+from recordmcount.elf import object as elf
+from recordmcount.elf.symbols import Functions
+from recordmcount.errors import FormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from recordmcount.elf.object import Object, Section
+    from recordmcount.elf.segments import LoadView
+
+# Code is read in pieces of this many bytes, so that what is compared is still in the cache.
+PIECE = 1 << 18
+ENDBR_SIZE = 4  # bytes
+
+
+class LinkedCode:
+    """The bytes and the functions of the executable sections, by link-time virtual address."""
+
+    def __init__(self, view: "LoadView") -> None:
+        self._view = view
+        self._functions = Functions(view.obj)
+        self.machine = view.obj.machine
+        self._sections = _code_sections(view.obj)
+        self._starts = [section.vaddr for section in self._sections]
+
+    def pieces(self, vaddrs: list[int]) -> "Iterator[tuple[range, int, bytes]]":
+        """All `vaddrs`, which ascend, in groups: (their indices, an address, the bytes from there).
+
+        Behind the last of a group there are x86.LONGEST_SITE bytes, or less where a section ends.
+        Raises FormatError where one is not in code that is loaded from the file.
+        """
+        first = 0
+        while first < len(vaddrs):
+            start = vaddrs[first]
+            section = self._section(start)
+            end = min(start + PIECE, section.vaddr + section.size)
+            end = min([end, *self._starts[bisect_right(self._starts, start) :][:1]])
+            last = bisect_left(vaddrs, end, first)
+            if not self._is_loaded(section, start, end):
+                for vaddr in vaddrs[first:last]:
+                    self.place(vaddr)
+            size = min(end + x86.LONGEST_SITE, section.vaddr + section.size) - start
+            what = f"section {section.index}"
+            yield (
+                range(first, last), start,
+                self._view.obj.read(section.offset + start - section.vaddr, size, what),
+            )  # fmt: skip
+            first = last
+
+    def around(self, vaddr: int) -> tuple[bytes, bytes]:
+        """(ENDBR_SIZE bytes before, x86.LONGEST_SITE at `vaddr`), less where a section ends."""
+        section = self._section(vaddr)
+        at = vaddr - section.vaddr
+        before = min(at, ENDBR_SIZE)
+        size = min(x86.LONGEST_SITE, section.size - at)
+        what = f"section {section.index}"
+        content = self._view.obj.read(section.offset + at - before, before + size, what)
+        return content[:before], content[before:]
+
+    def place(self, vaddr: int) -> tuple[str, int]:
+        """(section name, file offset) of `vaddr`."""
+        section = self._section(vaddr)
+        offset = section.offset + vaddr - section.vaddr
+        if self._view.file_offset(vaddr, 1, executable=True) != offset:
+            raise FormatError(
+                self._view.obj.path,
+                f"entry {vaddr:#x} is not in code that is loaded from the file",
+                mcount_loc.NAME.decode(),
+            )
+        return section.name, offset
+
+    def function_at(self, vaddr: int) -> tuple[str | None, int]:
+        """(name, distance to its start) of the function at `vaddr`; (None, 0) if there is none."""
+        section = self._section_at(vaddr)
+        return self._functions.at(section.index, vaddr) if section else (None, 0)
+
+    def begins_function(self, vaddr: int) -> bool:
+        """Tell whether a symbol of type STT_FUNC stands at `vaddr`."""
+        section = self._section_at(vaddr)
+        return section is not None and self._functions.begins(section.index, vaddr)
+
+    def names(self, start: int, vaddr: int) -> tuple[str, ...]:
+        """All names of the function that begins at `start`, in the section that `vaddr` is in."""
+        return self._functions.names(self._section(vaddr).index, start)
+
+    def _section_at(self, vaddr: int) -> "Section | None":
+        number = bisect_right(self._starts, vaddr) - 1
+        section = self._sections[number] if number >= 0 else None
+        return section if section and vaddr < section.vaddr + section.size else None
+
+    def _section(self, vaddr: int) -> "Section":
+        section = self._section_at(vaddr)
+        if section is None:
+            raise FormatError(
+                self._view.obj.path, f"entry {vaddr:#x} is not in an executable section",
+                mcount_loc.NAME.decode(),
+            )  # fmt: skip
+        return section
+
+    def _is_loaded(self, section: "Section", start: int, end: int) -> bool:
+        """Whether all bytes from `start` to before `end` are loaded as code, by one segment."""
+        offset = section.offset + start - section.vaddr
+        return self._view.file_offset(start, end - start, executable=True) == offset
+
+
+def _code_sections(obj: "Object") -> "list[Section]":
+    flags = elf.SHF_ALLOC | elf.SHF_EXECINSTR
+    sections = [
+        obj.section(index)
+        for index, header in enumerate(obj.headers)
+        if header[elf.SH_FLAGS] & flags == flags
+        and header[elf.SH_TYPE] != elf.SHT_NOBITS
+        and header[elf.SH_SIZE]
+    ]
+    return sorted(sections, key=lambda section: section.vaddr)
