@@ -6,18 +6,18 @@ What takes long to import is imported by the actions, so that `patcher --help` a
 import gc
 
 from recordmcount.console import end_when_interrupted, say
-from recordmcount.errors import RecordError
+from recordmcount.errors import Error
 
 from .arguments import usual
-from .errors import PatchError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from .arguments import Arguments
     from .memory.elffile import ElfFile
+    from .report.document import Switched
 
 
 def main(words: "Sequence[str]") -> int:
@@ -29,9 +29,11 @@ def main(words: "Sequence[str]") -> int:
 
         arguments = parse(words)
     if arguments.schema:
-        from .report import SCHEMA
+        from recordmcount.report.json import dump, schema
 
-        return 0 if say(1, [SCHEMA.read_text("utf-8").rstrip()]) else 1
+        from .report.document import SCHEMA
+
+        return 0 if say(1, [dump(schema(SCHEMA))]) else 1
     gc.disable()  # hardly any cycles are made, and looking for them takes long
     run = _Run(arguments)
     good = True
@@ -45,7 +47,7 @@ class _Run:
 
     def __init__(self, arguments: "Arguments") -> None:
         self._arguments = arguments
-        self._files: list[dict[str, Any]] = []
+        self._files: list[Mapping[str, Any]] = []
         self._errors: list[dict[str, Any]] = []
 
     def process(self, path: str) -> bool:
@@ -56,25 +58,25 @@ class _Run:
         try:
             with ElfFile(path) as file:
                 return action(file)
-        except (PatchError, RecordError, OSError) as error:
-            from .lines import in_words
+        except (Error, OSError) as error:
+            from .report.document import failed
 
-            say(2, [in_words(path, error)])
-            if self._arguments.json:
-                from .report import error_json
-
-                self._errors.append(error_json(path, error))
+            told = failed(path, error)
+            say(2, [told["message"]])
+            self._errors.append(told)
         return False
 
     def finish(self) -> bool:
         """Print the JSON, if that was asked for; whether it could be."""
         if not self._arguments.json:
             return True
-        from .report import document
+        from recordmcount.report.json import dump
+
+        from .report.document import run
 
         dry_run = self._arguments.dry_run
-        text = document(self._arguments.verb, self._files, self._errors, dry_run=dry_run)
-        return say(1, [text])
+        told = run(self._arguments.verb, self._files, self._errors, dry_run=dry_run)
+        return say(1, [dump(told)])
 
     def _status(self, file: "ElfFile") -> bool:
         from recordmcount.sites.state import State
@@ -84,15 +86,16 @@ class _Run:
         table = read(file, self._arguments.symbol)
         selected = select(file.path, table, self._arguments.functions, self._arguments.notrace)
         good = not table.sites.where(selected, State.FOREIGN)
+        from .report.document import examined
+
+        listed = self._arguments.json or not self._arguments.quiet
+        told = examined(file.object, table, selected, listed=listed)
         if self._arguments.json:
-            from .report import status_json
-
-            self._files.append(status_json(file.object, table, selected))
+            self._files.append(told)
             return good
-        from .lines import status_lines
+        from .report.text import examined_lines
 
-        lines = status_lines(table, selected, listed=not self._arguments.quiet)
-        return say(1, [f"{file.path}: {line}" for line in lines]) and good
+        return say(1, [f"{file.path}: {line}" for line in examined_lines(told)]) and good
 
     def _switch(self, file: "ElfFile") -> bool:
         from recordmcount.sites.state import State
@@ -105,19 +108,19 @@ class _Run:
         wanted = plan(
             file.path, table, selected, State.NOP if arguments.verb == "nop" else State.CALL
         )
-        report: dict[str, Any] = {}
-        if arguments.json:  # first, so that nothing is done that cannot be told
-            from .report import switch_json
+        told: Switched | None = None
+        if arguments.json or arguments.dry_run:  # first: nothing is done that cannot be told
+            from .report.document import switched
 
-            report = switch_json(file.object, wanted)
+            told = switched(file.object, wanted)
         written = switch(file, wanted, arguments.out, dry_run=arguments.dry_run)
         if not arguments.quiet and (what := warning(file, wanted)):
             say(2, [f"{file.path}: warning: {what}"])
+        if told is None:
+            return arguments.quiet or say(1, [f"{file.path}: {wanted}"])
         if arguments.json:
-            self._files.append({**report, "written": written})
+            self._files.append({**told, "written": written})
             return True
-        if arguments.dry_run:
-            from .lines import plan_lines
+        from .report.text import switched_lines
 
-            return say(1, [f"{file.path}: {line}" for line in plan_lines(wanted)])
-        return arguments.quiet or say(1, [f"{file.path}: {wanted}"])
+        return say(1, [f"{file.path}: {line}" for line in switched_lines(told)])

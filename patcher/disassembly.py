@@ -3,6 +3,7 @@
 from functools import cache
 from typing import TYPE_CHECKING
 
+from recordmcount.sites.site import Site
 from recordmcount.x86 import EM_386, EM_X86_64
 
 if TYPE_CHECKING:
@@ -26,6 +27,18 @@ def disassemble(code: bytes, address: int, machine: int = EM_X86_64) -> str:
     if end < len(code):
         parts.append("??")
     return "; ".join(parts)
+
+
+def describe(site: Site) -> str:
+    """Tell what stands at a foreign site, and what should: bytes, decoded."""
+
+    def both(code: bytes) -> str:
+        return f"{code.hex(' ')} ({disassemble(code, site.position, site.machine)})"
+
+    expected = " or ".join(both(call) for call in site.expected)
+    wanted = f"; expected {expected}" if expected else ""
+    actual = f": {both(site.code)}" if site.code else ""
+    return f"{site.reason}{actual}{wanted}"
 
 
 @cache  # thousands of sites may be foreign

@@ -211,12 +211,3 @@ def addresses(obj: "Object", section: "Section", relocated: "Mapping[int, int]")
             entries.index(_NOT_RELOCATED) * word,
         )  # fmt: skip
     return entries
-
-
-def odd_entries(dead: int, repeated: int) -> list[str]:
-    """`1 dead entry`, `2 repeated entries`, if there are any, for people."""
-    return [
-        f"{number} {what} {'entry' if number == 1 else 'entries'}"
-        for number, what in ((dead, "dead"), (repeated, "repeated"))
-        if number
-    ]

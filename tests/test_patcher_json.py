@@ -9,15 +9,16 @@ from typing import Any
 import jsonschema
 import pytest
 
-from patcher.report import JSON_VERSION, SCHEMA
+from patcher.report.document import SCHEMA, VERSION
 from recordmcount.elf import object as elf
+from recordmcount.report.json import schema
 from tests.support import command, images
 from tests.support.images import Built, build
 from tests.support.objects import recorded
 from tests.support.patching import call_other
 from tests.support.specimens import ELVES
 
-SCHEMA_JSON = json.loads(SCHEMA.read_text())
+SCHEMA_JSON = schema(SCHEMA)
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA_JSON)
 
 
@@ -221,7 +222,7 @@ VERBS: dict[str, dict[str, Any]] = {"status": STATUS, "nop": NOP}
 def test_the_schema_is_one_of_draft_2020_12() -> None:
     assert SCHEMA_JSON["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     jsonschema.Draft202012Validator.check_schema(SCHEMA_JSON)
-    assert SCHEMA_JSON["properties"]["version"]["const"] == JSON_VERSION
+    assert SCHEMA_JSON["properties"]["version"]["const"] == VERSION
 
 
 @pytest.mark.parametrize("document", VERBS.values(), ids=VERBS)

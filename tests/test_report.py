@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from recordmcount.report.json import SCHEMA
+from recordmcount.report.json import schema
 from tests.support import command, images
 from tests.support.command import ROOT, Finished
 from tests.support.elf_builder import (
@@ -29,7 +29,7 @@ from tests.support.linked import Image
 from tests.support.objects import caller, recorded, text
 from tests.test_relocatable import odd
 
-VALIDATOR = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
+VALIDATOR = jsonschema.Draft202012Validator(schema())
 
 
 def report(*words: str | Path, cwd: Path | None = None, **variables: str) -> Finished:
@@ -221,7 +221,8 @@ def test_further_names_are_asked_for(fixture_object: Callable[[str], Path]) -> N
 
 
 def test_the_schema_is_printed() -> None:
-    assert report("--schema") == (0, SCHEMA.read_text(), "")
+    done = report("--schema")
+    assert (done.status, json.loads(done.stdout), done.stderr) == (0, schema(), "")
 
 
 def test_help_is_printed() -> None:

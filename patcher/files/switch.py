@@ -130,20 +130,9 @@ def sites_in_words(number: int) -> str:
     return f"{number} site{'s' * (number != 1)}"
 
 
-def describe(site: "Site") -> str:
-    """What stands at a foreign site, and what should: bytes, decoded."""
-    from patcher.disassembly import disassemble  # slow to import, rarely needed
-
-    def both(code: bytes) -> str:
-        return f"{code.hex(' ')} ({disassemble(code, site.position, site.machine)})"
-
-    expected = " or ".join(both(call) for call in site.expected)
-    wanted = f"; expected {expected}" if expected else ""
-    actual = f": {both(site.code)}" if site.code else ""
-    return f"{site.reason}{actual}{wanted}"
-
-
 def _foreign(path: str, table: "Switchable", foreign: "Sequence[int]") -> CompareError:
+    from patcher.disassembly import describe  # slow to import, rarely needed
+
     site = table.site(foreign[0])
     return _error(path, site, f"foreign: {describe(site)}{_more(foreign)}; nothing was written")
 

@@ -1,1 +1,1 @@
-"""`recordmcount report`: what people read of call sites, as text or JSON."""
+"""`recordmcount report`: a document of plain values, and how it looks as text and as JSON."""

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 from recordmcount.arguments import Parser
 from recordmcount.console import say
+from recordmcount.errors import Error
 
-from .document import FileReport, examine
-from .json import SCHEMA, as_json
-from .text import as_text
+from .document import ReportedFile, report
+from .examine import examine
+from .json import dump, schema
+from .text import lines
 
 
 def main(words: Sequence[str]) -> int:
@@ -23,18 +25,19 @@ def main(words: Sequence[str]) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     if options.schema:
-        return 0 if say(1, [SCHEMA.read_text("utf-8").rstrip()]) else 1
-    reports, errors = [], []
+        return 0 if say(1, [dump(schema())]) else 1
+    files: list[ReportedFile] = []
+    errors: list[Error] = []
     for path in options.files:
         for result in examine(path, tuple(options.symbols)):
-            if isinstance(result, FileReport):
-                reports.append(result)
-            else:
+            if isinstance(result, Error):
                 errors.append(result)
                 say(2, [str(result)])
+            else:
+                files.append(result)
     colour = os.isatty(1) and not os.environ.get("NO_COLOR")
-    lines = [as_json(reports, errors)] if options.json else as_text(reports, colour=colour)
-    written = say(1, lines)
+    told = [dump(report(files, errors))] if options.json else lines(files, colour=colour)
+    written = say(1, told)
     return 0 if written and not errors else 1
 
 

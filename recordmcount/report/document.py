@@ -1,104 +1,133 @@
-"""What `recordmcount report` tells of files, as plain values; how it looks is decided elsewhere."""
+"""What is told of files and their sites, as plain values: how it looks is decided elsewhere.
+
+A document is made of dicts, lists, strings, numbers and None, as the schemas beside this file have
+it. `patcher` builds its own of the same parts.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from typing import Literal, TypedDict
 
 from recordmcount import x86
-from recordmcount.elf import archive, filetype, segments
 from recordmcount.elf import object as elf
+from recordmcount.elf import segments
 from recordmcount.elf.object import Object
-from recordmcount.elf.open import open_file, reader
-from recordmcount.errors import FormatError, RecordError
-from recordmcount.sites import image
-from recordmcount.sites.site import Site
+from recordmcount.errors import Error, FormatError
+from recordmcount.sites.site import Site, SiteTable
+from recordmcount.sites.state import State
+
+VERSION = 1
 
 # An executable that can be loaded anywhere is a shared object that says so (since glibc 2.26).
 DT_FLAGS_1, DF_1_PIE = 0x6FFFFFFB, 0x08000000
 
 
-@dataclass(frozen=True, slots=True)
-class FileReport:
-    """One file, or one member of an archive.
-
-    `type` is "object", "executable", "PIE" or "shared object"; `bits` 32 or 64; `machine`
-    "x86-64", "x32" or "i386". `sites` are in the order of section and offset, or of address.
-    `dead` counts table entries that name no place, `repeated` those beyond the first for one.
-    """
+class Identity(TypedDict):
+    """Which file it is."""
 
     path: str
-    type: str
-    bits: int
-    machine: str
+    type: Literal["object", "executable", "PIE", "shared object"]
+    bits: Literal[32, 64]
+    machine: Literal["x86-64", "x32", "i386"]
+
+
+class Place(TypedDict, total=False):
+    """Where a site is: at a section `offset` in an object, else at a link-time `address`."""
+
+    function: str | None
+    function_offset: int | None
+    section: str
+    offset: int
+    address: int
+    kind: str | None
+
+
+class ReportedSite(Place):
+    """A site as `recordmcount report` tells of it; `bytes` are in hexadecimal."""
+
+    bytes: str
+    state: State
+    recorded: bool
+    reason: str | None
+
+
+class ReportedFile(Identity):
+    """A file, or a member of an archive, and all its sites."""
+
     has_table: bool
-    sites: tuple[Site, ...] = ()
-    dead: int = 0
-    repeated: int = 0
-
-    @property
-    def position(self) -> str:
-        """What a site's position is: "offset" (in the section) or "address" (link-time)."""
-        return "offset" if self.type == "object" else "address"
+    dead_entries: int
+    repeated_entries: int
+    sites: list[ReportedSite]
 
 
-def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[FileReport | RecordError]:
-    """The report of a file or, for an archive, of each object in it; or why there is none."""
-    try:
-        fd = open_file(path)
-        try:
-            yield from _examine(path, fd, names)
-        finally:
-            os.close(fd)
-    except RecordError as error:
-        yield error
-    except OSError as error:
-        yield RecordError(path, error.strerror or str(error))
+class ReportedError(TypedDict):
+    """What could not be read."""
+
+    path: str
+    message: str
 
 
-def _examine(path: str, fd: int, names: tuple[str, ...]) -> Iterator[FileReport | RecordError]:
-    read, size = reader(fd), os.fstat(fd).st_size
-    found = filetype.of(read(0, filetype.START))
-    if found != filetype.ARCHIVE:
-        yield _examine_object(path, size, read, names)
-        return
-    for name, member in archive.members(path, read(0, size)):
-        if filetype.of(member) in (filetype.X86_ELF, filetype.OTHER_ELF, filetype.BITCODE):
-            yield _examine_object(f"{path}({name})", len(member), partial(_part, member), names)
+class Report(TypedDict):
+    """All that one run has to tell."""
+
+    version: int
+    files: list[ReportedFile]
+    errors: list[ReportedError]
 
 
-def _part(content: bytes, offset: int, size: int) -> bytes:
-    return content[offset : offset + size]
+def report(files: list[ReportedFile], errors: list[Error]) -> Report:
+    """Make the document of one run."""
+    told: list[ReportedError] = [{"path": error.path, "message": str(error)} for error in errors]
+    return {"version": VERSION, "files": files, "errors": told}
 
 
-def _examine_object(
-    path: str, size: int, read: Callable[[int, int], bytes], names: tuple[str, ...]
-) -> FileReport | RecordError:
-    try:
-        filetype.refuse(path, filetype.of(read(0, filetype.START)), filetype.ADVICE)
-        return _report(Object(path, size, read), names)
-    except RecordError as error:
-        return error
+def of_file(obj: Object, sites: SiteTable | None) -> ReportedFile:
+    """Tell of one file; without `sites` it is a linked one that has no table."""
+    return {
+        **identity(obj),
+        "has_table": sites is not None and sites.has_table,
+        "dead_entries": sites.dead if sites else 0,
+        "repeated_entries": sites.repeated if sites else 0,
+        "sites": list(map(of_site, sites or ())),
+    }
 
 
-def _report(obj: Object, names: tuple[str, ...]) -> FileReport:
-    identity = (obj.path, *identify(obj))
-    sites = image.read(obj, names)
-    if sites is None:
-        return FileReport(*identity, has_table=False)
-    return FileReport(*identity, sites.has_table, tuple(sites), sites.dead, sites.repeated)
+def of_site(site: Site) -> ReportedSite:
+    """Tell of one site."""
+    return {
+        **place(site),
+        "bytes": site.code.hex(),
+        "state": site.state,
+        "recorded": site.recorded,
+        "reason": site.reason or None,
+    }
 
 
-def identify(obj: Object) -> tuple[str, int, str]:
-    """The `type`, `bits` and `machine` of a FileReport; FormatError for what has no such type."""
-    bits = 64 if obj.layout.is_64 else 32
-    machine = "i386" if obj.machine == x86.EM_386 else "x86-64" if bits == 64 else "x32"
-    return _type(obj), bits, machine
+def place(site: Site) -> Place:
+    """Tell where a site is, and the form of its call."""
+    where: Place = {
+        "function": site.function,
+        "function_offset": None if site.function is None else site.function_offset,
+        "section": site.section,
+    }
+    where["offset" if site.in_object else "address"] = site.position
+    where["kind"] = site.form or None
+    return where
 
 
-def _type(obj: Object) -> str:
+def identity(obj: Object) -> Identity:
+    """Tell which file it is; FormatError for one that is neither an object nor linked."""
+    bits: Literal[32, 64] = 64 if obj.layout.is_64 else 32
+    is_i386 = obj.machine == x86.EM_386
+    return {
+        "path": obj.path,
+        "type": _type(obj),
+        "bits": bits,
+        "machine": "i386" if is_i386 else "x86-64" if bits == 64 else "x32",
+    }
+
+
+def _type(obj: Object) -> Literal["object", "executable", "PIE", "shared object"]:
     if obj.type == elf.ET_REL:
         return "object"
     if obj.type == elf.ET_EXEC:

@@ -1,52 +1,23 @@
-"""A report as JSON, which `report.schema.json` beside this file describes."""
+"""A document as JSON, and the schema that describes it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from recordmcount.errors import RecordError
-from recordmcount.sites.site import Site
-
-from .document import FileReport
-
-JSON_VERSION = 1
+# What the documents of both commands have in common.
+SHARED = Path(__file__).with_name("shared.schema.json")
 SCHEMA = Path(__file__).with_name("report.schema.json")
 
 
-def as_json(reports: Iterable[FileReport], errors: Iterable[RecordError]) -> str:
-    """The JSON form, as `report.schema.json` has it."""
-    document = {
-        "version": JSON_VERSION,
-        "files": [_json_file(report) for report in reports],
-        "errors": [{"path": error.path, "message": str(error)} for error in errors],
-    }
+def dump(document: Mapping[str, Any]) -> str:
+    """Render a document as JSON."""
     return json.dumps(document, indent=2)
 
 
-def _json_file(report: FileReport) -> dict[str, object]:
-    return {
-        "path": report.path,
-        "type": report.type,
-        "bits": report.bits,
-        "machine": report.machine,
-        "has_table": report.has_table,
-        "dead_entries": report.dead,
-        "repeated_entries": report.repeated,
-        "sites": list(map(_json_site, report.sites)),
-    }
-
-
-def _json_site(site: Site) -> dict[str, object]:
-    return {
-        "function": site.function,
-        "function_offset": None if site.function is None else site.function_offset,
-        "section": site.section,
-        "offset" if site.in_object else "address": site.position,
-        "kind": site.form or None,
-        "bytes": site.code.hex(),
-        "state": site.state,
-        "recorded": site.recorded,
-        "reason": site.reason or None,
-    }
+def schema(path: Path = SCHEMA) -> dict[str, Any]:
+    """Read a JSON Schema and the shared parts that it refers to, as one that stands alone."""
+    own, shared = (json.loads(each.read_text("utf-8")) for each in (path, SHARED))
+    return {**own, "$defs": {**shared["$defs"], **own["$defs"]}}

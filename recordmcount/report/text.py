@@ -3,73 +3,85 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from recordmcount import mcount_loc
 from recordmcount.console import printable
 from recordmcount.elf.symbols import in_function
-from recordmcount.mcount_loc import odd_entries
-from recordmcount.sites.site import Site
+from recordmcount.sites.site import label_of
 from recordmcount.sites.state import State
 
-from .document import FileReport
+from .document import Place, ReportedFile, ReportedSite
 
 COLOURS = {State.CALL: "32", State.NOP: "2", State.FOREIGN: "31"}  # green, dim, red
 
 
-def as_text(reports: Sequence[FileReport], *, colour: bool = False) -> Iterator[str]:
-    """The lines of the text form: for each file a heading, aligned rows and a summary."""
-    for number, report in enumerate(reports):
+def lines(files: Sequence[ReportedFile], *, colour: bool = False) -> Iterator[str]:
+    """Give the lines of a report: for each file a heading, aligned rows and a summary."""
+    for number, file in enumerate(files):
         if number:
             yield ""
-        name = printable(report.path)
-        yield f"{name}: {report.type}, ELF{report.bits} {report.machine}"
-        yield from _table(report, colour)
-        yield _summary(report)
-    if len(reports) > 1:
-        sites = [site for report in reports for site in report.sites]
+        yield f"{printable(file['path'])}: {file['type']}, ELF{file['bits']} {file['machine']}"
+        yield from _table(file, colour)
+        yield _summary(file)
+    if len(files) > 1:
+        counts = _counts(site for file in files for site in file["sites"])
         yield ""
-        yield f"total: {len(reports)} files; {'; '.join(_counts(sites))}"
+        yield f"total: {len(files)} files; {'; '.join(counts)}"
 
 
-def _table(report: FileReport, colour: bool) -> Iterator[str]:
-    """A heading and one line for each row; names stand last, where their length does no harm."""
-    if not report.sites:
-        return
-    heading = (report.position, "state", "recorded", "kind", "bytes", "section", "function")
-    lines = [heading, *map(_cells, report.sites)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    states = [None, *(site.state for site in report.sites)]
-    for state, (position, *cells, function) in zip(states, lines, strict=True):
-        padded = [cell.ljust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]
-        if colour and state:
-            padded[0] = f"\033[{COLOURS[state]}m{padded[0]}\033[0m"
-        yield "  ".join(("", position.rjust(widths[0]), *padded, function))
-
-
-def _cells(site: Site) -> tuple[str, ...]:
-    function = in_function(printable(site.function or "-"), site.function_offset)
-    if site.reason:
-        function += f"  ({site.reason})"
-    return (
-        f"{site.position:#x}", site.state, "yes" if site.recorded else "no", site.form or "-",
-        site.code.hex(" ") or "-", printable(site.section), function,
+def label(place: Place) -> str:
+    """Name a place as Site.label does."""
+    in_object = "offset" in place
+    return label_of(
+        place["function"], place["function_offset"] or 0, place["section"],
+        place["offset"] if in_object else place["address"], in_object=in_object,
     )  # fmt: skip
 
 
-def _summary(report: FileReport) -> str:
-    parts = _counts(report.sites) if report.sites or report.type == "object" else []
-    if not report.has_table:
+def _table(file: ReportedFile, colour: bool) -> Iterator[str]:
+    """A heading and one line for each row; names stand last, where their length does no harm."""
+    if not file["sites"]:
+        return
+    position = "offset" if file["type"] == "object" else "address"
+    heading = (position, "state", "recorded", "kind", "bytes", "section", "function")
+    rows = [heading, *map(_cells, file["sites"])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    states = [None, *(site["state"] for site in file["sites"])]
+    for state, (first, *cells, function) in zip(states, rows, strict=True):
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]
+        if colour and state:
+            padded[0] = f"\033[{COLOURS[state]}m{padded[0]}\033[0m"
+        yield "  ".join(("", first.rjust(widths[0]), *padded, function))
+
+
+def _cells(site: ReportedSite) -> tuple[str, ...]:
+    function = in_function(printable(site["function"] or "-"), site["function_offset"] or 0)
+    if site["reason"]:
+        function += f"  ({site['reason']})"
+    position = site["offset"] if "offset" in site else site["address"]
+    return (
+        f"{position:#x}", site["state"], "yes" if site["recorded"] else "no", site["kind"] or "-",
+        bytes.fromhex(site["bytes"]).hex(" ") or "-", printable(site["section"]), function,
+    )  # fmt: skip
+
+
+def _summary(file: ReportedFile) -> str:
+    parts = _counts(file["sites"]) if file["sites"] or file["type"] == "object" else []
+    if not file["has_table"]:
         parts.append(f"no {mcount_loc.NAME.decode()} table")
-    elif not report.sites and not report.dead:
+    elif not file["sites"] and not file["dead_entries"]:
         parts.append("the table is empty")
-    return "; ".join(parts + odd_entries(report.dead, report.repeated))
+    return "; ".join(parts + odd_entries(file["dead_entries"], file["repeated_entries"]))
 
 
-def _counts(sites: Sequence[Site]) -> list[str]:
+def _counts(sites: Iterable[ReportedSite]) -> list[str]:
     """How many sites there are, how many have an entry, and how many entries name no site."""
-    states = Counter(site.state for site in sites)
-    recorded = sum(site.recorded for site in sites if site.state is not State.FOREIGN)
+    states: Counter[State] = Counter()
+    recorded = 0
+    for site in sites:
+        states[site["state"]] += 1
+        recorded += site["recorded"] and site["state"] is not State.FOREIGN
     number = states[State.CALL] + states[State.NOP]
     each = ", ".join(f"{states[it]} {it}" for it in (State.CALL, State.NOP) if states[it])
     parts = [f"{number} site{'s' * (number > 1)}: {each}", f"{recorded} recorded"]
@@ -78,3 +90,12 @@ def _counts(sites: Sequence[Site]) -> list[str]:
     if states[State.FOREIGN]:
         parts.append(f"{states[State.FOREIGN]} foreign")
     return parts
+
+
+def odd_entries(dead: int, repeated: int) -> list[str]:
+    """`1 dead entry`, `2 repeated entries`, if there are any."""
+    return [
+        f"{number} {what} {'entry' if number == 1 else 'entries'}"
+        for number, what in ((dead, "dead"), (repeated, "repeated"))
+        if number
+    ]

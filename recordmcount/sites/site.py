@@ -52,18 +52,18 @@ class Site(NamedTuple):
     @property
     def place(self) -> str:
         """`function` or `function+0xoffset`; section and position where there is no function."""
-        if self.function is None:
-            separator = "+" if self.in_object else ":"
-            return f"{printable(self.section)}{separator}{self.position:#x}"
-        return in_function(printable(self.function), self.function_offset)
+        return place_of(
+            self.function, self.function_offset, self.section, self.position,
+            in_object=self.in_object,
+        )  # fmt: skip
 
     @property
     def label(self) -> str:
         """The place and, in brackets, the position."""
-        if self.function is None:
-            return self.place
-        section = f"{printable(self.section)}+" if self.in_object else ""
-        return f"{self.place} ({section}{self.position:#x})"
+        return label_of(
+            self.function, self.function_offset, self.section, self.position,
+            in_object=self.in_object,
+        )  # fmt: skip
 
     def turned(self, state: State) -> bytes | None:
         """The site's bytes in `state`, None where it cannot be brought there and back."""
@@ -106,3 +106,22 @@ class SiteTable(Protocol):
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Those of `numbers` whose sites are in `state`."""
+
+
+def place_of(
+    function: str | None, function_offset: int, section: str, position: int, *, in_object: bool
+) -> str:
+    """Name a place by its function; by its section and position where there is none."""
+    if function is None:
+        return f"{printable(section)}{'+' if in_object else ':'}{position:#x}"
+    return in_function(printable(function), function_offset)
+
+
+def label_of(
+    function: str | None, function_offset: int, section: str, position: int, *, in_object: bool
+) -> str:
+    """Name a place by its function and, in brackets, its position."""
+    place = place_of(function, function_offset, section, position, in_object=in_object)
+    if function is None:
+        return place
+    return f"{place} ({f'{printable(section)}+' if in_object else ''}{position:#x})"

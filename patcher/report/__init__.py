@@ -1,0 +1,1 @@
+"""What patcher found or did, as a document of plain values, and how it looks as text."""

@@ -1,0 +1,157 @@
+"""What patcher found in files, did to them or would do, as plain values.
+
+They are made of the parts of `recordmcount.report.document`, and described by `patcher.schema.json`
+beside this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from errno import EIO, ENOEXEC, errorcode
+from pathlib import Path
+from typing import Any, TypedDict
+
+from patcher.disassembly import describe
+from patcher.errors import PatchError
+from patcher.files.switch import Plan, count
+from patcher.files.switchable import Switchable
+from recordmcount import x86
+from recordmcount.elf.object import Object
+from recordmcount.errors import Error
+from recordmcount.report.document import Identity, Place, identity, place
+from recordmcount.sites.site import Site
+from recordmcount.sites.state import State
+
+VERSION = 1
+SCHEMA = Path(__file__).with_name("patcher.schema.json")
+
+
+class FoundSite(Place):
+    """A site as `patcher status` tells of it; bytes are in hexadecimal."""
+
+    bytes: str
+    state: State
+    reason: str | None
+    expected: list[str]
+    decoded: str | None
+
+
+class Types(TypedDict):
+    """The type of a call's relocation, before and after."""
+
+    old: str
+    new: str
+
+
+class ChangedSite(Place):
+    """A site that changes; bytes are in hexadecimal."""
+
+    old: str
+    new: str
+    relocation: Types | None
+
+
+class Examined(Identity):
+    """A file that was looked at."""
+
+    dead_entries: int
+    repeated_entries: int
+    states: dict[str, int]
+    sites: list[FoundSite]
+
+
+class Switched(Identity):
+    """A file that is changed."""
+
+    dead_entries: int
+    repeated_entries: int
+    written: str | None
+    already: int
+    changes: list[ChangedSite]
+
+
+def run(
+    verb: str,
+    files: Sequence[Mapping[str, Any]],
+    errors: Sequence[dict[str, Any]],
+    *,
+    dry_run: bool,
+) -> dict[str, Any]:
+    """Make the document of one run."""
+    heading = {"version": VERSION, "verb": verb, "dry_run": dry_run}
+    return {**heading, "files": files, "errors": errors}
+
+
+def examined(
+    obj: Object, table: Switchable, selected: Sequence[int], *, listed: bool = True
+) -> Examined:
+    """Tell of a file that was looked at; of the sites only if they shall be `listed`."""
+    return {
+        **identity(obj),
+        "dead_entries": table.sites.dead,
+        "repeated_entries": table.sites.repeated,
+        "states": {str(state): number for state, number in count(table, selected).items()},
+        "sites": [_found(table.site(number)) for number in selected] if listed else [],
+    }
+
+
+def switched(obj: Object, plan: Plan) -> Switched:
+    """Tell of a file that is to be changed, of which nothing is written yet."""
+    table = plan.table
+    return {
+        **identity(obj),
+        "dead_entries": table.sites.dead,
+        "repeated_entries": table.sites.repeated,
+        "written": None,
+        "already": plan.already,
+        "changes": [_change(site, plan.state) for site in map(table.site, plan.numbers)],
+    }
+
+
+def failed(path: str, error: Error | OSError) -> dict[str, Any]:
+    """Tell what went wrong with the file at `path`; one that is no sound ELF file is ENOEXEC."""
+    number = ENOEXEC
+    site: dict[str, Any] = {"address": None, "symbol": None, "actual": None, "expected": []}
+    if isinstance(error, OSError):
+        number = error.errno or EIO
+    elif isinstance(error, PatchError):
+        number = error.errno
+        site["address"] = error.address
+        site["symbol"] = error.symbol or None
+        site["actual"] = error.actual.hex() or None
+        site["expected"] = [code.hex() for code in error.expected]
+    return {"path": path, "errno": errorcode[number], "message": in_words(path, error), **site}
+
+
+def in_words(path: str, error: Error | OSError) -> str:
+    """The one line that a person reads."""
+    return f"{path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+
+
+def _found(site: Site) -> FoundSite:
+    return {
+        **place(site),
+        "bytes": site.code.hex(),
+        "state": site.state,
+        "reason": site.reason or None,
+        "expected": [code.hex() for code in site.expected],
+        "decoded": describe(site) if site.state is State.FOREIGN else None,
+    }
+
+
+def _change(site: Site, state: State) -> ChangedSite:
+    return {
+        **place(site),
+        "old": site.code.hex(),
+        "new": (site.turned(state) or b"").hex(),
+        "relocation": _types(site, state),
+    }
+
+
+def _types(site: Site, state: State) -> Types | None:
+    """The type of the relocation before and after a switch to `state`; None if linked."""
+    if not site.relocation:
+        return None
+    none = x86.RELOCATION_NAMES[site.machine][x86.RELOCATION_NONE]
+    old, new = (site.relocation, none) if state is State.NOP else (none, site.relocation)
+    return {"old": old, "new": new}
