@@ -1,7 +1,7 @@
 """What is told of files and their sites, as plain values: how it looks is decided elsewhere.
 
 A document is made of dicts, lists, strings, numbers and None, as the schemas beside this file have
-it. `patcher` builds its own of the same parts.
+it. Other commands build their own of the same parts.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def of_file(obj: Object, sites: SiteTable | None) -> ReportedFile:
     return {
         **identity(obj),
         "has_table": sites is not None and sites.has_table,
-        "dead_entries": sites.dead if sites else 0,
-        "repeated_entries": sites.repeated if sites else 0,
+        "dead_entries": 0 if sites is None else sites.dead,
+        "repeated_entries": 0 if sites is None else sites.repeated,
         "sites": list(map(of_site, sites or ())),
     }
 
