@@ -53,6 +53,25 @@ def assert_refused(path: Path, contents: bytes, message: str) -> None:
     assert path.read_bytes() == contents
 
 
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (SOUND.data, "more than 8 times its size would be read of it"),
+        (
+            SOUND.patch("sections[.strtab].sh_offset", 0x41),
+            "section 1 and section 4 overlap at file offset 0x41",
+        ),
+    ],
+)
+def test_a_file_is_not_read_without_end_and_what_overlaps_is_named(
+    contents: bytes, message: str
+) -> None:
+    obj = parsed(contents)
+    with pytest.raises(FormatError, match=f": {message}$"):
+        for _ in range(10):
+            obj.read(0, obj.size, "all of it")
+
+
 # --- one field corrupted --------------------------------------------------------------------------
 
 

@@ -187,11 +187,21 @@ class Object:
         self._require(offset, size, what)
         self._allowance -= size
         if self._allowance < 0:
-            raise FormatError(self.path, "sections overlap: reading them would not end")
+            raise self._overlap()
         data = self._read(offset, size)
         if len(data) != size:
             raise FormatError(self.path, "the file shrank while it was read")
         return data
+
+    def _overlap(self) -> FormatError:
+        """Say why so much is read: which sections overlap, if any."""
+        from . import extents  # rarely needed
+
+        try:
+            extents.of(self)
+        except FormatError as error:
+            return error
+        return FormatError(self.path, f"more than {READINGS} times its size would be read of it")
 
     def _require(self, offset: int, size: int, what: str) -> None:
         if offset + size > self.size:

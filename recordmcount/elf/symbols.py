@@ -98,8 +98,9 @@ class Functions:
     def at(self, section: int, place: int) -> tuple[str | None, int]:
         """(name, distance in bytes to its start) of the function at a place; (None, 0) if none.
 
-        A symbol at the very place names it. Else one whose size covers it does, and only then the
-        last one before it, if that has no size: how far that reaches is not known.
+        A symbol at the very place names it. Else one whose size covers it does. Only then the last
+        one before it does, if how far that reaches is not known: it has no size, and does not stand
+        inside another one, with which it would end.
         """
         column = self._column(section)
         number = bisect_right(column.starts, place) - 1
@@ -108,9 +109,10 @@ class Functions:
         row = column.rows[number]
         if row[_START] != place and not place < row[_START] + row[_SIZE]:
             covering = column.rows[column.reaching()[number]]
-            if place < covering[_START] + covering[_SIZE]:
+            end = covering[_START] + covering[_SIZE]
+            if place < end:
                 row = covering
-            elif row[_SIZE]:
+            elif row[_SIZE] or row[_START] < end:
                 return None, 0
         return self._name(row), place - row[_START]
 
