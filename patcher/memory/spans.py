@@ -47,11 +47,9 @@ def of(obj: "Object") -> list[Span]:
 
 def _of_object(obj: "Object") -> list[Span]:
     """List the executable sections and their relocation sections."""
-    from recordmcount.elf import extents
-
     return [
         Span(extent.offset, extent.offset, extent.size)
-        for extent in extents.of(obj)
+        for extent in obj.extents()
         if extent.section is not None and _concerns_code(obj, extent.section)
     ]
 

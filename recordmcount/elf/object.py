@@ -142,6 +142,22 @@ class Section:
          self.addralign, self.entsize) = header  # fmt: skip
 
 
+class Extent:
+    """`size` bytes at file offset `offset`, of the section of this index; of a header if None."""
+
+    __slots__ = ("offset", "size", "section")
+
+    def __init__(self, offset: int, size: int, section: int | None) -> None:
+        self.offset = offset
+        self.size = size
+        self.section = section
+
+    def __str__(self) -> str:
+        if self.section is None:
+            return "the section headers" if self.offset else "the ELF header"
+        return f"section {self.section}"
+
+
 class Object:
     """An ELF file for x86: `read(offset, size)` must give exactly those bytes or raise.
 
@@ -195,10 +211,8 @@ class Object:
 
     def _overlap(self) -> FormatError:
         """Say why so much is read: which sections overlap, if any."""
-        from . import extents  # rarely needed
-
         try:
-            extents.of(self)
+            self.extents()
         except FormatError as error:
             return error
         return FormatError(self.path, f"more than {READINGS} times its size would be read of it")
@@ -301,6 +315,28 @@ class Object:
     def section_names(self) -> bytes:
         """The section name string table."""
         return self._names
+
+    def extents(self) -> list[Extent]:
+        """List which bytes are whose: those of the headers and of each section, by file offset.
+
+        Whoever edits a file in place asks here first. Where two sections overlap, an edit of one is
+        an edit of both; where one lies over a header, of what all others are found by. Raises
+        FormatError then. Empty ones are left out.
+        """
+        extents = [Extent(0, len(self.header), None)]
+        extents.append(Extent(self.shoff, len(self.header_table), None))
+        for index, header in enumerate(self.headers):
+            if header[SH_TYPE] not in (SHT_NULL, SHT_NOBITS):
+                extents.append(Extent(header[SH_OFFSET], header[SH_SIZE], index))
+        found = [extent for extent in extents if extent.size]
+        found.sort(key=lambda extent: extent.offset)
+        before = found[0]
+        for extent in found[1:]:
+            if extent.offset < before.offset + before.size:
+                what = f"{before} and {extent} overlap at file offset {extent.offset:#x}"
+                raise FormatError(self.path, what)
+            before = extent
+        return found
 
     # --- symbols ------------------------------------------------------------------------------
 

@@ -95,9 +95,7 @@ def make_plan(obj: "Object", found: "Found", options: "Options") -> Plan:
         result.edits.append((obj.headers[section][elf.SH_OFFSET], bytes(content)))
     result.edits.sort()
     if result.edits:
-        from recordmcount.elf import extents  # rarely needed
-
-        extents.of(obj)  # where sections overlap, an edit of one would change another
+        obj.extents()  # where sections overlap, an edit of one would change another
         _check_disjoint(obj, result.edits)
     return result
 
