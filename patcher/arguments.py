@@ -4,6 +4,8 @@ argparse takes longer to import than most files to switch. So words that are not
 options in full and then files are understood here, and all others are left to it (`parser`).
 """
 
+from __future__ import annotations
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +36,7 @@ class Arguments:
         self.schema = False
 
 
-def usual(words: "Sequence[str]") -> Arguments | None:
+def usual(words: Sequence[str]) -> Arguments | None:
     """What these words ask for; None if argparse has to say that, or what is wrong."""
     if not words or words[0] not in ("nop", "call", "status"):
         return None

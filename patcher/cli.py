@@ -3,6 +3,8 @@
 What takes long to import is imported by the actions, so that `patcher --help` answers at once.
 """
 
+from __future__ import annotations
+
 import gc
 
 from recordmcount.console import end_when_interrupted, say
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from .report.document import Switched
 
 
-def main(words: "Sequence[str]") -> int:
+def main(words: Sequence[str]) -> int:
     """Run `patcher` with these words; returns the exit status."""
     end_when_interrupted()
     arguments = usual(words)
@@ -45,7 +47,7 @@ def main(words: "Sequence[str]") -> int:
 class _Run:
     """One verb over many files: what to say of each at once, or of all as one JSON document."""
 
-    def __init__(self, arguments: "Arguments") -> None:
+    def __init__(self, arguments: Arguments) -> None:
         self._arguments = arguments
         self._files: list[Mapping[str, Any]] = []
         self._errors: list[dict[str, Any]] = []
@@ -78,7 +80,7 @@ class _Run:
         told = run(self._arguments.verb, self._files, self._errors, dry_run=dry_run)
         return say(1, [dump(told)])
 
-    def _status(self, file: "ElfFile") -> bool:
+    def _status(self, file: ElfFile) -> bool:
         from recordmcount.sites.state import State
 
         from .files.switch import read, select
@@ -97,7 +99,7 @@ class _Run:
 
         return say(1, [f"{file.path}: {line}" for line in examined_lines(told)]) and good
 
-    def _switch(self, file: "ElfFile") -> bool:
+    def _switch(self, file: ElfFile) -> bool:
         from recordmcount.sites.state import State
 
         from .files.switch import plan, read, select, switch, warning

@@ -1,5 +1,7 @@
 """Machine code as text, for messages; nothing is ever decided by it."""
 
+from __future__ import annotations
+
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -42,7 +44,7 @@ def describe(site: Site) -> str:
 
 
 @cache  # thousands of sites may be foreign
-def _disassembler(machine: int) -> "Cs | None":
+def _disassembler(machine: int) -> Cs | None:
     try:
         _find_packages()
         from capstone import CS_ARCH_X86, CS_MODE_32, CS_MODE_64, Cs

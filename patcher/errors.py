@@ -1,5 +1,7 @@
 """What can go wrong while patching: one root, and the errno that the kernel's ftrace would give."""
 
+from __future__ import annotations
+
 from errno import EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOEXEC, EPERM, ERANGE
 
 from recordmcount.errors import Error
@@ -20,7 +22,7 @@ class PatchError(Error):
     file offset, has no address and a symbol that says all: `function (section+0xoffset)`.
     """
 
-    errno: "ClassVar[int]"
+    errno: ClassVar[int]
 
     def __init__(
         self,

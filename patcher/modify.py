@@ -8,6 +8,8 @@ be seen by anybody, and neither writes anything but sites. What to write is deci
 static tables; here nothing is looked for. (`tests/test_engines.py` holds this.)
 """
 
+from __future__ import annotations
+
 from _operator import gt, ne, sub
 
 from .errors import CompareError, WriteError
@@ -46,11 +48,11 @@ class Batch:
 
     def __init__(
         self,
-        addresses: "Sequence[int]",
-        old: "Sequence[bytes]",
-        new: "Sequence[bytes]",
-        symbol: "Callable[[int], str]" = lambda _: "",
-        check: "Callable[[], None]" = lambda: None,
+        addresses: Sequence[int],
+        old: Sequence[bytes],
+        new: Sequence[bytes],
+        symbol: Callable[[int], str] = lambda _: "",
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.addresses = addresses
         self.old = old
@@ -59,7 +61,7 @@ class Batch:
         self.check = check
 
     @classmethod
-    def of(cls, changes: "Iterable[Change]") -> "Batch":
+    def of(cls, changes: Iterable[Change]) -> Batch:
         """The changes, sorted."""
         ordered = sorted(changes, key=lambda change: change.address)
         symbols = {change.address: change.symbol for change in ordered}
@@ -73,14 +75,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.addresses)
 
-    def __iter__(self) -> "Iterator[Change]":
+    def __iter__(self) -> Iterator[Change]:
         for address, old, new in zip(self.addresses, self.old, self.new, strict=True):
             yield Change(address, old, new, self.symbol(address))
 
 
-def modify_code(
-    memory: "TextMemory", address: int, old: bytes, new: bytes, symbol: str = ""
-) -> None:
+def modify_code(memory: TextMemory, address: int, old: bytes, new: bytes, symbol: str = "") -> None:
     """Write `new` at `address` if `old` stands there.
 
     Raises ReadError (EFAULT), CompareError (EINVAL) or WriteError (EPERM); only after the last of
@@ -89,7 +89,7 @@ def modify_code(
     modify_batch(memory, Batch.of([Change(address, old, new, symbol)]))
 
 
-def modify_batch(memory: "TextMemory", batch: Batch) -> None:
+def modify_batch(memory: TextMemory, batch: Batch) -> None:
     """Make all changes of the batch, or none if one of them does not verify.
 
     Raises ReadError, CompareError or WriteError. A WriteError can come after some sites were
@@ -103,7 +103,7 @@ def modify_batch(memory: "TextMemory", batch: Batch) -> None:
     read_back(memory, batch)
 
 
-def verify(memory: "TextMemory", batch: Batch) -> None:
+def verify(memory: TextMemory, batch: Batch) -> None:
     """Compare every site with what must stand there; nothing is written.
 
     Raises ReadError, and CompareError where the bytes differ or two changes overlap.
@@ -135,7 +135,7 @@ def different(path: str, batch: Batch, number: int, actual: bytes) -> CompareErr
     return _mismatch(path, batch, number, actual, what)
 
 
-def read_back(memory: "TextMemory", batch: Batch) -> None:
+def read_back(memory: TextMemory, batch: Batch) -> None:
     """Compare every site with what was written there. Raises ReadError, WriteError."""
     batch.check()  # again, for by now the CPUs may run
     actual = memory.gather(batch.addresses, list(map(len, batch.new)))
@@ -148,7 +148,7 @@ def read_back(memory: "TextMemory", batch: Batch) -> None:
         )  # fmt: skip
 
 
-def _first(flags: "Iterator[bool]") -> int:
+def _first(flags: Iterator[bool]) -> int:
     """The number of the first true one; there is one."""
     return next(number for number, flag in enumerate(flags) if flag)
 

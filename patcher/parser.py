@@ -1,5 +1,7 @@
 """The whole command line, by argparse: every option, help, and what makes no sense."""
 
+from __future__ import annotations
+
 from argparse import ArgumentParser
 
 from recordmcount import __version__
@@ -18,7 +20,7 @@ VERBS = {
 }
 
 
-def parse(words: "Sequence[str]") -> Arguments:
+def parse(words: Sequence[str]) -> Arguments:
     """What these words ask for. Raises SystemExit after help, the version, or a usage error."""
     parser = _parser()
     found = parser.parse_args(words)

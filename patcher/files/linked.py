@@ -1,5 +1,7 @@
 """What changes the sites of a linked file, by link-time virtual address."""
 
+from __future__ import annotations
+
 from patcher.modify import Batch
 
 TYPE_CHECKING = False
@@ -14,18 +16,18 @@ if TYPE_CHECKING:
 class LinkedSwitch:
     """The Switchable sites of an executable or a shared object."""
 
-    def __init__(self, sites: "LinkedSites") -> None:
+    def __init__(self, sites: LinkedSites) -> None:
         self.sites = sites
 
-    def site(self, number: int) -> "Site":
+    def site(self, number: int) -> Site:
         """The site, and if it cannot be switched back and forth the reason why."""
         return self.sites[number]
 
-    def unswitchable(self, numbers: "Sequence[int]", _: "State") -> "Sequence[int]":
+    def unswitchable(self, numbers: Sequence[int], _: State) -> Sequence[int]:
         """Those of `numbers` that cannot be brought to the other state and back."""
         return self.sites.irreversible(numbers)
 
-    def batch(self, numbers: "Sequence[int]", state: "State") -> Batch:
+    def batch(self, numbers: Sequence[int], state: State) -> Batch:
         """What must change so that these sites, of which none is unswitchable, are in `state`."""
         sites = self.sites
         vaddrs, codes = sites.columns(numbers)

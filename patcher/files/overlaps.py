@@ -6,6 +6,8 @@ touch it, and those that fill 8 bytes; so whole columns are compared, and only w
 then, and any other section, is looked at one by one.
 """
 
+from __future__ import annotations
+
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import compress

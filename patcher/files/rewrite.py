@@ -5,6 +5,8 @@ copy takes the file's place only when it is complete, one site that does not ver
 The pieces of a large file are copied by as many processes as there are processors.
 """
 
+from __future__ import annotations
+
 from _bisect import bisect_left
 from _operator import sub
 from itertools import repeat
@@ -46,7 +48,7 @@ class Piece:
         self.numbers = numbers
 
 
-def rewrite(file: "ElfFile", batch: "Batch", out: str | None = None) -> None:
+def rewrite(file: ElfFile, batch: Batch, out: str | None = None) -> None:
     """Replace the file by one with all changes of the batch, or write that to `out` instead.
 
     Raises ReadError, CompareError or WriteError; then no file has changed.
@@ -56,7 +58,7 @@ def rewrite(file: "ElfFile", batch: "Batch", out: str | None = None) -> None:
     file.replace(lambda target: _fill(target, file, batch, pieces), out)
 
 
-def _fill(target: int, file: "ElfFile", batch: "Batch", pieces: list[Piece]) -> None:
+def _fill(target: int, file: ElfFile, batch: Batch, pieces: list[Piece]) -> None:
     """Write all pieces to the file `target`."""
 
     def work(number: int) -> bool:
@@ -76,7 +78,7 @@ def _fill(target: int, file: "ElfFile", batch: "Batch", pieces: list[Piece]) -> 
 # --- pieces ---------------------------------------------------------------------------------------
 
 
-def _pieces(file: "ElfFile", batch: "Batch") -> "Iterator[Piece]":
+def _pieces(file: ElfFile, batch: Batch) -> Iterator[Piece]:
     """The whole file, cut so that each site is in one piece."""
     at = done = 0
     for span in file.spans:
@@ -103,19 +105,19 @@ def _pieces(file: "ElfFile", batch: "Batch") -> "Iterator[Piece]":
     yield from _unchanged(at, file.object.size)
 
 
-def _unchanged(start: int, end: int) -> "Iterator[Piece]":
+def _unchanged(start: int, end: int) -> Iterator[Piece]:
     for at in range(start, end, LARGE_PIECE):
         yield Piece(at, min(LARGE_PIECE, end - at))
 
 
-def _outside(file: "ElfFile", address: int) -> ReadError:
+def _outside(file: ElfFile, address: int) -> ReadError:
     return ReadError(file.path, "no code from the file", address=address)
 
 
 # --- one piece ------------------------------------------------------------------------------------
 
 
-def _write(target: int, file: "ElfFile", batch: "Batch", piece: Piece) -> None:
+def _write(target: int, file: ElfFile, batch: Batch, piece: Piece) -> None:
     """Write one piece to its place in the file `target`."""
     content = bytearray(file.object.read(piece.offset, piece.size, "the file"))
     if piece.numbers:
@@ -123,7 +125,7 @@ def _write(target: int, file: "ElfFile", batch: "Batch", piece: Piece) -> None:
     write_at(target, piece.offset, content)
 
 
-def _change(code: bytearray, piece: Piece, path: str, batch: "Batch") -> None:
+def _change(code: bytearray, piece: Piece, path: str, batch: Batch) -> None:
     """Make the changes of a piece in its code."""
     some = slice(piece.numbers.start, piece.numbers.stop)
     old, new = batch.old[some], batch.new[some]

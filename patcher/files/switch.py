@@ -1,5 +1,7 @@
 """Turn the sites of a file off and on: which ones, what must change for it, and the change."""
 
+from __future__ import annotations
+
 from patcher.errors import CompareError, NoSiteError
 from patcher.modify import verify
 from recordmcount.console import printable
@@ -36,11 +38,11 @@ class Plan:
 
     def __init__(
         self,
-        table: "Switchable",
+        table: Switchable,
         state: State,
-        selected: "Sequence[int]",
-        numbers: "Sequence[int]",
-        batch: "Batch",
+        selected: Sequence[int],
+        numbers: Sequence[int],
+        batch: Batch,
     ) -> None:
         self.table = table
         self.state = state
@@ -57,7 +59,7 @@ class Plan:
         return f"{sites_in_words(len(self.numbers))} turned to {self.state}, {self.already} already"
 
 
-def read(file: "ElfFile", names: "Sequence[str]") -> "Switchable":
+def read(file: ElfFile, names: Sequence[str]) -> Switchable:
     """Read the file's sites. NoSiteError without a table, FormatError for an unsound one."""
     sites = image.read(file.object, names)
     if sites is None or not sites.has_table:
@@ -72,8 +74,8 @@ def read(file: "ElfFile", names: "Sequence[str]") -> "Switchable":
 
 
 def select(
-    path: str, table: "Switchable", globs: "Sequence[str]" = (), notrace: "Sequence[str]" = ()
-) -> "Sequence[int]":
+    path: str, table: Switchable, globs: Sequence[str] = (), notrace: Sequence[str] = ()
+) -> Sequence[int]:
     """Number the sites in functions like one of `globs`, or all, but for those like `notrace`.
 
     Raises NoSiteError where a glob is like no function with a site.
@@ -84,12 +86,12 @@ def select(
     return selected
 
 
-def count(table: "Switchable", selected: "Sequence[int]") -> dict[State, int]:
+def count(table: Switchable, selected: Sequence[int]) -> dict[State, int]:
     """How many of the selected sites are in each state."""
     return {state: len(table.sites.where(selected, state)) for state in STATES}
 
 
-def plan(path: str, table: "Switchable", selected: "Sequence[int]", state: State) -> "Plan":
+def plan(path: str, table: Switchable, selected: Sequence[int], state: State) -> Plan:
     """What must change so that all `selected` sites are in `state`.
 
     Raises CompareError if a site is foreign, or could not be brought into the state and back.
@@ -103,7 +105,7 @@ def plan(path: str, table: "Switchable", selected: "Sequence[int]", state: State
     return Plan(table, state, selected, numbers, table.batch(numbers, state))
 
 
-def switch(file: "ElfFile", wanted: "Plan", out: str | None, *, dry_run: bool) -> str | None:
+def switch(file: ElfFile, wanted: Plan, out: str | None, *, dry_run: bool) -> str | None:
     """Verify the whole plan, and unless `dry_run` carry it out and commit to the file or to `out`.
 
     Without a change nothing is written but `out`. Returns the path that was written, if one was.
@@ -118,7 +120,7 @@ def switch(file: "ElfFile", wanted: "Plan", out: str | None, *, dry_run: bool) -
     return file.path if out is None else out
 
 
-def warning(file: "ElfFile", wanted: Plan) -> str:
+def warning(file: ElfFile, wanted: Plan) -> str:
     """What has to be known of the result; empty if nothing."""
     makes_nops = wanted.state is State.NOP and len(wanted.numbers)
     is_module = file.object.type == elf.ET_REL and file.object.named(MODULE)
@@ -130,19 +132,19 @@ def sites_in_words(number: int) -> str:
     return f"{number} site{'s' * (number != 1)}"
 
 
-def _foreign(path: str, table: "Switchable", foreign: "Sequence[int]") -> CompareError:
+def _foreign(path: str, table: Switchable, foreign: Sequence[int]) -> CompareError:
     from patcher.disassembly import describe  # slow to import, rarely needed
 
     site = table.site(foreign[0])
     return _error(path, site, f"foreign: {describe(site)}{_more(foreign)}; nothing was written")
 
 
-def _more(numbers: "Sequence[int]") -> str:
+def _more(numbers: Sequence[int]) -> str:
     others = len(numbers) - 1
     return f"; {sites_in_words(others)} more" if others else ""
 
 
-def _error(path: str, site: "Site", what: str) -> CompareError:
+def _error(path: str, site: Site, what: str) -> CompareError:
     if site.in_object:
         return CompareError(path, what, symbol=site.label, actual=site.code, expected=site.expected)
     return CompareError(

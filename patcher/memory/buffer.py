@@ -1,5 +1,7 @@
 """Code in a buffer of this process: what tests, models and copies of files are made of."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from patcher.errors import ReadError, WriteError

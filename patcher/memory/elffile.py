@@ -5,6 +5,8 @@ file and renames it: a process that runs the old one keeps it. (What changes man
 needs no such copy: `patcher.files.rewrite`.)
 """
 
+from __future__ import annotations
+
 import posix
 from _bisect import bisect_right
 
@@ -62,14 +64,14 @@ class ElfFile:
         self._texts: dict[Span, bytearray] = {}
         self._changed: set[Span] = set()
 
-    def __enter__(self) -> "Self":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self,
-        kind: "type[BaseException] | None",
-        error: "BaseException | None",
-        traceback: "TracebackType | None",
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         posix.close(self.fd)
 
@@ -95,11 +97,11 @@ class ElfFile:
         self._text(span)[at : at + len(data)] = data
         self._changed.add(span)
 
-    def gather(self, addresses: "Sequence[int]", sizes: "Sequence[int]") -> list[bytes]:
+    def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """What `read` gives for each address and size."""
         return list(map(self.read, addresses, sizes))
 
-    def scatter(self, addresses: "Sequence[int]", data: "Sequence[bytes]") -> None:
+    def scatter(self, addresses: Sequence[int], data: Sequence[bytes]) -> None:
         """What `write` does with each address and data, in order."""
         for address, each in zip(addresses, data, strict=True):
             self.write(address, each)
@@ -117,7 +119,7 @@ class ElfFile:
         chunks = commit.patched(self.object, edits)
         self.replace(lambda target: commit.write_each(target, chunks), path)
 
-    def replace(self, fill: "Callable[[int], object]", path: str | None = None) -> None:
+    def replace(self, fill: Callable[[int], object], path: str | None = None) -> None:
         """The same with what `fill` writes: it is given the descriptor of the new file."""
         target = self._path if path is None else path
         try:

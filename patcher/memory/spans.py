@@ -1,5 +1,7 @@
 """What of a file may be changed, span by span: code, and in an object the relocations of code."""
 
+from __future__ import annotations
+
 from recordmcount.elf import object as elf
 from recordmcount.elf.segments import PF_X, PT_LOAD, LoadView
 from recordmcount.errors import FormatError
@@ -37,7 +39,7 @@ class Span:
         return self.offset + address - self.address
 
 
-def of(obj: "Object") -> list[Span]:
+def of(obj: Object) -> list[Span]:
     """List the spans of an ELF file, by file offset.
 
     Raises FormatError where a byte of one is also something else's: a change would be one of both.
@@ -45,7 +47,7 @@ def of(obj: "Object") -> list[Span]:
     return _of_object(obj) if obj.type == elf.ET_REL else _of_segments(obj)
 
 
-def _of_object(obj: "Object") -> list[Span]:
+def _of_object(obj: Object) -> list[Span]:
     """List the executable sections and their relocation sections."""
     return [
         Span(extent.offset, extent.offset, extent.size)
@@ -54,7 +56,7 @@ def _of_object(obj: "Object") -> list[Span]:
     ]
 
 
-def _concerns_code(obj: "Object", section: int) -> bool:
+def _concerns_code(obj: Object, section: int) -> bool:
     header = obj.headers[section]
     relocated = header[elf.SH_INFO]
     if header[elf.SH_TYPE] in (elf.SHT_RELA, elf.SHT_REL) and relocated < len(obj.headers):
@@ -62,7 +64,7 @@ def _concerns_code(obj: "Object", section: int) -> bool:
     return bool(header[elf.SH_FLAGS] & elf.SHF_EXECINSTR)
 
 
-def _of_segments(obj: "Object") -> list[Span]:
+def _of_segments(obj: Object) -> list[Span]:
     """List the executable segments."""
     loaded = [one for one in LoadView(obj).segments if one.type == PT_LOAD and one.filesz]
     loaded.sort(key=lambda segment: segment.offset)

@@ -1,5 +1,7 @@
 """Kinds of memory that hold code: what `patcher.modify` reads, compares, writes and serialises."""
 
+from __future__ import annotations
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +26,10 @@ class TextMemory(Protocol):
     def write(self, address: int, data: bytes) -> None:
         """Put `data` at `address`; WriteError if it cannot be done as a whole."""
 
-    def gather(self, addresses: "Sequence[int]", sizes: "Sequence[int]") -> list[bytes]:
+    def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """What `read` gives for each address and size; the ReadError is that of the first fault."""
 
-    def scatter(self, addresses: "Sequence[int]", data: "Sequence[bytes]") -> None:
+    def scatter(self, addresses: Sequence[int], data: Sequence[bytes]) -> None:
         """What `write` does with each address and data, in order, up to the first WriteError."""
 
     def sync(self) -> None:

@@ -5,6 +5,8 @@ decided by the program headers and by PT_DYNAMIC alone. (System V gABI, chapter 
 and Dynamic Linking"; DT_RELR as the gABI's draft of 2022 has it.) Not on the recording path.
 """
 
+from __future__ import annotations
+
 from _bisect import bisect_right
 from itertools import pairwise
 from struct import Struct, unpack_from
@@ -65,7 +67,7 @@ class DynamicRelocations:
     __slots__ = ("slots", "infos", "addends")
 
     def __init__(
-        self, slots: "Sequence[int]", infos: "Sequence[int]", addends: "Sequence[int] | None"
+        self, slots: Sequence[int], infos: Sequence[int], addends: Sequence[int] | None
     ) -> None:
         self.slots = slots
         self.infos = infos
@@ -79,7 +81,7 @@ class LoadView:
     or a broken dynamic segment.
     """
 
-    def __init__(self, obj: "Object") -> None:
+    def __init__(self, obj: Object) -> None:
         if obj.type not in (elf.ET_EXEC, elf.ET_DYN):
             raise FormatError(obj.path, "neither an executable nor a shared object")
         self.obj = obj
@@ -102,7 +104,7 @@ class LoadView:
             return None
         return segment.offset + vaddr - segment.vaddr
 
-    def loads(self, section: "Section", *, executable: bool = False) -> bool:
+    def loads(self, section: Section, *, executable: bool = False) -> bool:
         """Whether the section's bytes are what is loaded at its address, `executable` or not."""
         offset = self.file_offset(section.vaddr, section.size, executable=executable)
         return offset == section.offset and section.type != elf.SHT_NOBITS
@@ -152,7 +154,7 @@ class LoadView:
         strings = self.read(dynamic[DT_STRTAB] + name, min(size - name, 4096), "a symbol's name")
         return strings.partition(b"\0")[0], value, shndx
 
-    def relocations(self) -> "Iterator[DynamicRelocations]":
+    def relocations(self) -> Iterator[DynamicRelocations]:
         """The dynamic relocations, table by table: DT_RELR, DT_RELA, DT_REL, DT_JMPREL.
 
         Raises FormatError where there are others, in a format that is not supported.
@@ -190,7 +192,7 @@ class LoadView:
             )
 
 
-def _segments(obj: "Object") -> list[Segment]:
+def _segments(obj: Object) -> list[Segment]:
     is_64 = obj.layout.is_64
     phdr = Struct("<IIQQQQQQ" if is_64 else "<8I")
     fields = obj.layout.ehdr.unpack(obj.header)
@@ -225,7 +227,7 @@ def _loaded(path: str, segments: list[Segment]) -> list[Segment]:
     return loaded
 
 
-def _relr_slots(table: bytes, word: int) -> "Iterator[int]":
+def _relr_slots(table: bytes, word: int) -> Iterator[int]:
     """The addresses in a DT_RELR table.
 
     An even word is an address; an odd one is a bitmap of the words that follow the last.

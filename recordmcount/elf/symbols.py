@@ -4,6 +4,8 @@ The answer is the same for objects and for linked files: a symbol belongs to its
 it names ends there. Names are those before an `@`: assemblers and linkers append the version.
 """
 
+from __future__ import annotations
+
 from _bisect import bisect_left, bisect_right
 from itertools import accumulate
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     _Row = tuple[int, int, int, int, int, int]
 
 
-def named(obj: "Object", names: "Sequence[bytes]") -> "Iterator[tuple[bytes, int, int, int]]":
+def named(obj: Object, names: Sequence[bytes]) -> Iterator[tuple[bytes, int, int, int]]:
     """(name, st_value, st_info, st_shndx) of .symtab's and .dynsym's symbols of these names."""
     size = obj.layout.sym.size
     for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
@@ -43,7 +45,7 @@ def named(obj: "Object", names: "Sequence[bytes]") -> "Iterator[tuple[bytes, int
                     yield name, value, info, shndx
 
 
-def _places(strings: bytes, names: "Sequence[bytes]") -> dict[bytes, bytes]:
+def _places(strings: bytes, names: Sequence[bytes]) -> dict[bytes, bytes]:
     """st_name, as its four bytes, -> name, wherever in the string table one of `names` is."""
     places = {}
     absent: tuple[bytes, ...] = ()
@@ -59,7 +61,7 @@ def _places(strings: bytes, names: "Sequence[bytes]") -> dict[bytes, bytes]:
     return places
 
 
-def _fields(obj: "Object", fields: tuple[int, ...]) -> tuple[int, int, int, int]:
+def _fields(obj: Object, fields: tuple[int, ...]) -> tuple[int, int, int, int]:
     """(st_value, st_size, st_info, st_shndx) of a symbol's fields."""
     if obj.layout.is_64:
         _name, info, _other, shndx, value, size = fields
@@ -89,7 +91,7 @@ class Functions:
     first. The symbols are read when the first function is asked for.
     """
 
-    def __init__(self, obj: "Object") -> None:
+    def __init__(self, obj: Object) -> None:
         self._obj = obj
         self._names: dict[tuple[int, int], str] = {}
         self._allowance = elf.READINGS * obj.size
@@ -129,7 +131,7 @@ class Functions:
         row = column.rows[number] if number >= 0 else None
         return row is not None and row[_START] == place and row[_RANK] >= _LEAST_FUNCTION
 
-    def _name(self, row: "_Row") -> str:
+    def _name(self, row: _Row) -> str:
         """The name of a function. Each is read once, and all together are not longer than usual."""
         key = row[_TABLE], row[_NAME]
         name = self._names.get(key)
@@ -142,7 +144,7 @@ class Functions:
                 raise FormatError(self._obj.path, what)
         return name
 
-    def _column(self, section: int) -> "_Column":
+    def _column(self, section: int) -> _Column:
         if self._sections is None:
             self._strings: dict[int, bytes] = {}
             rows: dict[int, list[_Row]] = {}
@@ -151,7 +153,7 @@ class Functions:
             self._sections = {shndx: _Column(sorted(each)) for shndx, each in rows.items()}
         return self._sections.get(section) or _Column([])
 
-    def _read(self, table: int, rows: "dict[int, list[_Row]]") -> None:
+    def _read(self, table: int, rows: dict[int, list[_Row]]) -> None:
         """Sort the functions of a symbol table by section."""
         obj = self._obj
         content = obj.content(table)
@@ -173,7 +175,7 @@ class _Column:
 
     __slots__ = ("rows", "starts", "_reaching")
 
-    def __init__(self, rows: "list[_Row]") -> None:
+    def __init__(self, rows: list[_Row]) -> None:
         self.rows = rows
         self.starts = [row[_START] for row in rows]
         self._reaching: list[int] = []

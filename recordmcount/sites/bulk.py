@@ -5,8 +5,11 @@ those of that call, as a compiler leaves it, or of the NOP that this project put
 Nearly all are. What is not, and what could stand in two ways, is left to `places`.
 """
 
+from __future__ import annotations
+
 from _bisect import bisect_left
 from _operator import not_, sub
+from collections.abc import Sequence
 from itertools import compress, repeat
 from struct import unpack
 from typing import NamedTuple
@@ -14,17 +17,15 @@ from typing import NamedTuple
 from recordmcount import columns, mcount_loc, x86
 from recordmcount.columns import having, is_ascending, pick
 from recordmcount.elf import object as elf
+from recordmcount.elf.object import Object
+from recordmcount.x86 import CallForm
 
+from .calls import Found, SectionSites
 from .state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from recordmcount.elf.object import Object
-    from recordmcount.x86 import CallForm
-
-    from .calls import Found, SectionSites, TurnedOff
+    from .calls import TurnedOff
 
 # Code is read in pieces of this many bytes, so that what is compared is still in the cache.
 PIECE = 1 << 18
@@ -34,12 +35,12 @@ class Way(NamedTuple):
     """How many sites stand alike: as `code`, with a relocation that has, or had, this `type`."""
 
     state: State
-    form: "CallForm"
+    form: CallForm
     type: int
     code: bytes
 
 
-def ways(obj: "Object") -> list[Way]:
+def ways(obj: Object) -> list[Way]:
     """The ways in which a usual site can stand: as call, then as NOP."""
     known = x86.CALL_FORMS[obj.machine].items()
     single = [(forms[0], each) for each, forms in known if len(forms) == 1]
@@ -89,7 +90,7 @@ class Usual:
     what was found, with the numbers therein.
     """
 
-    def __init__(self, obj: "Object", found: "Found") -> None:
+    def __init__(self, obj: Object, found: Found) -> None:
         self._obj = obj
         self.ways = ways(obj)
         self.columns: dict[int, Column] = {}
@@ -99,7 +100,7 @@ class Usual:
         for column in self.columns.values():
             column.sort()
 
-    def _calls(self, part: "SectionSites") -> list[int]:
+    def _calls(self, part: SectionSites) -> list[int]:
         """Those of a part that are not usual."""
         all_ways = enumerate(self.ways, 1)
         ways = {way.type: number for number, way in all_ways if way.state is State.CALL}
@@ -115,7 +116,7 @@ class Usual:
             left += numbers
         return sorted(left)
 
-    def _turned_off(self, part: "TurnedOff") -> list[int]:
+    def _turned_off(self, part: TurnedOff) -> list[int]:
         """Those of a part that are not usual."""
         relocations, text, entries, fields, addends = part
         left = list(range(len(entries)))
@@ -138,8 +139,8 @@ class Usual:
         way: int,
         relocations: int,
         text: int,
-        starts: "Sequence[int]",
-        entries: "Sequence[int]",
+        starts: Sequence[int],
+        entries: Sequence[int],
     ) -> list[bool]:
         """Which of `starts` stand in one way; these are put in the column."""
         usual = elf.SHT_RELA if mcount_loc.uses_rela(self._obj) else elf.SHT_REL
@@ -154,7 +155,7 @@ class Usual:
         self.columns[text] = column
         return alike
 
-    def _alike(self, section: int, starts: "Sequence[int]", code: bytes) -> list[bool]:
+    def _alike(self, section: int, starts: Sequence[int], code: bytes) -> list[bool]:
         """At which of ascending `starts` these bytes stand."""
         header = self._obj.headers[section]
         offset, size = header[elf.SH_OFFSET], header[elf.SH_SIZE]

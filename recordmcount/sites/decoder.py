@@ -6,6 +6,8 @@ whatever way the first site is found to stand in, all others are compared with, 
 once; only those that stand otherwise are decoded themselves.
 """
 
+from __future__ import annotations
+
 from _bisect import bisect_left
 
 from recordmcount import x86
@@ -43,7 +45,7 @@ class Way:
     def __init__(
         self,
         state: State,
-        form: "LinkedCall",
+        form: LinkedCall,
         base: int,
         address: int,
         name: str,
@@ -60,11 +62,11 @@ class Way:
         """The call at `vaddr`, None where the target is out of reach."""
         return self.form.spell(self.address - _origin(self.form, vaddr, self.base))
 
-    def reaches(self, vaddrs: "Sequence[int]") -> bool:
+    def reaches(self, vaddrs: Sequence[int]) -> bool:
         """Whether there is a call from each of ascending `vaddrs`."""
         return all(self.call(vaddr) is not None for vaddr in (*vaddrs[:1], *vaddrs[-1:]))
 
-    def turned(self, vaddrs: "Sequence[int]", state: State) -> list[bytes]:
+    def turned(self, vaddrs: Sequence[int], state: State) -> list[bytes]:
         """The bytes in `state` at each of `vaddrs`; there must be some."""
         if state is State.CALL:
             return self.form.spell_each(self.address - self.base, vaddrs)
@@ -109,7 +111,7 @@ class Decoder:
     """
 
     def __init__(
-        self, obj: "Object", targets: "Targets", code: "LinkedCode", relocated: "Sequence[int]"
+        self, obj: Object, targets: Targets, code: LinkedCode, relocated: Sequence[int]
     ) -> None:
         self._forms = x86.linked_calls(obj.machine)
         self._targets = targets
@@ -147,7 +149,7 @@ class Decoder:
             reason = OF_AN_OBJECT
         return Found(text[:length], reason=reason, expected=self.expected(vaddr, text))
 
-    def _call(self, form: "LinkedCall", vaddr: int, code: bytes, operand: int) -> Found | None:
+    def _call(self, form: LinkedCall, vaddr: int, code: bytes, operand: int) -> Found | None:
         for number, (base, address, name) in enumerate(self._reached[form]):
             if _origin(form, vaddr, base) + operand & self._highest == address:
                 nop = self._nop_for(form, number)
@@ -157,7 +159,7 @@ class Decoder:
                 return Found(code, way, "a NOP could not tell which call it replaced")
         return None
 
-    def _other_call(self, form: "LinkedCall", vaddr: int, operand: int) -> str:
+    def _other_call(self, form: LinkedCall, vaddr: int, operand: int) -> str:
         base = next(iter(self._targets.got_bases), 0) if form.origin == x86.FROM_GOT else 0
         address = _origin(form, vaddr, base) + operand & self._highest
         if form.through_slot:
@@ -170,7 +172,7 @@ class Decoder:
         return f"a call to {address:#x} ({where}), which is not mcount{hint}"
 
     def expected(
-        self, vaddr: int, text: bytes, forms: "Sequence[LinkedCall]" = ()
+        self, vaddr: int, text: bytes, forms: Sequence[LinkedCall] = ()
     ) -> tuple[bytes, ...]:
         """The calls that could stand at a foreign site, where `text` does.
 
@@ -185,7 +187,7 @@ class Decoder:
             or self._spelled(vaddr, [usual[name] for name in ("call", "call-got")])
         )
 
-    def _spelled(self, vaddr: int, forms: "Iterable[LinkedCall]") -> tuple[bytes, ...]:
+    def _spelled(self, vaddr: int, forms: Iterable[LinkedCall]) -> tuple[bytes, ...]:
         calls = [
             form.spell(address - _origin(form, vaddr, base))
             for form in forms
@@ -194,7 +196,7 @@ class Decoder:
         return tuple(call for call in calls if call is not None)
 
     def _nop(
-        self, form: "LinkedCall", vaddr: int, before: bytes, code: bytes, selector: int
+        self, form: LinkedCall, vaddr: int, before: bytes, code: bytes, selector: int
     ) -> Found:
         if not selector and (code != x86.NOP5 or not self._is_entry(vaddr, before)):
             return Found(code, reason=UNMARKED)
@@ -221,12 +223,12 @@ class Decoder:
                 return way.call(vaddr) if way else None
         return None
 
-    def _nop_for(self, form: "LinkedCall", number: int) -> bytes | None:
+    def _nop_for(self, form: LinkedCall, number: int) -> bytes | None:
         """The marked NOP for a call of that target; None if it has no room for that."""
         count = len(self._reached[form])
         return form.nop_with(number << 4 | count) if count <= MOST_TARGETS else None
 
-    def _selected(self, form: "LinkedCall", selector: int, nop: bytes) -> tuple[Way | None, str]:
+    def _selected(self, form: LinkedCall, selector: int, nop: bytes) -> tuple[Way | None, str]:
         """(the way, "") that the selector of a NOP means, or (None, why there is none)."""
         reached = self._reached[form]
         number, count = divmod(selector, 16)
@@ -249,7 +251,7 @@ class Decoder:
         return way if can else None
 
 
-def _reached(form: "LinkedCall", targets: "Targets") -> list[tuple[int, int, str]]:
+def _reached(form: LinkedCall, targets: Targets) -> list[tuple[int, int, str]]:
     """(base, address, name) of all that a call of this form can reach mcount by.
 
     The base is that of the GOT in the register of an i386 call, and 0 for all others.
@@ -259,7 +261,7 @@ def _reached(form: "LinkedCall", targets: "Targets") -> list[tuple[int, int, str
     return [(base, address, name) for base in bases for address, name in rows]
 
 
-def _origin(form: "LinkedCall", vaddr: int, base: int) -> int:
+def _origin(form: LinkedCall, vaddr: int, base: int) -> int:
     """What the operand of a call at `vaddr` counts from, as a link-time virtual address."""
     if form.origin == x86.FROM_END:
         return vaddr + len(form.prefix) + form.width

@@ -1,5 +1,7 @@
 """The sites of an ELF file, whatever its type."""
 
+from __future__ import annotations
+
 from recordmcount import mcount_loc
 from recordmcount.elf import filetype
 from recordmcount.elf import object as elf
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from .relocatable import RelocatableSites
 
 
-def read(obj: "Object", names: "Sequence[str]" = ()) -> "RelocatableSites | LinkedSites | None":
+def read(obj: Object, names: Sequence[str] = ()) -> RelocatableSites | LinkedSites | None:
     """Find the sites of an object, or those that the table of a linked file names.
 
     None of a linked file without a table, whose sites are not known. `names` are further names of

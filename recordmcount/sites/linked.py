@@ -15,6 +15,8 @@ function's first instruction (or behind its endbr), in an image with one target.
 any whose call cannot be told, is foreign.
 """
 
+from __future__ import annotations
+
 from _bisect import bisect_left, bisect_right
 from _operator import lt, sub
 from itertools import chain, compress, repeat
@@ -52,11 +54,11 @@ class LinkedSites:
     reached, with its name.
     """
 
-    in_object: "Literal[False]" = False
+    in_object: Literal[False] = False
     has_table = True
 
     def __init__(
-        self, entries: "Entries", code: LinkedCode, decoder: Decoder, targets: Targets
+        self, entries: Entries, code: LinkedCode, decoder: Decoder, targets: Targets
     ) -> None:
         self.vaddrs = entries.vaddrs
         self.dead = entries.dead
@@ -78,7 +80,7 @@ class LinkedSites:
     def __len__(self) -> int:
         return len(self.vaddrs)
 
-    def __getitem__(self, number: int) -> "Site":
+    def __getitem__(self, number: int) -> Site:
         from .site import Site  # slow to import, and of many sites seldom one is looked at
 
         vaddr, way_number = self.vaddrs[number], self._column[number]
@@ -106,10 +108,10 @@ class LinkedSites:
         code = text[: max(map(len, expected))]
         return Found(code, reason=found.reason, expected=expected)
 
-    def __iter__(self) -> "Iterator[Site]":
+    def __iter__(self) -> Iterator[Site]:
         return map(self.__getitem__, range(len(self)))
 
-    def at(self, vaddr: int) -> "Site":
+    def at(self, vaddr: int) -> Site:
         """The site at a link-time virtual address, which must be one's."""
         return self[bisect_left(self.vaddrs, vaddr)]
 
@@ -118,7 +120,7 @@ class LinkedSites:
         vaddr = self.vaddrs[number]
         return self._code.names(vaddr - self._code.function_at(vaddr)[1], vaddr)
 
-    def where(self, numbers: "Sequence[int]", state: State) -> "Sequence[int]":
+    def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Those of ascending `numbers` whose sites are in `state`."""
         ways = [way.state for way in self._ways]
         column = self._ways_of(numbers)
@@ -126,18 +128,18 @@ class LinkedSites:
 
     # --- what a switch needs ------------------------------------------------------------------
 
-    def irreversible(self, numbers: "Sequence[int]") -> "Sequence[int]":
+    def irreversible(self, numbers: Sequence[int]) -> Sequence[int]:
         """Those of `numbers` whose sites cannot be turned to the other state and back."""
         if not self._alone:
             return []
         ways = [(number, self._alone[number].way) for number in numbers if number in self._alone]
         return [number for number, way in ways if way is None or way.nop is None]
 
-    def columns(self, numbers: "Sequence[int]") -> "tuple[Sequence[int], Sequence[bytes]]":
+    def columns(self, numbers: Sequence[int]) -> tuple[Sequence[int], Sequence[bytes]]:
         """(link-time virtual addresses, the bytes that stand there) of ascending `numbers`."""
         return pick(self.vaddrs, numbers), pick(self.codes, numbers)
 
-    def turned(self, numbers: "Sequence[int]", state: State) -> "Sequence[bytes]":
+    def turned(self, numbers: Sequence[int], state: State) -> Sequence[bytes]:
         """The bytes in `state` of ascending `numbers`, of which none is irreversible."""
         column = self._ways_of(numbers)
         if not column.strip(column[:1]):  # all alike, or none
@@ -148,14 +150,14 @@ class LinkedSites:
         }
         return _merged(column, turned)
 
-    def _turned(self, way_number: int, numbers: "Sequence[int]", state: State) -> list[bytes]:
+    def _turned(self, way_number: int, numbers: Sequence[int], state: State) -> list[bytes]:
         """The bytes in `state` of sites that stand in one way, or each alone if that is 0."""
         if way_number:
             return self._ways[way_number - 1].turned(pick(self.vaddrs, numbers), state)
         ways = [(self._alone[number].way, self.vaddrs[number]) for number in numbers]
         return [code for way, vaddr in ways if way for code in way.turned([vaddr], state)]
 
-    def _ways_of(self, numbers: "Sequence[int]") -> bytes:
+    def _ways_of(self, numbers: Sequence[int]) -> bytes:
         if len(numbers) == len(self):
             return bytes(self._column)
         return bytes([self._column[number] for number in numbers])
@@ -167,7 +169,7 @@ class LinkedSites:
         vaddr = self.vaddrs[number]
         return self._decoder.decode(vaddr, *self._code.around(vaddr))
 
-    def _decode(self, numbers: "Sequence[int]", start: int, text: bytes) -> None:
+    def _decode(self, numbers: Sequence[int], start: int, text: bytes) -> None:
         """Decode the sites that are in `text`, whose first byte is at `start`."""
         for way in range(1, len(self._ways) + 1):
             numbers = self._compare(way, numbers, start, text)
@@ -175,8 +177,8 @@ class LinkedSites:
             numbers = self._decode_alone(numbers, start, text)
 
     def _compare(
-        self, way_number: int, numbers: "Sequence[int]", start: int, text: bytes
-    ) -> "Sequence[int]":
+        self, way_number: int, numbers: Sequence[int], start: int, text: bytes
+    ) -> Sequence[int]:
         """Find the sites that stand in a known way; the numbers of the others."""
         if not numbers:
             return numbers
@@ -194,7 +196,7 @@ class LinkedSites:
             self._column[number] = way_number
         return [number for number, is_so in zip(numbers, alike, strict=True) if not is_so]
 
-    def _decode_alone(self, numbers: "Sequence[int]", start: int, text: bytes) -> "Sequence[int]":
+    def _decode_alone(self, numbers: Sequence[int], start: int, text: bytes) -> Sequence[int]:
         """Decode site by site up to one with which the rest can be compared; those left."""
         for done, number in enumerate(numbers):
             found = self.alone(number)
@@ -216,7 +218,7 @@ class Entries:
 
     __slots__ = ("vaddrs", "dead", "repeated")
 
-    def __init__(self, entries: "Sequence[int]", highest: int) -> None:
+    def __init__(self, entries: Sequence[int], highest: int) -> None:
         live = entries[bisect_right(entries, 0) : bisect_left(entries, highest)]
         is_distinct = all(map(lt, live, live[1:]))
         self.vaddrs = list(live) if is_distinct else sorted(set(live))
@@ -224,7 +226,7 @@ class Entries:
         self.repeated = len(live) - len(self.vaddrs)
 
 
-def read(obj: "Object", extra_names: "Sequence[str]" = ()) -> LinkedSites:
+def read(obj: Object, extra_names: Sequence[str] = ()) -> LinkedSites:
     """Find the sites that the table of an executable or a shared object names.
 
     `extra_names` are further names of mcount, as given to gcc's -mfentry-name. Raises FormatError

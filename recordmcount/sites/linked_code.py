@@ -1,5 +1,7 @@
 """The code of a linked file by link-time virtual address: its bytes, functions and sections."""
 
+from __future__ import annotations
+
 from _bisect import bisect_left, bisect_right
 
 from recordmcount import mcount_loc, x86
@@ -22,14 +24,14 @@ ENDBR_SIZE = 4  # bytes
 class LinkedCode:
     """The bytes and the functions of the executable sections, by link-time virtual address."""
 
-    def __init__(self, view: "LoadView") -> None:
+    def __init__(self, view: LoadView) -> None:
         self._view = view
         self._functions = Functions(view.obj)
         self.machine = view.obj.machine
         self._sections = _code_sections(view.obj)
         self._starts = [section.vaddr for section in self._sections]
 
-    def pieces(self, vaddrs: list[int]) -> "Iterator[tuple[range, int, bytes]]":
+    def pieces(self, vaddrs: list[int]) -> Iterator[tuple[range, int, bytes]]:
         """All `vaddrs`, which ascend, in groups: (their indices, an address, the bytes from there).
 
         Behind the last of a group there are x86.LONGEST_SITE bytes, or less where a section ends.
@@ -89,12 +91,12 @@ class LinkedCode:
         """All names of the function that begins at `start`, in the section that `vaddr` is in."""
         return self._functions.names(self._section(vaddr).index, start)
 
-    def _section_at(self, vaddr: int) -> "Section | None":
+    def _section_at(self, vaddr: int) -> Section | None:
         number = bisect_right(self._starts, vaddr) - 1
         section = self._sections[number] if number >= 0 else None
         return section if section and vaddr < section.vaddr + section.size else None
 
-    def _section(self, vaddr: int) -> "Section":
+    def _section(self, vaddr: int) -> Section:
         section = self._section_at(vaddr)
         if section is None:
             raise FormatError(
@@ -103,13 +105,13 @@ class LinkedCode:
             )  # fmt: skip
         return section
 
-    def _is_loaded(self, section: "Section", start: int, end: int) -> bool:
+    def _is_loaded(self, section: Section, start: int, end: int) -> bool:
         """Whether all bytes from `start` to before `end` are loaded as code, by one segment."""
         offset = section.offset + start - section.vaddr
         return self._view.file_offset(start, end - start, executable=True) == offset
 
 
-def _code_sections(obj: "Object") -> "list[Section]":
+def _code_sections(obj: Object) -> list[Section]:
     flags = elf.SHF_ALLOC | elf.SHF_EXECINSTR
     sections = [
         obj.section(index)

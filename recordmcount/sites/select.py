@@ -1,5 +1,7 @@
 """Choose sites by the names of their functions."""
 
+from __future__ import annotations
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -8,8 +10,8 @@ if TYPE_CHECKING:
 
 
 def select(
-    table: "SiteTable", globs: "Sequence[str]" = (), notrace: "Sequence[str]" = ()
-) -> "tuple[Sequence[int], list[str]]":
+    table: SiteTable, globs: Sequence[str] = (), notrace: Sequence[str] = ()
+) -> tuple[Sequence[int], list[str]]:
     """Number the sites in functions like one of `globs`, or all, but for those like `notrace`.
 
     A function is like a glob by any of its names, as they stand in the symbol table. Beside the
@@ -25,7 +27,7 @@ def select(
     return sorted(wanted), idle
 
 
-def _functions(table: "SiteTable") -> dict[str, list[int]]:
+def _functions(table: SiteTable) -> dict[str, list[int]]:
     """The numbers of the sites in each function, by each of its names."""
     functions: dict[str, list[int]] = {}
     for number in range(len(table)):
@@ -34,7 +36,7 @@ def _functions(table: "SiteTable") -> dict[str, list[int]]:
     return functions
 
 
-def _like(functions: dict[str, list[int]], globs: "Sequence[str]", idle: list[str]) -> set[int]:
+def _like(functions: dict[str, list[int]], globs: Sequence[str], idle: list[str]) -> set[int]:
     """The sites in functions like one of `globs`; `idle` is given those that are like none."""
     import re
     from fnmatch import translate

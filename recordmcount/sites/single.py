@@ -3,6 +3,8 @@
 `usual` decides the same of many places at once.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from struct import unpack
 from typing import NamedTuple
@@ -12,11 +14,12 @@ from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object, Section
 from recordmcount.x86 import CallForm
 
+from .calls import SectionSites
 from .state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .calls import SectionSites, TurnedOff
+    from .calls import TurnedOff
 
 _LONGEST_PREFIX = 2
 
@@ -50,7 +53,7 @@ class Finding(NamedTuple):
     relocation: Relocation | None = None
 
 
-def calls(part: "SectionSites", numbers: list[int]) -> Iterator[tuple[Place, Finding]]:
+def calls(part: SectionSites, numbers: list[int]) -> Iterator[tuple[Place, Finding]]:
     """Those calls of a part."""
     entries = unpack(f"<{len(part)}Q", part.entries)
     for number in numbers:
@@ -61,7 +64,7 @@ def calls(part: "SectionSites", numbers: list[int]) -> Iterator[tuple[Place, Fin
 
 
 def turned_off(
-    obj: Object, code: "ObjectCode", part: "TurnedOff", numbers: list[int]
+    obj: Object, code: ObjectCode, part: TurnedOff, numbers: list[int]
 ) -> Iterator[tuple[Place, Finding]]:
     """What stands where those relocations of a part are."""
     section, text, entries, fields, addends = part
@@ -76,7 +79,7 @@ def turned_off(
 
 
 def _marked_nop(
-    around: "_Around",
+    around: _Around,
     marked: dict[bytes, tuple[CallForm, int]],
     section: int,
     number: int,
@@ -90,7 +93,7 @@ def _marked_nop(
     return None
 
 
-def _nop_around(around: "_Around", forms: list[CallForm]) -> tuple[Place, Finding]:
+def _nop_around(around: _Around, forms: list[CallForm]) -> tuple[Place, Finding]:
     for form in forms:
         if around.holds(form.nop, len(form.prefix)):
             return around.start(form), Finding(State.NOP, form.length, form.name)
@@ -99,7 +102,7 @@ def _nop_around(around: "_Around", forms: list[CallForm]) -> tuple[Place, Findin
 
 
 def claimed(
-    place: Place, code: "ObjectCode", finding_at: Callable[[Place], Finding | None]
+    place: Place, code: ObjectCode, finding_at: Callable[[Place], Finding | None]
 ) -> Finding:
     """What an entry names where no relocation names mcount: the NOP of -mnop-mcount, or no site."""
     for back in range(1, x86.LONGEST_SITE):
@@ -145,7 +148,7 @@ class ObjectCode:
             return b""
         return self._obj.read(section.offset + place.offset, length, "code")
 
-    def around(self, field: Place) -> "_Around":
+    def around(self, field: Place) -> _Around:
         """The bytes on both sides of a relocated field."""
         start = max(0, field.offset - _LONGEST_PREFIX)
         before = field.offset - start

@@ -1,5 +1,7 @@
 """What can stand at a site, and which of many sites stand so."""
 
+from __future__ import annotations
+
 from recordmcount.columns import positions
 
 TYPE_CHECKING = False
@@ -12,9 +14,9 @@ class State(str):
     """`call`, `nop` or `foreign`: a string, one object for each (`enum` imports slowly)."""
 
     __slots__ = ()
-    CALL: "ClassVar[State]"
-    NOP: "ClassVar[State]"
-    FOREIGN: "ClassVar[State]"
+    CALL: ClassVar[State]
+    NOP: ClassVar[State]
+    FOREIGN: ClassVar[State]
 
 
 STATES = State.CALL, State.NOP, State.FOREIGN = State("call"), State("nop"), State("foreign")
@@ -22,11 +24,11 @@ STATES = State.CALL, State.NOP, State.FOREIGN = State("call"), State("nop"), Sta
 
 def in_state(
     state: State,
-    numbers: "Sequence[int]",
+    numbers: Sequence[int],
     column: bytes,
-    ways: "Sequence[State]",
-    single: "Callable[[int], State]",
-) -> "Sequence[int]":
+    ways: Sequence[State],
+    single: Callable[[int], State],
+) -> Sequence[int]:
     """Those of ascending `numbers` whose sites are in `state`.
 
     `column` tells for each of `numbers` the way its site stands in, and `ways` the state of those

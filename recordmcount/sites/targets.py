@@ -4,6 +4,8 @@ All are known from the symbols and from what the loader will do, before any call
 no segment loads is none.
 """
 
+from __future__ import annotations
+
 from _bisect import bisect_left
 from _operator import ge
 from itertools import compress, pairwise
@@ -39,7 +41,7 @@ class Words:
     addresses of relocations that touch executable segments.
     """
 
-    def __init__(self, view: "LoadView", wanted: "Sequence[Section]", names: list[bytes]) -> None:
+    def __init__(self, view: LoadView, wanted: Sequence[Section], names: list[bytes]) -> None:
         self.view = view
         self.values: dict[int, int] = {}
         self.names: dict[int, str] = {}
@@ -59,7 +61,7 @@ class Words:
                     self.in_code += _between(run, start, end).slots
         self.in_code.sort()
 
-    def _add_names(self, relocations: "DynamicRelocations", names: list[bytes]) -> None:
+    def _add_names(self, relocations: DynamicRelocations, names: list[bytes]) -> None:
         layout = self.view.obj.layout
         named = {}
         for info in set(relocations.infos):
@@ -72,7 +74,7 @@ class Words:
                 if info in named and self.view.file_offset(slot, layout.word) is not None:
                     self.names[slot] = named[info]
 
-    def _add_values(self, relocations: "DynamicRelocations") -> None:
+    def _add_values(self, relocations: DynamicRelocations) -> None:
         """Of wanted slots; where two relocations fill one, the later counts."""
         slots, infos, addends = relocations.slots, relocations.infos, relocations.addends
         highest = self.view.obj.layout.highest
@@ -104,7 +106,7 @@ class Words:
         return self.values.get(slot, fixed)
 
 
-def _ascending_runs(relocations: "DynamicRelocations") -> "Iterator[DynamicRelocations]":
+def _ascending_runs(relocations: DynamicRelocations) -> Iterator[DynamicRelocations]:
     """The relocations, cut where slots do not ascend: linkers sort all or most of them."""
     slots, infos, addends = relocations.slots, relocations.infos, relocations.addends
     cuts = compress(range(1, len(slots)), map(ge, slots, slots[1:]))
@@ -112,7 +114,7 @@ def _ascending_runs(relocations: "DynamicRelocations") -> "Iterator[DynamicReloc
         yield DynamicRelocations(slots[start:end], infos[start:end], addends and addends[start:end])
 
 
-def _between(run: "DynamicRelocations", start: int, end: int) -> "DynamicRelocations":
+def _between(run: DynamicRelocations, start: int, end: int) -> DynamicRelocations:
     """Those of ascending relocations whose slots are from `start` to before `end`."""
     first, last = bisect_left(run.slots, start), bisect_left(run.slots, end)
     addends = run.addends
@@ -129,7 +131,7 @@ class Targets:
     """
 
     def __init__(
-        self, view: "LoadView", words: Words, gots: "Sequence[Section]", names: list[bytes]
+        self, view: LoadView, words: Words, gots: Sequence[Section], names: list[bytes]
     ) -> None:
         obj = view.obj
         self.code = _definitions(view, names)
@@ -149,7 +151,7 @@ class Targets:
         self.code = dict(sorted(self.code.items()))
         self.slots = dict(sorted(self.slots.items()))
 
-    def _add_stubs(self, view: "LoadView") -> None:
+    def _add_stubs(self, view: LoadView) -> None:
         obj = view.obj
         for index in range(len(obj.headers)):
             section = obj.section(index)
@@ -165,23 +167,21 @@ class Targets:
                         if slot in self.slots:
                             self.code.setdefault(section.vaddr + at, self.slots[slot])
 
-    def _stub_slots(
-        self, obj: "Object", end: int, modrm: int, displacement: int
-    ) -> "Iterable[int]":
+    def _stub_slots(self, obj: Object, end: int, modrm: int, displacement: int) -> Iterable[int]:
         if obj.machine == x86.EM_X86_64:
             return [end + displacement]
         bases = [0] if modrm == x86.NO_REGISTER else self.got_bases
         return [base + displacement & obj.layout.highest for base in bases]
 
 
-def _got_bases(view: "LoadView", gots: "Sequence[Section]") -> list[int]:
+def _got_bases(view: LoadView, gots: Sequence[Section]) -> list[int]:
     """The table of the loader first, which is what most linkers mean."""
     of_the_loader = [view.dynamic[DT_PLTGOT]] if DT_PLTGOT in view.dynamic else []
     by_name = sorted(gots, key=lambda section: section.name != ".got.plt")
     return list(dict.fromkeys(of_the_loader + [section.vaddr for section in by_name]))
 
 
-def _definitions(view: "LoadView", names: list[bytes]) -> dict[int, str]:
+def _definitions(view: LoadView, names: list[bytes]) -> dict[int, str]:
     """Link-time virtual address -> name, of the functions of these names the image defines."""
     found: dict[int, bytes] = {}
     for name, value, info, shndx in symbols.named(view.obj, names):
