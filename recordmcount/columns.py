@@ -20,7 +20,7 @@ FEW = 2
 
 
 def pick(values: "Sequence[Value]", places: "Sequence[int]") -> "Sequence[Value]":
-    """The values at these ascending places; without a copy if those are all there are."""
+    """Pick the values at these ascending places; without a copy if those are all there are."""
     if len(places) == len(values):
         return values
     if isinstance(places, range):
@@ -32,12 +32,12 @@ def pick(values: "Sequence[Value]", places: "Sequence[int]") -> "Sequence[Value]
 
 
 def is_ascending(values: "Sequence[int]") -> bool:
-    """Whether each is greater than the one before."""
+    """Tell whether each value is greater than the one before."""
     return all(map(lt, values, islice(values, 1, None)))
 
 
 def positions(column: bytes, values: "AbstractSet[int]", first: int = 0) -> list[int]:
-    """Where in `column` one of `values` stands, ascending, counted from `first`."""
+    """Find where in `column` one of `values` stands, ascending, counted from `first`."""
     found: list[int] = []
     for value in values:
         gaps = column.split(bytes((value,)))
@@ -49,7 +49,7 @@ def positions(column: bytes, values: "AbstractSet[int]", first: int = 0) -> list
 
 
 def having(column: bytes, value: int) -> "Sequence[int]":
-    """Where in `column` this value stands, ascending; nearly always everywhere."""
+    """Find where in `column` this value stands, ascending; nearly always everywhere."""
     if column.count(value) == len(column):
         return range(len(column))
     return positions(column, {value})
@@ -59,11 +59,11 @@ class Relocations:
     """Relocations as columns of equal length: whole columns can be compared, and that is fast.
 
     `numbers` are their places in the section, `offsets` section offsets (r_offset), `infos`
-    r_info, `addends` r_addend or None where addends are in place (REL). `kinds` are the different
-    values of r_info, which are few.
+    r_info, `addends` r_addend or None where addends are in place (REL). `distinct` are the few
+    different values of r_info.
     """
 
-    __slots__ = ("numbers", "offsets", "infos", "addends", "kinds")
+    __slots__ = ("numbers", "offsets", "infos", "addends", "distinct")
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class Relocations:
         self.offsets = offsets
         self.infos = infos
         self.addends = addends
-        self.kinds = set(infos)
+        self.distinct = set(infos)
 
     def having(self, infos: set[int]) -> "Relocations":
-        """Those with one of these values of r_info."""
-        if self.kinds <= infos:
+        """Choose the relocations with one of these values of r_info."""
+        if self.distinct <= infos:
             return self
         chosen = [info in infos for info in self.infos]
         return Relocations(

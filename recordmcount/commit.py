@@ -40,7 +40,7 @@ class SignalsHeld:
 
     def __exit__(
         self,
-        kind: "type[BaseException] | None",
+        error_type: "type[BaseException] | None",
         error: "BaseException | None",
         traceback: "TracebackType | None",
     ) -> None:

@@ -47,13 +47,13 @@ def uses_rela(obj: "Object") -> bool:
 
 def encode(obj: "Object", runs: list[tuple[int, list[int]]]) -> tuple[bytes, bytes]:
     """(table bytes, relocation bytes) for runs of (base symbol index, values), in order."""
-    layout, kind, rela = obj.layout, word_relocation(obj), uses_rela(obj)
+    layout, relocation_type, rela = obj.layout, word_relocation(obj), uses_rela(obj)
     words: list[bytes] = []
     relocations: list[bytes] = []
     code: Code = "q" if layout.is_64 else "I"
     at = 0
     for symbol, run in runs:
-        info = pack(f"<{code}", layout.info(symbol, kind))
+        info = pack(f"<{code}", layout.info(symbol, relocation_type))
         for start in range(0, len(run), BLOCK):
             values = run[start : start + BLOCK]
             count = len(values)
@@ -143,12 +143,12 @@ def _in_columns(obj: "Object", index: int, relocations: list[int]) -> "tuple[Pla
     offsets, infos, addends = (
         layout.column(content, place * layout.word, entry_size) for place in range(3)
     )
-    kinds = set(infos)
-    if offsets != list(words) or {*map(layout.type_of, kinds)} != {word_relocation(obj)}:
+    distinct = set(infos)
+    if offsets != list(words) or {*map(layout.type_of, distinct)} != {word_relocation(obj)}:
         return None
-    if max(map(layout.symbol_of, kinds)) >= obj.symbol_count:
+    if max(map(layout.symbol_of, distinct)) >= obj.symbol_count:
         return None
-    symbols = {info: obj.raw_symbol(layout.symbol_of(info)) for info in kinds}
+    symbols = {info: obj.raw_symbol(layout.symbol_of(info)) for info in distinct}
     places: Places = {}
     changes = compress(range(1, len(infos)), map(ne, infos, infos[1:]))
     for start, end in pairwise((0, *changes, len(infos))):
@@ -166,10 +166,10 @@ def _word_by_word(obj: "Object", index: int, relocations: list[int]) -> "tuple[P
         range(0, obj.section(index).size - word + 1, word)
     )
     for each in relocations:
-        for offset, kind, symbol, explicit in obj.relocations(each):
-            if kind == x86.RELOCATION_NONE:
+        for offset, relocation_type, symbol, explicit in obj.relocations(each):
+            if relocation_type == x86.RELOCATION_NONE:
                 continue
-            size = _ENTRY_SIZES[obj.machine].get(kind)
+            size = _ENTRY_SIZES[obj.machine].get(relocation_type)
             if size is None or symbol >= obj.symbol_count or offset + word > len(content):
                 raise FormatError(obj.path, "unknown relocation", NAME.decode(), offset)
             named = obj.raw_symbol(symbol)

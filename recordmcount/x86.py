@@ -267,8 +267,8 @@ def object_nop(form: CallForm, relocation_type: int) -> bytes:
 def object_nops(machine: int) -> dict[bytes, tuple[CallForm, int]]:
     """Every NOP that `object_nop` gives -> (the form, the relocation's type) it tells."""
     return {
-        object_nop(form, kind): (form, kind)
-        for kind, forms in CALL_FORMS[machine].items()
+        object_nop(form, relocation_type): (form, relocation_type)
+        for relocation_type, forms in CALL_FORMS[machine].items()
         for form in forms
     }
 
@@ -388,7 +388,7 @@ def linked_calls(machine: int) -> tuple[LinkedCall, ...]:
 
 
 def _nop6_with(sib: int) -> bytes:
-    """The same instruction as NOP6, with other registers or another scale in its SIB byte.
+    """Encode NOP6 with other registers, or another scale, in its SIB byte.
 
     0x40: nopw 0x0(%rax,%rax,2); 0x80: nopw 0x0(%rax,%rax,4).
     """

@@ -20,15 +20,15 @@ class LinkedSwitch:
         self.sites = sites
 
     def site(self, number: int) -> Site:
-        """The site, and if it cannot be switched back and forth the reason why."""
+        """Give the site, and if it cannot be switched back and forth the reason why."""
         return self.sites[number]
 
     def unswitchable(self, numbers: Sequence[int], _: State) -> Sequence[int]:
-        """Those of `numbers` that cannot be brought to the other state and back."""
+        """Choose those of `numbers` that cannot be brought to the other state and back."""
         return self.sites.irreversible(numbers)
 
     def batch(self, numbers: Sequence[int], state: State) -> Batch:
-        """What must change so that these sites, of which none is unswitchable, are in `state`."""
+        """Plan how these sites, of which none is unswitchable, come to be in `state`."""
         sites = self.sites
         vaddrs, codes = sites.columns(numbers)
         return Batch(

@@ -38,7 +38,7 @@ class ObjectSwitch:
         self._overlapped: set[int] | None = None
 
     def site(self, number: int) -> Site:
-        """The site, and if it cannot be switched back and forth the reason why."""
+        """Give the site, and if it cannot be switched back and forth the reason why."""
         site = self.sites[number]
         why = self._why_not(number)
         if not why:
@@ -47,13 +47,13 @@ class ObjectSwitch:
         return site._replace(call=None, nop=nop, reason=why)
 
     def unswitchable(self, numbers: Sequence[int], state: State) -> Sequence[int]:
-        """Those of `numbers` that cannot be brought to `state` and back."""
+        """Choose those of `numbers` that cannot be brought to `state` and back."""
         doubtful = {*self.sites.unusual(numbers), *self._overlaps.intersection(numbers)}
         doubtful.difference_update(self.sites.where(sorted(doubtful), state))
         return [number for number in sorted(doubtful) if self._why_not(number)]
 
     def batch(self, numbers: Sequence[int], state: State) -> Batch:
-        """What must change so that these sites, of which none is unswitchable, are in `state`."""
+        """Plan how these sites, of which none is unswitchable, come to be in `state`."""
         changes = _Changes(state)
         groups = [
             (group, group.relocation) for group in self.sites.alike(numbers) if group.relocation

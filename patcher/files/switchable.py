@@ -18,10 +18,10 @@ class Switchable(Protocol):
         """The sites that a table of the file has an entry for."""
 
     def site(self, number: int) -> Site:
-        """The site, and if it cannot be switched back and forth the reason why."""
+        """Give the site, and if it cannot be switched back and forth the reason why."""
 
     def unswitchable(self, numbers: Sequence[int], state: State) -> Sequence[int]:
-        """Those of `numbers` that cannot be brought to `state` and back."""
+        """Choose those of `numbers` that cannot be brought to `state` and back."""
 
     def batch(self, numbers: Sequence[int], state: State) -> Batch:
-        """What must change so that these sites, of which none is unswitchable, are in `state`."""
+        """Plan how these sites, of which none is unswitchable, come to be in `state`."""

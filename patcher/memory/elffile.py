@@ -38,7 +38,7 @@ class ElfFile:
     """A TextMemory over an executable, a shared or a relocatable object, open during its `with`.
 
     `object` is the file as ELF, `spans` are what may be changed, by file offset.
-    Raises NoSiteError for a file of another kind, recordmcount's FormatError for a broken one,
+    Raises NoSiteError for a file of another type, recordmcount's FormatError for a broken one,
     OSError if it cannot be opened.
     """
 
@@ -69,7 +69,7 @@ class ElfFile:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
@@ -120,7 +120,7 @@ class ElfFile:
         self.replace(lambda target: commit.write_each(target, chunks), path)
 
     def replace(self, fill: Callable[[int], object], path: str | None = None) -> None:
-        """The same with what `fill` writes: it is given the descriptor of the new file."""
+        """Replace the file as `commit` does, by what `fill` writes to a descriptor."""
         target = self._path if path is None else path
         try:
             commit.replace(target, self.fd, fill, owner=path is None, before=self._status)

@@ -23,7 +23,7 @@ LONG_NAMES = b"//"
 def members(path: str, content: bytes) -> "Iterator[tuple[str, bytes]]":
     """(name, contents) of each member of the archive `content`, special ones left out.
 
-    Raises FormatError where the archive is broken or of another kind (BSD).
+    Raises FormatError where the archive is broken or in another format (BSD).
     """
     long_names = b""
     for _, header, member in _entries(path, content):

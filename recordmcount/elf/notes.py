@@ -18,8 +18,8 @@ def build_id(view: LoadView) -> bytes:
     for segment in view.segments:
         if segment.type == PT_NOTE:
             notes = view.obj.read(segment.offset, segment.filesz, "the notes")
-            for name, kind, descriptor in _notes(notes):
-                if (name, kind) == (b"GNU\0", NT_GNU_BUILD_ID):
+            for name, note_type, descriptor in _notes(notes):
+                if (name, note_type) == (b"GNU\0", NT_GNU_BUILD_ID):
                     return descriptor
     return b""
 
@@ -28,10 +28,10 @@ def _notes(notes: bytes) -> Iterator[tuple[bytes, int, bytes]]:
     """(name, type, descriptor) of each; name and descriptor are padded to 4 bytes (gABI)."""
     at = 0
     while at + 12 <= len(notes):
-        name_size, size, kind = (
+        name_size, size, note_type = (
             int.from_bytes(notes[field : field + 4], "little") for field in (at, at + 4, at + 8)
         )
         name_at = at + 12
         at = name_at + (name_size + 3 & ~3)
-        yield notes[name_at : name_at + name_size], kind, notes[at : at + size]
+        yield notes[name_at : name_at + name_size], note_type, notes[at : at + size]
         at += size + 3 & ~3

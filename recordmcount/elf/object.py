@@ -196,9 +196,9 @@ class Object:
     # --- reading ------------------------------------------------------------------------------
 
     def read(self, offset: int, size: int, what: str) -> bytes:
-        """`size` bytes at file offset `offset`; FormatError if they are not all in the file.
+        """Read `size` bytes at file offset `offset`; FormatError if they are not all in the file.
 
-        Sections of a sound file do not overlap, so that nobody has to read much more than it has.
+        Sections of a sound file do not overlap, so nobody has to read much more than it has.
         """
         self._require(offset, size, what)
         self._allowance -= size
@@ -288,7 +288,7 @@ class Object:
     def of_type(self, *types: int) -> list[int]:
         """The indices of all sections of these types, in file order."""
         column = self.header_table[SH_TYPE_AT :: self.layout.shdr.size]
-        candidates = positions(column, {kind & 0xFF for kind in types})
+        candidates = positions(column, {each & 0xFF for each in types})
         return [index for index in candidates if self.headers[index][SH_TYPE] in types]
 
     def content(self, index: int) -> bytes:
@@ -438,7 +438,7 @@ class Object:
                 yield self._raw_symbol(i, fields)
 
     def raw_symbol(self, index: int) -> "RawSymbol":
-        """The same of one symbol; there must be one."""
+        """Give one symbol as `raw_symbols` does; there must be one of this index."""
         sym = self.layout.sym
         if self._symbols is None and self.symtab is not None:
             start = self.headers[self.symtab][SH_OFFSET] + index * sym.size
@@ -462,7 +462,7 @@ class Object:
         return self._extended_shndx(symbol) if shndx == SHN_XINDEX else SHN_UNDEF
 
     def values_named(self, section: int, values: "Sequence[int]") -> set[int]:
-        """Those of `values` that are the st_value of a symbol in `section`."""
+        """Choose those of `values` that are the st_value of a symbol in `section`."""
         table, sym = self.symbol_bytes, self.layout.sym
         candidates: Iterable[int] = range(self.symbol_count)
         if len(values) <= MANY:  # the few: by the lowest byte of st_value
@@ -526,7 +526,7 @@ class Object:
                 pick(words[2:], places) if width == 3 else None,
             )
             found = found.having(
-                {info for info in found.kinds if layout.symbol_of(info) in symbols}
+                {info for info in found.distinct if layout.symbol_of(info) in symbols}
             )
             if found.numbers:
                 yield found

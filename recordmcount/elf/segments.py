@@ -44,9 +44,9 @@ class Segment:
     __slots__ = ("type", "flags", "offset", "vaddr", "filesz", "memsz")
 
     def __init__(
-        self, kind: int, flags: int, offset: int, vaddr: int, filesz: int, memsz: int
+        self, segment_type: int, flags: int, offset: int, vaddr: int, filesz: int, memsz: int
     ) -> None:
-        self.type = kind
+        self.type = segment_type
         self.flags = flags
         self.offset = offset
         self.vaddr = vaddr
@@ -209,10 +209,10 @@ def _segments(obj: Object) -> list[Segment]:
     segments = []
     for header in phdr.iter_unpack(table):
         if is_64:
-            kind, flags, offset, vaddr, _, filesz, memsz, _ = header
+            segment_type, flags, offset, vaddr, _paddr, filesz, memsz, _align = header
         else:
-            kind, offset, vaddr, _, filesz, memsz, flags, _ = header
-        segments.append(Segment(kind, flags, offset, vaddr, filesz, memsz))
+            segment_type, offset, vaddr, _paddr, filesz, memsz, flags, _align = header
+        segments.append(Segment(segment_type, flags, offset, vaddr, filesz, memsz))
     return segments
 
 

@@ -33,11 +33,11 @@ class NewSections:
         `name` is an offset into the new names, `header` (type, flags, link, info, addralign,
         entsize).
         """
-        kind, flags, link, info, addralign, entsize = header
+        section_type, flags, link, info, addralign, entsize = header
         at = self._place(content)
         self._headers += self._obj.layout.shdr.pack(
             len(self._obj.section_names) + name,
-            kind, flags, 0, at, len(content), link, info, addralign, entsize,
+            section_type, flags, 0, at, len(content), link, info, addralign, entsize,
         )  # fmt: skip
         self._count += 1
         return self._count - 1

@@ -2,7 +2,7 @@
 
 A site is usual if its relocation's type allows but one form of call and the bytes are exactly
 those of that call, as a compiler leaves it, or of the NOP that this project puts in its place.
-Nearly all are. What is not, and what could stand in two ways, is left to `places`.
+Nearly all are. What is not, and what could stand in two ways, is left to `single`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Way(NamedTuple):
 
 
 def ways(obj: Object) -> list[Way]:
-    """The ways in which a usual site can stand: as call, then as NOP."""
+    """List the ways in which a usual site can stand: as calls, then as NOPs."""
     known = x86.CALL_FORMS[obj.machine].items()
     single = [(forms[0], each) for each, forms in known if len(forms) == 1]
     in_place = not mcount_loc.uses_rela(obj)
@@ -69,7 +69,7 @@ class Column:
         self.ways = ways
 
     def sort(self) -> None:
-        """Put the sites in order; of two at one place the later stays."""
+        """Put the sites in order; of two at one place keep the later."""
         if is_ascending(self.starts):
             return
         places = sorted({start: number for number, start in enumerate(self.starts)}.items())
@@ -78,7 +78,7 @@ class Column:
         self.ways = bytearray(self.ways[number] for _, number in places)
 
     def find(self, start: int) -> int:
-        """The number of the site at a section offset, -1 if there is none."""
+        """Number the site at a section offset; -1 if there is none."""
         number = bisect_left(self.starts, start)
         return number if number < len(self.starts) and self.starts[number] == start else -1
 
@@ -101,7 +101,7 @@ class Usual:
             column.sort()
 
     def _calls(self, part: SectionSites) -> list[int]:
-        """Those of a part that are not usual."""
+        """Take the usual calls of a part, and number the others."""
         all_ways = enumerate(self.ways, 1)
         ways = {way.type: number for number, way in all_ways if way.state is State.CALL}
         entries = unpack(f"<{len(part)}Q", part.entries)
@@ -117,7 +117,7 @@ class Usual:
         return sorted(left)
 
     def _turned_off(self, part: TurnedOff) -> list[int]:
-        """Those of a part that are not usual."""
+        """Take the usual NOPs of a part, and number the others."""
         relocations, text, entries, fields, addends = part
         left = list(range(len(entries)))
         for way in tuple(self._nops) if len(entries) >= columns.FEW else ():
@@ -142,7 +142,7 @@ class Usual:
         starts: Sequence[int],
         entries: Sequence[int],
     ) -> list[bool]:
-        """Which of `starts` stand in one way; these are put in the column."""
+        """Tell which of `starts` stand in one way, and put those into the column."""
         usual = elf.SHT_RELA if mcount_loc.uses_rela(self._obj) else elf.SHT_REL
         column = self.columns.get(text) or Column(relocations, [], [], bytearray())
         sound = self._obj.section_type(relocations) == usual and column.relocations == relocations
@@ -156,7 +156,7 @@ class Usual:
         return alike
 
     def _alike(self, section: int, starts: Sequence[int], code: bytes) -> list[bool]:
-        """At which of ascending `starts` these bytes stand."""
+        """Tell at which of ascending `starts` these bytes stand."""
         header = self._obj.headers[section]
         offset, size = header[elf.SH_OFFSET], header[elf.SH_SIZE]
         alike: list[bool] = []

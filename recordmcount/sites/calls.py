@@ -208,7 +208,7 @@ class _Search:
         self.obj = obj
         self.symbols = symbols
         self.plain, types = x86.PLAIN_CALL[obj.machine]
-        self.plain_infos = {obj.layout.info(symbol, kind) for symbol in symbols for kind in types}
+        self.plain_infos = {obj.layout.info(symbol, each) for symbol in symbols for each in types}
         branch = x86.BRANCH_ONLY[obj.machine]
         self.branch_infos = {obj.layout.info(symbol, branch) for symbol in symbols}
 
@@ -219,14 +219,16 @@ class _Search:
         seen = _Seen()
         for piece in self.obj.relocations_naming(relocations, self.symbols, pieces):
             off = {
-                info for info in piece.kinds if self.obj.layout.type_of(info) == x86.RELOCATION_NONE
+                info
+                for info in piece.distinct
+                if self.obj.layout.type_of(info) == x86.RELOCATION_NONE
             }
             if off:
                 gone = piece.having(off)
                 code.require(*_range(gone.offsets))
                 columns = gone.numbers, gone.offsets, gone.addends
                 seen.turned_off.append((relocations, target, *columns))
-                piece = piece.having(piece.kinds - off)
+                piece = piece.having(piece.distinct - off)
             plain = self.plain_calls(code, piece)
             if plain is not None:
                 seen.add_plain(plain, piece.numbers, self.plain.number, self.types(piece.infos))
@@ -235,7 +237,7 @@ class _Search:
         return seen.answer()
 
     def types(self, infos: "Sequence[int]") -> bytes:
-        """The relocations' types; none of a call is greater than 255."""
+        """Give the relocations' types; none of a call is greater than 255."""
         known = {info: self.obj.layout.type_of(info) for info in set(infos)}
         if len(known) == 1:
             return bytes(known.values()) * len(infos)
@@ -247,7 +249,7 @@ class _Search:
         This is the bulk path: whole columns are compared, and nothing is decided site by site.
         """
         form, fields = self.plain, piece.offsets
-        if len(fields) < 2 or not self.plain_infos.issuperset(piece.kinds):
+        if len(fields) < 2 or not self.plain_infos.issuperset(piece.distinct):
             return None
         if piece.addends is None or set(piece.addends) != {form.addend}:
             return None
@@ -259,7 +261,7 @@ class _Search:
         pick = itemgetter(*[start - base - 1 for start in starts])
         if set(pick(memoryview(text)[1:])) != set(form.prefix):
             return None
-        if self.branch_infos.issuperset(piece.kinds):
+        if self.branch_infos.issuperset(piece.distinct):
             return starts
         return None if code.unproven(starts, pick(text)) else starts
 
@@ -271,21 +273,21 @@ class _Search:
         unproven = code.unproven([field - 1 for field in fields], before)
         for i, (entry, field) in enumerate(zip(piece.numbers, fields, strict=True)):
             at = field - base
-            kind = self.obj.layout.type_of(piece.infos[i])
+            relocation_type = self.obj.layout.type_of(piece.infos[i])
             addend = piece.addends[i] if piece.addends else elf.in_place(text, at)
-            form = x86.decode(machine, kind, addend, text, at)
-            if form is None and x86.is_unsupported_call(machine, kind, text, at):
+            form = x86.decode(machine, relocation_type, addend, text, at)
+            if form is None and x86.is_unsupported_call(machine, relocation_type, text, at):
                 seen.unsupported.append((code.section, field, "a call in an unsupported form"))
             elif form is None:
                 seen.references += 1
-            elif field - 1 in unproven and kind != x86.BRANCH_ONLY[machine]:
+            elif field - 1 in unproven and relocation_type != x86.BRANCH_ONLY[machine]:
                 what = "a call, or the immediate of an imul or sub"
                 seen.unsupported.append((code.section, field, what))
             else:
                 seen.starts.append(field - len(form.prefix))
                 seen.entries.append(entry)
                 seen.forms.append(form.number)
-                seen.types.append(kind)
+                seen.types.append(relocation_type)
 
 
 class _Seen:
@@ -314,7 +316,7 @@ class _Seen:
         self.types += types
 
     def answer(self) -> "Answer":
-        """All of it, in values that `marshal` knows."""
+        """Give everything seen, in values that `marshal` knows."""
         entries = pack(f"<{len(self.entries)}Q", *self.entries)
         columns = self.starts, entries, bytes(self.forms), bytes(self.types)
         return *columns, self.references, self.unsupported, self.turned_off
@@ -337,7 +339,7 @@ class _Code:
         self._text = b""
 
     def unproven(self, starts: "Sequence[int]", before: "Sequence[int]") -> set[int]:
-        """Those of `starts` whose opcode may be a ModRM byte, going by the byte before.
+        """Find those of `starts` whose opcode may be a ModRM byte, going by the byte before.
 
         Where a symbol stands, or the alignment of a function, an instruction begins.
         """

@@ -116,12 +116,12 @@ class LinkedSites:
         return self[bisect_left(self.vaddrs, vaddr)]
 
     def names(self, number: int) -> tuple[str, ...]:
-        """All names of the function that a site is in, the best first."""
+        """Give all names of the function that a site is in, the best first."""
         vaddr = self.vaddrs[number]
         return self._code.names(vaddr - self._code.function_at(vaddr)[1], vaddr)
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
-        """Those of ascending `numbers` whose sites are in `state`."""
+        """Choose those of ascending `numbers` whose sites are in `state`."""
         ways = [way.state for way in self._ways]
         column = self._ways_of(numbers)
         return in_state(state, numbers, column, ways, lambda number: self._alone[number].state)
@@ -129,7 +129,7 @@ class LinkedSites:
     # --- what a switch needs ------------------------------------------------------------------
 
     def irreversible(self, numbers: Sequence[int]) -> Sequence[int]:
-        """Those of `numbers` whose sites cannot be turned to the other state and back."""
+        """Choose those of `numbers` whose sites cannot be turned to the other state and back."""
         if not self._alone:
             return []
         ways = [(number, self._alone[number].way) for number in numbers if number in self._alone]

@@ -5,8 +5,8 @@ entry that names no site is shown as what it is, and a site without an entry too
 recorder turned into a NOP has left its relocation behind, as R_*_NONE that still names mcount. A
 NOP of this project's own (x86.object_nop) tells of which type the relocation was.
 
-Nearly all sites are alike. They stand in columns, proven in bulk (`usual`), and a Site is made only
-of one that is asked for. All others are decided one by one (`places`).
+Nearly all sites are alike. They stand in columns, proven in bulk (`bulk`), and a Site is made only
+of one that is asked for. All others are decided one by one (`single`).
 """
 
 from __future__ import annotations
@@ -127,20 +127,20 @@ class RelocatableSites:
         return self.parts[index], number - self.firsts[index]
 
     def names(self, number: int) -> tuple[str, ...]:
-        """All names of the function that a site is in."""
+        """Give all names of the function that a site is in, the best first."""
         part, at = self._at(number)
         place, functions = Place(part.section, part.column.starts[at]), self._content.functions
         _, distance = functions.at(*place)
         return functions.names(part.section, place.offset - distance)
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
-        """Those of ascending `numbers` whose sites are in `state`."""
+        """Choose those of ascending `numbers` whose sites are in `state`."""
         ways = [way.state for way in self.ways]
         column = bytes(pick(self._ways, numbers))
         return in_state(state, numbers, column, ways, lambda number: self.finding(number).state)
 
     def alike(self, numbers: Sequence[int]) -> Iterator[Group]:
-        """All of ascending `numbers`, in groups."""
+        """Group the sites of ascending `numbers`."""
         for part, first, end in zip(self.parts, self.firsts, self.firsts[1:], strict=False):
             own = numbers[bisect_left(numbers, first) : bisect_left(numbers, end)]
             ways = bytes(pick(part.column.ways, _shifted(own, first)))
@@ -154,7 +154,7 @@ class RelocatableSites:
                     )
 
     def unusual(self, numbers: Sequence[int]) -> list[int]:
-        """Those of `numbers` that were not proven in bulk."""
+        """Choose those of `numbers` that were not proven in bulk."""
         return [number for number in numbers if not self._ways[number]] if 0 in self._ways else []
 
     def code(self, number: int) -> bytes:

@@ -1,6 +1,6 @@
 """What stands at one place of a relocatable object: decided by its relocation and the bytes there.
 
-`usual` decides the same of many places at once.
+`bulk` decides it of many places at once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Finding(NamedTuple):
 
 
 def calls(part: SectionSites, numbers: list[int]) -> Iterator[tuple[Place, Finding]]:
-    """Those calls of a part."""
+    """Find the calls of a part that have these numbers."""
     entries = unpack(f"<{len(part)}Q", part.entries)
     for number in numbers:
         form = x86.ALL_FORMS[part.forms[number]]
@@ -66,7 +66,7 @@ def calls(part: SectionSites, numbers: list[int]) -> Iterator[tuple[Place, Findi
 def turned_off(
     obj: Object, code: ObjectCode, part: TurnedOff, numbers: list[int]
 ) -> Iterator[tuple[Place, Finding]]:
-    """What stands where those relocations of a part are."""
+    """Find what stands where the relocations of a part with these numbers are."""
     section, text, entries, fields, addends = part
     marked = x86.object_nops(obj.machine)
     for number in numbers:
@@ -104,7 +104,7 @@ def _nop_around(around: _Around, forms: list[CallForm]) -> tuple[Place, Finding]
 def claimed(
     place: Place, code: ObjectCode, finding_at: Callable[[Place], Finding | None]
 ) -> Finding:
-    """What an entry names where no relocation names mcount: the NOP of -mnop-mcount, or no site."""
+    """Find what an entry names where no relocation does: the NOP of -mnop-mcount, or no site."""
     for back in range(1, x86.LONGEST_SITE):
         around = finding_at(Place(place.section, place.offset - back))
         if around and around.state is not State.FOREIGN and around.length > back:
@@ -141,7 +141,7 @@ class ObjectCode:
         return self._sections[index]
 
     def at(self, place: Place, length: int) -> bytes:
-        """Up to `length` bytes at a place; fewer, or none, where the section ends."""
+        """Read up to `length` bytes at a place; fewer, or none, where the section ends."""
         section = self.section(place.section)
         length = min(length, section.size - place.offset)
         if length <= 0 or place.offset < 0 or section.type == elf.SHT_NOBITS:
@@ -149,7 +149,7 @@ class ObjectCode:
         return self._obj.read(section.offset + place.offset, length, "code")
 
     def around(self, field: Place) -> _Around:
-        """The bytes on both sides of a relocated field."""
+        """Read the bytes on both sides of a relocated field."""
         start = max(0, field.offset - _LONGEST_PREFIX)
         before = field.offset - start
         code = self.at(Place(field.section, start), before + x86.LONGEST_SITE)

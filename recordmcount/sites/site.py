@@ -102,10 +102,10 @@ class SiteTable(Protocol):
     def __iter__(self) -> Iterator[Site]: ...
 
     def names(self, number: int) -> tuple[str, ...]:
-        """All names of the function that a site is in, the best first."""
+        """Give all names of the function that a site is in, the best first."""
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
-        """Those of `numbers` whose sites are in `state`."""
+        """Choose those of `numbers` whose sites are in `state`."""
 
 
 def place_of(

@@ -29,7 +29,7 @@ def in_state(
     ways: Sequence[State],
     single: Callable[[int], State],
 ) -> Sequence[int]:
-    """Those of ascending `numbers` whose sites are in `state`.
+    """Choose those of ascending `numbers` whose sites are in `state`.
 
     `column` tells for each of `numbers` the way its site stands in, and `ways` the state of those
     with number 1, 2, ...; 0 is for a site that was decided alone: `single` gives its state.

@@ -93,8 +93,8 @@ class Words:
         """What a relocation with this r_info adds its addend to, None if it cannot be told."""
         view, layout = self.view, self.view.obj.layout
         absolute = x86.R_386_32 if view.obj.machine == x86.EM_386 else x86.R_X86_64_64
-        kinds = (R_RELATIVE, absolute, mcount_loc.word_relocation(view.obj))
-        if layout.type_of(info) not in kinds:
+        known = (R_RELATIVE, absolute, mcount_loc.word_relocation(view.obj))
+        if layout.type_of(info) not in known:
             return None
         symbol = layout.symbol_of(info)
         _, value, shndx = view.symbol(symbol) if symbol else (b"", 0, 1)
@@ -115,7 +115,7 @@ def _ascending_runs(relocations: DynamicRelocations) -> Iterator[DynamicRelocati
 
 
 def _between(run: DynamicRelocations, start: int, end: int) -> DynamicRelocations:
-    """Those of ascending relocations whose slots are from `start` to before `end`."""
+    """Cut ascending relocations to those whose slots are from `start` to before `end`."""
     first, last = bisect_left(run.slots, start), bisect_left(run.slots, end)
     addends = run.addends
     return DynamicRelocations(
