@@ -1,35 +1,87 @@
-"""What a person can ask of the recorder; one value that every step may read and none changes."""
+"""What a person can ask of the recorder, and the words that ask it."""
+
+from .grammar import Command, Option, Values
+
+MOST_JOBS = 4096
+HELP = Option("-h --help", "print this help", information=True)
+VERSION = Option("-V --version", "print the version", information=True)
+SYMBOL = Option(
+    "--symbol", "a further function to look for, as in gcc's -mfentry-name; repeatable", "symbols",
+    value="NAME", repeatable=True,
+)  # fmt: skip
+JSON = Option("--json", "print JSON")
+SCHEMA = Option("--schema", "print the JSON's schema", information=True)
 
 
-class Options:
-    """The recording options, by the names of the command line. See `recordmcount --help`."""
+class Options(Values):
+    """The recording options; every step may read them and none changes them."""
 
-    __slots__ = (
-        "warn", "output", "dry_run", "stats", "jobs", "symbols", "all_sections", "gc_sections",
-        "pic", "quiet",
+    warn = False
+    output: "str | None" = None
+    dry_run = False
+    stats = False
+    jobs = 0  # as many as there are processors
+    symbols: "tuple[str, ...]" = ()
+    all_sections = False
+    gc_sections = False
+    pic = False
+    quiet = False
+
+
+def declare() -> tuple[Command, Options]:
+    """Declare the command line of recording."""
+    command = Command(
+        "recordmcount",
+        ["[-w] [options] FILE... | @LIST", "report [options] FILE..."],
+        "Record every call to mcount or __fentry__ in relocatable x86 objects (and in the members "
+        "of static libraries) in a __mcount_loc table, as the Linux build's recordmcount does.",
+        [
+            Option(
+                "-w", "name the sections whose calls are not recorded but turned into NOPs", "warn"
+            ),
+            Option(
+                "-o --output", "write the result to OUT and leave the one FILE alone", value="OUT"
+            ),
+            Option("-n --dry-run", "change nothing, print what would be done"),
+            Option("--stats", "print counts for each file, and in all"),
+            Option(
+                "-j --jobs",
+                "processes for many files, or for a large one (default: one a processor)",
+                value="N", number=range(1, MOST_JOBS + 1),
+            ),
+            SYMBOL,
+            Option(
+                "--all-sections",
+                "record every loaded text section, not only those the kernel records",
+            ),
+            Option(
+                "--gc-sections",
+                "one table for each text section, linked to it, so that the linker's --gc-sections "
+                "drops both or none",
+            ),
+            Option(
+                "--pic",
+                "writable tables, for PIE and shared objects without text relocations (implied by "
+                "PIC calls, which gcc emits and clang does not)",
+            ),
+            Option("-q --quiet", "no warnings"),
+            VERSION,
+            HELP,
+            Option(
+                "--print-dir", "print the folder of the Make, Kbuild and CMake files",
+                information=True,
+            ),
+            Option(
+                "--print-command", "print the fastest command line to record one object",
+                information=True,
+            ),
+        ],
+        arguments=[
+            ("FILE", "an object (.o, .ko) or an archive (.a); changed in place"),
+            ("@LIST", "a file that names one FILE a line (or separated by NULs); @- is stdin"),
+        ],
+        verbs=[("report", "show every call site of objects, libraries and linked files")],
+        epilog="`recordmcount report --help` tells more.\n"
+        "exit status: 0 done, 1 a file failed, 2 usage",
     )  # fmt: skip
-
-    def __init__(
-        self,
-        *,
-        warn: bool = False,
-        output: str | None = None,
-        dry_run: bool = False,
-        stats: bool = False,
-        jobs: int = 0,
-        symbols: tuple[str, ...] = (),
-        all_sections: bool = False,
-        gc_sections: bool = False,
-        pic: bool = False,
-        quiet: bool = False,
-    ) -> None:
-        self.warn = warn
-        self.output = output
-        self.dry_run = dry_run
-        self.stats = stats
-        self.jobs = jobs
-        self.symbols = symbols
-        self.all_sections = all_sections
-        self.gc_sections = gc_sections
-        self.pic = pic
-        self.quiet = quiet
+    return command, Options()

@@ -13,7 +13,8 @@ import pytest
 import recordmcount
 from fixtures.build import build as compiled
 from fixtures.manifest import fixtures
-from recordmcount.cli import parse
+from recordmcount.grammar import parse as parse_words
+from recordmcount.options import Options, declare
 from tests.support.command import ROOT, Finished, run
 from tests.support.elf_builder import X86_64, Section, Symbol, build
 from tests.support.loc_table import table_entries
@@ -45,6 +46,12 @@ def shell(script: str, cwd: Path, stdin: bytes = b"") -> Finished:
     )  # fmt: skip
     assert b"Traceback" not in done.stderr, done.stderr
     return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def parse(words: list[str]) -> Options:
+    """What the words ask of the recorder."""
+    command, options = declare()
+    return parse_words(command, words, options)
 
 
 def is_recorded(path: Path) -> bool:
@@ -83,29 +90,22 @@ def is_recorded(path: Path) -> bool:
 def test_an_option_sets_what_it_says_and_nothing_else(
     words: list[str], option: str, value: object
 ) -> None:
-    options, files, information = parse([*words, "x.o"])
-    untouched, _, _ = parse(["x.o"])
-    assert (files, information) == (["x.o"], "")
-    different = {
-        name: getattr(options, name)
-        for name in options.__slots__
-        if getattr(options, name) != getattr(untouched, name)
-    }
-    assert different == {option: value}
+    options = parse([*words, "x.o"])
+    assert vars(options) == {"files": ("x.o",), option: value}
 
 
 def test_options_may_stand_between_and_behind_files() -> None:
-    options, files, _ = parse(["a.o", "-w", "b.o", "-q"])
-    assert (options.warn, options.quiet, files) == (True, True, ["a.o", "b.o"])
+    options = parse(["a.o", "-w", "b.o", "-q"])
+    assert (options.warn, options.quiet, options.files) == (True, True, ("a.o", "b.o"))
 
 
 def test_behind_two_dashes_everything_is_a_file() -> None:
-    options, files, information = parse(["-w", "--", "-q", "--", "-V"])
-    assert (options.quiet, files, information) == (False, ["-q", "--", "-V"], "")
+    options = parse(["-w", "--", "-q", "--", "-V"])
+    assert vars(options) == {"warn": True, "files": ("-q", "--", "-V")}
 
 
 def test_a_single_dash_is_a_file() -> None:
-    assert parse(["-"])[1] == ["-"]
+    assert parse(["-"]).files == ("-",)
 
 
 @pytest.mark.parametrize(
@@ -115,15 +115,15 @@ def test_a_single_dash_is_a_file() -> None:
         (["-w"], "no files"),
         (["--", "-w"][:1], "no files"),
         (["-x", "x.o"], "unknown option '-x'"),
-        (["-wx", "x.o"], "unknown option '-wx'"),
-        (["--foo=1", "x.o"], "unknown option '--foo=1'"),
+        (["-wx", "x.o"], "unknown option '-x' in '-wx'"),
+        (["--foo=1", "x.o"], "unknown option '--foo'"),
         (["x.o", "-o"], "option '-o' wants a value"),
         (["--output=", "x.o"], "option '--output' wants a value"),
         (["x.o", "--symbol"], "option '--symbol' wants a value"),
-        (["-j", "0", "x.o"], "option '-j' wants a number of processes, not '0'"),
-        (["-j", "-1", "x.o"], "option '-j' wants a number of processes, not '-1'"),
-        (["-jall", "x.o"], "option '-jall' wants a number of processes, not 'all'"),
-        (["--jobs=99999", "x.o"], "option '--jobs=99999' wants a number of processes, not '99999'"),
+        (["-j", "0", "x.o"], "option '-j' wants a number from 1 to 4096, not '0'"),
+        (["-j", "-1", "x.o"], "option '-j' wants a number from 1 to 4096, not '-1'"),
+        (["-jall", "x.o"], "option '-j' wants a number from 1 to 4096, not 'all'"),
+        (["--jobs=99999", "x.o"], "option '--jobs' wants a number from 1 to 4096, not '99999'"),
         (["-o", "out", "a.o", "b.o"], "-o is for one file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -131,7 +131,10 @@ def test_a_single_dash_is_a_file() -> None:
 def test_words_that_make_no_sense_end_with_the_usage_and_status_2(
     words: list[str], why: str
 ) -> None:
-    usage = "usage: recordmcount [-w] [options] FILE... | @LIST"
+    usage = (
+        "usage: recordmcount [-w] [options] FILE... | @LIST\n"
+        "       recordmcount report [options] FILE..."
+    )
     assert recordmcount_run(*words) == (2, "", f"recordmcount: {why}\n{usage}\n")
 
 

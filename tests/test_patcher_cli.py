@@ -113,7 +113,7 @@ def test_an_output_without_a_name_is_a_usage_error(built: Built, option: tuple[s
     original = built.image.read_bytes()
     done = command.run("patcher", "nop", *option, built.image)
     assert (done.status, done.stdout) == (2, "")
-    assert done.stderr.endswith("error: -o wants a file\n")
+    assert re.match(r"patcher nop: option '(-o|--output)' wants a value\n", done.stderr)
     assert built.image.read_bytes() == original
 
 
@@ -213,7 +213,7 @@ def test_a_program_that_runs_keeps_its_file(built: Built) -> None:
 def test_what_makes_no_sense_is_a_usage_error(words: str) -> None:
     done = command.run("patcher", *words.split())
     assert (done.status, done.stdout) == (2, "")
-    assert done.stderr.startswith("usage: patcher ")
+    assert re.fullmatch(r"(patcher[a-z ]*): .+\nusage: \1 .*FILE\.\.\.\n", done.stderr)
 
 
 @pytest.mark.parametrize("words", ["--help", "--version", "nop --help"])

@@ -243,7 +243,8 @@ def test_help_that_cannot_be_said_is_one_line_and_status_1(redirection: str) -> 
 def test_wrong_usage_is_status_2(words: Sequence[str]) -> None:
     done = report(*words)
     assert (done.status, done.stdout) == (2, "")
-    assert done.stderr.startswith("usage: recordmcount report")
+    said = r"recordmcount report: .+\nusage: recordmcount report \[options\] FILE\.\.\.\n"
+    assert re.fullmatch(said, done.stderr)
 
 
 # --- archives -------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ class Switched(Identity):
 def run(
     verb: str,
     files: Sequence[Mapping[str, Any]],
-    errors: Sequence[dict[str, Any]],
+    errors: Sequence[Mapping[str, Any]],
     *,
     dry_run: bool,
 ) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Result:
 def record(path: str, options: "Options", processes: int = 1) -> Result:
     """Record the object or archive at `path`; every failure ends up in the result.
 
-    A large object is searched by so many `processes`.
+    A large object is searched by so many `processes`, 0 of them being one a processor.
     """
     result = Result()
     if path.endswith(NEVER_RECORDED) and not options.output:

@@ -7,7 +7,7 @@ thousands of sites, nearly all of them the same five bytes, and columns can be c
 from _operator import itemgetter
 from struct import pack, unpack
 
-from recordmcount import jobs, x86
+from recordmcount import x86
 from recordmcount.columns import is_ascending
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
@@ -106,30 +106,44 @@ class Found:
 
 
 def find(obj: "Object", extra_names: tuple[str, ...] = (), processes: int = 1) -> Found:
-    """Every call to mcount in the executable sections of a relocatable object.
+    """Find every call to mcount in the executable sections of a relocatable object.
 
     `extra_names` are further symbol names, as given to gcc's -mfentry-name. A large object is
-    searched by several processes. Raises FormatError where a relocation that matters cannot be
-    trusted.
+    searched by several processes, 0 of them being as many as there are processors. Raises
+    FormatError where a relocation that matters cannot be trusted.
     """
     found = Found()
     symbols = obj.symbols_named(x86.mcount_names(extra_names))
     if not symbols:
         return found
     pairs = text_relocations(obj)
-    if sum(obj.headers[index][elf.SH_SIZE] for index, _ in pairs) < WORTH_FORKING:
-        processes = 1
-    parts = _parts(obj, pairs, processes)
+    is_large = sum(obj.headers[index][elf.SH_SIZE] for index, _ in pairs) >= WORTH_FORKING
+    answers = _in_parallel if is_large and processes != 1 else _one_by_one
     search = _Search(obj, symbols)
-
-    def work(number: int) -> "Answer":
-        return search.part(parts[number])
-
-    for number, answer in enumerate(jobs.run(len(parts), processes, work)):
-        # A process that died tells no error: here it is raised where it can be seen.
-        _add(found, parts[number], answer or work(number))
+    for part, answer in answers(search, pairs, processes):
+        _add(found, part, answer)
     _check_unique(obj, found)
     return found
+
+
+def _one_by_one(
+    search: "_Search", pairs: list[tuple[int, int]], _: int
+) -> "Iterator[tuple[Part, Answer]]":
+    for part in _parts(search.obj, pairs, 1):
+        yield part, search.part(part)
+
+
+def _in_parallel(
+    search: "_Search", pairs: list[tuple[int, int]], processes: int
+) -> "Iterator[tuple[Part, Answer]]":
+    from recordmcount import jobs  # of many objects hardly one is so large
+
+    processes = processes or jobs.available()
+    parts = _parts(search.obj, pairs, processes)
+    answers = jobs.run(len(parts), processes, lambda number: search.part(parts[number]))
+    for part, answer in zip(parts, answers, strict=True):
+        # A process that died tells no error: here it is raised where it can be seen.
+        yield part, answer or search.part(part)
 
 
 def _check_unique(obj: "Object", found: Found) -> None:

@@ -73,7 +73,7 @@ def found(contents: Elf | bytes, *names: str) -> calls.Found:
 
 def record_file(path: Path, **options: object) -> Result:
     """Record the file in place; nothing is asserted."""
-    return record(str(path), Options(**options))  # type: ignore[arg-type]
+    return record(str(path), Options(**options))
 
 
 def recorded(path: Path, contents: Elf | bytes, **options: object) -> Path:

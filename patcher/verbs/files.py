@@ -1,0 +1,56 @@
+"""One action for each of many files: what fails is told, and the others are done."""
+
+from __future__ import annotations
+
+import gc
+
+from patcher.memory.elffile import ElfFile
+from patcher.options import PatcherOptions
+from recordmcount.console import say
+from recordmcount.errors import Error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    # Whether a file is as it should be and could be told, and what goes into the document.
+    Action = Callable[[PatcherOptions, ElfFile], tuple[bool, Mapping[str, Any] | None]]
+
+
+def each_file(options: PatcherOptions, action: Action) -> int:
+    """Open each file and do the action; with --json print the document; returns the exit status."""
+    if options.information == "schema":
+        return _print_schema()
+    gc.disable()  # hardly any cycles are made, and looking for them takes long
+    files: list[Mapping[str, Any]] = []
+    errors: list[Mapping[str, Any]] = []
+    good = True
+    for path in options.files:
+        try:
+            with ElfFile(path) as file:
+                is_good, told = action(options, file)
+        except (Error, OSError) as error:
+            from patcher.report.document import failed
+
+            failure = failed(path, error)
+            say(2, [failure["message"]])
+            errors.append(failure)
+            good = False
+        else:
+            good &= is_good
+            files += [told] if told is not None else []
+    if options.json:
+        from patcher.report.document import run
+        from recordmcount.report.json import dump
+
+        document = run(options.verb, files, errors, dry_run=options.dry_run)
+        good &= say(1, [dump(document)])
+    return 0 if good else 1
+
+
+def _print_schema() -> int:
+    from patcher.report.document import SCHEMA
+    from recordmcount.report.json import dump, schema
+
+    return 0 if say(1, [dump(schema(SCHEMA))]) else 1

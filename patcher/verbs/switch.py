@@ -1,0 +1,50 @@
+"""The verbs `nop` and `call`: sites are turned into NOPs, and back."""
+
+from __future__ import annotations
+
+from patcher.options import OUTPUT, PatcherOptions, declare_verb
+from recordmcount.console import say
+from recordmcount.grammar import Command, Option
+
+from .files import each_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from patcher.memory.elffile import ElfFile
+    from patcher.report.document import Switched
+
+
+def declare(verb: str) -> tuple[Command, PatcherOptions]:
+    """Declare the command line."""
+    return declare_verb(verb, *OUTPUT, Option("-q --quiet", "print errors only"))
+
+
+def execute(options: PatcherOptions) -> int:
+    """Switch all files; returns the exit status."""
+    return each_file(options, _switch)
+
+
+def _switch(options: PatcherOptions, file: ElfFile) -> tuple[bool, Switched | None]:
+    """Switch a file; whether that could be told, and what goes into the document."""
+    from patcher.files.switch import plan, read, select, switch, warning
+    from recordmcount.sites.state import State
+
+    table = read(file, options.symbols)
+    selected = select(file.path, table, options.functions, options.notrace)
+    state = State.NOP if options.verb == "nop" else State.CALL
+    wanted = plan(file.path, table, selected, state)
+    told: Switched | None = None
+    if options.json or options.dry_run:  # first: nothing is done that cannot be told
+        from patcher.report.document import switched
+
+        told = switched(file.object, wanted)
+    written = switch(file, wanted, options.output, dry_run=options.dry_run)
+    if not options.quiet and (what := warning(file, wanted)):
+        say(2, [f"{file.path}: warning: {what}"])
+    if told is None:
+        return options.quiet or say(1, [f"{file.path}: {wanted}"]), None
+    if options.json:
+        return True, {**told, "written": written}
+    from patcher.report.text import switched_lines
+
+    return say(1, [f"{file.path}: {line}" for line in switched_lines(told)]), None
