@@ -1,4 +1,4 @@
-"""Fixtures of pytest that every test may ask for."""
+"""What every test gets: fixtures to ask for, and the tools that its markers announce."""
 
 import shutil
 from collections.abc import Callable
@@ -8,7 +8,13 @@ import pytest
 
 from fixtures.build import build
 from fixtures.manifest import fixtures
+from tests.support.markers import HiddenTools
 from tests.support.peers import Peers, find_peers
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide from each test what its markers do not announce."""
+    config.pluginmanager.register(HiddenTools())
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ def test_names_order_dates_owners_and_modes_stay(library: Path) -> None:
     assert before != after
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("tool", ["ranlib", "llvm-ranlib"])
 def test_the_symbol_index_is_the_one_ranlib_would_make(library: Path, tool: str) -> None:
     run(tool, "-D", library, cwd=library.parent)
@@ -104,6 +105,7 @@ def test_a_symbol_index_of_8_byte_words_follows(library: Path) -> None:
         assert after[member + 58 : member + 60] == b"`\n"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("linker", ["bfd", "gold", "lld", "mold"])
 def test_a_recorded_archive_is_linked_by_name(library: Path, linker: str) -> None:
     folder = library.parent
@@ -181,6 +183,7 @@ def test_a_thin_archive_is_refused(library: Path) -> None:
     assert thin.read_bytes() == before
 
 
+@pytest.mark.matrix
 def test_a_bsd_archive_is_refused(library: Path) -> None:
     run("llvm-ar", "--format=bsd", "rcsD", "bsd.a", "first.o", cwd=library.parent)
     bsd = library.with_name("bsd.a")
@@ -190,6 +193,7 @@ def test_a_bsd_archive_is_refused(library: Path) -> None:
     assert bsd.read_bytes() == before
 
 
+@pytest.mark.matrix
 def test_an_archive_of_llvm_is_read(library: Path) -> None:
     run("llvm-ar", "--format=gnu", "rcsD", "llvm.a", "first.o", "last.o", cwd=library.parent)
     assert record_file(library.with_name("llvm.a")).counts == (5, 0, 0)

@@ -10,6 +10,8 @@ from tools.benchmark.__main__ import main
 from tools.benchmark.comparisons import Target
 from tools.benchmark.measure import BenchmarkError, Command, Copies, race
 
+pytestmark = pytest.mark.kernel
+
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> Any:

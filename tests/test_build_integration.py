@@ -15,6 +15,8 @@ from tests.support.linked import Image
 from tests.support.loc_table import table_entries
 from tests.support.oracle import expected_sites
 
+pytestmark = pytest.mark.matrix
+
 COMPILERS = {"gcc": ("gcc", "g++"), "clang": ("clang", "clang++")}
 BUILD_TOOLS = {"Ninja": "ninja", "Unix Makefiles": "make"}
 
@@ -219,6 +221,7 @@ def test_cmake_records_as_the_last_call_says(
 # --- Kbuild -------------------------------------------------------------------------------------
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("variables", [(), kbuild.CLANG], ids=COMPILERS)
 def test_kbuild_records_a_module(module: Path, variables: tuple[str, ...]) -> None:
     kbuild.build(module, *variables)
@@ -226,6 +229,7 @@ def test_kbuild_records_a_module(module: Path, variables: tuple[str, ...]) -> No
     assert "-mrecord-mcount" not in (module / ".main.o.cmd").read_text()
 
 
+@pytest.mark.kernel
 def test_kbuild_header_says_how_clang_builds_for_a_kernel_that_gcc_built(module: Path) -> None:
     lines = kbuild.RECIPE.read_text().partition("make CC=clang")[2].partition("\n\n")[0]
     command = shlex.split("CC=clang" + lines.replace("\\\n#", ""))
@@ -234,11 +238,13 @@ def test_kbuild_header_says_how_clang_builds_for_a_kernel_that_gcc_built(module:
     assert "clang: error: unknown argument" in alone
 
 
+@pytest.mark.kernel
 def test_kbuild_records_a_module_that_does_not_know_of_it(module: Path) -> None:
     building.run(*kbuild.kernel_make(module), MAKEFILES=str(kbuild.RECIPE))
     assert_module_recorded(module)
 
 
+@pytest.mark.kernel
 def test_kbuild_records_again_only_the_object_that_changed(module: Path) -> None:
     kbuild.build(module)
     before = objects(module)
@@ -425,6 +431,7 @@ def test_cmake_completes_a_build_that_was_killed(
     assert_recorded(project / "calc", project / "calc-pie", project / "libstack.so")
 
 
+@pytest.mark.kernel
 def test_kbuild_completes_a_build_that_was_killed(module: Path, deadly_recorder: str) -> None:
     recipe = {"MAKEFILES": str(kbuild.RECIPE), "RECORDMCOUNT": deadly_recorder}
     run_until_killed(*kbuild.kernel_make(module), cwd=module, **recipe)

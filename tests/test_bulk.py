@@ -61,6 +61,7 @@ def alike(monkeypatch: pytest.MonkeyPatch) -> Compare:
     return compare
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("glob", GLOBS, ids=["on", "mixed", "off"])
 def test_in_modules_of_the_kernel(glob: str | None, tmp_path: Path, alike: Compare) -> None:
     modules = [
@@ -77,6 +78,7 @@ def test_in_modules_of_the_kernel(glob: str | None, tmp_path: Path, alike: Compa
         assert len(alike(path.read_bytes())) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["call", "nop"])
 @pytest.mark.parametrize("name", ELVES)
 def test_in_objects_of_every_kind_sound_or_broken(

@@ -256,6 +256,7 @@ def test_what_cannot_be_recorded_is_called_by_its_name(
     assert path.read_bytes() == contents
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("fixture", "what"),
     [("gcc-lto-slim", SLIM_LTO), ("clang-lto", BITCODE), ("clang-lto-thin", BITCODE)],
@@ -468,6 +469,7 @@ def test_a_further_symbol_is_looked_for(fixture_object: Callable[[str], Path]) -
     assert is_recorded(path)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("jobs", [1, 2, 7])
 def test_the_result_does_not_depend_on_the_number_of_jobs(jobs: int, tmp_path: Path) -> None:
     names = [name for name in fixtures() if name.startswith(("gcc-fentry", "clang-weak"))]

@@ -21,6 +21,8 @@ from tests.support.matrix import each_fixture
 from tests.support.oracle import MCOUNT_NAMES, Site, call_forms, expected_sites
 from tests.support.peers import Peers
 
+pytestmark = pytest.mark.matrix
+
 FixtureObject = Callable[[str], Path]
 
 OWN_TABLE = "warning: __mcount_loc already exists: "
@@ -110,6 +112,7 @@ def _code(path: Path) -> dict[int, bytes]:
         return {index: section.data() for index, section in sections if section["sh_flags"] & 4}
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("name", ["as-many-sections", "as-i386-many-sections"])
 def test_seventy_thousand_sections(
     name: str, fixture_object: FixtureObject, peers: Peers, tmp_path: Path
@@ -175,6 +178,7 @@ def is_plain(fixture: Fixture) -> bool:
     )
 
 
+@pytest.mark.kernel
 @each_fixture(is_plain)
 def test_the_table_equals_the_c_tool_s(
     fixture: Fixture, fixture_object: FixtureObject, peers: Peers, tmp_path: Path
@@ -186,6 +190,7 @@ def test_the_table_equals_the_c_tool_s(
     assert places(table_entries(ours)) == places(table_entries(c))
 
 
+@pytest.mark.kernel
 @each_fixture(lambda fixture: is_plain(fixture) and fixture.source.suffix == ".c")
 def test_the_object_equals_the_c_tool_s(
     fixture: Fixture, fixture_object: FixtureObject, peers: Peers, tmp_path: Path

@@ -75,6 +75,7 @@ def instructions(code: bytes) -> list[tuple[int, bytes]]:
     return [(0, code[:first]), *([(first, code[first:])] if code[first:] else [])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROOFS)
 def test_a_protocol_holds_and_everything_that_may_happen_does(name: str) -> None:
     scenario = PROOFS[name].scenario

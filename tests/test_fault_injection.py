@@ -18,6 +18,8 @@ from tests.support.loc_table import table_entries
 from tests.support.specimens import caller
 from tests.support.strace import Call, Fault, Outcome, run_with_faults, system_calls
 
+pytestmark = pytest.mark.slow
+
 # The start with the fewest system calls.
 # What is imported only when it is needed, and may then not be there.
 LATE_IMPORTS = ("archive", "section_symbols")

@@ -379,6 +379,7 @@ def run_block(subject: Subject, block: int) -> Counter[tuple[str, str]]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("block", "subject"),
     [

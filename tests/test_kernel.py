@@ -9,7 +9,10 @@ from elftools.elf.elffile import ELFFile
 
 from tests.support import building, command, kbuild, qemu
 
-pytestmark = pytest.mark.xdist_group("kernel")  # one boot for all of them
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.xdist_group("kernel"),  # one boot for all of them
+]
 
 RECORDED = {"tracee_parse", "tracee_set", "tracee_get", "tracee_square", "tracee_sum"}
 ON_LOAD = ["tracee_prepare", "tracee_sum"]

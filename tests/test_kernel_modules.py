@@ -12,6 +12,8 @@ from tests.support.command import run
 from tests.support.kernel_modules import CLOUD, Module
 from tests.support.peers import Peers
 
+pytestmark = pytest.mark.kernel
+
 
 class Recorded(NamedTuple):
     """Folders of the same modules: as Debian ships them, recorded by us and by the C tool."""

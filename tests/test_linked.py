@@ -35,6 +35,7 @@ def read_bytes(data: bytes, *names: str) -> LinkedSites:
 # --- which sites ----------------------------------------------------------------------------------
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("linker", LINKERS)
 @pytest.mark.parametrize(
     ("flags", "link"),
@@ -64,6 +65,7 @@ def test_sites_are_the_calls_a_disassembler_finds(
         assert site.section == ".text"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("linker", "option"),
     [
@@ -81,6 +83,7 @@ def test_a_table_relocated_by_relr_is_read(linker: str, option: str, tmp_path: P
     assert len(found) == 201
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("options", "tag"),
     [
@@ -104,6 +107,7 @@ def many_functions(count: int) -> str:
     return functions + "int work(int x) { return 2 * x; }\n"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("linker", LINKERS)
 def test_code_of_32_bit_images_is_read(linker: str, tmp_path: Path) -> None:
     for flags, link in [(["-m32", "-fno-pic"], "-no-pie"), (["-m32", "-fPIC"], "-shared")]:
@@ -115,6 +119,7 @@ def test_code_of_32_bit_images_is_read(linker: str, tmp_path: Path) -> None:
         assert {(site.state, site.target) for site in sites} == {(State.CALL, "mcount")}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("linker", ["bfd", "gold", "lld"])  # mold 1.10 refuses
 def test_x32_images_are_read(linker: str, tmp_path: Path) -> None:
     flags = ["-mx32", "-mfentry", "-fno-pic"]
@@ -223,6 +228,7 @@ def test_an_entry_that_names_no_memory_is_an_error(program: Path, entry: int) ->
         read_bytes(with_entries(program, entry))
 
 
+@pytest.mark.matrix
 def test_an_entry_of_a_pie_must_have_a_relocation(tmp_path: Path) -> None:
     built = build(tmp_path, linker="lld", flags=["-fpie"], link=["-pie"])
     data = bytearray(built.image.read_bytes())
@@ -369,6 +375,7 @@ def test_a_nop_that_tells_another_number_of_targets_is_foreign(program: Path) ->
 PLAIN_NOPS = [form.nop for form in x86.linked_calls(x86.EM_X86_64)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nop", PLAIN_NOPS, ids=bytes.hex)
 @pytest.mark.parametrize(
     ("before", "is_entry"),

@@ -23,6 +23,8 @@ from tests.support.program import (
     tool,
 )
 
+pytestmark = pytest.mark.matrix
+
 COMPILERS = ("g++", "clang++")
 LINKERS = ("bfd", "gold", "lld", "mold")
 FLAVOURS = {"fentry": FENTRY, "mcount": MCOUNT}

@@ -23,6 +23,8 @@ from tests.support.elf_builder import SHT_GROUP, SHT_REL, SHT_RELA, SHT_SYMTAB_S
 from tests.support.second_opinion import View, check_recorded, check_recorded_archive
 from tests.support.specimens import ELVES, SHT_LLVM_ADDRSIG, archive
 
+pytestmark = pytest.mark.slow
+
 MEMORY = 64 << 20  # bytes, the interpreter included, besides ten times the file
 CPU_SECONDS = 20  # for a thousand small files or a large one: far beyond it is a hang
 

@@ -164,6 +164,7 @@ SMALL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SMALL)
 @TARGETS
 def test_whatever_one_field_holds_the_file_is_recorded_or_untouched_with_one_line(
@@ -216,6 +217,7 @@ def test_extended_numbering_is_read_where_there_are_few_sections(target: Target)
     assert [symbol[5] for symbol in obj.raw_symbols()] == [0, 1, 0]
 
 
+@pytest.mark.slow
 def test_seventy_thousand_sections_are_recorded(tmp_path: Path) -> None:
     names = [f".text.{number}" for number in range(35_000)]
     many = caller(*names)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from elftools.elf.elffile import ELFFile
 
 from fixtures.build import build
@@ -61,6 +62,7 @@ def test_a_name_that_is_not_asked_for_is_not_found() -> None:
     assert expected_sites(path, ["elsewhere"]).isdisjoint(everything)
 
 
+@pytest.mark.slow
 def test_seventy_thousand_sections() -> None:
     sites = expected_sites(build(fixtures()["as-many-sections"]))
     assert max(site.section_index for site in sites) > 0xFF00

@@ -92,6 +92,7 @@ ROWS = [
 ]  # fmt: skip
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_sites_are_turned_off_and_back_and_the_program_proves_it(row: Row, tmp_path: Path) -> None:
     built = build(

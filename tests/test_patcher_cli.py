@@ -29,6 +29,7 @@ def built(tmp_path: Path) -> Built:
 # --- files ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.matrix
 def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
     built: Built, tmp_path: Path
 ) -> None:

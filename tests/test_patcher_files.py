@@ -8,6 +8,8 @@ import pytest
 from tests.support.patching import patch
 from tests.support.program import FENTRY, OWN_MCOUNT, Flavour, Program
 
+pytestmark = pytest.mark.matrix
+
 
 class Kind(NamedTuple):
     """A way to build the C++ program of fixtures/; its file is the program, or the library."""

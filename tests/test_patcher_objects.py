@@ -83,6 +83,7 @@ def link(folder: Path, row: Row, work: Path) -> Built:
     return Built(program, program, None)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_an_object_is_switched_before_the_link_and_the_program_proves_it(
     row: Row, tmp_path: Path
@@ -119,6 +120,7 @@ def test_sites_turned_off_before_the_link_are_foreign_after_it(tmp_path: Path) -
     assert built.image.read_bytes() == original
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("linker", ["ld.bfd", "ld.gold", "ld.lld"])
 def test_calls_come_back_in_objects_that_were_joined_meanwhile(tmp_path: Path, linker: str) -> None:
     row = ROWS[0]
@@ -347,6 +349,7 @@ def modules() -> Iterator[list[Path]]:
         yield copies
 
 
+@pytest.mark.kernel
 def test_every_module_of_a_kernel_is_switched_off_and_comes_back(
     modules: list[Path], capfd: pytest.CaptureFixture[str]
 ) -> None:

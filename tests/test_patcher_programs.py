@@ -20,6 +20,8 @@ from recordmcount import x86
 from tests.support import command, images
 from tests.support.command import ROOT
 
+pytestmark = pytest.mark.matrix
+
 DEMO, CALCULATOR = ROOT / "fixtures" / "demo", ROOT / "fixtures" / "project"
 
 

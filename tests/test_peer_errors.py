@@ -17,6 +17,8 @@ from tests.support.matrix import each_fixture
 from tests.support.oracle import Site, expected_sites, uses
 from tests.support.peers import Peers
 
+pytestmark = pytest.mark.kernel
+
 FixtureObject = Callable[[str], Path]
 
 NOT_RECORDED = {".foo.text", ".exit.text", ".noinstr.text"}

@@ -9,6 +9,8 @@ from tests.support.loc_table import table_entries
 from tests.support.oracle import expected_sites
 from tests.support.peers import Peers, need
 
+pytestmark = pytest.mark.kernel
+
 NOT_RECORDED = {".foo.text", ".exit.text", ".noinstr.text"}
 
 

@@ -244,6 +244,7 @@ def test_a_second_run_changes_nothing(shape: Elf, options: dict[str, bool], tmp_
     assert path.read_bytes() == once
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("option", ["warn", "all_sections", "gc_sections"])
 @TARGETS
 def test_binutils_and_llvm_have_nothing_to_warn_of(

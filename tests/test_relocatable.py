@@ -129,6 +129,7 @@ def test_what_the_recorder_did_is_seen(
             assert (became.code == was.code) == became.recorded
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("name", ["gcc-fentry-pic", "gcc-fentry-large", "gcc-i386-pg-pic"])
 def test_entries_inside_a_call_are_foreign(
     name: str, fixture_object: Callable[[str], Path], peers: Peers
@@ -146,6 +147,7 @@ def test_entries_inside_a_call_are_foreign(
     assert all(site.recorded == (site.state is State.FOREIGN) for site in sites)
 
 
+@pytest.mark.kernel
 def test_calls_that_the_kernel_tool_turned_off_are_nops(
     fixture_object: Callable[[str], Path], peers: Peers
 ) -> None:

@@ -290,6 +290,7 @@ LINKED = [("executable", "-fno-pic", "-no-pie"), ("PIE", "-fpie", "-pie"),
           ("shared object", "-fPIC", "-shared")]  # fmt: skip
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("linker", ["bfd", "gold", "lld", "mold"])
 @pytest.mark.parametrize("linked", LINKED, ids=lambda linked: str(linked[0]))
 def test_the_sites_of_a_linked_file_are_those_of_its_table(

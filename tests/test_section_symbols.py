@@ -147,6 +147,7 @@ def test_every_symbol_index_means_what_it_meant(
     assert meaning(recorded(tmp_path / "x.o", sound)) == before
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", WEAK_FIXTURES)
 def test_every_symbol_index_of_a_compiled_object_means_what_it_meant(
     name: str, fixture_object: Callable[[str], Path]
@@ -245,6 +246,7 @@ def test_sections_with_indices_of_another_symbol_table_stay(tmp_path: Path) -> N
 # --- section numbers ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @TARGETS
 def test_a_section_beyond_st_shndx_gets_a_symbol_in_the_extended_table(
     target: Target, tmp_path: Path
@@ -323,6 +325,7 @@ __attribute__((weak)) int main(void)
 """
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("linker", ["bfd", "gold", "lld", "mold"])
 @pytest.mark.parametrize(
     "compiler", ["gcc", "clang", "clang -ffunction-sections", "clang -fno-integrated-as"]
