@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""What the README and the page on tracing show is what happens."""
 
 import re
 import subprocess
@@ -11,6 +11,7 @@ from tests.support import images
 from tests.support.command import ROOT, run
 
 README = (ROOT / "README.md").read_text()
+TRACING = (ROOT / "docs" / "tracing.md").read_text()
 CALLS = re.compile(r"(\d+) calls of __fentry__")
 
 
@@ -44,7 +45,7 @@ def test_the_numbers_of_the_first_screen_are_those_of_the_program(words: Path) -
 
 
 def test_the_example_of_the_library_runs(words: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", TRACING, re.DOTALL)
     every = calls(words)
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{example}"
     done = subprocess.run(
