@@ -10,7 +10,7 @@ is a link-time virtual address, or has a dynamic relocation that says which.
 
 from _operator import ne
 from itertools import compress, pairwise, repeat
-from struct import pack, unpack
+from _struct import pack, unpack
 
 from . import columns, x86
 from .columns import is_ascending

@@ -19,7 +19,7 @@ table 2.3, GOTPCRELX and GOT32X sections B.2 and A.2 there.)
 
 from _operator import sub
 from itertools import repeat
-from struct import Struct
+from _struct import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

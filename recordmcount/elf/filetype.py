@@ -5,10 +5,6 @@ from recordmcount.x86 import EM_386, EM_X86_64
 
 from . import object as elf
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .object import Object
-
 START = 20  # bytes by which a file is recognized
 
 # What a file may be, as it is told to people.
@@ -27,7 +23,6 @@ _MAGIC = {
     # xz, zstd and gzip: how kernels may keep their modules.
     COMPRESSED: (b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x1f\x8b"),
 }
-ELF_MAGIC = b"\x7fELF"
 # EI_CLASS and e_machine of x86-64, x32 and i386.
 _MACHINES = (
     (elf.ELFCLASS64, EM_X86_64), (elf.ELFCLASS32, EM_X86_64), (elf.ELFCLASS32, EM_386),
@@ -42,11 +37,11 @@ ADVICE = {
 
 def of(start: bytes) -> str:
     """Tell what a file is that begins with these bytes, of which START are enough."""
-    if not start.startswith(ELF_MAGIC):
+    if not start.startswith(elf.MAGIC):
         for found, magic in _MAGIC.items():
             if start.startswith(magic):
                 return found
-    if not start.startswith(ELF_MAGIC) or len(start) < START:
+    if not start.startswith(elf.MAGIC) or len(start) < START:
         return OTHER
     machine = int.from_bytes(start[18:20], "little")
     is_ours = start[5] == elf.ELFDATA2LSB and (start[4], machine) in _MACHINES
@@ -57,22 +52,3 @@ def refuse(path: str, found: str, advice: dict[str, str]) -> None:
     """Raise FormatError if there is advice for a file of this type."""
     if found in advice:
         raise FormatError(path, f"{found}: {advice[found]}")
-
-
-def refuse_slim_lto(obj: "Object") -> None:
-    """Raise FormatError for an object of gcc -flto without -ffat-lto-objects.
-
-    It has no code yet, so no site, and silence would lose them. `.gnu.lto_.lto.*` holds versions
-    (2 + 2 bytes) and the slim flag (gcc/lto-streamer.h, struct lto_section, since gcc 10).
-    """
-    prefix = b".gnu.lto_.lto."
-    if prefix not in obj.section_names:
-        return
-    for index, header in enumerate(obj.headers):
-        named_so = obj.section_names.startswith(prefix, header[elf.SH_NAME])
-        if named_so and obj.content(index)[4:5] == b"\1":
-            raise FormatError(
-                obj.path,
-                "a slim LTO object without code: compile with -ffat-lto-objects, or record "
-                "after the link",
-            )

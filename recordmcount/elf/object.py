@@ -9,7 +9,7 @@ Field names and numbers are those of the System V gABI (chapters "Object Files",
 """
 
 from _operator import itemgetter
-from struct import Struct, unpack
+from _struct import Struct, unpack
 from sys import byteorder
 
 from recordmcount.columns import Relocations, pick, positions
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
  SH_ENTSIZE) = range(10)  # fmt: skip
 ST_NAME, ST_VALUE, ST_SIZE, ST_INFO, ST_OTHER, ST_SHNDX = range(6)
 
+MAGIC = b"\x7fELF"
 ELFCLASS32, ELFCLASS64 = 1, 2
 ELFDATA2LSB = 1
 ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
@@ -228,10 +229,10 @@ class Object:
         # The kernel's tool looks at the encoding first, so its wording covers any other file.
         encoding = ident[5] if len(ident) > 5 else 0
         if encoding != ELFDATA2LSB:
-            what = "not for x86" if ident.startswith(b"\x7fELF") else "not an ELF file"
+            what = "not for x86" if ident.startswith(MAGIC) else "not an ELF file"
             compatible = f"unrecognized ELF data encoding {encoding}: {self.path}"
             raise UnrecognizedError(self.path, what, compatible)
-        if not ident.startswith(b"\x7fELF"):
+        if not ident.startswith(MAGIC):
             compatible = f"unrecognized ET_REL file {self.path}"
             raise UnrecognizedError(self.path, "not an ELF file", compatible)
         if ident[4] not in (ELFCLASS32, ELFCLASS64):
@@ -315,6 +316,25 @@ class Object:
     def section_names(self) -> bytes:
         """The section name string table."""
         return self._names
+
+    def refuse_slim_lto(self) -> None:
+        """Raise FormatError for an object of gcc -flto without -ffat-lto-objects.
+
+        It has no code yet, so no site, and silence would lose them. `.gnu.lto_.lto.*` holds
+        versions (2 + 2 bytes) and the slim flag (gcc/lto-streamer.h, struct lto_section, since
+        gcc 10).
+        """
+        prefix = b".gnu.lto_.lto."
+        if prefix not in self._names:
+            return
+        for index, header in enumerate(self.headers):
+            named_so = self._names.startswith(prefix, header[SH_NAME])
+            if named_so and self.content(index)[4:5] == b"\1":
+                raise FormatError(
+                    self.path,
+                    "a slim LTO object without code: compile with -ffat-lto-objects, or record "
+                    "after the link",
+                )
 
     def extents(self) -> list[Extent]:
         """List which bytes are whose: those of the headers and of each section, by file offset.

@@ -3,7 +3,6 @@
 import posix
 
 from recordmcount import commit, mcount_loc
-from recordmcount.elf import filetype
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import open_file, reader
 from recordmcount.errors import RecordError, UnrecognizedError, place
@@ -79,11 +78,9 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
     try:
         status = posix.fstat(fd)
         read = _reader(fd, status.st_size)
-        found = filetype.of(read(0, filetype.START))
-        if found == filetype.ARCHIVE:
+        if read(0, len(elf.MAGIC)) != elf.MAGIC and _is_archive(path, read):
             _record_archive(path, fd, status, options, result)
             return
-        filetype.refuse(path, found, filetype.ADVICE)
         obj = elf.Object(path, status.st_size, read)
         plan = plan_object(obj, options, result, processes)
         if options.dry_run or not (plan or options.output):
@@ -97,19 +94,26 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
         _close(fd)
 
 
+def _is_archive(path: str, read: "Callable[[int, int], bytes]") -> bool:
+    """Tell whether what does not begin as ELF is an archive; refuse what has no code."""
+    from recordmcount.elf import filetype  # rare: not imported for an object
+
+    found = filetype.of(read(0, filetype.START))
+    filetype.refuse(path, found, filetype.ADVICE)
+    return found == filetype.ARCHIVE
+
+
 def _record_archive(
     path: str, fd: int, status: posix.stat_result, options: "Options", result: Result
 ) -> None:
-    from recordmcount.elf import (
-        archive,  # the rare case does not slow down the start of the common one
-    )
+    from recordmcount.elf import archive, filetype  # rare: not imported for an object
 
     content = _whole(fd, status.st_size)
 
     def new_member(name: str, member: bytes) -> bytes:
         member_path = f"{path}({name})"
         filetype.refuse(member_path, filetype.of(member), filetype.ADVICE)
-        if not member.startswith(filetype.ELF_MAGIC):
+        if not member.startswith(elf.MAGIC):
             return member
         obj = elf.Object(member_path, len(member), lambda at, size: member[at : at + size])
         plan = plan_object(obj, options, result)
@@ -131,7 +135,7 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
         if not options.quiet:
             result.err.append(f"warning: {mcount_loc.NAME.decode()} already exists: {obj.path}")
         return Plan([], [])
-    filetype.refuse_slim_lto(obj)
+    obj.refuse_slim_lto()
     found = calls.find(obj, options.symbols, processes)
     if not options.quiet:
         for section, offset, what in found.unsupported:

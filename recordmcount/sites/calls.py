@@ -5,7 +5,7 @@ thousands of sites, nearly all of them the same five bytes, and columns can be c
 """
 
 from _operator import itemgetter
-from struct import pack, unpack
+from _struct import pack, unpack
 
 from recordmcount import x86
 from recordmcount.columns import is_ascending

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from recordmcount import mcount_loc
-from recordmcount.elf import filetype
 from recordmcount.elf import object as elf
 
 TYPE_CHECKING = False
@@ -26,7 +25,7 @@ def read(obj: Object, names: Sequence[str] = ()) -> RelocatableSites | LinkedSit
     if obj.type == elf.ET_REL:
         from . import relocatable
 
-        filetype.refuse_slim_lto(obj)
+        obj.refuse_slim_lto()
         return relocatable.read(obj, names)
     if obj.headers and not obj.named(mcount_loc.NAME):
         return None
