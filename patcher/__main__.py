@@ -1,5 +1,6 @@
 """`python -m patcher`, and `python -I -S .../patcher/__main__.py`, which starts faster."""
 
+import gc
 import posix
 import sys
 
@@ -9,6 +10,7 @@ if not __package__:
 
 def main() -> int:
     """The console script; returns the exit status."""
+    gc.disable()  # hardly any cycles are made, and looking for them takes long
     from patcher.cli import main
 
     return main(sys.argv[1:])

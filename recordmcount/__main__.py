@@ -4,6 +4,7 @@ Run by its path, nothing of the package can be found yet; this file stays small 
 never caches a compiled main script.
 """
 
+import gc
 import posix
 import sys
 
@@ -13,6 +14,7 @@ if not __package__:
 
 def main() -> int:
     """The console script; returns the exit status."""
+    gc.disable()  # hardly any cycles are made, and looking for them takes long, at the start too
     from recordmcount.cli import main
 
     return main(sys.argv[1:])

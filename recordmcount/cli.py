@@ -4,7 +4,6 @@ The recording path imports nothing that is not needed to record. Verbs import wh
 they are called.
 """
 
-import gc
 import posix
 import sys
 
@@ -90,7 +89,6 @@ def _read_list(path: str) -> bytes:
 def _record_all(files: list[str], options: Options) -> int:
     from .record.file import describe, record
 
-    gc.disable()  # no cycles are made, and looking for them would take a tenth of the time
     # Many files are shared out; of few, each is: a large object is worth several processes.
     shared_out = options.jobs or len(files) >= FILES_WORTH_FORKING
     inner = 1 if shared_out and len(files) > 1 else options.jobs

@@ -9,8 +9,8 @@ is a link-time virtual address, or has a dynamic relocation that says which.
 """
 
 from _operator import ne
-from itertools import compress, pairwise, repeat
 from _struct import pack, unpack
+from itertools import compress, pairwise, repeat
 
 from . import columns, x86
 from .columns import is_ascending

@@ -18,8 +18,8 @@ table 2.3, GOTPCRELX and GOT32X sections B.2 and A.2 there.)
 """
 
 from _operator import sub
-from itertools import repeat
 from _struct import Struct
+from itertools import repeat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

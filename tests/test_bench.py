@@ -29,7 +29,7 @@ def test_every_design_target_is_among_the_comparisons(document: Any) -> None:
     assert targets == [
         {"at_least": 3},
         {"at_most": 0.75},
-        {"at_most": 1.75},
+        {"at_most": 1.4},
         {"at_least": 4},
         {"at_least": 3},
         *[{"at_most": 3}] * 9,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 from patcher.memory.elffile import ElfFile
 from patcher.options import PatcherOptions
 from recordmcount.console import say
@@ -22,7 +20,6 @@ def each_file(options: PatcherOptions, action: Action) -> int:
     """Open each file and do the action; with --json print the document; returns the exit status."""
     if options.information == "schema":
         return _print_schema()
-    gc.disable()  # hardly any cycles are made, and looking for them takes long
     files: list[Mapping[str, Any]] = []
     errors: list[Mapping[str, Any]] = []
     good = True

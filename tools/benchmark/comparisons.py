@@ -120,7 +120,7 @@ def one_object(ours: list[str], copies: Copies, rounds: int) -> Iterator[Compari
     subject = f"one object, {copies.originals[0].name}, {copies.size:,} bytes"
     yield Comparison(
         subject, f"time of a bare {shlex.join(['python', *python_alone[1:]])}", "wall",
-        us, python, inverse=True, target=Target("at most", 1.75),
+        us, python, inverse=True, target=Target("at most", 1.4),
     )  # fmt: skip
     for name, peer, target in (
         ("recordmcount.pl", perl, Target("at least", 4)),
