@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from recordmcount import __version__
 from recordmcount.console import end_when_interrupted, say
-from recordmcount.grammar import UsageError, parse
-from recordmcount.verb import inform, run
+from recordmcount.grammar import UsageError, inform, parse, run
 
 from .options import VERBS, declare
 

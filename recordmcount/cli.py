@@ -9,7 +9,7 @@ import sys
 
 from . import __version__
 from .console import end_when_interrupted, say
-from .grammar import UsageError, parse
+from .grammar import UsageError, parse, run
 from .options import Options, declare
 
 TYPE_CHECKING = False
@@ -55,8 +55,6 @@ def main(words: "Sequence[str]") -> int:
 
 def _verb(name: str, words: "Sequence[str]") -> int:
     from importlib import import_module
-
-    from .verb import run
 
     module = import_module(f"recordmcount.{name}.command")
     return run(module.declare(), module.execute, words)

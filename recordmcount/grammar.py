@@ -7,7 +7,7 @@ them, and behind `--` there are none. (`argparse` takes longer to import than re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import TypeVar
 
     Result = TypeVar("Result", bound="Values")
@@ -137,6 +137,46 @@ def parse(command: Command, words: "Sequence[str]", values: "Result") -> "Result
                 _set(values, name, option, value)
     values.files = tuple(files)
     return values
+
+
+def run(
+    declared: "tuple[Command, Result]", execute: "Callable[[Result], int]", words: "Sequence[str]"
+) -> int:
+    """Run a verb: parse the words and execute what they ask for; returns the exit status.
+
+    A verb is a module with two functions. `declare` gives its command line and an object for what
+    that asks for; `execute` does it, and imports what takes long only then.
+    """
+    import sys
+
+    from .console import say
+
+    command, values = declared
+    try:
+        asked = parse(command, words, values)
+        if not (asked.files or asked.information):
+            raise UsageError("no files")
+        if getattr(asked, "output", None) and len(asked.files) > 1:
+            raise UsageError("-o is for one file")
+    except UsageError as error:
+        say(2, command.refusal(error))
+        return 2
+    if asked.information == "help":
+        return inform(command.help())
+    status = execute(asked)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # nobody reads it
+        return 1
+    return status
+
+
+def inform(lines: "Sequence[str]") -> int:
+    """Print what was asked for; returns the exit status."""
+    from .console import say
+
+    return 0 if say(1, lines) else 1
 
 
 def _options(

@@ -15,11 +15,13 @@ from tests.support.command import ROOT
 # From the bottom up. A module imports from rows below its own, and from its own room.
 LAYERS = {
     "recordmcount": [
-        ["__init__", "errors", "x86", "columns", "grammar"],
+        ["__init__", "errors", "x86", "columns"],
         ["elf"],
         ["commit"],
-        ["console", "jobs", "mcount_loc", "options"],
-        ["sites", "verb"],
+        ["console", "jobs", "mcount_loc"],
+        ["grammar"],
+        ["options"],
+        ["sites"],
         ["record"],
         ["report"],
         ["cli"],

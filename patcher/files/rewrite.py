@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from _bisect import bisect_left
 from _operator import sub
+from _struct import Struct
 from itertools import repeat
-from struct import Struct
 
 from patcher.errors import ReadError
 from patcher.modify import check_shape, different
-from recordmcount import jobs
 from recordmcount.commit import write_at
 from recordmcount.errors import Error
 
@@ -68,8 +67,13 @@ def _fill(target: int, file: ElfFile, batch: Batch, pieces: list[Piece]) -> None
             return False
         return True
 
-    processes = jobs.available() if file.object.size >= WORTH_FORKING else 1
-    done = jobs.run(len(pieces), processes, work)
+    if file.object.size < WORTH_FORKING:
+        for piece in pieces:
+            _write(target, file, batch, piece)
+        return
+    from recordmcount import jobs  # few files are so large
+
+    done = jobs.run(len(pieces), jobs.available(), work)
     for piece, is_done in zip(pieces, done, strict=True):
         if not is_done:  # whatever it was is raised here
             _write(target, file, batch, piece)

@@ -8,8 +8,8 @@ from recordmcount.console import printable
 from recordmcount.elf import object as elf
 from recordmcount.mcount_loc import NAME as TABLE
 from recordmcount.sites import image
-from recordmcount.sites.select import select as select_sites
 from recordmcount.sites.state import STATES, State
+from recordmcount.sites.words import sites_in_words
 
 from .rewrite import rewrite
 
@@ -80,7 +80,11 @@ def select(
 
     Raises NoSiteError where a glob is like no function with a site.
     """
-    selected, idle = select_sites(table.sites, globs, notrace)
+    if not globs and not notrace:
+        return range(len(table.sites))
+    from recordmcount.sites import select as by_name
+
+    selected, idle = by_name.select(table.sites, globs, notrace)
     if idle:
         raise NoSiteError(path, f"no site in a function like {' or '.join(map(printable, idle))}")
     return selected
@@ -125,11 +129,6 @@ def warning(file: ElfFile, wanted: Plan) -> str:
     makes_nops = wanted.state is State.NOP and len(wanted.numbers)
     is_module = file.object.type == elf.ET_REL and file.object.named(MODULE)
     return NOT_TO_LOAD if makes_nops and is_module else ""
-
-
-def sites_in_words(number: int) -> str:
-    """`1 site`, `2 sites`."""
-    return f"{number} site{'s' * (number != 1)}"
 
 
 def _foreign(path: str, table: Switchable, foreign: Sequence[int]) -> CompareError:

@@ -6,68 +6,29 @@ beside this file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from errno import EIO, ENOEXEC, errorcode
-from pathlib import Path
-from typing import Any, TypedDict
 
-from patcher.disassembly import describe
 from patcher.errors import PatchError
-from patcher.files.switch import Plan, count
-from patcher.files.switchable import Switchable
+from patcher.files.switch import count
 from recordmcount import x86
-from recordmcount.elf.object import Object
-from recordmcount.errors import Error
-from recordmcount.report.document import Identity, Place, identity, place
-from recordmcount.sites.site import Site
+from recordmcount.report.document import identity, place
 from recordmcount.sites.state import State
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from patcher.files.switch import Plan
+    from patcher.files.switchable import Switchable
+    from recordmcount.elf.object import Object
+    from recordmcount.errors import Error
+    from recordmcount.sites.site import Site
+
+    from .shapes import ChangedSite, Examined, FoundSite, Switched, Types
+
 VERSION = 1
-SCHEMA = Path(__file__).with_name("patcher.schema.json")
-
-
-class FoundSite(Place):
-    """A site as `patcher status` tells of it; bytes are in hexadecimal."""
-
-    bytes: str
-    state: State
-    reason: str | None
-    expected: list[str]
-    decoded: str | None
-
-
-class Types(TypedDict):
-    """The type of a call's relocation, before and after."""
-
-    old: str
-    new: str
-
-
-class ChangedSite(Place):
-    """A site that changes; bytes are in hexadecimal."""
-
-    old: str
-    new: str
-    relocation: Types | None
-
-
-class Examined(Identity):
-    """A file that was looked at."""
-
-    dead_entries: int
-    repeated_entries: int
-    states: dict[str, int]
-    sites: list[FoundSite]
-
-
-class Switched(Identity):
-    """A file that is changed."""
-
-    dead_entries: int
-    repeated_entries: int
-    written: str | None
-    already: int
-    changes: list[ChangedSite]
+SCHEMA = __file__.rpartition("/")[0] + "/patcher.schema.json"
 
 
 def run(
@@ -129,13 +90,18 @@ def in_words(path: str, error: Error | OSError) -> str:
 
 
 def _found(site: Site) -> FoundSite:
+    decoded = None
+    if site.state is State.FOREIGN:
+        from patcher.disassembly import describe  # slow to import, rarely needed
+
+        decoded = describe(site)
     return {
         **place(site),
         "bytes": site.code.hex(),
         "state": site.state,
         "reason": site.reason or None,
         "expected": [code.hex() for code in site.expected],
-        "decoded": describe(site) if site.state is State.FOREIGN else None,
+        "decoded": decoded,
     }
 
 

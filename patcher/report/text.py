@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from patcher.files.switch import sites_in_words
-from recordmcount.report.text import label, odd_entries
 from recordmcount.sites.state import STATES, State
+from recordmcount.sites.words import label_of, odd_entries, sites_in_words
 
-from .document import Examined, Switched
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from recordmcount.report.shapes import Place
+
+    from .shapes import Examined, Switched
 
 
 def examined_lines(file: Examined) -> Iterator[str]:
@@ -21,7 +24,7 @@ def examined_lines(file: Examined) -> Iterator[str]:
         for site in file["sites"]:
             if site["state"] is state:
                 what = f": {site['decoded']}" if state is State.FOREIGN else ""
-                yield f"{label(site)}: {state}{what}"
+                yield f"{_label(site)}: {state}{what}"
 
 
 def switched_lines(file: Switched) -> Iterator[str]:
@@ -30,4 +33,13 @@ def switched_lines(file: Switched) -> Iterator[str]:
         old, new = (bytes.fromhex(code).hex(" ") for code in (site["old"], site["new"]))
         types = site["relocation"]
         what = f"; {types['old']} -> {types['new']}" if types else ""
-        yield f"{label(site)}: {old} -> {new}{what}"
+        yield f"{_label(site)}: {old} -> {new}{what}"
+
+
+def _label(place: Place) -> str:
+    """Name a place as Site.label does."""
+    in_object = "offset" in place
+    return label_of(
+        place["function"], place["function_offset"] or 0, place["section"],
+        place["offset"] if in_object else place["address"], in_object=in_object,
+    )  # fmt: skip

@@ -11,7 +11,7 @@ from .files import each_file
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from patcher.memory.elffile import ElfFile
-    from patcher.report.document import Examined
+    from patcher.report.shapes import Examined
 
 
 def declare(verb: str) -> tuple[Command, PatcherOptions]:

@@ -11,7 +11,7 @@ from .files import each_file
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from patcher.memory.elffile import ElfFile
-    from patcher.report.document import Switched
+    from patcher.report.shapes import Switched
 
 
 def declare(verb: str) -> tuple[Command, PatcherOptions]:

@@ -8,8 +8,8 @@ and Dynamic Linking"; DT_RELR as the gABI's draft of 2022 has it.) Not on the re
 from __future__ import annotations
 
 from _bisect import bisect_right
+from _struct import Struct, unpack_from
 from itertools import pairwise
-from struct import Struct, unpack_from
 
 from recordmcount.errors import FormatError
 

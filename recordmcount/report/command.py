@@ -37,9 +37,10 @@ def execute(options: ReportOptions) -> int:
     """Report on all files; returns the exit status."""
     from recordmcount.errors import Error
 
-    from .document import ReportedFile, report
+    from .document import report
     from .examine import examine
     from .json import dump, schema
+    from .shapes import ReportedFile
     from .text import lines
 
     if options.information == "schema":

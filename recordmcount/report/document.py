@@ -6,73 +6,25 @@ it. Other commands build their own of the same parts.
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
-
 from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.elf import segments
-from recordmcount.elf.object import Object
-from recordmcount.errors import Error, FormatError
-from recordmcount.sites.site import Site, SiteTable
-from recordmcount.sites.state import State
+from recordmcount.errors import FormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from recordmcount.elf.object import Object
+    from recordmcount.errors import Error
+    from recordmcount.sites.site import Site, SiteTable
+
+    from .shapes import Identity, Place, Report, ReportedError, ReportedFile, ReportedSite
 
 VERSION = 1
 
 # An executable that can be loaded anywhere is a shared object that says so (since glibc 2.26).
 DT_FLAGS_1, DF_1_PIE = 0x6FFFFFFB, 0x08000000
-
-
-class Identity(TypedDict):
-    """Which file it is."""
-
-    path: str
-    type: Literal["object", "executable", "PIE", "shared object"]
-    bits: Literal[32, 64]
-    machine: Literal["x86-64", "x32", "i386"]
-
-
-class Place(TypedDict, total=False):
-    """Where a site is: at a section `offset` in an object, else at a link-time `address`."""
-
-    function: str | None
-    function_offset: int | None
-    section: str
-    offset: int
-    address: int
-    kind: str | None
-
-
-class ReportedSite(Place):
-    """A site as `recordmcount report` tells of it; `bytes` are in hexadecimal."""
-
-    bytes: str
-    state: State
-    recorded: bool
-    reason: str | None
-
-
-class ReportedFile(Identity):
-    """A file, or a member of an archive, and all its sites."""
-
-    has_table: bool
-    dead_entries: int
-    repeated_entries: int
-    sites: list[ReportedSite]
-
-
-class ReportedError(TypedDict):
-    """What could not be read."""
-
-    path: str
-    message: str
-
-
-class Report(TypedDict):
-    """All that one run has to tell."""
-
-    version: int
-    files: list[ReportedFile]
-    errors: list[ReportedError]
 
 
 def report(files: list[ReportedFile], errors: list[Error]) -> Report:

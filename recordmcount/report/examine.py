@@ -12,7 +12,8 @@ from recordmcount.elf.open import open_file, reader
 from recordmcount.errors import Error
 from recordmcount.sites import image
 
-from .document import ReportedFile, of_file
+from .document import of_file
+from .shapes import ReportedFile
 
 
 def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[ReportedFile | Error]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+FOLDER = Path(__file__).parent
 # What the documents of both commands have in common.
-SHARED = Path(__file__).with_name("shared.schema.json")
-SCHEMA = Path(__file__).with_name("report.schema.json")
+SHARED = FOLDER / "shared.schema.json"
 
 
 def dump(document: Mapping[str, Any]) -> str:
@@ -17,7 +17,7 @@ def dump(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2)
 
 
-def schema(path: Path = SCHEMA) -> dict[str, Any]:
+def schema(path: str | Path = FOLDER / "report.schema.json") -> dict[str, Any]:
     """Read a JSON Schema and the shared parts that it refers to, as one that stands alone."""
-    own, shared = (json.loads(each.read_text("utf-8")) for each in (path, SHARED))
+    own, shared = (json.loads(Path(each).read_text("utf-8")) for each in (path, SHARED))
     return {**own, "$defs": {**shared["$defs"], **own["$defs"]}}

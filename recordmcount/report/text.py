@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-
 from recordmcount import mcount_loc
 from recordmcount.console import printable
 from recordmcount.elf.symbols import in_function
-from recordmcount.sites.site import label_of
-from recordmcount.sites.state import State
+from recordmcount.sites.state import STATES, State
+from recordmcount.sites.words import odd_entries
 
-from .document import Place, ReportedFile, ReportedSite
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from .shapes import ReportedFile, ReportedSite
 
 COLOURS = {State.CALL: "32", State.NOP: "2", State.FOREIGN: "31"}  # green, dim, red
 
@@ -28,15 +29,6 @@ def lines(files: Sequence[ReportedFile], *, colour: bool = False) -> Iterator[st
         counts = _counts(site for file in files for site in file["sites"])
         yield ""
         yield f"total: {len(files)} files; {'; '.join(counts)}"
-
-
-def label(place: Place) -> str:
-    """Name a place as Site.label does."""
-    in_object = "offset" in place
-    return label_of(
-        place["function"], place["function_offset"] or 0, place["section"],
-        place["offset"] if in_object else place["address"], in_object=in_object,
-    )  # fmt: skip
 
 
 def _table(file: ReportedFile, colour: bool) -> Iterator[str]:
@@ -77,7 +69,7 @@ def _summary(file: ReportedFile) -> str:
 
 def _counts(sites: Iterable[ReportedSite]) -> list[str]:
     """How many sites there are, how many have an entry, and how many entries name no site."""
-    states: Counter[State] = Counter()
+    states = dict.fromkeys(STATES, 0)
     recorded = 0
     for site in sites:
         states[site["state"]] += 1
@@ -90,12 +82,3 @@ def _counts(sites: Iterable[ReportedSite]) -> list[str]:
     if states[State.FOREIGN]:
         parts.append(f"{states[State.FOREIGN]} foreign")
     return parts
-
-
-def odd_entries(dead: int, repeated: int) -> list[str]:
-    """`1 dead entry`, `2 repeated entries`, if there are any."""
-    return [
-        f"{number} {what} {'entry' if number == 1 else 'entries'}"
-        for number, what in ((dead, "dead"), (repeated, "repeated"))
-        if number
-    ]

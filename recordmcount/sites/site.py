@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from recordmcount.console import printable
-from recordmcount.elf.symbols import in_function
-
 from .state import State
+from .words import label_of, place_of
 
 
 class Site(NamedTuple):
@@ -106,22 +104,3 @@ class SiteTable(Protocol):
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Choose those of `numbers` whose sites are in `state`."""
-
-
-def place_of(
-    function: str | None, function_offset: int, section: str, position: int, *, in_object: bool
-) -> str:
-    """Name a place by its function; by its section and position where there is none."""
-    if function is None:
-        return f"{printable(section)}{'+' if in_object else ':'}{position:#x}"
-    return in_function(printable(function), function_offset)
-
-
-def label_of(
-    function: str | None, function_offset: int, section: str, position: int, *, in_object: bool
-) -> str:
-    """Name a place by its function and, in brackets, its position."""
-    place = place_of(function, function_offset, section, position, in_object=in_object)
-    if function is None:
-        return place
-    return f"{place} ({f'{printable(section)}+' if in_object else ''}{position:#x})"

@@ -1,0 +1,56 @@
+"""The shapes of patcher's documents, for whoever reads them and for the type checker.
+
+`patcher.schema.json` beside this file says the same to other programs. Nothing imports this at run
+time.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from recordmcount.report.shapes import Identity, Place
+from recordmcount.sites.state import State
+
+
+class FoundSite(Place):
+    """A site as `patcher status` tells of it; bytes are in hexadecimal."""
+
+    bytes: str
+    state: State
+    reason: str | None
+    expected: list[str]
+    decoded: str | None
+
+
+class Types(TypedDict):
+    """The type of a call's relocation, before and after."""
+
+    old: str
+    new: str
+
+
+class ChangedSite(Place):
+    """A site that changes; bytes are in hexadecimal."""
+
+    old: str
+    new: str
+    relocation: Types | None
+
+
+class Examined(Identity):
+    """A file that was looked at."""
+
+    dead_entries: int
+    repeated_entries: int
+    states: dict[str, int]
+    sites: list[FoundSite]
+
+
+class Switched(Identity):
+    """A file that is changed."""
+
+    dead_entries: int
+    repeated_entries: int
+    written: str | None
+    already: int
+    changes: list[ChangedSite]

@@ -1,0 +1,64 @@
+"""The shapes of documents, for whoever reads them and for the type checker.
+
+The schemas beside this file say the same to other programs. Nothing imports this at run time:
+`typing` would take longer than most of what is told.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+from recordmcount.sites.state import State
+
+
+class Identity(TypedDict):
+    """Which file it is."""
+
+    path: str
+    type: Literal["object", "executable", "PIE", "shared object"]
+    bits: Literal[32, 64]
+    machine: Literal["x86-64", "x32", "i386"]
+
+
+class Place(TypedDict, total=False):
+    """Where a site is: at a section `offset` in an object, else at a link-time `address`."""
+
+    function: str | None
+    function_offset: int | None
+    section: str
+    offset: int
+    address: int
+    kind: str | None
+
+
+class ReportedSite(Place):
+    """A site as `recordmcount report` tells of it; `bytes` are in hexadecimal."""
+
+    bytes: str
+    state: State
+    recorded: bool
+    reason: str | None
+
+
+class ReportedFile(Identity):
+    """A file, or a member of an archive, and all its sites."""
+
+    has_table: bool
+    dead_entries: int
+    repeated_entries: int
+    sites: list[ReportedSite]
+
+
+class ReportedError(TypedDict):
+    """What could not be read."""
+
+    path: str
+    message: str
+
+
+class Report(TypedDict):
+    """All that one run has to tell."""
+
+    version: int
+    files: list[ReportedFile]
+    errors: list[ReportedError]

@@ -1,0 +1,39 @@
+"""Sites and entries in words, for people."""
+
+from __future__ import annotations
+
+from recordmcount.console import printable
+from recordmcount.elf.symbols import in_function
+
+
+def place_of(
+    function: str | None, function_offset: int, section: str, position: int, *, in_object: bool
+) -> str:
+    """Name a place by its function; by its section and position where there is none."""
+    if function is None:
+        return f"{printable(section)}{'+' if in_object else ':'}{position:#x}"
+    return in_function(printable(function), function_offset)
+
+
+def label_of(
+    function: str | None, function_offset: int, section: str, position: int, *, in_object: bool
+) -> str:
+    """Name a place by its function and, in brackets, its position."""
+    place = place_of(function, function_offset, section, position, in_object=in_object)
+    if function is None:
+        return place
+    return f"{place} ({f'{printable(section)}+' if in_object else ''}{position:#x})"
+
+
+def sites_in_words(number: int) -> str:
+    """`1 site`, `2 sites`."""
+    return f"{number} site{'s' * (number != 1)}"
+
+
+def odd_entries(dead: int, repeated: int) -> list[str]:
+    """`1 dead entry`, `2 repeated entries`, if there are any."""
+    return [
+        f"{number} {what} {'entry' if number == 1 else 'entries'}"
+        for number, what in ((dead, "dead"), (repeated, "repeated"))
+        if number
+    ]
