@@ -43,16 +43,14 @@ def run(
     return {**heading, "files": files, "errors": errors}
 
 
-def examined(
-    obj: Object, table: Switchable, selected: Sequence[int], *, listed: bool = True
-) -> Examined:
-    """Tell of a file that was looked at; of the sites only if they shall be `listed`."""
+def examined(obj: Object, table: Switchable, selected: Sequence[int]) -> Examined:
+    """Tell of a file that was looked at."""
     return {
         **identity(obj),
         "dead_entries": table.sites.dead,
         "repeated_entries": table.sites.repeated,
         "states": {str(state): number for state, number in count(table, selected).items()},
-        "sites": [_found(table.site(number)) for number in selected] if listed else [],
+        "sites": [_found(table.site(number)) for number in selected],
     }
 
 

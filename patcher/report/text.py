@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recordmcount.sites.state import STATES, State
-from recordmcount.sites.words import label_of, odd_entries, sites_in_words
+from recordmcount.sites.words import counted, label_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,11 +15,8 @@ if TYPE_CHECKING:
 
 
 def examined_lines(file: Examined) -> Iterator[str]:
-    """How many sites are in each state; then the sites that are listed, by state."""
-    states = file["states"]
-    counted = ", ".join(f"{number} {state}" for state, number in states.items())
-    odd = odd_entries(file["dead_entries"], file["repeated_entries"])
-    yield "; ".join([f"{sites_in_words(sum(states.values()))}: {counted}", *odd])
+    """How many sites are in each state; then all of them, by state."""
+    yield counted(file["states"], file["dead_entries"], file["repeated_entries"])
     for state in STATES:
         for site in file["sites"]:
             if site["state"] is state:

@@ -26,16 +26,23 @@ def execute(options: PatcherOptions) -> int:
 
 def _examine(options: PatcherOptions, file: ElfFile) -> tuple[bool, Examined | None]:
     """Tell of a file; whether no site is foreign, and what goes into the document."""
-    from patcher.files.switch import read, select
-    from patcher.report.document import examined
-    from patcher.report.text import examined_lines
+    from patcher.files.switch import count, read, select
     from recordmcount.sites.state import State
 
     table = read(file, options.symbols)
     selected = select(file.path, table, options.functions, options.notrace)
     good = not table.sites.where(selected, State.FOREIGN)
-    told = examined(file.object, table, selected, listed=options.json or not options.quiet)
+    if options.quiet and not options.json:
+        from recordmcount.sites.words import counted
+
+        line = counted(count(table, selected), table.sites.dead, table.sites.repeated)
+        return say(1, [f"{file.path}: {line}"]) and good, None
+    from patcher.report.document import examined
+
+    told = examined(file.object, table, selected)
     if options.json:
         return good, told
+    from patcher.report.text import examined_lines
+
     lines = [f"{file.path}: {line}" for line in examined_lines(told)]
     return say(1, lines) and good, None

@@ -5,6 +5,10 @@ from __future__ import annotations
 from recordmcount.console import printable
 from recordmcount.elf.symbols import in_function
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 def place_of(
     function: str | None, function_offset: int, section: str, position: int, *, in_object: bool
@@ -37,3 +41,10 @@ def odd_entries(dead: int, repeated: int) -> list[str]:
         for number, what in ((dead, "dead"), (repeated, "repeated"))
         if number
     ]
+
+
+def counted(states: Mapping[str, int], dead: int, repeated: int) -> str:
+    """Tell how many sites are in each state, and what is odd about the entries."""
+    each = ", ".join(f"{number} {state}" for state, number in states.items())
+    parts = [f"{sites_in_words(sum(states.values()))}: {each}", *odd_entries(dead, repeated)]
+    return "; ".join(parts)
