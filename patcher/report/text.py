@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def examined_lines(file: Examined) -> Iterator[str]:
     """How many sites are in each state; then all of them, by state."""
-    yield counted(file["states"], file["dead_entries"], file["repeated_entries"])
+    yield counted(file["states"].items(), file["dead_entries"], file["repeated_entries"])
     for state in STATES:
         for site in file["sites"]:
             if site["state"] is state:

@@ -35,7 +35,7 @@ def _examine(options: PatcherOptions, file: ElfFile) -> tuple[bool, Examined | N
     if options.quiet and not options.json:
         from recordmcount.sites.words import counted
 
-        line = counted(count(table, selected), table.sites.dead, table.sites.repeated)
+        line = counted(count(table, selected).items(), table.sites.dead, table.sites.repeated)
         return say(1, [f"{file.path}: {line}"]) and good, None
     from patcher.report.document import examined
 

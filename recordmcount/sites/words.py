@@ -7,7 +7,7 @@ from recordmcount.elf.symbols import in_function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
 
 def place_of(
@@ -43,8 +43,9 @@ def odd_entries(dead: int, repeated: int) -> list[str]:
     ]
 
 
-def counted(states: Mapping[str, int], dead: int, repeated: int) -> str:
+def counted(states: Iterable[tuple[str, int]], dead: int, repeated: int) -> str:
     """Tell how many sites are in each state, and what is odd about the entries."""
-    each = ", ".join(f"{number} {state}" for state, number in states.items())
-    parts = [f"{sites_in_words(sum(states.values()))}: {each}", *odd_entries(dead, repeated)]
-    return "; ".join(parts)
+    rows = list(states)
+    each = ", ".join(f"{number} {state}" for state, number in rows)
+    total = sites_in_words(sum(number for _, number in rows))
+    return "; ".join([f"{total}: {each}", *odd_entries(dead, repeated)])
