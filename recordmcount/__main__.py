@@ -13,7 +13,7 @@ if not __package__:
 
 
 def main() -> int:
-    """The console script; returns the exit status."""
+    """Run as the console script; returns the exit status."""
     gc.disable()  # hardly any cycles are made, and looking for them takes long, at the start too
     from recordmcount.cli import main
 

@@ -134,7 +134,7 @@ def replace(
 def patched(
     obj: "Object", edits: "Iterable[tuple[int, bytes]]", appended: bytes = b""
 ) -> "Iterator[bytes]":
-    """The new contents of a file, piece by piece: the old ones with `edits`, then `appended`.
+    """Yield the new contents of a file: the old ones with `edits`, then `appended`.
 
     An edit is (file offset, bytes that take the place of as many); they ascend and are disjoint.
     """
@@ -204,7 +204,7 @@ def _identity(status: posix.stat_result) -> tuple[int, int, int, int]:
 
 
 def _resolve(path: str) -> str:
-    """The file that `path` names after every symlink; it need not exist."""
+    """Return the file that `path` names after every symlink; it need not exist."""
     try:
         posix.readlink(path)
     except OSError:  # no link, or not there yet
@@ -225,5 +225,5 @@ def may_replace(path: str) -> bool:
 
 
 def reason(error: OSError) -> str:
-    """The system's words for an error, without Python's decoration."""
+    """Return the system's words for an error, without Python's decoration."""
     return error.strerror or str(error)

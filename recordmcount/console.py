@@ -16,7 +16,7 @@ def end_when_interrupted() -> None:
 
 
 def printable(name: str) -> str:
-    """A name without what would move the cursor or break the line."""
+    """Spell a name without what would move the cursor or break the line."""
     return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
 
 

@@ -182,7 +182,7 @@ def inform(lines: "Sequence[str]") -> int:
 def _options(
     word: str, known: dict[str, Option], rest: "Iterator[str]"
 ) -> "Iterator[tuple[str, Option, str]]":
-    """(name, option, value) of each option that a word has; its value may be the next word."""
+    """Yield (name, option, value) of each option in a word; the value may be the next word."""
     if word.startswith("--"):
         name, equals, value = word.partition("=")
         option = _long(name, known)

@@ -40,7 +40,7 @@ def run(count: int, jobs: int, work: "Callable[[int], Any]") -> "Iterator[Any]":
 
 
 def available() -> int:
-    """How many processors this process may use."""
+    """Tell how many processors this process may use."""
     return len(posix.sched_getaffinity(0))
 
 
@@ -70,7 +70,7 @@ def _start(count: int, jobs: int, work: "Callable[[int], Any]") -> list[tuple[in
 
 
 def _pipe_of(numbers: range) -> int:
-    """A pipe that holds these numbers and then ends."""
+    """Return a pipe that holds these numbers and then ends."""
     readable, writable = posix.pipe()
     posix.write(writable, b"".join(number.to_bytes(TICKET, "little") for number in numbers))
     posix.close(writable)
@@ -78,7 +78,7 @@ def _pipe_of(numbers: range) -> int:
 
 
 def _taken(tickets: int, items: range, step: int, parent: int) -> "Iterator[int]":
-    """The items of one ticket after the other, for as long as the parent lives."""
+    """Return the items of one ticket after the other, for as long as the parent lives."""
     while ticket := posix.read(tickets, TICKET):
         first = int.from_bytes(ticket, "little")
         for item in items[first : first + step]:

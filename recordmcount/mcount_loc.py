@@ -34,19 +34,19 @@ BLOCK = 4096
 
 
 def word_relocation(obj: "Object") -> int:
-    """The relocation type that fills a table word with an absolute address."""
+    """Return the relocation type that fills a table word with an absolute address."""
     if obj.machine == x86.EM_386:
         return x86.R_386_32
     return x86.R_X86_64_64 if obj.layout.is_64 else x86.R_X86_64_32
 
 
 def uses_rela(obj: "Object") -> bool:
-    """Whether the object's machine keeps addends in relocations (i386 keeps them in place)."""
+    """Tell whether the object's machine keeps addends in relocations (i386 keeps them in place)."""
     return obj.machine != x86.EM_386
 
 
 def encode(obj: "Object", runs: list[tuple[int, list[int]]]) -> tuple[bytes, bytes]:
-    """(table bytes, relocation bytes) for runs of (base symbol index, values), in order."""
+    """Return (table bytes, relocation bytes) for runs of (base symbol index, values), in order."""
     layout, relocation_type, rela = obj.layout, word_relocation(obj), uses_rela(obj)
     words: list[bytes] = []
     relocations: list[bytes] = []
@@ -70,7 +70,7 @@ def encode(obj: "Object", runs: list[tuple[int, list[int]]]) -> tuple[bytes, byt
 
 
 def _interleave(code: "Code", columns: "Sequence[bytes]") -> bytes:
-    """Rows of words from packed columns of words; `code` tells their size to `struct`."""
+    """Return rows of words from packed columns of words; `code` tells their size to `struct`."""
     rows = memoryview(bytearray(len(columns) * len(columns[0]))).cast(code)
     for i, column in enumerate(columns):
         rows[i :: len(columns)] = memoryview(column).cast(code)
@@ -127,7 +127,7 @@ def _distinct(offsets: list[int]) -> list[int]:
 
 
 def _in_columns(obj: "Object", index: int, relocations: list[int]) -> "tuple[Places, int] | None":
-    """(places, how many words name none) of a usual table, None of any other."""
+    """Return (places, how many words name none) of a usual table, None of any other."""
     layout = obj.layout
     if len(relocations) != 1 or obj.section_type(relocations[0]) != elf.SHT_RELA:
         return None
@@ -159,7 +159,7 @@ def _in_columns(obj: "Object", index: int, relocations: list[int]) -> "tuple[Pla
 
 
 def _word_by_word(obj: "Object", index: int, relocations: list[int]) -> "tuple[Places, int]":
-    """(places, how many words name none) of a table."""
+    """Return (places, how many words name none) of a table."""
     word, content = obj.layout.word, obj.content(index)
     # By offset of the word: (section index, section offset), None where it names no place.
     claims: dict[int, tuple[int, int] | None] = dict.fromkeys(

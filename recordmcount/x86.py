@@ -108,7 +108,7 @@ class CallForm:
         ALL_FORMS.append(self)
 
     def matches(self, code: bytes, field: int) -> bool:
-        """Whether `code` spells this call around the relocated field at index `field`."""
+        """Tell whether `code` spells this call around the relocated field at index `field`."""
         return (
             field >= len(self.prefix)
             and field + self.width + len(self.suffix) <= len(code)
@@ -180,7 +180,7 @@ UNSUPPORTED_TYPES: dict[int, frozenset[int]] = {
 def decode(
     machine: int, relocation_type: int, addend: int, code: bytes, field: int
 ) -> CallForm | None:
-    """The form of the call whose relocated field is at index `field` of `code`, or None."""
+    """Return the form of the call whose relocated field is at index `field` of `code`, or None."""
     for form in CALL_FORMS[machine].get(relocation_type, ()):
         if addend == form.addend and form.matches(code, field):
             return form
@@ -188,7 +188,7 @@ def decode(
 
 
 def is_unsupported_call(machine: int, relocation_type: int, code: bytes, field: int) -> bool:
-    """Whether the field belongs to a call of mcount in a form that no table entry can name.
+    """Tell whether the field belongs to a call of mcount in a form that no table entry can name.
 
     Besides the types above: clang's large model with -mretpoline loads the address and calls a
     thunk, `movabs $mcount, %r11; call __llvm_retpoline_r11`.
@@ -234,19 +234,19 @@ WIDEST_FIELD = 8
 
 
 def field_size(machine: int, relocation_type: int) -> int:
-    """How many bytes a relocation can touch, at most."""
+    """Tell how many bytes a relocation can touch, at most."""
     wide = machine == EM_X86_64 and relocation_type in WIDE_TYPES
     return WIDEST_FIELD if wide else 4
 
 
 def object_call(form: CallForm, *, in_place: bool) -> bytes:
-    """The call as it comes from a compiler: the field is the addend if that is in place, else 0."""
+    """Spell the call as compilers do: the field is the addend if that is in place, else 0."""
     field = (form.addend if in_place else 0).to_bytes(form.width, "little", signed=True)
     return form.prefix + field + form.suffix
 
 
 def object_nop(form: CallForm, relocation_type: int) -> bytes:
-    """The NOP in the place of a call in an object whose relocation becomes R_*_NONE meanwhile.
+    """Spell the NOP in the place of a call in an object; its relocation is R_*_NONE meanwhile.
 
     It tells what it replaced: the relocation's type in the lowest byte of the displacement; for
     `call *disp32(%reg)` the register as base (%rsp: there is none); for `movabs` the register's
@@ -265,7 +265,7 @@ def object_nop(form: CallForm, relocation_type: int) -> bytes:
 
 
 def object_nops(machine: int) -> dict[bytes, tuple[CallForm, int]]:
-    """Every NOP that `object_nop` gives -> (the form, the relocation's type) it tells."""
+    """Map every NOP that `object_nop` gives to the (form, type of relocation) it tells."""
     return {
         object_nop(form, relocation_type): (form, relocation_type)
         for relocation_type, forms in CALL_FORMS[machine].items()
@@ -320,7 +320,7 @@ class LinkedCall:
         self.length = len(prefix) + width + len(suffix)
 
     def operand(self, code: bytes) -> int | None:
-        """The signed operand, if `code` begins with this call."""
+        """Return the signed operand, if `code` begins with this call."""
         end = len(self.prefix) + self.width
         if not code.startswith(self.prefix) or not code.startswith(self.suffix, end):
             return None
@@ -329,7 +329,7 @@ class LinkedCall:
         return int.from_bytes(code[len(self.prefix) : end], "little", signed=True)
 
     def spell(self, operand: int) -> bytes | None:
-        """The call's bytes; None if the signed operand does not fit."""
+        """Return the call's bytes; None if the signed operand does not fit."""
         if not -1 << 8 * self.width - 1 <= operand < 1 << 8 * self.width - 1:
             return None
         return self.prefix + self._field(operand) + self.suffix
@@ -338,7 +338,7 @@ class LinkedCall:
         return operand.to_bytes(self.width, "little", signed=True)
 
     def spell_each(self, target: int, starts: "Sequence[int]") -> "list[bytes]":
-        """The calls at all `starts`; each must be in reach.
+        """Return the calls at all `starts`; each must be in reach.
 
         `target` is what the operand names: relative to the end of each field, or the operand.
         """
@@ -349,12 +349,12 @@ class LinkedCall:
         return list(map(pack, repeat(self.prefix), map(sub, repeat(at_zero), starts)))
 
     def nop_with(self, selector: int) -> bytes:
-        """The NOP that carries `selector` (0 to 255)."""
+        """Return the NOP that carries `selector` (0 to 255)."""
         at = self.selector_at
         return self.nop[:at] + bytes((selector,)) + self.nop[at + 1 :]
 
     def selector(self, code: bytes) -> int | None:
-        """The selector, if `code` begins with a NOP of this form."""
+        """Return the selector, if `code` begins with a NOP of this form."""
         if len(code) < self.length:
             return None
         found = code[self.selector_at]
@@ -362,7 +362,7 @@ class LinkedCall:
 
 
 def linked_calls(machine: int) -> tuple[LinkedCall, ...]:
-    """The calls that linkers leave or make.
+    """Return the calls that linkers leave or make.
 
     bfd, gold and lld relax `ff 15` to a call behind a prefix, mold (and bfd with
     -z call-nop=prefix-0x90) to a NOP and a call, of which the table names the NOP. bfd's
@@ -396,7 +396,7 @@ def _nop6_with(sib: int) -> bytes:
 
 
 def _linked_call_got_386(form: CallForm) -> LinkedCall:
-    """The register of the call is that of the NOP, nopw 0x0(%ebx,%eax,8); %esp is for none."""
+    """Let the NOP have the call's register, nopw 0x0(%ebx,%eax,8); %esp is for none."""
     without_base = form.prefix[1] == 0x15
     base = 4 if without_base else form.prefix[1] & 7
     return LinkedCall(
@@ -406,7 +406,7 @@ def _linked_call_got_386(form: CallForm) -> LinkedCall:
 
 
 def _linked_call_abs(form: CallForm) -> LinkedCall:
-    """The register's number goes into the second byte of the NOP's 4-byte displacement."""
+    """Let the second byte of the NOP's 4-byte displacement have the register's number."""
     at = form.length - 4
     nop = form.nop[:at] + bytes((0, form.prefix[1] - 0xB8, 0, 0))  # ... nopw 0x200(%rax,%rax,1)
     return LinkedCall(
@@ -415,7 +415,7 @@ def _linked_call_abs(form: CallForm) -> LinkedCall:
 
 
 def is_object_nop(code: bytes) -> bool:
-    """Whether `code` begins with a NOP that `object_nop` gives: by its index register, %rcx."""
+    """Tell whether `code` begins with a NOP of `object_nop`: by its index register, %rcx."""
     at = code.find(b"\x0f\x1f")  # nopl, behind prefixes only
     if at < 0 or code[:at].strip(b"\x66\x2e") or len(code) < at + 4:
         return False
@@ -434,7 +434,7 @@ _STUB_JUMPS = {EM_X86_64: (NO_REGISTER,), EM_386: (NO_REGISTER, 0xA3)}
 
 
 def plt_jump(machine: int, code: bytes) -> tuple[int, int, int] | None:
-    """(size in bytes, ModRM byte and signed displacement of its jump) of a PLT stub, or None.
+    """Decode a PLT stub: (size in bytes, ModRM byte and signed displacement of its jump), or None.
 
     Of one in .plt, .plt.sec or .plt.got: [endbr] [mov] [bnd] jmp *disp32.
     """
@@ -504,7 +504,7 @@ ADDRESSES = {
 
 
 def call(address: int, target: int, length: int = 5, machine: int = EM_X86_64) -> bytes | None:
-    """The call of `target`, `length` bytes long, for the site at `address`; None if out of reach.
+    """Spell the call of `target`, `length` bytes long, at `address`; None if out of reach.
 
     Both addresses are link-time virtual ones, or both run-time ones. Lengths 5 and 6 reach 2 GiB
     from the end of the site; in 32-bit code, whose addresses wrap around, everything. Lengths 12
@@ -524,7 +524,7 @@ def call(address: int, target: int, length: int = 5, machine: int = EM_X86_64) -
 
 
 def call_like(code: bytes, address: int, target: int, machine: int = EM_X86_64) -> bytes | None:
-    """As `call`, in place of the call `code`: by the register that its compiler knew to be free."""
+    """Spell it as `call` does, by the register of the call `code`, which is known to be free."""
     made = call(address, target, len(code), machine)
     if made is None or len(code) not in ABSOLUTE_CALLS:
         return made
@@ -532,7 +532,7 @@ def call_like(code: bytes, address: int, target: int, machine: int = EM_X86_64) 
 
 
 def jump(address: int, target: int, machine: int = EM_X86_64) -> bytes | None:
-    """The 5-byte jump to `target` for the site at `address`; None if out of reach as in `call`."""
+    """Spell the 5-byte jump to `target` at `address`; None if out of reach as in `call`."""
     return _branch(JUMP, address, target, machine)
 
 
@@ -548,7 +548,7 @@ _NOPL_LENGTHS = {NOPS[length][2:3]: length for length in (3, 4, 5, 7, 8)}  # by 
 
 
 def first_instruction(code: bytes) -> int:
-    """The length in bytes of the first instruction of what stands at a site; 0 if it is unknown.
+    """Measure the first instruction of what stands at a site, in bytes; 0 if it is unknown.
 
     Known are the calls, jumps and NOPs of this module. What a short jump skips counts as its own.
     """
@@ -566,12 +566,12 @@ def first_instruction(code: bytes) -> int:
 
 
 def is_address(machine: int, address: int, size: int = 1) -> bool:
-    """Whether the machine can have `size` bytes at `address`, without wrapping around."""
+    """Tell whether the machine can have `size` bytes at `address`, without wrapping around."""
     return any(address in part and address + size - 1 in part for part in ADDRESSES[machine])
 
 
 def _branch(opcode: bytes, address: int, target: int, machine: int) -> bytes | None:
-    """The branch whose operand of 4 bytes counts from its end."""
+    """Return the branch whose operand of 4 bytes counts from its end."""
     length = len(opcode) + 4
     if not is_address(machine, address, length) or not is_address(machine, target):
         return None

@@ -70,7 +70,7 @@ class ObjectSwitch:
         changes.add(offsets, group.numbers, *self.sites.turned(first))
 
     def _add_types(self, changes: _Changes, group: Group, first: Relocation) -> None:
-        """The type is the low part of r_info."""
+        """Add the changes of types, which are the low part of r_info."""
         layout, header = self._obj.layout, self._obj.headers[first.section]
         start, step = header[elf.SH_OFFSET] + layout.word, header[elf.SH_ENTSIZE]
         size = 4 if layout.is_64 else 1
@@ -86,7 +86,7 @@ class ObjectSwitch:
         return self._overlapped
 
     def _why_not(self, number: int) -> str:
-        """Why a site cannot be switched back and forth; empty if it can."""
+        """Tell why a site cannot be switched back and forth; empty if it can."""
         finding = self.sites.finding(number)
         if finding.state is State.FOREIGN:
             return finding.reason
@@ -117,7 +117,7 @@ class _Changes:
         self.sites += sites
 
     def batch(self, label: Callable[[int], str]) -> Batch:
-        """All changes in order of file offset; `label` names a site."""
+        """Return all changes in order of file offset; `label` names a site."""
         if not is_ascending(self.offsets):
             rows = sorted(zip(self.offsets, self.old, self.new, self.sites, strict=True))
             self.offsets, self.old, self.new, self.sites = map(list, zip(*rows, strict=True))

@@ -24,7 +24,7 @@ NARROW = 4  # bytes that most relocations fill, and at most if they are not x86.
 
 
 def overlapped(obj: Object, recorded: RelocatableSites) -> set[int]:
-    """The numbers of the sites that another relocation touches."""
+    """Return the numbers of the sites that another relocation touches."""
     counts = _Counts(obj)
     found = set()
     for part, first in zip(recorded.parts, recorded.firsts, strict=False):
@@ -38,7 +38,7 @@ def overlapped(obj: Object, recorded: RelocatableSites) -> set[int]:
 
 
 def _doubtful(obj: Object, part: Part, lengths: Sequence[int]) -> Sequence[int]:
-    """The numbers in a part of all sites that may be touched; `lengths` are by way."""
+    """Return the numbers in a part of all sites that may be touched; `lengths` are by way."""
     ways = bytes(part.column.ways)
     usual = positions(ways, set(ways) - {0}) if 0 in ways else range(len(ways))
     starts, entries = pick(part.column.starts, usual), pick(part.column.entries, usual)
@@ -70,7 +70,7 @@ def _doubtful(obj: Object, part: Part, lengths: Sequence[int]) -> Sequence[int]:
 def _near_others(
     offsets: list[int], own: list[int], starts: Sequence[int], ends: Sequence[int]
 ) -> Iterator[int]:
-    """Which of the sites the neighbours of their `own` relocations touch, if those are narrow."""
+    """Tell which sites the neighbours of their `own` relocations touch, if those are narrow."""
     if not own:
         return iter(())
     padded = [min(offsets[0], 0) - NARROW, *offsets, max(offsets[-1], ends[-1])]
@@ -83,7 +83,7 @@ def _near_others(
 
 
 def _under(offset: int, starts: Sequence[int], ends: Sequence[int]) -> Iterator[int]:
-    """The sites that the widest relocation at a section offset touches."""
+    """Return the sites that the widest relocation at a section offset touches."""
     first = bisect_left(starts, offset - x86.LONGEST_SITE)
     last = bisect_left(starts, offset + x86.WIDEST_FIELD, first)
     return (number for number in range(first, last) if ends[number] > offset)
@@ -100,7 +100,7 @@ class _Counts:
         self._fields: dict[int, list[tuple[int, int]]] = {}
 
     def count(self, section: int, offset: int, size: int) -> int:
-        """How many touch the `size` bytes at a section offset."""
+        """Tell how many touch the `size` bytes at a section offset."""
         if section not in self._fields:
             self._fields[section] = sorted(self._of(section))
         fields = self._fields[section]
@@ -109,7 +109,7 @@ class _Counts:
         return sum(at + width > offset for at, width in fields[first:end])
 
     def _of(self, section: int) -> Iterator[tuple[int, int]]:
-        """(section offset, width in bytes) of all relocations of a section."""
+        """Return (section offset, width in bytes) of all relocations of a section."""
         for index, text in calls.text_relocations(self._obj):
             if text != section:
                 continue

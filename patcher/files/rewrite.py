@@ -83,7 +83,7 @@ def _fill(target: int, file: ElfFile, batch: Batch, pieces: list[Piece]) -> None
 
 
 def _pieces(file: ElfFile, batch: Batch) -> Iterator[Piece]:
-    """The whole file, cut so that each site is in one piece."""
+    """Return the whole file, cut so that each site is in one piece."""
     at = done = 0
     for span in file.spans:
         first = bisect_left(batch.addresses, span.address)

@@ -91,12 +91,12 @@ def select(
 
 
 def count(table: Switchable, selected: Sequence[int]) -> dict[State, int]:
-    """How many of the selected sites are in each state."""
+    """Tell how many of the selected sites are in each state."""
     return {state: len(table.sites.where(selected, state)) for state in STATES}
 
 
 def plan(path: str, table: Switchable, selected: Sequence[int], state: State) -> Plan:
-    """What must change so that all `selected` sites are in `state`.
+    """Tell what must change so that all `selected` sites are in `state`.
 
     Raises CompareError if a site is foreign, or could not be brought into the state and back.
     """
@@ -125,7 +125,7 @@ def switch(file: ElfFile, wanted: Plan, out: str | None, *, dry_run: bool) -> st
 
 
 def warning(file: ElfFile, wanted: Plan) -> str:
-    """What has to be known of the result; empty if nothing."""
+    """Tell what has to be known of the result; empty if nothing."""
     makes_nops = wanted.state is State.NOP and len(wanted.numbers)
     is_module = file.object.type == elf.ET_REL and file.object.named(MODULE)
     return NOT_TO_LOAD if makes_nops and is_module else ""

@@ -81,7 +81,7 @@ class ElfFile:
         return self._path
 
     def read(self, address: int, size: int) -> bytes:
-        """`size` bytes of code at link-time virtual address `address`; ReadError outside of it."""
+        """Read `size` bytes of code at `address`; ReadError outside of it."""
         span = self._span(address, size)
         if span is None:
             raise ReadError(self._path, "no code from the file", address=address)
@@ -89,7 +89,7 @@ class ElfFile:
         return bytes(self._text(span)[at : at + size])
 
     def write(self, address: int, data: bytes) -> None:
-        """Change the copy at link-time virtual address `address`; WriteError outside of code."""
+        """Change the copy at `address`; WriteError outside of code."""
         span = self._span(address, len(data))
         if span is None:
             raise WriteError(self._path, "no code from the file", address=address)
@@ -98,16 +98,16 @@ class ElfFile:
         self._changed.add(span)
 
     def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        """What `read` gives for each address and size."""
+        """Read each size at its address, as `read` does."""
         return list(map(self.read, addresses, sizes))
 
     def scatter(self, addresses: Sequence[int], data: Sequence[bytes]) -> None:
-        """What `write` does with each address and data, in order."""
+        """Write each data at its address, in order, as `write` does."""
         for address, each in zip(addresses, data, strict=True):
             self.write(address, each)
 
     def sync(self) -> None:
-        """Nothing: no processor executes the copy."""
+        """Do nothing: no processor executes the copy."""
 
     def commit(self, path: str | None = None) -> None:
         """Replace the file, or write `path` instead. Raises WriteError; then no file has changed.

@@ -83,7 +83,7 @@ def failed(path: str, error: Error | OSError) -> dict[str, Any]:
 
 
 def in_words(path: str, error: Error | OSError) -> str:
-    """The one line that a person reads."""
+    """Return the one line that a person reads."""
     return f"{path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
 
 
@@ -113,7 +113,7 @@ def _change(site: Site, state: State) -> ChangedSite:
 
 
 def _types(site: Site, state: State) -> Types | None:
-    """The type of the relocation before and after a switch to `state`; None if linked."""
+    """Return the type of the relocation before and after a switch to `state`; None if linked."""
     if not site.relocation:
         return None
     none = x86.RELOCATION_NAMES[site.machine][x86.RELOCATION_NONE]

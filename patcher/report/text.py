@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def examined_lines(file: Examined) -> Iterator[str]:
-    """How many sites are in each state; then all of them, by state."""
+    """Tell how many sites are in each state; then all of them, by state."""
     yield counted(file["states"].items(), file["dead_entries"], file["repeated_entries"])
     for state in STATES:
         for site in file["sites"]:
@@ -25,7 +25,7 @@ def examined_lines(file: Examined) -> Iterator[str]:
 
 
 def switched_lines(file: Switched) -> Iterator[str]:
-    """Each site that changes: bytes, and in an object the type of its relocation."""
+    """Tell of each site that changes its bytes, and in an object the type of its relocation."""
     for site in file["changes"]:
         old, new = (bytes.fromhex(code).hex(" ") for code in (site["old"], site["new"]))
         types = site["relocation"]

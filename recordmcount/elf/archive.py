@@ -21,7 +21,7 @@ LONG_NAMES = b"//"
 
 
 def members(path: str, content: bytes) -> "Iterator[tuple[str, bytes]]":
-    """(name, contents) of each member of the archive `content`, special ones left out.
+    """Yield (name, contents) of each member of the archive `content`, but of special ones.
 
     Raises FormatError where the archive is broken or in another format (BSD).
     """
@@ -35,7 +35,7 @@ def members(path: str, content: bytes) -> "Iterator[tuple[str, bytes]]":
 
 
 def rebuild(path: str, content: bytes, new_member: "Callable[[str, bytes], bytes]") -> bytes:
-    """The archive `content` with every member replaced by new_member(name, its bytes).
+    """Return the archive `content` with every member replaced by new_member(name, its bytes).
 
     Where none changes, it is the very same. Raises FormatError as `members` does.
     """
@@ -63,7 +63,7 @@ def rebuild(path: str, content: bytes, new_member: "Callable[[str, bytes], bytes
 
 
 def _entries(path: str, content: bytes) -> "Iterator[tuple[int, bytes, bytes]]":
-    """(file offset of the header, header, contents) of each entry, the special ones included."""
+    """Yield (file offset of the header, header, contents) of each entry, special ones too."""
     at = len(MAGIC)
     while at < len(content):
         header = content[at : at + HEADER_SIZE]

@@ -14,7 +14,7 @@ NT_GNU_BUILD_ID = 3
 
 
 def build_id(view: LoadView) -> bytes:
-    """The descriptor of the NT_GNU_BUILD_ID note, empty if the loaded file has none."""
+    """Return the descriptor of the NT_GNU_BUILD_ID note, empty if the loaded file has none."""
     for segment in view.segments:
         if segment.type == PT_NOTE:
             notes = view.obj.read(segment.offset, segment.filesz, "the notes")
@@ -25,7 +25,7 @@ def build_id(view: LoadView) -> bytes:
 
 
 def _notes(notes: bytes) -> Iterator[tuple[bytes, int, bytes]]:
-    """(name, type, descriptor) of each; name and descriptor are padded to 4 bytes (gABI)."""
+    """Return (name, type, descriptor) of each; name and descriptor are padded to 4 bytes (gABI)."""
     at = 0
     while at + 12 <= len(notes):
         name_size, size, note_type = (

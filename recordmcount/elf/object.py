@@ -113,13 +113,13 @@ class Layout:
         return info & (0xFFFFFFFF if self.is_64 else 0xFF)
 
     def words(self, content: bytes) -> "Sequence[int]":
-        """`content` as signed little-endian words, without a copy where the processor allows."""
+        """View `content` as signed little-endian words, without a copy where that can be."""
         if byteorder == "little":
             return memoryview(content).cast("q" if self.is_64 else "i")
         return unpack(f"<{len(content) // self.word}{'q' if self.is_64 else 'i'}", content)
 
     def column(self, content: bytes, place: int, size: int) -> list[int]:
-        """The signed word at byte `place` of each entry, which are of `size` bytes."""
+        """Return the signed word at byte `place` of each entry, which are of `size` bytes."""
         words = self.words(content)[place // self.word :: size // self.word]
         return words.tolist() if isinstance(words, memoryview) else list(words)
 
@@ -273,27 +273,27 @@ class Object:
         return names
 
     def section(self, index: int) -> Section:
-        """Section `index`; FormatError where there is none."""
+        """Return section `index`; FormatError where there is none."""
         if not 0 <= index < len(self.headers):
             raise FormatError(self.path, f"there is no section {index}")
         header = self.headers[index]
         return Section(index, string_at(self._names, header[SH_NAME]), header)
 
     def named(self, name: bytes) -> list[int]:
-        """The indices of all sections of exactly this name."""
+        """Return the indices of all sections of exactly this name."""
         places = string_places(self._names, name)
         if not places:
             return []
         return [i for i, header in enumerate(self.headers) if header[SH_NAME] in places]
 
     def of_type(self, *types: int) -> list[int]:
-        """The indices of all sections of these types, in file order."""
+        """Return the indices of all sections of these types, in file order."""
         column = self.header_table[SH_TYPE_AT :: self.layout.shdr.size]
         candidates = positions(column, {each & 0xFF for each in types})
         return [index for index in candidates if self.headers[index][SH_TYPE] in types]
 
     def content(self, index: int) -> bytes:
-        """The bytes of section `index` (none for SHT_NOBITS)."""
+        """Return the bytes of section `index` (none for SHT_NOBITS)."""
         section = self.section(index)
         if section.type == SHT_NOBITS:
             return b""
@@ -309,7 +309,7 @@ class Object:
         return table
 
     def section_type(self, index: int) -> int:
-        """sh_type of section `index`, or 0 (SHT_NULL) where there is no such section."""
+        """Return sh_type of section `index`, or 0 (SHT_NULL) where there is no such section."""
         return self.headers[index][SH_TYPE] if 0 <= index < len(self.headers) else 0
 
     @property
@@ -403,7 +403,7 @@ class Object:
         return size // self.layout.sym.size
 
     def _symbol_pieces(self) -> "Iterator[tuple[int, bytes]]":
-        """(index of the first, bytes) of the symbols, CHUNK at a time: most need but the first."""
+        """Yield (index of the first, bytes) of CHUNK symbols at a time: most need but the first."""
         size = self.layout.sym.size
         for first in range(0, self.symbol_count, CHUNK):
             count = min(CHUNK, self.symbol_count - first)
@@ -411,7 +411,7 @@ class Object:
             yield first, self.read(start, count * size, f"section {self.symtab}")
 
     def symbols_named(self, names: "Iterable[bytes]") -> frozenset[int]:
-        """The indices of all symbols that have one of these names."""
+        """Return the indices of all symbols that have one of these names."""
         size = self.layout.sym.size
         places = self._name_places(sorted(names, key=len))
         patterns = {place.to_bytes(4, "little") for place in places}  # st_name
@@ -424,7 +424,7 @@ class Object:
         )
 
     def _name_places(self, names: list[bytes]) -> set[int]:
-        """Where in the symbols' string table these names, shortest first, can be named."""
+        """Find where in the symbols' string table these names, shortest first, can be named."""
         places: set[int] = set()
         if self.symtab is None:
             return places
@@ -449,7 +449,7 @@ class Object:
         return places
 
     def raw_symbols(self) -> "Iterator[RawSymbol]":
-        """Every symbol in order as (name, value, size, info, other, shndx), shndx resolved.
+        """Return every symbol in order as (name, value, size, info, other, shndx), shndx resolved.
 
         `name` is an offset into `symbol_names`; `value` of an ET_REL file is a section offset.
         """
@@ -505,7 +505,7 @@ class Object:
         return int.from_bytes(self._shndx[4 * symbol : 4 * symbol + 4], "little")
 
     def extended_shndx(self, index: int) -> bytes:
-        """The contents of SHT_SYMTAB_SHNDX section `index`, 4 bytes for each symbol."""
+        """Return the contents of SHT_SYMTAB_SHNDX section `index`, 4 bytes for each symbol."""
         content = self.content(index)
         if len(content) != 4 * self.symbol_count:
             raise FormatError(self.path, f"section {index} is not one word for each symbol")
@@ -514,7 +514,7 @@ class Object:
     # --- relocations --------------------------------------------------------------------------
 
     def relocation_pieces(self, index: int) -> range:
-        """The numbers of the pieces, CHUNK entries each, that relocation section `index` has.
+        """Number the pieces, CHUNK entries each, of relocation section `index`.
 
         Piece by piece the work stays in the processor's cache, and can be shared.
         """
@@ -524,7 +524,7 @@ class Object:
     def relocations_naming(
         self, index: int, symbols: frozenset[int], pieces: range
     ) -> "Iterator[Relocations]":
-        """The relocations in `pieces` of section `index` that name one of `symbols`, in order."""
+        """Yield the relocations in `pieces` of section `index` that name one of `symbols`."""
         layout = self.layout
         low_bytes = {symbol & 0xFF for symbol in symbols}
         entry, offset, size = self._relocation_section(index)
@@ -552,7 +552,7 @@ class Object:
                 yield found
 
     def relocated(self, index: int, numbers: range) -> tuple[list[int], bytes]:
-        """(section offsets, lowest bytes of the types) of some relocations of section `index`."""
+        """Read (section offsets, lowest bytes of the types) of some relocations of a section."""
         entry, offset, size = self._relocation_section(index)
         numbers = range(size // entry.size)[numbers.start : numbers.stop]
         content = self.read(
@@ -562,7 +562,7 @@ class Object:
         return offsets, content[self.layout.word :: entry.size]
 
     def relocations(self, index: int) -> "Iterator[Relocation]":
-        """All relocations of section `index`, in file order."""
+        """Return all relocations of section `index`, in file order."""
         entry, at, size = self._relocation_section(index)
         layout = self.layout
         content = self.read(at, size, f"relocation section {index}")
@@ -575,7 +575,7 @@ class Object:
             )
 
     def _relocation_section(self, index: int) -> tuple[Struct, int, int]:
-        """(format of an entry, file offset, size in bytes) of a relocation section."""
+        """Return (format of an entry, file offset, size in bytes) of a relocation section."""
         header = self.headers[index]
         offset, size = header[SH_OFFSET], header[SH_SIZE]
         entry = self.layout.rela if header[SH_TYPE] == SHT_RELA else self.layout.rel
@@ -585,18 +585,18 @@ class Object:
 
 
 def in_place(content: bytes, field: int) -> int:
-    """The addend of a REL relocation, which stands in the 4-byte field itself."""
+    """Return the addend of a REL relocation, which stands in the 4-byte field itself."""
     return int.from_bytes(content[field : field + 4], "little", signed=True)
 
 
 def string_at(table: bytes, offset: int) -> str:
-    """The string at `offset` of a string table; empty where the offset is outside of it."""
+    """Return the string at `offset` of a string table; empty where the offset is outside of it."""
     end = table.find(b"\0", offset)
     return table[offset:end].decode("utf-8", "backslashreplace") if end >= 0 else ""
 
 
 def string_places(table: bytes, name: bytes) -> set[int]:
-    """Where in a string table `name` can be named: offsets, the tails of longer names included."""
+    """Find at which offsets of a string table `name` stands, as a tail of longer names too."""
     places = set()
     terminated = name + b"\0"
     at = table.find(terminated)

@@ -54,7 +54,7 @@ class Segment:
         self.memsz = memsz
 
     def holds(self, vaddr: int, size: int) -> bool:
-        """Whether `size` bytes at link-time virtual address `vaddr` come from the file."""
+        """Tell whether `size` bytes at link-time virtual address `vaddr` come from the file."""
         return self.vaddr <= vaddr and vaddr + size <= self.vaddr + self.filesz
 
 
@@ -91,7 +91,7 @@ class LoadView:
         self.dynamic = self._read_dynamic()
 
     def file_offset(self, vaddr: int, size: int, *, executable: bool = False) -> int | None:
-        """The file offset of `size` bytes at link-time virtual address `vaddr`, or None.
+        """Return the file offset of `size` bytes at link-time virtual address `vaddr`, or None.
 
         None where no PT_LOAD segment has them all from the file; with `executable`, where that
         segment is not executable.
@@ -105,12 +105,12 @@ class LoadView:
         return segment.offset + vaddr - segment.vaddr
 
     def loads(self, section: Section, *, executable: bool = False) -> bool:
-        """Whether the section's bytes are what is loaded at its address, `executable` or not."""
+        """Tell whether the section's bytes are what is loaded there, and `executable`, if asked."""
         offset = self.file_offset(section.vaddr, section.size, executable=executable)
         return offset == section.offset and section.type != elf.SHT_NOBITS
 
     def read(self, vaddr: int, size: int, what: str) -> bytes:
-        """`size` bytes at link-time virtual address `vaddr`; FormatError where there are none."""
+        """Read `size` bytes at link-time virtual address `vaddr`, or raise FormatError."""
         offset = self.file_offset(vaddr, size)
         if offset is None:
             raise FormatError(
@@ -119,7 +119,7 @@ class LoadView:
         return self.obj.read(offset, size, what)
 
     def word(self, vaddr: int) -> int:
-        """The unsigned word at link-time virtual address `vaddr`, as the file has it."""
+        """Return the unsigned word at link-time virtual address `vaddr`, as the file has it."""
         return int.from_bytes(self.read(vaddr, self.obj.layout.word, "a word"), "little")
 
     # --- the dynamic segment ------------------------------------------------------------------
@@ -138,7 +138,7 @@ class LoadView:
         return entries
 
     def symbol(self, index: int) -> tuple[bytes, int, int]:
-        """(name, st_value, st_shndx) of a dynamic symbol; FormatError where there is none."""
+        """Read (name, st_value, st_shndx) of a dynamic symbol, or raise FormatError."""
         layout, dynamic = self.obj.layout, self.dynamic
         if DT_SYMTAB not in dynamic or DT_STRTAB not in dynamic:
             raise FormatError(self.obj.path, "a dynamic relocation names a symbol; there are none")
@@ -155,7 +155,7 @@ class LoadView:
         return strings.partition(b"\0")[0], value, shndx
 
     def relocations(self) -> Iterator[DynamicRelocations]:
-        """The dynamic relocations, table by table: DT_RELR, DT_RELA, DT_REL, DT_JMPREL.
+        """Return the dynamic relocations, table by table: DT_RELR, DT_RELA, DT_REL, DT_JMPREL.
 
         Raises FormatError where there are others, in a format that is not supported.
         """
@@ -217,7 +217,7 @@ def _segments(obj: Object) -> list[Segment]:
 
 
 def _loaded(path: str, segments: list[Segment]) -> list[Segment]:
-    """The PT_LOAD segments in ascending order; FormatError if an address is in two of them."""
+    """Sort the PT_LOAD segments; FormatError if an address is in two of them."""
     loaded = [one for one in segments if one.type == PT_LOAD and (one.memsz or one.filesz)]
     loaded.sort(key=lambda segment: segment.vaddr)
     for before, segment in pairwise(loaded):
@@ -228,7 +228,7 @@ def _loaded(path: str, segments: list[Segment]) -> list[Segment]:
 
 
 def _relr_slots(table: bytes, word: int) -> Iterator[int]:
-    """The addresses in a DT_RELR table.
+    """Return the addresses in a DT_RELR table.
 
     An even word is an address; an odd one is a bitmap of the words that follow the last.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def named(obj: Object, names: Sequence[bytes]) -> Iterator[tuple[bytes, int, int, int]]:
-    """(name, st_value, st_info, st_shndx) of .symtab's and .dynsym's symbols of these names."""
+    """Yield (name, st_value, st_info, st_shndx) of the symbols of these names in both tables."""
     size = obj.layout.sym.size
     for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
         section = obj.section(index)
@@ -46,7 +46,7 @@ def named(obj: Object, names: Sequence[bytes]) -> Iterator[tuple[bytes, int, int
 
 
 def _places(strings: bytes, names: Sequence[bytes]) -> dict[bytes, bytes]:
-    """st_name, as its four bytes, -> name, wherever in the string table one of `names` is."""
+    """Map st_name, as its four bytes, to the name, for each place of one of `names`."""
     places = {}
     absent: tuple[bytes, ...] = ()
     for name in sorted(names, key=len):
@@ -62,7 +62,7 @@ def _places(strings: bytes, names: Sequence[bytes]) -> dict[bytes, bytes]:
 
 
 def _fields(obj: Object, fields: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """(st_value, st_size, st_info, st_shndx) of a symbol's fields."""
+    """Return (st_value, st_size, st_info, st_shndx) of a symbol's fields."""
     if obj.layout.is_64:
         _name, info, _other, shndx, value, size = fields
     else:
@@ -98,7 +98,7 @@ class Functions:
         self._sections: dict[int, _Column] | None = None
 
     def at(self, section: int, place: int) -> tuple[str | None, int]:
-        """(name, distance in bytes to its start) of the function at a place; (None, 0) if none.
+        """Find the function at a place: (name, bytes from its start), (None, 0) if there is none.
 
         A symbol at the very place names it. Else one whose size covers it does. Only then the last
         one before it does, if how far that reaches is not known: it has no size, and does not stand
@@ -119,7 +119,7 @@ class Functions:
         return self._name(row), place - row[_START]
 
     def names(self, section: int, start: int) -> tuple[str, ...]:
-        """All names of the function that begins at a place, each once, the best first."""
+        """Return all names of the function that begins at a place, each once, the best first."""
         column = self._column(section)
         first, end = bisect_left(column.starts, start), bisect_right(column.starts, start)
         return tuple(dict.fromkeys(map(self._name, reversed(column.rows[first:end]))))
@@ -132,7 +132,7 @@ class Functions:
         return row is not None and row[_START] == place and row[_RANK] >= _LEAST_FUNCTION
 
     def _name(self, row: _Row) -> str:
-        """The name of a function. Each is read once, and all together are not longer than usual."""
+        """Read the name of a function, once; all names together may not be too long."""
         key = row[_TABLE], row[_NAME]
         name = self._names.get(key)
         if name is None:
@@ -181,7 +181,7 @@ class _Column:
         self._reaching: list[int] = []
 
     def reaching(self) -> list[int]:
-        """For each row the number of that which ends last, of it and all before it."""
+        """Number, for each row, the one that ends last of it and all before it."""
         if not self._reaching:
             ends = [(row[_START] + row[_SIZE], number) for number, row in enumerate(self.rows)]
             self._reaching = [number for _, number in accumulate(ends, max)]
@@ -189,5 +189,5 @@ class _Column:
 
 
 def in_function(name: str, distance: int) -> str:
-    """`function` or `function+0xdistance`."""
+    """Say `function`, or `function+0xdistance`."""
     return f"{name}+{distance:#x}" if distance else name

@@ -68,7 +68,7 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
 
 
 def describe(counts: tuple[int, ...]) -> str:
-    """The counts of a result in words."""
+    """Return the counts of a result in words."""
     recorded, turned_off, references = counts
     return f"{recorded} recorded, {turned_off} made NOPs, {references} other references"
 
@@ -169,7 +169,7 @@ def _describe_plan(obj: "Object", plan: Plan) -> "list[str]":
 
 
 def _open(path: str, *, read_only: bool) -> tuple[int, bool]:
-    """(file descriptor, whether it is open for writing and locked); never blocks on a FIFO."""
+    """Open a file: (its descriptor, whether that is for writing too, and locked)."""
     fd, writable = _open_once(path, read_only=read_only)
     if writable:
         commit.lock(fd)
@@ -192,7 +192,7 @@ def _open_once(path: str, *, read_only: bool) -> tuple[int, bool]:
 
 
 def _reader(fd: int, size: int) -> "Callable[[int, int], bytes]":
-    """read(offset, size) for a file; most of what is read is in its tail, which is read once."""
+    """Make read(offset, size) for a file; most of that is in its tail, which is read once."""
     start = max(0, size - TAIL)
     pread = reader(fd)
     tail = pread(start, TAIL)
@@ -206,7 +206,7 @@ def _reader(fd: int, size: int) -> "Callable[[int, int], bytes]":
 
 
 def _whole(fd: int, size: int) -> bytes:
-    """The first `size` bytes of a file; one system call gives at most 2 GiB."""
+    """Return the first `size` bytes of a file; one system call gives at most 2 GiB."""
     data = b""
     while more := posix.pread(fd, size - len(data), len(data)):
         data += more

@@ -51,7 +51,7 @@ class NewSections:
         self._change(section, {elf.SH_INFO: info})
 
     def finish(self) -> tuple[bytes, bytes]:
-        """(the new ELF header, the bytes to append)."""
+        """Return (the new ELF header, the bytes to append)."""
         obj = self._obj
         self._change(obj.shstrndx, {elf.SH_OFFSET: obj.size, elf.SH_SIZE: len(self._names)})
         fields = list(obj.layout.ehdr.unpack(obj.header))

@@ -74,7 +74,7 @@ class Table:
 
 
 def make_plan(obj: "Object", found: "Found", options: "Options") -> Plan:
-    """The plan for one object; false (no edits, no header) where there is nothing to do.
+    """Return the plan for one object; false (no edits, no header) where there is nothing to do.
 
     Raises FormatError where a sound table cannot be made.
     """
@@ -101,7 +101,7 @@ def make_plan(obj: "Object", found: "Found", options: "Options") -> Plan:
 
 
 def is_recorded(obj: "Object", section: int, options: "Options") -> bool:
-    """Whether calls in text section `section` get entries; otherwise they become NOPs."""
+    """Tell whether calls in text section `section` get entries; otherwise they become NOPs."""
     text = obj.section(section)
     if not text.flags & elf.SHF_ALLOC:
         return False  # never loaded: an entry would name somebody else's memory
@@ -111,7 +111,7 @@ def is_recorded(obj: "Object", section: int, options: "Options") -> bool:
 def _to_nops(
     obj: "Object", part: "SectionSites", rewritten: dict[int, bytearray]
 ) -> "list[tuple[int, bytes]]":
-    """Edits that turn the calls of `part` into NOPs and their relocations into R_*_NONE.
+    """Return edits that turn the calls of `part` into NOPs and their relocations into R_*_NONE.
 
     A relocation section that is written anew as a whole is changed there, in `rewritten`.
     """
@@ -133,7 +133,7 @@ def _to_nops(
 def _tables(
     obj: "Object", found: "Found", recorded: "list[SectionSites]", options: "Options"
 ) -> list[Table]:
-    """One table for all text sections, but for each that may be dropped at link time its own.
+    """Plan one table for all sections, but for each that may be dropped at link time its own.
 
     A section in a group goes with its group, so its table is a member of it. With --gc-sections
     any section may go: SHF_LINK_ORDER ties each table to its text. Only then: mold puts tables
@@ -161,7 +161,7 @@ def _in_group(obj: "Object", section: int) -> bool:
 
 
 def _group_of(obj: "Object") -> dict[int, int]:
-    """Member section index -> index of the SHT_GROUP section that lists it."""
+    """Map each member section to the SHT_GROUP section that lists it, by index."""
     groups = {}
     for index in obj.of_type(elf.SHT_GROUP):
         content = obj.content(index)
@@ -175,7 +175,7 @@ def _group_of(obj: "Object") -> dict[int, int]:
 def base_symbols(
     obj: "Object", sections: set[int], *, local_only: bool
 ) -> dict[int, tuple[int, int]]:
-    """Section index -> (symbol index, st_value) of the first symbol an entry can be based on.
+    """Map each section to the first symbol an entry can be based on: (symbol index, st_value).
 
     Never a weak one, which another object may override, and never an IFUNC, whose address is
     that of a PLT entry. With `local_only`, no global one either: in a shared object its address
@@ -229,7 +229,7 @@ def _append_tables(obj: "Object", plan: Plan) -> dict[int, bytearray]:
 
 
 def _runs(one: Table, bases: dict[int, tuple[int, int]]) -> list[tuple[int, list[int]]]:
-    """The table's entries as (base symbol, values relative to it), part by part."""
+    """Return the table's entries as (base symbol, values relative to it), part by part."""
     runs = []
     for part in one.parts:
         symbol, value = bases[part.section]
@@ -240,7 +240,7 @@ def _runs(one: Table, bases: dict[int, tuple[int, int]]) -> list[tuple[int, list
 def _bases(
     obj: "Object", tables: list[Table], new_sections: NewSections
 ) -> tuple[dict[int, tuple[int, int]], dict[int, bytearray]]:
-    """The base of each section's entries, section symbols added where there is none to use.
+    """Find the base of each section's entries; section symbols are added where there is none.
 
     (section -> (symbol index, st_value), relocation sections to replace in place). Tables that
     are resolved at run time or are dropped with a group must not depend on a global symbol.

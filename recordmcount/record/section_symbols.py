@@ -124,7 +124,7 @@ def _relocations(obj: "Object", index: int, result: Renumbering) -> bytearray:
 
 
 def _call_graph_profile(content: bytes, result: Renumbering) -> bytes:
-    """Entries of 16 bytes: from and to as 4-byte symbol indices, an 8-byte weight."""
+    """Renumber entries of 16 bytes: from and to, 4-byte symbol indices, and an 8-byte weight."""
     entries = []
     for at in range(0, len(content), 16):
         ends = (content[at : at + 4], content[at + 4 : at + 8])
@@ -134,7 +134,7 @@ def _call_graph_profile(content: bytes, result: Renumbering) -> bytes:
 
 
 def _address_significance(obj: "Object", index: int, result: Renumbering) -> bytes:
-    """Symbol indices in ULEB128 (LLVM's extensions to ELF, SHT_LLVM_ADDRSIG)."""
+    """Renumber symbol indices in ULEB128 (LLVM's extensions to ELF, SHT_LLVM_ADDRSIG)."""
     out = bytearray()
     symbol = shift = 0
     for byte in obj.content(index):

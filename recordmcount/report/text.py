@@ -32,7 +32,7 @@ def lines(files: Sequence[ReportedFile], *, colour: bool = False) -> Iterator[st
 
 
 def _table(file: ReportedFile, colour: bool) -> Iterator[str]:
-    """A heading and one line for each row; names stand last, where their length does no harm."""
+    """Lay out a heading and rows; names stand last, where their length does no harm."""
     if not file["sites"]:
         return
     position = "offset" if file["type"] == "object" else "address"
@@ -68,7 +68,7 @@ def _summary(file: ReportedFile) -> str:
 
 
 def _counts(sites: Iterable[ReportedSite]) -> list[str]:
-    """How many sites there are, how many have an entry, and how many entries name no site."""
+    """Tell how many sites there are, how many have an entry, and how many entries name no site."""
     states = dict.fromkeys(STATES, 0)
     recorded = 0
     for site in sites:

@@ -176,12 +176,12 @@ def _add(found: Found, part: "Part", answer: "Answer") -> None:
 
 
 def _range(values: "Sequence[int]") -> tuple[int, int]:
-    """(least, greatest)."""
+    """Return (least, greatest)."""
     return (values[0], values[-1]) if is_ascending(values) else (min(values), max(values))
 
 
 def _parts(obj: "Object", pairs: list[tuple[int, int]], processes: int) -> "list[Part]":
-    """What there is to search, in order; for several processes cut into pieces."""
+    """Tell what there is to search, in order; for several processes cut into pieces."""
     parts = []
     for index, target in pairs:
         pieces = obj.relocation_pieces(index)
@@ -192,7 +192,7 @@ def _parts(obj: "Object", pairs: list[tuple[int, int]], processes: int) -> "list
 
 
 def text_relocations(obj: "Object") -> list[tuple[int, int]]:
-    """(relocation section, text section) pairs, in file order."""
+    """Return (relocation section, text section) pairs, in file order."""
     headers = obj.headers
     pairs = []
     total = 0
@@ -227,7 +227,7 @@ class _Search:
         self.branch_infos = {obj.layout.info(symbol, branch) for symbol in symbols}
 
     def part(self, part: "Part") -> "Answer":
-        """What is in one part, in values that can go from process to process."""
+        """Tell what is in one part, in values that can go from process to process."""
         relocations, target, pieces = part
         code = _Code(self.obj, target)
         seen = _Seen()
@@ -258,7 +258,7 @@ class _Search:
         return bytes(map(known.__getitem__, infos))
 
     def plain_calls(self, code: "_Code", piece: "Relocations") -> list[int] | None:
-        """Section offsets of the instructions if all are plain 5-byte calls, else None.
+        """Return section offsets of the instructions if all are plain 5-byte calls, else None.
 
         This is the bulk path: whole columns are compared, and nothing is decided site by site.
         """
@@ -374,7 +374,7 @@ class _Code:
             raise FormatError(self._obj.path, "relocation outside the section", name, high)
 
     def around(self, low: int, high: int) -> tuple[int, bytes]:
-        """(section offset of the first byte, bytes) that hold every field from `low` to `high`.
+        """Read (section offset of the first byte, bytes) around every field from `low` to `high`.
 
         A byte stands before the first instruction even where the section begins with it: a NUL.
         """

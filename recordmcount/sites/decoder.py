@@ -59,15 +59,15 @@ class Way:
         self.nop = nop
 
     def call(self, vaddr: int) -> bytes | None:
-        """The call at `vaddr`, None where the target is out of reach."""
+        """Return the call at `vaddr`, None where the target is out of reach."""
         return self.form.spell(self.address - _origin(self.form, vaddr, self.base))
 
     def reaches(self, vaddrs: Sequence[int]) -> bool:
-        """Whether there is a call from each of ascending `vaddrs`."""
+        """Tell whether there is a call from each of ascending `vaddrs`."""
         return all(self.call(vaddr) is not None for vaddr in (*vaddrs[:1], *vaddrs[-1:]))
 
     def turned(self, vaddrs: Sequence[int], state: State) -> list[bytes]:
-        """The bytes in `state` at each of `vaddrs`; there must be some."""
+        """Return the bytes in `state` at each of `vaddrs`; there must be some."""
         if state is State.CALL:
             return self.form.spell_each(self.address - self.base, vaddrs)
         return [self.nop] * len(vaddrs) if self.nop is not None else []
@@ -121,7 +121,7 @@ class Decoder:
         self._highest = obj.layout.highest
 
     def decode(self, vaddr: int, before: bytes, text: bytes) -> Found:
-        """What `text` is, which stands at `vaddr`, and `before` in front of it.
+        """Tell what `text` is, which stands at `vaddr`, and `before` in front of it.
 
         `text` should be x86.LONGEST_SITE bytes, and `before` an endbr's; less where code ends.
         """
@@ -174,7 +174,7 @@ class Decoder:
     def expected(
         self, vaddr: int, text: bytes, forms: Sequence[LinkedCall] = ()
     ) -> tuple[bytes, ...]:
-        """The calls that could stand at a foreign site, where `text` does.
+        """Return the calls that could stand at a foreign site, where `text` does.
 
         Of one of these forms, in which other sites of the image stand, if there are any; and of
         those that `text` begins with, if it does.
@@ -208,14 +208,14 @@ class Decoder:
         return Found(code, way, is_marked=bool(selector))
 
     def _is_entry(self, vaddr: int, before: bytes) -> bool:
-        """Whether a function's first instruction but for an endbr is at `vaddr`."""
+        """Tell whether a function's first instruction but for an endbr is at `vaddr`."""
         name, distance = self._code.function_at(vaddr)
         distances = (0, len(before)) if before in x86.ENDBR else (0,)
         is_first = name is not None and distance in distances
         return is_first and self._code.begins_function(vaddr - distance)
 
     def _restored(self, vaddr: int, nop: bytes) -> bytes | None:
-        """The call that a NOP, read back, would be turned into."""
+        """Return the call that a NOP, read back, would be turned into."""
         for other in self._forms:
             selector = other.selector(nop)
             if selector is not None:
@@ -224,12 +224,12 @@ class Decoder:
         return None
 
     def _nop_for(self, form: LinkedCall, number: int) -> bytes | None:
-        """The marked NOP for a call of that target; None if it has no room for that."""
+        """Return the marked NOP for a call of that target; None if it has no room for that."""
         count = len(self._reached[form])
         return form.nop_with(number << 4 | count) if count <= MOST_TARGETS else None
 
     def _selected(self, form: LinkedCall, selector: int, nop: bytes) -> tuple[Way | None, str]:
-        """(the way, "") that the selector of a NOP means, or (None, why there is none)."""
+        """Return (the way, "") that the selector of a NOP means, or (None, why there is none)."""
         reached = self._reached[form]
         number, count = divmod(selector, 16)
         what = "slots" if form.through_slot else "functions and stubs"
@@ -238,21 +238,21 @@ class Decoder:
         return Way(State.NOP, form, *reached[number], nop), ""
 
     def _is_relocated(self, vaddr: int, length: int) -> bool:
-        """Whether a relocation of up to 8 bytes touches the `length` bytes at `vaddr`."""
+        """Tell whether a relocation of up to 8 bytes touches the `length` bytes at `vaddr`."""
         number = bisect_left(self._relocated, vaddr - 7)
         return number < len(self._relocated) and self._relocated[number] < vaddr + length
 
     # --- many at once -------------------------------------------------------------------------
 
     def way_for_many(self, found: Found) -> Way | None:
-        """The way that `found` stands in, if others can be compared with it."""
+        """Return the way that `found` stands in, if others can be compared with it."""
         way = found.way
         can = way is not None and way.nop is not None and found.is_marked and not self._relocated
         return way if can else None
 
 
 def _reached(form: LinkedCall, targets: Targets) -> list[tuple[int, int, str]]:
-    """(base, address, name) of all that a call of this form can reach mcount by.
+    """Return (base, address, name) of all that a call of this form can reach mcount by.
 
     The base is that of the GOT in the register of an i386 call, and 0 for all others.
     """
@@ -262,7 +262,7 @@ def _reached(form: LinkedCall, targets: Targets) -> list[tuple[int, int, str]]:
 
 
 def _origin(form: LinkedCall, vaddr: int, base: int) -> int:
-    """What the operand of a call at `vaddr` counts from, as a link-time virtual address."""
+    """Tell what the operand of a call at `vaddr` counts from, as a link-time virtual address."""
     if form.origin == x86.FROM_END:
         return vaddr + len(form.prefix) + form.width
     return base

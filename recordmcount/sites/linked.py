@@ -112,7 +112,7 @@ class LinkedSites:
         return map(self.__getitem__, range(len(self)))
 
     def at(self, vaddr: int) -> Site:
-        """The site at a link-time virtual address, which must be one's."""
+        """Return the site at a link-time virtual address, which must be one's."""
         return self[bisect_left(self.vaddrs, vaddr)]
 
     def names(self, number: int) -> tuple[str, ...]:
@@ -136,11 +136,11 @@ class LinkedSites:
         return [number for number, way in ways if way is None or way.nop is None]
 
     def columns(self, numbers: Sequence[int]) -> tuple[Sequence[int], Sequence[bytes]]:
-        """(link-time virtual addresses, the bytes that stand there) of ascending `numbers`."""
+        """Return (link-time virtual addresses, bytes that stand there) of ascending `numbers`."""
         return pick(self.vaddrs, numbers), pick(self.codes, numbers)
 
     def turned(self, numbers: Sequence[int], state: State) -> Sequence[bytes]:
-        """The bytes in `state` of ascending `numbers`, of which none is irreversible."""
+        """Return the bytes in `state` of ascending `numbers`, of which none is irreversible."""
         column = self._ways_of(numbers)
         if not column.strip(column[:1]):  # all alike, or none
             return self._turned(column[0], numbers, state) if column else []
@@ -151,7 +151,7 @@ class LinkedSites:
         return _merged(column, turned)
 
     def _turned(self, way_number: int, numbers: Sequence[int], state: State) -> list[bytes]:
-        """The bytes in `state` of sites that stand in one way, or each alone if that is 0."""
+        """Spell sites in `state` that stand in one way, or if that is 0 each alone."""
         if way_number:
             return self._ways[way_number - 1].turned(pick(self.vaddrs, numbers), state)
         ways = [(self._alone[number].way, self.vaddrs[number]) for number in numbers]
@@ -165,7 +165,7 @@ class LinkedSites:
     # --- decoding -----------------------------------------------------------------------------
 
     def alone(self, number: int) -> Found:
-        """What stands at a site, by a look at it alone."""
+        """Tell what stands at a site, by a look at it alone."""
         vaddr = self.vaddrs[number]
         return self._decoder.decode(vaddr, *self._code.around(vaddr))
 
@@ -250,6 +250,6 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> LinkedSites:
 
 
 def _merged(ways: bytes, columns: dict[int, list[bytes]]) -> list[bytes]:
-    """One column of several: each value from the column of its way, in order."""
+    """Return one column of several: each value from the column of its way, in order."""
     each = {way: iter(column) for way, column in columns.items()}
     return [next(each[way]) for way in ways]

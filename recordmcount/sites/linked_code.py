@@ -32,7 +32,7 @@ class LinkedCode:
         self._starts = [section.vaddr for section in self._sections]
 
     def pieces(self, vaddrs: list[int]) -> Iterator[tuple[range, int, bytes]]:
-        """All `vaddrs`, which ascend, in groups: (their indices, an address, the bytes from there).
+        """Group ascending `vaddrs`: (their indices, an address, the bytes from there).
 
         Behind the last of a group there are x86.LONGEST_SITE bytes, or less where a section ends.
         Raises FormatError where one is not in code that is loaded from the file.
@@ -56,7 +56,7 @@ class LinkedCode:
             first = last
 
     def around(self, vaddr: int) -> tuple[bytes, bytes]:
-        """(ENDBR_SIZE bytes before, x86.LONGEST_SITE at `vaddr`), less where a section ends."""
+        """Read (ENDBR_SIZE bytes before `vaddr`, LONGEST_SITE from it), less at a section's end."""
         section = self._section(vaddr)
         at = vaddr - section.vaddr
         before = min(at, ENDBR_SIZE)
@@ -66,7 +66,7 @@ class LinkedCode:
         return content[:before], content[before:]
 
     def place(self, vaddr: int) -> tuple[str, int]:
-        """(section name, file offset) of `vaddr`."""
+        """Return (section name, file offset) of `vaddr`."""
         section = self._section(vaddr)
         offset = section.offset + vaddr - section.vaddr
         if self._view.file_offset(vaddr, 1, executable=True) != offset:
@@ -78,7 +78,7 @@ class LinkedCode:
         return section.name, offset
 
     def function_at(self, vaddr: int) -> tuple[str | None, int]:
-        """(name, distance to its start) of the function at `vaddr`; (None, 0) if there is none."""
+        """Find the function at `vaddr`: (name, bytes from its start), (None, 0) if none is."""
         section = self._section_at(vaddr)
         return self._functions.at(section.index, vaddr) if section else (None, 0)
 
@@ -88,7 +88,7 @@ class LinkedCode:
         return section is not None and self._functions.begins(section.index, vaddr)
 
     def names(self, start: int, vaddr: int) -> tuple[str, ...]:
-        """All names of the function that begins at `start`, in the section that `vaddr` is in."""
+        """Return all names of the function that begins at `start`, in the section of `vaddr`."""
         return self._functions.names(self._section(vaddr).index, start)
 
     def _section_at(self, vaddr: int) -> Section | None:
@@ -106,7 +106,7 @@ class LinkedCode:
         return section
 
     def _is_loaded(self, section: Section, start: int, end: int) -> bool:
-        """Whether all bytes from `start` to before `end` are loaded as code, by one segment."""
+        """Tell whether all bytes from `start` to before `end` are loaded as code by one segment."""
         offset = section.offset + start - section.vaddr
         return self._view.file_offset(start, end - start, executable=True) == offset
 

@@ -43,7 +43,7 @@ class Part(NamedTuple):
     recorded: bytes
 
     def only_recorded(self) -> Part:
-        """The sites of the section that a table has an entry for."""
+        """Return the sites of the section that a table has an entry for."""
         if all(self.recorded):
             return self
         column = Column(
@@ -113,16 +113,16 @@ class RelocatableSites:
         return map(self.__getitem__, range(len(self)))
 
     def finding(self, number: int) -> Finding:
-        """What stands at a site, without the names that a Site has."""
+        """Tell what stands at a site, without the names that a Site has."""
         part, at = self._at(number)
         return self._content.finding(Place(part.section, part.column.starts[at]), part.column, at)
 
     def turned(self, relocation: Relocation) -> tuple[bytes, bytes]:
-        """(call, NOP): the bytes in either state of a site with this relocation."""
+        """Return (call, NOP): the bytes in either state of a site with this relocation."""
         return self._content.turned(relocation)
 
     def _at(self, number: int) -> tuple[Part, int]:
-        """(the part that has a site, its number therein)."""
+        """Return (the part that has a site, its number therein)."""
         index = bisect_right(self.firsts, number) - 1
         return self.parts[index], number - self.firsts[index]
 
@@ -158,13 +158,13 @@ class RelocatableSites:
         return [number for number in numbers if not self._ways[number]] if 0 in self._ways else []
 
     def code(self, number: int) -> bytes:
-        """The bytes that stand at a site."""
+        """Return the bytes that stand at a site."""
         part, at = self._at(number)
         place = Place(part.section, part.column.starts[at])
         return self._content.code.at(place, self.finding(number).length)
 
     def only_recorded(self) -> RelocatableSites:
-        """The sites that a table has an entry for, as a table of their own."""
+        """Return the sites that a table has an entry for, as a table of their own."""
         parts = [part.only_recorded() for part in self.parts]
         return RelocatableSites(self._content, parts, self._entries)
 
@@ -205,7 +205,7 @@ class _Content:
         self.findings |= foreign
 
     def finding(self, place: Place, column: Column, number: int) -> Finding:
-        """What stands at a place that has this number in a column."""
+        """Tell what stands at a place that has this number in a column."""
         if not column.ways[number]:
             return self.findings[place]
         way = self.usual.ways[column.ways[number] - 1]
@@ -213,13 +213,13 @@ class _Content:
         return Finding(way.state, way.form.length, way.form.name, relocation=known)
 
     def turned(self, known: Relocation) -> tuple[bytes, bytes]:
-        """(call, NOP): the bytes in either state of a site with this relocation."""
+        """Return (call, NOP): the bytes in either state of a site with this relocation."""
         in_place = self.obj.section_type(known.section) == elf.SHT_REL
         call = x86.object_call(known.form, in_place=in_place)
         return call, x86.object_nop(known.form, known.type)
 
     def _named(self, place: Place) -> Finding | None:
-        """What stands at a place, if a relocation or an entry named it so far."""
+        """Tell what stands at a place, if a relocation or an entry named it so far."""
         column = self.usual.columns.get(place.section)
         number = column.find(place.offset) if column else -1
         if place in self.findings or column is None or number < 0:
@@ -237,7 +237,7 @@ class _Content:
                         self.findings[place] = single.claimed(place, self.code, self._named)
 
     def parts(self, named: dict[int, list[int]]) -> Iterator[Part]:
-        """All places by section."""
+        """Return all places by section."""
         unusual: dict[int, dict[int, int]] = defaultdict(dict)
         for place, finding in self.findings.items():
             known = finding.relocation
@@ -254,14 +254,14 @@ class _Content:
 
 
 def _shifted(numbers: Sequence[int], by: int) -> Sequence[int]:
-    """The numbers, each less `by`."""
+    """Return the numbers, each less `by`."""
     if isinstance(numbers, range):
         return range(numbers.start - by, numbers.stop - by)
     return [number - by for number in numbers]
 
 
 def _merged(column: Column, unusual: dict[int, int]) -> Column:
-    """All in order; where both say something, what is unusual counts.
+    """Merge both in order; where both say something, what is unusual counts.
 
     It is given as start -> number of the relocation.
     """

@@ -28,7 +28,7 @@ def select(
 
 
 def _functions(table: SiteTable) -> dict[str, list[int]]:
-    """The numbers of the sites in each function, by each of its names."""
+    """Return the numbers of the sites in each function, by each of its names."""
     functions: dict[str, list[int]] = {}
     for number in range(len(table)):
         for name in table.names(number):
@@ -37,7 +37,7 @@ def _functions(table: SiteTable) -> dict[str, list[int]]:
 
 
 def _like(functions: dict[str, list[int]], globs: Sequence[str], idle: list[str]) -> set[int]:
-    """The sites in functions like one of `globs`; `idle` is given those that are like none."""
+    """Find the sites in functions like one of `globs`; `idle` is given the globs like none."""
     import re
     from fnmatch import translate
 
@@ -52,5 +52,5 @@ def _like(functions: dict[str, list[int]], globs: Sequence[str], idle: list[str]
 
 
 def _as_names_are(glob: str) -> str:
-    """A glob of the command line, its bytes that are not UTF-8 spelled as in names of functions."""
+    """Spell the bytes of a glob that are not UTF-8 as they are in names of functions."""
     return glob.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -85,7 +85,7 @@ def _marked_nop(
     number: int,
     addend: int | None,
 ) -> tuple[Place, Finding] | None:
-    """The NOP that tells which call it replaced, if its relocation fits that; REL has no addend."""
+    """Find the NOP that tells which call it replaced, if its relocation fits; REL has no addend."""
     for nop, (form, relocation_type) in marked.items():
         if around.holds(nop, len(form.prefix)) and addend in (None, form.addend):
             known = Relocation(section, number, form, relocation_type)
@@ -135,7 +135,7 @@ class ObjectCode:
         )
 
     def section(self, index: int) -> Section:
-        """Section `index`; FormatError where there is none."""
+        """Return section `index`; FormatError where there is none."""
         if index not in self._sections:
             self._sections[index] = self._obj.section(index)
         return self._sections[index]
@@ -164,9 +164,9 @@ class _Around(NamedTuple):
     code: bytes
 
     def holds(self, site: bytes, prefix: int) -> bool:
-        """Whether `site` stands there, whose field comes after so many bytes."""
+        """Tell whether `site` stands there, whose field comes after so many bytes."""
         return self.before.endswith(site[:prefix]) and self.code.startswith(site[prefix:])
 
     def start(self, form: CallForm) -> Place:
-        """Where the site of this form begins."""
+        """Find where the site of this form begins."""
         return Place(self.field.section, self.field.offset - len(form.prefix))

@@ -64,7 +64,7 @@ class Site(NamedTuple):
         )  # fmt: skip
 
     def turned(self, state: State) -> bytes | None:
-        """The site's bytes in `state`, None where it cannot be brought there and back."""
+        """Return the site's bytes in `state`, None where it cannot be brought there and back."""
         if state is self.state:
             return self.code
         return self.call if state is State.CALL else self.nop

@@ -75,7 +75,7 @@ class Words:
                     self.names[slot] = named[info]
 
     def _add_values(self, relocations: DynamicRelocations) -> None:
-        """Of wanted slots; where two relocations fill one, the later counts."""
+        """Add the values of wanted slots; where two relocations fill one, the later counts."""
         slots, infos, addends = relocations.slots, relocations.infos, relocations.addends
         highest = self.view.obj.layout.highest
         if addends is None:
@@ -90,7 +90,7 @@ class Words:
                 self.values[slot] = base + addend & highest
 
     def _base(self, info: int) -> int | None:
-        """What a relocation with this r_info adds its addend to, None if it cannot be told."""
+        """Tell what a relocation with this r_info adds its addend to, None if it cannot be told."""
         view, layout = self.view, self.view.obj.layout
         absolute = x86.R_386_32 if view.obj.machine == x86.EM_386 else x86.R_X86_64_64
         known = (R_RELATIVE, absolute, mcount_loc.word_relocation(view.obj))
@@ -101,13 +101,13 @@ class Words:
         return value if shndx != elf.SHN_UNDEF else None
 
     def value(self, slot: int, content: int) -> int | None:
-        """The link-time address in the word at `slot`, of which the file has `content`."""
+        """Return the link-time address in the word at `slot`, of which the file has `content`."""
         fixed = content if self.view.obj.type == elf.ET_EXEC else None
         return self.values.get(slot, fixed)
 
 
 def _ascending_runs(relocations: DynamicRelocations) -> Iterator[DynamicRelocations]:
-    """The relocations, cut where slots do not ascend: linkers sort all or most of them."""
+    """Return the relocations, cut where slots do not ascend: linkers sort all or most of them."""
     slots, infos, addends = relocations.slots, relocations.infos, relocations.addends
     cuts = compress(range(1, len(slots)), map(ge, slots, slots[1:]))
     for start, end in pairwise([0, *cuts, len(slots)]):
@@ -175,14 +175,14 @@ class Targets:
 
 
 def _got_bases(view: LoadView, gots: Sequence[Section]) -> list[int]:
-    """The table of the loader first, which is what most linkers mean."""
+    """List the tables, that of the loader first: it is what most linkers mean."""
     of_the_loader = [view.dynamic[DT_PLTGOT]] if DT_PLTGOT in view.dynamic else []
     by_name = sorted(gots, key=lambda section: section.name != ".got.plt")
     return list(dict.fromkeys(of_the_loader + [section.vaddr for section in by_name]))
 
 
 def _definitions(view: LoadView, names: list[bytes]) -> dict[int, str]:
-    """Link-time virtual address -> name, of the functions of these names the image defines."""
+    """Map link-time virtual addresses to names: of mcount, where the image defines it."""
     found: dict[int, bytes] = {}
     for name, value, info, shndx in symbols.named(view.obj, names):
         if (

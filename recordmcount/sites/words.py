@@ -30,12 +30,12 @@ def label_of(
 
 
 def sites_in_words(number: int) -> str:
-    """`1 site`, `2 sites`."""
+    """Say `1 site`, `2 sites`."""
     return f"{number} site{'s' * (number != 1)}"
 
 
 def odd_entries(dead: int, repeated: int) -> list[str]:
-    """`1 dead entry`, `2 repeated entries`, if there are any."""
+    """Say `1 dead entry`, `2 repeated entries`, if there are any."""
     return [
         f"{number} {what} {'entry' if number == 1 else 'entries'}"
         for number, what in ((dead, "dead"), (repeated, "repeated"))
