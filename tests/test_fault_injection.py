@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 # The start with the fewest system calls.
 # What is imported only when it is needed, and may then not be there.
-LATE_IMPORTS = ("archive", "section_symbols")
+LATE_IMPORTS = ("archive", "filetype", "section_symbols")
 # No file is behind these; and without memory the interpreter ends as it likes.
 OF_THE_PROCESS = frozenset(
     ("execve", "exit_group", "brk", "mmap", "munmap", "mremap", "mprotect", "madvise",
