@@ -36,7 +36,7 @@ MIXED = "it executes a mix of old and new bytes"
 STALE = "it calls through a stale target: the protocol has ended, and what was called is gone"
 
 
-def nobody(_address: int) -> Steps[int | None]:
+def knows_no_breakpoint(_address: int) -> Steps[int | None]:
     """Handle no breakpoint: the handler of a machine that knows none."""
     yield from ()
     return None
@@ -54,7 +54,7 @@ class Scenario(NamedTuple):
     steps: Callable[[], Steps[None]]
     cpus: int
     nmi: Callable[[], Steps[None]] | None = None
-    int3: Callable[[int], Steps[int | None]] = nobody
+    int3: Callable[[int], Steps[int | None]] = knows_no_breakpoint
     zero_at_end: tuple[str, ...] = ()
 
 
