@@ -1,11 +1,11 @@
-"""Read, compare, write, serialise, read back; and the check that every change of code passes.
+"""Changes code in memory: compares, writes, serialises, reads back.
 
 Two engines change code, and no third. Memory (a `TextMemory`: a buffer, a process, the copy of a
-file) is changed through `modify_batch`, or while others run by a protocol, whose steps call the
-same `verify` and `read_back`. A file is changed by `files.rewrite`, which compares each site in the
-bytes that it copies. Both begin with `check_shape`, both compare every site before the result can
-be seen by anybody, and neither writes anything but sites. What to write is decided elsewhere, from
-static tables; here nothing is looked for. (`tests/test_engines.py` holds this.)
+file) is changed through `modify_batch`, or while CPUs execute it by a protocol, whose steps call
+the same `verify` and `read_back`. A file is changed by `files.rewrite`, which compares each site in
+the bytes that it copies. Both begin with `check_shape`, both compare every site before anyone can
+see the result, and neither writes anything but sites. What to write is decided elsewhere, from
+static tables; nothing is searched for here. (`tests/test_engines.py` checks all this.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Change:
-    """At `address`, `old` must stand and `new`, of equal length, shall. `symbol` is for people."""
+    """Replace `old` at `address` by `new`, of equal length; `symbol` is for messages."""
 
     __slots__ = ("address", "old", "new", "symbol")
 
@@ -39,9 +39,9 @@ class Change:
 class Batch:
     """Many changes as columns of equal length, in ascending order of address.
 
-    `symbol` tells the name of what is at an address; it is asked for messages only. `check` raises
-    ReadError where a site must not even be read, as its address is something else's by now; it is
-    called before each comparison. Iterating gives each Change.
+    `symbol` returns the symbol at an address, for messages. `check` raises ReadError if a site must
+    not even be read, since something else has its address by now; it is called before each
+    comparison. Iteration yields each Change.
     """
 
     __slots__ = ("addresses", "old", "new", "symbol", "check")
@@ -62,7 +62,7 @@ class Batch:
 
     @classmethod
     def of(cls, changes: Iterable[Change]) -> Batch:
-        """The changes, sorted."""
+        """Make a batch of changes in any order."""
         ordered = sorted(changes, key=lambda change: change.address)
         symbols = {change.address: change.symbol for change in ordered}
         return cls(
@@ -83,8 +83,8 @@ class Batch:
 def modify_code(memory: TextMemory, address: int, old: bytes, new: bytes, symbol: str = "") -> None:
     """Write `new` at `address` if `old` stands there.
 
-    Raises ReadError (EFAULT), CompareError (EINVAL) or WriteError (EPERM); only after the last of
-    them something may have been written.
+    Raises ReadError (EFAULT), CompareError (EINVAL) or WriteError (EPERM); only before a WriteError
+    may something have been written.
     """
     modify_batch(memory, Batch.of([Change(address, old, new, symbol)]))
 
@@ -92,7 +92,7 @@ def modify_code(memory: TextMemory, address: int, old: bytes, new: bytes, symbol
 def modify_batch(memory: TextMemory, batch: Batch) -> None:
     """Make all changes of the batch, or none if one of them does not verify.
 
-    Raises ReadError, CompareError or WriteError. A WriteError can come after some sites were
+    Raises ReadError, CompareError or WriteError. Before a WriteError some sites may have been
     written; each site then has all of its old bytes or all of its new ones.
     """
     verify(memory, batch)
@@ -104,9 +104,9 @@ def modify_batch(memory: TextMemory, batch: Batch) -> None:
 
 
 def verify(memory: TextMemory, batch: Batch) -> None:
-    """Compare every site with what must stand there; nothing is written.
+    """Compare every site with its old bytes, and write nothing.
 
-    Raises ReadError, and CompareError where the bytes differ or two changes overlap.
+    Raises ReadError, or CompareError if bytes or lengths differ or two changes overlap.
     """
     sizes = check_shape(memory.path, batch)
     batch.check()
@@ -117,11 +117,11 @@ def verify(memory: TextMemory, batch: Batch) -> None:
 
 
 def check_shape(path: str, batch: Batch) -> list[int]:
-    """The sizes in bytes of the sites. Raises CompareError where two changes overlap."""
+    """Return the sizes of the sites. Raises CompareError if two overlap or lengths differ."""
     sizes = list(map(len, batch.old))
     if sizes != list(map(len, batch.new)):
         number = _first(map(ne, sizes, map(len, batch.new)))
-        raise _mismatch(path, batch, number, b"", "a change of another length")
+        raise _mismatch(path, batch, number, b"", "the new code is of another length than the old")
     distances = list(map(sub, batch.addresses[1:], batch.addresses))
     if min(distances, default=0) < max(sizes, default=0) and any(map(gt, sizes, distances)):
         number = _first(map(gt, sizes, distances)) + 1
@@ -130,14 +130,14 @@ def check_shape(path: str, batch: Batch) -> list[int]:
 
 
 def different(path: str, batch: Batch, number: int, actual: bytes) -> CompareError:
-    """The error that other bytes than the old ones stand at one site of the batch."""
+    """Make the error for a site of the batch, by its number, where other bytes stand than `old`."""
     what = f"{actual.hex(' ')} stands here, not {batch.old[number].hex(' ')}"
     return _mismatch(path, batch, number, actual, what)
 
 
 def read_back(memory: TextMemory, batch: Batch) -> None:
-    """Compare every site with what was written there. Raises ReadError, WriteError."""
-    batch.check()  # again, for by now the CPUs may run
+    """Compare every site with its new bytes. Raises ReadError, or WriteError if they differ."""
+    batch.check()  # again, for the CPUs may run by now
     actual = memory.gather(batch.addresses, list(map(len, batch.new)))
     if actual != list(batch.new):
         number = _first(map(ne, actual, batch.new))
@@ -149,7 +149,7 @@ def read_back(memory: TextMemory, batch: Batch) -> None:
 
 
 def _first(flags: Iterator[bool]) -> int:
-    """The number of the first true one; there is one."""
+    """Find the number of the first true flag; there must be one."""
     return next(number for number, flag in enumerate(flags) if flag)
 
 

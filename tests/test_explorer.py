@@ -31,18 +31,18 @@ from patcher.protocols.steps import (
     Write,
 )
 from recordmcount.x86 import INT3, first_instruction
-from tools.explorer.__main__ import main, tell
+from tools.explorer.__main__ import main, try_case
 from tools.explorer.model import MIXED, STALE, UNHANDLED, Model, Scenario
 from tools.explorer.mutations import Transformation, changed, without
 from tools.explorer.scenarios import (
     Case,
     batch,
-    breaking,
+    breakpoint_scenario,
     mutants,
     mutated,
+    nmi_scenario,
     proofs,
-    stopping,
-    under_nmis,
+    stop_machine_scenario,
     with_nmis,
 )
 from tools.explorer.schedule import lines
@@ -56,7 +56,7 @@ CALLS = batch("call->call", "near")
 
 def executed(found: Exploration, *, in_nmi: bool) -> set[object]:
     """What was executed as a whole: (site, offset in it, bytes)."""
-    return {what for inside, kind, what in found.deeds if (inside, kind) == (in_nmi, "executes")}
+    return {what for inside, verb, what in found.acts if (inside, verb) == (in_nmi, "executes")}
 
 
 def of_every_site(changes: Batch) -> set[object]:
@@ -87,11 +87,11 @@ def test_a_protocol_holds_and_everything_that_may_happen_does(name: str) -> None
     if scenario.nmi:
         assert executed(found, in_nmi=True) == of_every_site(scenario.batch)
     if name.startswith("nmi"):
-        assert (True, "does", Write) in found.deeds
+        assert (True, "does", Write) in found.acts
     if name.startswith("breakpoint"):
         for in_nmi in {False, scenario.nmi is not None}:
             for site in range(len(scenario.batch)):
-                assert {(in_nmi, "hits", site), (in_nmi, "skips", site)} <= found.deeds
+                assert {(in_nmi, "hits", site), (in_nmi, "skips", site)} <= found.acts
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -174,7 +174,11 @@ def test_what_the_design_wants_broken_is_among_the_mutants() -> None:
     ],
 )
 def test_what_a_mutant_lacks_besides_is_not_what_breaks_it(besides: Transformation) -> None:
-    for scenario in (stopping(CALLS, 1), under_nmis(CALLS, 1), breaking(CALLS, 1)):
+    for scenario in (
+        stop_machine_scenario(CALLS, 1),
+        nmi_scenario(CALLS, 1),
+        breakpoint_scenario(CALLS, 1),
+    ):
         assert explore(Model(mutated(scenario, besides))).schedule is None
 
 
@@ -249,7 +253,7 @@ def test_sets_of_seen_values_stand_for_every_order_of_fetches() -> None:
 
 
 def test_nothing_is_lost_by_taking_equal_cpus_for_one_another() -> None:
-    model = Model(breaking(CALLS, 2))
+    model = Model(breakpoint_scenario(CALLS, 2))
     all_states = set(every_state(model))
     assert {model.normal(state) for state in all_states} < all_states
     assert explore(model).states == len({model.normal(state) for state in all_states})
@@ -328,21 +332,24 @@ def knows_no_count(address: int) -> Steps[int | None]:
 @pytest.mark.parametrize(
     ("scenario", "violation"),
     [
-        (mutated(breaking(CALLS, 1), down_before_the_last_sync), UNHANDLED),
-        (mutated(breaking(CALLS, 1), without(Write, 1)), "other bytes"),
-        (mutated(breaking(CALLS, 1), first_only(1)), MIXED),
-        (mutated(breaking(CALLS, 1), first_only(2)), "not what was planned"),
-        (mutated(breaking(CALLS, 1), first_only(3)), "not what was planned"),
-        (mutated(breaking(CALLS, 1), without(Add, 1), without(Add, 2)), UNHANDLED),
-        (breaking(CALLS, 1)._replace(int3=knows_the_first), UNHANDLED),
-        (breaking(CALLS, 1)._replace(int3=knows_no_count), UNHANDLED),
-        (mutated(under_nmis(CALLS, 1), filled_after_the_flag), "never filled"),
-        (mutated(under_nmis(CALLS, 1), flag_without_fence), MIXED),
-        (mutated(under_nmis(CALLS, 1), without(Stop)), MIXED),
-        (mutated(under_nmis(CALLS, 1), without(Write)), "other bytes"),
-        (under_nmis(CALLS, 1)._replace(nmi=with_nmis(stopping(CALLS, 1)).nmi), MIXED),
-        (mutated(stopping(CALLS, 1), without(Stop)), MIXED),
-        (mutated(stopping(CALLS, 1), without(Resume, None, Fence())), "left stopped"),
+        (mutated(breakpoint_scenario(CALLS, 1), down_before_the_last_sync), UNHANDLED),
+        (mutated(breakpoint_scenario(CALLS, 1), without(Write, 1)), "other bytes"),
+        (mutated(breakpoint_scenario(CALLS, 1), first_only(1)), MIXED),
+        (mutated(breakpoint_scenario(CALLS, 1), first_only(2)), "not what was planned"),
+        (mutated(breakpoint_scenario(CALLS, 1), first_only(3)), "not what was planned"),
+        (mutated(breakpoint_scenario(CALLS, 1), without(Add, 1), without(Add, 2)), UNHANDLED),
+        (breakpoint_scenario(CALLS, 1)._replace(int3=knows_the_first), UNHANDLED),
+        (breakpoint_scenario(CALLS, 1)._replace(int3=knows_no_count), UNHANDLED),
+        (mutated(nmi_scenario(CALLS, 1), filled_after_the_flag), "never filled"),
+        (mutated(nmi_scenario(CALLS, 1), flag_without_fence), MIXED),
+        (mutated(nmi_scenario(CALLS, 1), without(Stop)), MIXED),
+        (mutated(nmi_scenario(CALLS, 1), without(Write)), "other bytes"),
+        (
+            nmi_scenario(CALLS, 1)._replace(nmi=with_nmis(stop_machine_scenario(CALLS, 1)).nmi),
+            MIXED,
+        ),
+        (mutated(stop_machine_scenario(CALLS, 1), without(Stop)), MIXED),
+        (mutated(stop_machine_scenario(CALLS, 1), without(Resume, None, Fence())), "left stopped"),
     ],
 )
 def test_other_faults_of_a_protocol_are_found_too(scenario: Scenario, violation: str) -> None:
@@ -357,7 +364,7 @@ def found_in(scenario: Scenario) -> str:
 
 def test_a_call_that_was_fetched_before_the_end_is_stale_after_it() -> None:
     changes = Batch.of([Change(0x1000, b"\xe8\x01\x00\x00\x00", b"\xe8\x02\x00\x00\x00", "a")])
-    scenario = stopping(changes, 1)  # one byte changes: there is nothing to mix
+    scenario = stop_machine_scenario(changes, 1)  # one byte changes: there is nothing to mix
     assert found_in(mutated(scenario, without(Stop), without(Resume, None, Fence()))) == STALE
     assert explore(Model(scenario)).schedule is None
 
@@ -374,7 +381,7 @@ def test_a_cpu_sees_its_own_stores_at_once_and_others_those_that_are_visible() -
 
     same = Batch.of([Change(0x1000, SHORT.old[0], SHORT.old[0], "same")])
     for lowered in ("not seen", "seen", "not yet"):
-        scenario = Scenario(same, steps, cpus=1, nmi=nmi_steps, lowered=(lowered,))
+        scenario = Scenario(same, steps, cpus=1, nmi=nmi_steps, zero_at_end=(lowered,))
         found = explore(Model(scenario)).schedule
         assert (found is None) == (lowered == "not seen")
 
@@ -388,12 +395,12 @@ def test_a_wait_that_never_ends_is_seen() -> None:
 
 
 def test_code_that_is_not_as_planned_is_seen() -> None:
-    scenario = mutated(breaking(CALLS, 1), without(Write, 3), without(ReadBack))
+    scenario = mutated(breakpoint_scenario(CALLS, 1), without(Write, 3), without(ReadBack))
     assert found_in(scenario) == "the protocol has ended, and the code is not what was planned"
 
 
 def test_a_count_that_is_left_up_is_seen() -> None:
-    scenario = mutated(breaking(CALLS, 1), without(Add, 2))
+    scenario = mutated(breakpoint_scenario(CALLS, 1), without(Add, 2))
     assert found_in(scenario) == f"the protocol has ended, and {int3.MODIFYING} is not 0"
 
 
@@ -402,7 +409,9 @@ def test_a_handler_that_skips_another_length_is_seen() -> None:
         length = yield from int3.handler(CALLS, address)
         return length and length - 1
 
-    assert "int3 that nobody handles" in found_in(breaking(CALLS, 1)._replace(int3=short))
+    assert "int3 that nobody handles" in found_in(
+        breakpoint_scenario(CALLS, 1)._replace(int3=short)
+    )
 
 
 # The command
@@ -422,8 +431,8 @@ def test_it_prints_what_holds_and_the_schedule_of_what_breaks(
 def test_a_mutant_that_survives_and_a_protocol_that_breaks_are_failures(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    assert not tell(Case("survivor", breaking(CALLS, 1), MIXED))
-    assert not tell(Case("broken", MUTANTS["breakpoint without sync 1"].scenario))
+    assert not try_case(Case("survivor", breakpoint_scenario(CALLS, 1), MIXED))
+    assert not try_case(Case("broken", MUTANTS["breakpoint without sync 1"].scenario))
     out = capfd.readouterr().out
     assert "holds, and should break\n" in out
     assert "breaks, and should hold\n" in out

@@ -77,7 +77,7 @@ class World:
         self,
         start: int = START,
         protocol: ModuleType = stop_machine,
-        nops: Mapping[int, bytes] = records.FILES_OWN,
+        nops: Mapping[int, bytes] = records.NO_PREFERRED_NOPS,
     ) -> None:
         self.memory = Memory(start, 4 * SIZE)
         self.machine = Stoppable(self.memory)
@@ -136,7 +136,7 @@ ONE, TWO = Ops("one", TRACER), Ops("two", OTHER_TRACER)
 
 
 @pytest.mark.parametrize(
-    ("flags", "target", "users", "verb"),
+    ("flags", "target", "tracing", "verb"),
     [
         (Flags.NONE, None, [], Verb.IGNORE),
         (Flags.NONE, None, [ONE], Verb.MAKE_CALL),
@@ -151,13 +151,13 @@ ONE, TWO = Ops("one", TRACER), Ops("two", OTHER_TRACER)
         (Flags.ENABLED, None, [ONE], Verb.MODIFY_CALL),
     ],
 )
-def test_the_verb_follows_from_the_record_and_its_users(
-    flags: Flags, target: int | None, users: list[Ops], verb: Verb
+def test_the_verb_follows_from_the_record_and_its_ops(
+    flags: Flags, target: int | None, tracing: list[Ops], verb: Verb
 ) -> None:
     record = Record(loaded_at(START), loaded_at(START).points[0])
     record.target = target
-    assert records.verb(record, users, LIST, flags) is verb
-    assert records.verb(record, users, LIST, flags | Flags.DISABLED) is Verb.IGNORE
+    assert records.verb(record, tracing, LIST, flags) is verb
+    assert records.verb(record, tracing, LIST, flags | Flags.DISABLED) is Verb.IGNORE
 
 
 # --- modules --------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_nops_are_those_of_the_processor_before_any_is_executed(family: str) -> 
     assert world.at(hook.address) == nops[5]
 
 
-def test_a_live_module_is_traced_by_the_users_that_were_there_before() -> None:
+def test_a_live_module_is_traced_by_the_ops_that_were_there_before() -> None:
     world = World()
     world.ftrace.register(Ops("tracer", TRACER, ("open", "setup")))
     module = world.live(loaded_at(START))
@@ -282,11 +282,11 @@ def test_a_new_module_at_the_addresses_of_an_old_one_has_its_own_records() -> No
     assert world.bugs == []
 
 
-# --- users ----------------------------------------------------------------------------------------
+# --- ops ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("user", "traced"),
+    ("ops", "traced"),
     [
         (Ops("all"), "open read setup"),
         (Ops("a glob", filter=("*e*",)), "open read setup"),
@@ -300,22 +300,22 @@ def test_a_new_module_at_the_addresses_of_an_old_one_has_its_own_records() -> No
     ],
     ids=lambda value: value.name if isinstance(value, Ops) else None,
 )
-def test_filters_are_globs_and_regexes_and_notrace_wins(user: Ops, traced: str) -> None:
+def test_filters_are_globs_and_regexes_and_notrace_wins(ops: Ops, traced: str) -> None:
     world = World()
     module = world.live(loaded_at(START))
-    world.ftrace.register(user)
+    world.ftrace.register(ops)
     calling = [point.symbol for point in module.points if world.at(point.address) != NOP]
     assert " ".join(calling) == traced
 
 
-def test_a_function_is_known_by_any_of_its_names_and_without_one_only_to_unfiltered_users() -> None:
+def test_a_function_is_known_by_any_of_its_names_and_without_one_only_to_unfiltered_ops() -> None:
     assert Ops("u", filter=("alias",)).traces(("name", "alias"))
     assert not Ops("u", notrace=("alias",)).traces(("name", "alias"))
     assert Ops("u").traces(())
     assert not Ops("u", filter=("*",)).traces(())
 
 
-def test_one_user_is_called_itself_and_several_by_the_dispatcher() -> None:
+def test_one_tracer_is_called_itself_and_several_by_the_dispatcher() -> None:
     world = World()
     world.live(loaded_at(START))
     register, unregister = world.ftrace.register, world.ftrace.unregister
@@ -334,7 +334,7 @@ def test_one_user_is_called_itself_and_several_by_the_dispatcher() -> None:
     assert [world.record(at).users for at in (OPEN, READ)] == [0, 0]
 
 
-def test_a_user_without_a_target_has_the_call_as_it_was_linked() -> None:
+def test_ops_without_a_target_have_the_call_as_it_was_linked() -> None:
     world = World()
     world.live(loaded_at(START))
     world.ftrace.register(Ops("profiler"))
@@ -361,7 +361,7 @@ def test_what_changes_no_code_is_no_batch() -> None:
     assert world.batches == []
 
 
-def test_names_of_users_are_unique() -> None:
+def test_names_of_ops_are_unique() -> None:
     world = World()
     with pytest.raises(StateError, match="tracer: is not registered") as caught:
         world.ftrace.unregister("tracer")
@@ -369,7 +369,7 @@ def test_names_of_users_are_unique() -> None:
     world.ftrace.register(Ops("tracer"))
     with pytest.raises(StateError, match="tracer: is registered already"):
         world.ftrace.register(Ops("tracer", TRACER))
-    assert world.ftrace.status().users == ("tracer",)
+    assert world.ftrace.status().ops == ("tracer",)
 
 
 def test_a_target_out_of_reach_is_refused_before_anything_is_read_and_is_no_bug() -> None:
@@ -383,7 +383,7 @@ def test_a_target_out_of_reach_is_refused_before_anything_is_read_and_is_no_bug(
     )
     assert caught.value.errno == errno.ERANGE
     assert world.memory.reads == reads
-    assert world.ftrace.status().users == ()
+    assert world.ftrace.status().ops == ()
     assert world.bugs == []
     world.ftrace.register(Ops("near", TRACER))
     assert world.calls(READ, TRACER)
@@ -456,7 +456,7 @@ def test_a_site_is_switched_by_hand() -> None:
     assert world.at(READ) == NOP
 
 
-def test_what_was_switched_by_hand_is_as_users_want_it_when_they_come_or_go() -> None:
+def test_what_was_switched_by_hand_is_as_ops_want_it_when_they_come_or_go() -> None:
     world = World()
     world.live(loaded_at(START))
     world.ftrace.register(Ops("tracer", TRACER, ("read",)))
@@ -702,7 +702,7 @@ def test_a_cpu_inside_a_site_is_no_deviation_and_it_may_be_tried_again(
         with pytest.raises(StateError, match="a CPU stands inside"):
             world.ftrace.register(Ops("tracer", TRACER))
     assert world.bugs == []
-    assert world.ftrace.status().users == ()
+    assert world.ftrace.status().ops == ()
     world.ftrace.register(Ops("tracer", TRACER))
     assert world.calls(OPEN, TRACER)
 
@@ -715,7 +715,7 @@ def test_nothing_is_undone_and_a_user_that_could_not_be_registered_is_none() -> 
         world.ftrace.register(Ops("tracer", TRACER))
     assert world.calls(OPEN, TRACER)  # what was written before the fault
     assert world.at(READ) == world.at(SETUP) == NOP
-    assert world.ftrace.status().users == ()
+    assert world.ftrace.status().ops == ()
 
 
 def test_a_user_that_could_not_be_unregistered_still_is_one() -> None:
@@ -726,7 +726,7 @@ def test_a_user_that_could_not_be_unregistered_still_is_one() -> None:
     with pytest.raises(CompareError):
         world.ftrace.unregister("tracer")
     assert world.calls(OPEN, TRACER)
-    assert world.ftrace.status().users == ("tracer",)
+    assert world.ftrace.status().ops == ("tracer",)
 
 
 def test_a_deviation_of_a_coming_module_leaves_it_as_it_is_linked() -> None:
@@ -870,7 +870,7 @@ def test_once_thrown_the_switch_refuses_everything_that_touches_code_and_says_wh
             request()
         assert caught.value.errno == errno.ENODEV
         assert str(caught.value) == (
-            "ftrace: disabled for good since: memory: read (0x7f0000001010): "
+            "ftrace: disabled for good after: memory: read (0x7f0000001010): "
             "0f 1f 44 00 55 stands here, not 0f 1f 44 00 00"
         )
     assert (bytes(world.memory.text), world.memory.reads) == (before, reads)
@@ -939,7 +939,7 @@ def test_status_counts_sites_in_each_state_updates_and_changes() -> None:
         ("/lib/second.so", b"second", ModuleState.COMING, 0, 3, 3),
     ]
     assert (status.calls, status.nops, status.disabled) == (1, 5, 3)
-    assert (status.users, status.updates, status.changes) == (("tracer",), 3, 7)
+    assert (status.ops, status.updates, status.changes) == (("tracer",), 3, 7)
     assert (status.nmi_wait_count, status.nmi_update_count) == (0, 0)
 
 
@@ -962,9 +962,9 @@ def test_what_nmis_did_is_counted_by_the_protocol_and_told_by_status() -> None:
     assert (status.nmi_wait_count, status.nmi_update_count) == (1, 2)
 
 
-@pytest.mark.parametrize("users", [[], [ONE], [ONE, TWO]])
-def test_planning_changes_nothing(users: list[Ops]) -> None:
+@pytest.mark.parametrize("tracing", [[], [ONE], [ONE, TWO]])
+def test_planning_changes_nothing(tracing: list[Ops]) -> None:
     record = Record(loaded_at(START), loaded_at(START).points[0])
     before = (record.flags, record.users, record.code, record.target)
-    records.plan(record, users, LIST, Flags.ENABLED)
+    records.plan(record, tracing, LIST, Flags.ENABLED)
     assert (record.flags, record.users, record.code, record.target) == before

@@ -110,7 +110,7 @@ def test_a_module_that_comes_and_goes_all_the_time_does_not_fill_the_memory() ->
             module = loaded_at(START)
             registry.bring(module)
             registry.unload(module)
-        return len(vars(registry)["_gone"])
+        return len(vars(registry)["_freed"])
 
     assert after_rounds(1) == after_rounds(9)
 

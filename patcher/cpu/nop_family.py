@@ -2,17 +2,17 @@
 
     Ftrace(..., nops=x86.NOP_FAMILIES[nop_family.at_hand()])
 
-Files hold NOPs of the first family, which tell by their operands what they stand for; in memory
-it is known.
-In order of preference, which was that of Linux 2.6.28, too (ftrace tried them when it started):
+Files hold NOPs of the first family, whose operands encode which call they replace; in memory that
+is known without them. The families in order of preference, which is also that of Linux 2.6.28
+(whose ftrace tried them when it started):
 
-- "p6", `nopl`: discarded by today's decoders. Every x86-64 processor has it, older ones only from
-  some time on, and Virtual PC executes some of it wrongly without a fault. That is why no 32-bit
-  Linux since 2.6.27 claims it, and why neither the model of a processor nor the trial is proof.
+- "p6", `nopl`: discarded by today's decoders. Every x86-64 processor has it, but not every older
+  one, and Virtual PC executes some of it wrongly without a fault. That is why no 32-bit Linux since
+  2.6.27 claims it, and why neither the model of a processor nor the trial is proof.
 - "k8", prefixes before a `nop`: what AMD recommends for Athlon, Athlon 64 and Opteron (25112,
-  section 4.12). There a nop has at most three, and several fill a gap; here it has as many as the
-  site needs, however slowly they decode, for a site must be one instruction.
-- "jump": there since the 8086, but a branch.
+  section 4.12). AMD puts at most three before one `nop`, and fills a gap with several; here one has
+  as many as the site needs, however slowly they decode, for a site must be one instruction.
+- "jump": understood since the 8086, but a branch.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ from .trial import executes
 
 
 def at_hand() -> str:
-    """The family for the processors of this machine."""
+    """Choose the family for the processors of this machine."""
     cpuinfo = ""
     with suppress(OSError), open("/proc/cpuinfo", errors="replace") as file:
         cpuinfo = file.read()
@@ -32,9 +32,9 @@ def at_hand() -> str:
 
 
 def choose(cpuinfo: str, executes: Callable[[Iterable[bytes]], bool] = executes) -> str:
-    """The first candidate of which `executes` says that all NOPs are executed.
+    """Choose the first candidate all of whose NOPs execute, according to `executes`.
 
-    The last one, the jump, is not tried. It is also the answer where `executes` raises OSError.
+    The last one, the jump, is not tried. It is also the answer if `executes` raises OSError.
     """
     *doubtful, last = candidates(cpuinfo)
     with suppress(OSError):
@@ -45,9 +45,9 @@ def choose(cpuinfo: str, executes: Callable[[Iterable[bytes]], bool] = executes)
 
 
 def candidates(cpuinfo: str) -> list[str]:
-    """The families that every processor in the text of /proc/cpuinfo should execute, best first.
+    """List the families that every processor in /proc/cpuinfo's text should execute, best first.
 
-    "jump" is always the last; of what is no such text, or not of x86, the only one.
+    "jump" is always the last, and the only one if the text is something else or not of x86.
     """
     processors = parse(cpuinfo)
     families = []
@@ -59,7 +59,7 @@ def candidates(cpuinfo: str) -> list[str]:
 
 
 def parse(cpuinfo: str) -> list[dict[str, str]]:
-    """The fields of each processor in the text of /proc/cpuinfo, by name."""
+    """Parse the fields of each processor in the text of /proc/cpuinfo, by name."""
     processors = []
     for paragraph in cpuinfo.split("\n\n"):
         lines = [line.partition(":") for line in paragraph.splitlines()]
@@ -70,13 +70,13 @@ def parse(cpuinfo: str) -> list[dict[str, str]]:
 
 
 def _has_nopl(processor: dict[str, str]) -> bool:
-    """By the kernel's word; or by the long mode, unless an emulator may be behind it."""
+    """Believe the kernel's flag; or long mode, unless the processor may be emulated."""
     flags = _flags(processor)
     return "nopl" in flags or ("lm" in flags and "hypervisor" not in flags)
 
 
 def _has_prefixed_nops(processor: dict[str, str]) -> bool:
-    """All of x86-64, and AMD's processors from the Athlon (family 6) on."""
+    """Accept all of x86-64, and AMD's processors from the Athlon (family 6) on."""
     family = processor.get("cpu family", "")
     athlon = processor.get("vendor_id") == "AuthenticAMD" and family.isdecimal() and int(family) > 5
     return athlon or "lm" in _flags(processor)

@@ -1,10 +1,10 @@
-"""Whether the processor at hand executes an instruction, as one, without any effect.
+"""Tells whether the processor at hand executes code as one instruction, without any effect.
 
-It is tried in a child, which may die of it: of an invalid opcode, of a fault, of old age in a
-loop. All general registers but the stack pointer hold values that are no addresses, so that an
-access to memory through one is a fault. The trap flag stops the processor after one instruction,
-and it must have got to the end of the code by then. At last registers and flags are compared; not
-so vector registers, and memory that is not reached through a register.
+The code is tried in a child process, which may die of it: of an invalid opcode, of a fault, of a
+timeout in a loop. All general registers but the stack pointer hold values that are no addresses, so
+that access to memory through one of them faults. The trap flag stops the processor after one
+instruction, which must have reached the end of the code. Then registers and flags are compared, but
+not vector registers, nor memory that is not reached through a register.
 
 This file is also the child's program: `python trial.py HANDLER BEFORE AFTER CODE...`, all in hex.
 """
@@ -19,7 +19,7 @@ PROCESSOR_SECONDS = 1  # of these 30
 
 # void trial(const uint64_t before[16], uint64_t after[16]), around the code: these registers, then
 # the flags. BEFORE loads them, the flags last, so that the trap flag counts from the code on.
-# (Numbers in hexadecimal: keystone takes those without a prefix for such as well.)
+# (Numbers are written as 0x..., for keystone reads those without a prefix as hexadecimal, too.)
 REGISTERS = ["rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16))]
 BEFORE = f"""
     push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15
@@ -29,8 +29,8 @@ BEFORE = f"""
     mov 0x30(%rdi), %rdi
     popfq
 """
-# AFTER pushes them, and takes the place they shall be copied to from below them, where BEFORE left
-# it. A changed stack pointer gives another place: most likely none, or then other values.
+# AFTER pushes them, and copies them to the address that BEFORE left on the stack beneath them. A
+# changed stack pointer finds another address there: most likely an invalid one, else wrong values.
 AFTER = f"""
     pushfq
     {"; ".join(f"push %{name}" for name in reversed(REGISTERS))}
@@ -59,20 +59,20 @@ HANDLER = """
 NOTES = struct.Struct("QQ")  # why and where, the last bytes of the handler
 TRAP_TRACE = 2  # for the trap flag; an int3 in the code has another si_code
 
-LONGEST = 15  # bytes of an x86 instruction
+LONGEST_INSTRUCTION = 15  # bytes
 TRAP_FLAG = 0x100
-# Interrupts are always on, bit 1 is always set. The second has carry, parity, adjust, zero, sign,
+# Interrupts are on and bit 1 is set in both. The second has carry, parity, adjust, zero, sign,
 # direction and overflow as well.
 FLAGS = (0x202, 0xED7)
-# The registers hold these plus a number: no addresses, for the highest bits are not all the same.
+# Each register holds one of these plus its number: no address, for the highest bits differ.
 VALUES = (0x5A5A_5A5A_5A5A_5A00, 0xA5A5_A5A5_A5A5_A500)
 
 
 def executes(codes: Iterable[bytes], seconds: float = CHILD_SECONDS) -> bool:
-    """Whether each of `codes` is one instruction that this processor executes without effect.
+    """Tell whether each of `codes` is one instruction that this processor executes without effect.
 
-    False as well if the child takes longer than `seconds`. Raises OSError where nothing can be
-    tried: not on Linux for x86-64, or no page may be writable and executable.
+    The answer is False, too, if the child takes longer than `seconds`. Raises OSError if nothing
+    can be tried: not on Linux for x86-64, or no page may be writable and executable.
     """
     import os
     import subprocess
@@ -108,7 +108,7 @@ def _assembled(*sources: str) -> list[bytes]:
 
 
 def main(words: Sequence[str]) -> None:
-    """Try the codes; say `yes`, `no`, or the errno why not."""
+    """Try the codes; print `yes`, `no`, or the errno that prevents the trial."""
     import os
 
     handler, before, after, *codes = map(bytes.fromhex, words)
@@ -131,7 +131,7 @@ def _limit_damage() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pr_set_dumpable = 4
-    ctypes.CDLL(None).prctl(pr_set_dumpable, 0, 0, 0, 0)  # no core for a pipe's reader either
+    ctypes.CDLL(None).prctl(pr_set_dumpable, 0, 0, 0, 0)  # no core dump into a pipe either
 
 
 def _writable_code() -> mmap.mmap:
@@ -142,10 +142,10 @@ def _writable_code() -> mmap.mmap:
 
 
 def _is_harmless(page: mmap.mmap, handler: bytes, before: bytes, code: bytes, after: bytes) -> bool:
-    """Whether the processor stops behind `code` after one instruction, and nothing has changed."""
+    """Tell whether one instruction takes the processor behind `code`, and changes nothing else."""
     from ctypes import CFUNCTYPE, addressof, c_char, c_uint64, c_void_p
 
-    if len(code) > LONGEST:
+    if len(code) > LONGEST_INSTRUCTION:
         return False
     page[:] = (handler + before + code + after).ljust(len(page), b"\xcc")
     start = addressof(c_char.from_buffer(page))

@@ -1,6 +1,6 @@
-"""What is told of a deviation: once, whole, and the same at any time and place.
+"""The report of a deviation: printed once, complete, the same at any time and place.
 
-It is what the kernel's ftrace_bug prints, and the symbol, the module and both codes decoded.
+It has what the kernel's ftrace_bug prints, and the symbol, the module and both codes decoded.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,14 +18,14 @@ class Bug:
     """A deviation of code, or another failure to change it.
 
     `what` is the error in words and `errno` its name, empty if it has none. The other fields are
-    for the site at run-time address `address`; without one the failure is that of the whole batch
-    of `batch` changes. `actual` is empty where it is not known what stands there. `flags` and
-    `users` are those before the update.
+    for the site at run-time address `address`; without one, the whole batch of `changes` changes
+    failed. `actual` is empty if it is unknown what stands there. `flags` and `users`, the count of
+    ops that trace the site, are those before the update.
     """
 
     what: str
     errno: str
-    batch: int
+    changes: int
     address: int | None = None
     symbol: str = ""
     module: str = ""
@@ -38,7 +38,7 @@ class Bug:
 
     @classmethod
     def of(cls, error: BaseException, updates: Sequence[Update]) -> Self:
-        """The report of `error`, which came of making `updates`, that are not settled."""
+        """Make the report of `error`, raised while `updates`, none of them settled, were made."""
         if not isinstance(error, PatchError):
             return cls(f"{type(error).__name__}: {error}", "", len(updates))
         name = errorcode[error.errno]
@@ -58,7 +58,7 @@ class Bug:
 
     def _rows(self) -> Iterable[tuple[str, str]]:
         if self.address is None:
-            return [("errno", self.errno or "none"), ("changes", str(self.batch))]
+            return [("errno", self.errno or "none"), ("changes", str(self.changes))]
         expected = [("expected", self._decoded(code)) for code in self.expected]
         flags = [flag.name or "" for flag in self.flags]
         return [

@@ -1,12 +1,12 @@
-"""Control of the sites of all modules: who traces what, one verified batch for each update.
+"""Controls the sites of all modules: which ops trace what, one verified batch for each update.
 
-Whatever goes wrong while code is changed is a bug: of ours, or of someone who wrote where only we
-may. It is reported once, nothing is undone, and the switch is thrown for good: no code is touched
-any more. Modules come and go as before, since that is bookkeeping. (As the kernel's ftrace_bug and
-ftrace_kill; on unloading text is not restored either.)
+Whatever goes wrong while code is changed is a bug: our own, or that of someone who wrote where only
+we may. It is reported once, nothing is undone, and the switch is thrown for good: no code is
+touched any more. Modules come and go as before, since that is bookkeeping. (As the kernel's
+ftrace_bug and ftrace_kill; text is not restored on unloading either.)
 
-What is merely asked for wrongly, such as an address that is no site or a target out of reach, is
-refused before anything is read or written and throws nothing: it tells nothing of the code.
+A wrong request, such as an address that is no site or a target out of reach, is refused before
+anything is read or written. It does not throw the switch, for it says nothing about the code.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from .records import Flags, Record, Update, Verb
 
 @dataclass(frozen=True, slots=True)
 class ModuleStatus:
-    """One module: how many of its sites are calls and NOPs, and how many may not be touched yet."""
+    """One module: how many of its sites are calls, are NOPs, and may not be touched yet."""
 
     path: str
     build_id: bytes
@@ -40,16 +40,16 @@ class ModuleStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How everything stands. `bug` is why the switch was thrown, None if it was not.
+    """The status of all of it. `bug` is why the switch was thrown, None if it was not.
 
-    `calls`, `nops` and `disabled` count the sites of all modules; `updates` the batches that were
-    made, `changes` the changes in them, `nmi_wait_count` how often a writer waited for an NMI,
-    `nmi_update_count` how often an NMI wrote in its stead.
+    `ops` are the names of the registered ops. `calls`, `nops` and `disabled` count the sites of all
+    modules; `updates` the batches that were made, `changes` the changes in them, `nmi_wait_count`
+    how often a writer waited for an NMI, `nmi_update_count` how often an NMI wrote in its stead.
     """
 
     bug: Bug | None
     modules: tuple[ModuleStatus, ...]
-    users: tuple[str, ...]
+    ops: tuple[str, ...]
     calls: int
     nops: int
     disabled: int
@@ -68,23 +68,23 @@ class Ftrace:
     """The sites of one address space.
 
     `protocol` makes all changes of a batch or raises a PatchError. Before it compares, the mappings
-    are looked at again: what is not text any more is not even read. (Between that and the write
-    nothing can be unmapped where all CPUs are stopped. Where they run, behind breakpoints, it can,
-    so there all unloading must be announced.) Modules must be loaded and unloaded here, not through
+    are checked again: what is not text any more is not even read. (Between that check and the write
+    nothing can be unmapped if all CPUs are stopped. If they run, behind breakpoints, it can, so
+    then all unloading must be announced.) Modules must be loaded and unloaded here, not through
     `modules`.
 
-    A site with several users calls `dispatcher`, a run-time address; None leaves its call as
-    linked. `nops` has NOPs by length in bytes that the processor prefers to the files' own, as
-    `x86.NOP_FAMILIES[nop_family.at_hand()]`. `report` is given the one bug; `statistics` are what
-    the protocol's machine counts under the kernel's names.
+    A site that several ops trace calls `dispatcher`, a run-time address; None leaves its call as
+    linked. `nops` has NOPs by length in bytes that the processor prefers to those of the files, as
+    `x86.NOP_FAMILIES[nop_family.at_hand()]`. `report` is called with the one bug; `statistics` is
+    what the protocol's machine counts under the kernel's names.
 
-    What is switched by hand stays so until users come or go: then they decide again. Not for more
-    than one thread at a time.
+    What is switched by hand stays so until ops come or go, which decide again. For one thread at a
+    time.
 
-    Everything that touches code raises DisabledError once the switch is thrown, and otherwise what
-    the protocol raises, upon which it is thrown. (But for its StateError: a CPU stands inside a
-    site, nothing was changed, and it may be tried again.) After that assume that any target that
-    was ever asked for is still called.
+    Everything that touches code raises DisabledError once the switch is thrown. Until then it
+    raises what the protocol raises, which throws the switch, except a StateError: then a CPU stands
+    inside a site, nothing was changed, and the caller may try again. Once the switch is thrown,
+    assume that any target that was ever asked for is still called.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Ftrace:
         protocol: Callable[[Batch], None],
         *,
         dispatcher: int | None = None,
-        nops: Mapping[int, bytes] = records.FILES_OWN,
+        nops: Mapping[int, bytes] = records.NO_PREFERRED_NOPS,
         report: Callable[[Bug], None] = lambda _: None,
         statistics: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
@@ -111,11 +111,12 @@ class Ftrace:
     # --- modules ------------------------------------------------------------------------------
 
     def load(self, module: Module) -> None:
-        """The module is COMING: its records appear DISABLED, and its calls are turned to NOPs.
+        """Make the module COMING: its records appear DISABLED, and its calls are turned to NOPs.
 
-        So are the file's NOPs where the processor prefers others. Raises as `Modules.load`, and
-        StateError if a CPU stands inside a site; then it is not loaded. If its code deviates it is,
-        all the same. With the switch thrown its code stays as it was linked.
+        The file's NOPs are replaced where the processor prefers others. Raises what `Modules.load`
+        raises, and StateError if a CPU stands inside a site; the module is not loaded then. If its
+        code deviates, the module is loaded all the same. Once the switch is thrown, its code stays
+        as it was linked.
         """
         self.modules.load(module)
         here = {point.address: Record(module, point, self._nops) for point in module.points}
@@ -134,10 +135,10 @@ class Ftrace:
             raise
 
     def live(self, module: Module) -> None:
-        """The module is LIVE: its records are no longer DISABLED, and users' sites get their calls.
+        """Make the module LIVE: its records are DISABLED no longer, traced sites get their calls.
 
         Raises StateError if it is not COMING or a CPU stands inside a site, ReachError if a target
-        does not reach; then it is what it was before. Once the switch is thrown, be it by this,
+        is out of reach; its state is then unchanged. Once the switch is thrown, even by this call,
         the module is LIVE and its records stay DISABLED.
         """
         updates: list[Update] = []
@@ -153,84 +154,85 @@ class Ftrace:
         self.modules.live(module)
 
     def free_init(self, module: Module) -> None:
-        """The module's init text is about to be freed: its records go. StateError if not LIVE."""
+        """Drop the records of init text about to be freed. Raises StateError if not LIVE."""
         self.modules.free_init(module)
-        self._keep_registered(module)
+        self._drop_unregistered(module)
 
     def going(self, module: Module) -> None:
-        """The module is GOING, its memory still there: its records go, its code stays as it is.
+        """Make the module GOING, its memory still there: drop its records, leave its code as it is.
 
-        Raises StateError if it is not loaded or going already.
+        Raises StateError if it is not loaded or is GOING already.
         """
         self.modules.going(module)
-        self._keep_registered(module)
+        self._drop_unregistered(module)
 
     def unload(self, module: Module) -> None:
-        """The module's memory is gone. Raises StateError if it was not loaded."""
+        """Forget the module: its memory is gone. Raises StateError if it was not loaded."""
         self.modules.unload(module)
         del self._records[module]
 
-    # --- users --------------------------------------------------------------------------------
+    # --- ops ----------------------------------------------------------------------------------
 
-    def register(self, user: Ops) -> None:
-        """From now on `user` traces what it is for, in modules that come later as well.
+    def register(self, ops: Ops) -> None:
+        """Let `ops` trace the functions it selects, in modules that come later as well.
 
-        Raises StateError if there is one of its name, ReachError if its target does not reach;
-        then nothing has changed.
+        Raises StateError if ops of that name are registered, ReachError if the target is out of
+        reach; nothing has changed then.
         """
         self._refuse_if_disabled()
-        if user.name in self._ops:
-            raise StateError(user.name, "is registered already")
-        self._set_ops({**self._ops, user.name: user})
+        if ops.name in self._ops:
+            raise StateError(ops.name, "is registered already")
+        self._set_ops({**self._ops, ops.name: ops})
 
     def unregister(self, name: str) -> None:
-        """From now on the user of this name traces nothing. Raises StateError if there is none."""
+        """Let the ops of this name trace nothing any more. Raises StateError if there are none."""
         self._refuse_if_disabled()
         if name not in self._ops:
             raise StateError(name, "is not registered")
-        self._set_ops({key: user for key, user in self._ops.items() if key != name})
+        self._set_ops({key: ops for key, ops in self._ops.items() if key != name})
 
     # --- by hand ------------------------------------------------------------------------------
 
     def record(self, address: int) -> Record:
-        """The record at run-time address `address`.
+        """Find the record at run-time address `address`.
 
-        Raises NoModuleError where there is no live module, NoSiteError where that has no site.
+        Raises NoModuleError if no live module is there, NoSiteError if it has no site there.
         """
         module, _ = self.modules.find(address)
         return self._records[module][address]
 
     def make_nop(self, record: Record) -> None:
-        """Turn the site's call into a NOP. Raises StateError if it is none."""
-        self._check(record, Kind.SITE, is_call=True)
+        """Turn the site's call into a NOP. Raises StateError if it is a NOP."""
+        self._check_request(record, Kind.SITE, is_call=True)
         self._change(record, Verb.MAKE_NOP, None)
 
     def make_call(self, record: Record, target: int | None) -> None:
-        """Turn the site's NOP into a call of `target`. Raises StateError if it is none."""
-        self._check(record, Kind.SITE, is_call=False)
+        """Turn the site's NOP into a call of `target`. Raises StateError if it is a call."""
+        self._check_request(record, Kind.SITE, is_call=False)
         self._change(record, Verb.MAKE_CALL, target)
 
     def modify_call(self, record: Record, old_target: int | None, new_target: int | None) -> None:
         """Let the site call `new_target`. Raises StateError if it does not call `old_target`."""
-        self._check(record, Kind.SITE, is_call=True)
+        self._check_request(record, Kind.SITE, is_call=True)
         if record.target != old_target:
-            raise _unfit(record, f"calls {_in_words(record.target)}, not {_in_words(old_target)}")
+            actual, expected = _target_name(record.target), _target_name(old_target)
+            raise _state_error(record, f"calls {actual}, not {expected}")
         self._change(record, Verb.MODIFY_CALL, new_target)
 
     def update_func(self, record: Record, target: int | None) -> None:
-        """Let the one call inside a trampoline call `target`; None: what it was linked for."""
-        self._check(record, Kind.TRAMPOLINE, is_call=True)
+        """Let the call inside a trampoline call `target`; None: what it was linked for."""
+        self._check_request(record, Kind.TRAMPOLINE, is_call=True)
         self._change(record, Verb.UPDATE_FUNC, target)
 
     def modify_jump(self, record: Record, target: int | None) -> None:
-        """Let the hook of a trampoline jump to `target`, or with None be a NOP."""
-        self._check(record, Kind.HOOK)
+        """Let the hook of a trampoline jump to `target`; None makes it a NOP."""
+        self._check_request(record, Kind.HOOK)
         self._change(record, Verb.MODIFY_JUMP, target)
 
-    # --- what people ask ----------------------------------------------------------------------
+    # --- status -------------------------------------------------------------------------------
 
     def status(self) -> Status:
-        """How everything stands."""
+        """Return the status of all modules, ops and sites."""
         modules = [self._module_status(*each) for each in self.modules.states.items()]
         return Status(
             self._bug,
@@ -256,32 +258,32 @@ class Ftrace:
 
     # --- updates ------------------------------------------------------------------------------
 
-    def _set_ops(self, users: dict[str, Ops]) -> None:
-        everything = (record for here in self._records.values() for record in here.values())
-        self._apply(list(self._plan(everything, users.values())))
-        self._ops = users
+    def _set_ops(self, registered: dict[str, Ops]) -> None:
+        all_records = (record for here in self._records.values() for record in here.values())
+        self._apply(list(self._plan(all_records, registered.values())))
+        self._ops = registered
 
     def _plan(
-        self, all_records: Iterable[Record], users: Iterable[Ops], clear: Flags = Flags.NONE
+        self, to_update: Iterable[Record], registered: Iterable[Ops], clear: Flags = Flags.NONE
     ) -> Iterator[Update]:
-        """What becomes of the records, once the flags `clear` are cleared, if these are the users.
+        """Plan the update of records for these ops, once the flags `clear` are cleared.
 
-        Whoever traces one function traces it for its names, so that is found out once for each.
+        Which ops trace a function depends on its names alone: it is found once for all its sites.
         """
         tracing: dict[tuple[str, ...], list[Ops]] = {}
-        users = list(users)
-        for record in all_records:
+        registered = list(registered)
+        for record in to_update:
             flags = record.flags & ~clear
             if not record.is_site:
                 yield Update(record, Verb.IGNORE, flags, 0, record.code, record.target)
                 continue
             names = record.point.names
             if names not in tracing:
-                tracing[names] = [user for user in users if user.traces(names)]
+                tracing[names] = [ops for ops in registered if ops.traces(names)]
             yield records.plan(record, tracing[names], self._dispatcher, flags)
 
     def _apply(self, updates: Sequence[Update]) -> None:
-        """Make the updates, all of them or, if the protocol finds a deviation, none."""
+        """Make all the updates, or none if the protocol finds a deviation."""
         changes = [each for each in updates if each.code != each.record.code]
         if changes:
             changes.sort(key=attrgetter("record.address"))
@@ -289,7 +291,7 @@ class Ftrace:
                 self._protocol(self._batch(changes))
             except StateError:  # nothing deviates, and nothing was changed
                 raise
-            except BaseException as error:  # an interrupt too leaves us not knowing what stands
+            except BaseException as error:  # after an interrupt too, nobody knows what stands there
                 self._bug = Bug.of(error, changes)
                 self._report(self._bug)
                 raise
@@ -299,16 +301,16 @@ class Ftrace:
             each.settle()
 
     def _batch(self, changes: Sequence[Update]) -> Batch:
-        """The changes, which ascend, as a batch. NoModuleError if one is not of a known module.
+        """Make a batch of the changes, which ascend. Raises NoModuleError if a module is unknown.
 
-        That would be a bug of ours, the one of 2008, so it is the last thing that is looked for.
+        That would be a bug of our own, the one of 2008, so this check is the last before the batch.
         """
         touched: dict[Range, Record] = {}
         text = Range(0, 0)
         for record in (each.record for each in changes):
             if not self.modules.has(record.module, record.point):
-                self.modules.find(record.address)  # says who was there, and when that went
-                raise _stale(record)
+                self.modules.find(record.address)  # says what was there, and when it went
+                raise _module_gone_error(record)
             if not text.holds(record.address):
                 text = self.modules.text_at(record.address)
                 touched[text] = record
@@ -322,7 +324,7 @@ class Ftrace:
         )
 
     def _check_text(self, touched: Mapping[Range, Record]) -> None:
-        """ReadError if a module went without a word, and its addresses are something else's.
+        """Raise ReadError if a module went unannounced, and something else has its addresses.
 
         `touched` are ranges of modules, each with its first record that is about to be changed.
         """
@@ -335,26 +337,26 @@ class Ftrace:
                     address=record.address, symbol=record.point.symbol,
                 )  # fmt: skip
 
-    def _check(self, record: Record, kind: Kind, *, is_call: bool | None = None) -> None:
-        """Raise for a record that may not be changed by hand, or is not what it should be.
+    def _check_request(self, record: Record, kind: Kind, *, is_call: bool | None = None) -> None:
+        """Raise if the record may not be changed by hand, or is not of the `kind` and state wanted.
 
-        One that was kept from a module that has gone tells nothing of what is there now.
+        A record kept from a module that has gone says nothing about what is there now.
         """
         self._refuse_if_disabled()
         if self.record(record.address) is not record:
-            raise _stale(record)
+            raise _module_gone_error(record)
         if record.point.kind is not kind:
             raise NoSiteError(
                 record.module.path, f"a {record.point.kind}, not a {kind}",
                 address=record.address, symbol=record.point.symbol,
             )  # fmt: skip
         if is_call not in (None, Flags.ENABLED in record.flags):
-            raise _unfit(record, "is a NOP already" if is_call else "is a call already")
+            raise _state_error(record, "is a NOP already" if is_call else "is a call already")
 
     def _change(self, record: Record, what: Verb, target: int | None) -> None:
         self._apply([records.change(record, what, target, flags=record.flags, users=record.users)])
 
-    def _keep_registered(self, module: Module) -> None:
+    def _drop_unregistered(self, module: Module) -> None:
         here = self._records[module]
         self._records[module] = {
             address: record
@@ -364,19 +366,19 @@ class Ftrace:
 
     def _refuse_if_disabled(self) -> None:
         if self._bug is not None:
-            raise DisabledError("ftrace", f"disabled for good since: {self._bug.what}")
+            raise DisabledError("ftrace", f"disabled for good after: {self._bug.what}")
 
 
-def _stale(record: Record) -> NoModuleError:
+def _module_gone_error(record: Record) -> NoModuleError:
     return NoModuleError(
         record.module.path, "the record is of a module that has gone; another is there now",
         address=record.address, symbol=record.point.symbol,
     )  # fmt: skip
 
 
-def _unfit(record: Record, what: str) -> StateError:
+def _state_error(record: Record, what: str) -> StateError:
     return StateError(record.module.path, what, address=record.address, symbol=record.point.symbol)
 
 
-def _in_words(target: int | None) -> str:
+def _target_name(target: int | None) -> str:
     return "what it was linked for" if target is None else f"{target:#x}"

@@ -1,7 +1,7 @@
-"""A module as its ELF file tells it: identity, text, and the sites of its `__mcount_loc` table.
+"""Reads a module from its ELF file: identity, text, and the sites of its `__mcount_loc` table.
 
-The table is read from the file, not from memory: when a loader announces an object, that is mapped
-but need not be relocated yet.
+The table is read from the file, not from memory: when a loader announces an object, the object is
+mapped but need not be relocated yet.
 """
 
 import os
@@ -21,11 +21,11 @@ from .modules import Identity, Module, Point
 
 
 def read(path: str, bias: int = 0, names: Sequence[str] = ()) -> Module:
-    """The module that the linked file `path` is when loaded with load bias `bias`.
+    """Read the module that the linked file `path` becomes when loaded with load bias `bias`.
 
-    `names` are further names of mcount. Its text are the executable segments. Raises CompareError
-    if a site is foreign or could not be turned off and on again, recordmcount's FormatError for
-    a file of another type, a broken one or one without a table, OSError.
+    `names` are further names of mcount. The module's text is the executable segments. Raises
+    CompareError if a site is foreign or could not be turned off and on again, recordmcount's
+    FormatError for a file of another type, a broken one or one without a table, or OSError.
     """
     fd = open_file(path)
     try:
@@ -46,12 +46,12 @@ def read(path: str, bias: int = 0, names: Sequence[str] = ()) -> Module:
 def _text(view: LoadView, bias: int) -> Iterator[Range]:
     for segment in view.segments:
         if segment.type == PT_LOAD and segment.flags & PF_X and segment.filesz:
-            start = _moved(view.obj, segment.vaddr, bias)
+            start = _run_time_address(view.obj, segment.vaddr, bias)
             yield Range(start, start + segment.filesz)
 
 
-def _moved(obj: elf.Object, vaddr: int, bias: int) -> int:
-    """The run-time address: the sum, in as many bits as addresses have."""
+def _run_time_address(obj: elf.Object, vaddr: int, bias: int) -> int:
+    """Add in as many bits as addresses have."""
     return vaddr + bias & (1 << ADDRESS_BITS[obj.machine]) - 1
 
 
@@ -61,5 +61,5 @@ def _point(obj: elf.Object, site: Site, bias: int) -> Point:
             obj.path, site.reason,
             address=site.position, symbol=site.place, actual=site.code, expected=site.expected,
         )  # fmt: skip
-    address = _moved(obj, site.position, bias)
+    address = _run_time_address(obj, site.position, bias)
     return Point(address, site.code, site.call, site.nop, site.place, site.aliases)

@@ -1,8 +1,10 @@
-"""What of an address space may be taken for text: private, executable, unwritable, from a file.
+"""Which mappings of an address space count as text: private, executable, unwritable, of a file.
 
 Writes through /proc/PID/mem heed no protection, so what may be written to is decided here. The
-memory of a device spells no code, whatever its bytes look like: that was the lesson of 2008.
+memory of a device is never code, whatever its bytes look like: that was the lesson of 2008.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterable
 from os import major, minor
@@ -10,17 +12,17 @@ from typing import NamedTuple
 
 
 class Range(NamedTuple):
-    """The run-time addresses from `start` up to, but without, `end`."""
+    """The run-time addresses from `start` up to, but not including, `end`."""
 
     start: int
     end: int
 
     def holds(self, address: int, size: int = 1) -> bool:
-        """Whether `size` bytes at run-time address `address` are all in it."""
+        """Tell whether `size` bytes at run-time address `address` are all in the range."""
         return self.start <= address and address + size <= self.end
 
-    def meets(self, other: "Range") -> bool:
-        """Whether an address is in both."""
+    def overlaps(self, other: Range) -> bool:
+        """Tell whether an address is in both ranges."""
         return self.start < other.end and other.start < self.end
 
     def __str__(self) -> str:
@@ -28,10 +30,10 @@ class Range(NamedTuple):
 
 
 class Mapping(NamedTuple):
-    """A part of an address space, as a line of /proc/PID/maps tells it.
+    """One mapping of an address space, with the fields of a line of /proc/PID/maps.
 
-    `protection` is of the form `r-xp`; `device` (as st_dev) and `inode` are those of the mapped
-    file, `inode` is 0 if there is none.
+    `protection` looks like `r-xp`; `device` (as st_dev) and `inode` are those of the mapped file;
+    `inode` is 0 if there is none.
     """
 
     range: Range
@@ -45,7 +47,7 @@ class Mapping(NamedTuple):
         return f"{self.range} {self.protection} {device} {self.inode} {self.path}".rstrip()
 
     def why_not_text(self, device: int, inode: int) -> str:
-        """Why this is no text of the file `device`, `inode`; empty if it is."""
+        """Say why this is no text of the file `device`, `inode`; empty if it is."""
         foreign = (self.device, self.inode) != (device, inode)
         reasons = {
             "a device": foreign and self.path.startswith("/dev/"),
@@ -59,11 +61,11 @@ class Mapping(NamedTuple):
 
 
 def why_not_text(text: Range, mappings: Iterable[Mapping], device: int, inode: int) -> str:
-    """Why `text` is not wholly inside one mapping of that file's text; empty if it is."""
-    touched = [mapping for mapping in mappings if mapping.range.meets(text)]
-    if not touched:
+    """Say why `text` is not wholly inside one mapping of the file's text; empty if it is."""
+    overlapping = [mapping for mapping in mappings if mapping.range.overlaps(text)]
+    if not overlapping:
         return "is not mapped"
-    for mapping in touched:
+    for mapping in overlapping:
         if why := mapping.why_not_text(device, inode):
             return f"is {why}: {mapping}"
         if not mapping.range.holds(text.start, text.end - text.start):

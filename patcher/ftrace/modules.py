@@ -1,7 +1,7 @@
-"""Modules: what is loaded where, in which state, and which points of it may be changed.
+"""Modules: what is loaded where, in which state, and which of its points may be changed.
 
-The points of a module come from its file before it runs, never from what is seen at run time, and
-they are dropped before its memory goes. An address is good only as long as a live module has it.
+The points of a module are read from its file before it runs, never from memory at run time, and
+are dropped before its memory is freed. An address is valid only while a live module has it.
 (States as the kernel's module_state; init text is freed as Linux's ftrace_free_mem expects it.)
 """
 
@@ -22,7 +22,7 @@ from .mappings import Range
 
 
 class ModuleState(StrEnum):
-    """COMING: mapped, none of its code has run. LIVE: it runs. GOING: it will be unmapped."""
+    """COMING: mapped, no code has run yet. LIVE: its code runs. GOING: it will be unmapped."""
 
     COMING = "coming"
     LIVE = "live"
@@ -41,7 +41,7 @@ class Point(NamedTuple):
     """One place of a module that may be changed, as the module's file declares it.
 
     `address` is a run-time address. `code` is what the file has there: either `call`, which for a
-    hook is a jump, or `nop`, of the same length. `symbol` is `function` or `function+0xoffset`,
+    hook is a jump, or `nop`, of the same length. `symbol` is `function` or `function+0xoffset`;
     `names` are all names of the function.
     """
 
@@ -56,10 +56,10 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which file a module is of, and where it was loaded.
+    """The file of a module, and where it was loaded.
 
     `build_id` is empty if there is none; `device` and `inode` are st_dev and st_ino; `bias` is
-    what is added to a link-time virtual address to give a run-time address.
+    added to a link-time virtual address to give a run-time address.
     """
 
     path: str
@@ -75,7 +75,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Module:
-    """One load of one file; loaded again it is another module.
+    """One load of one file; a file that is loaded again is another module.
 
     `text` and `init` are disjoint ranges of run-time addresses, `init` those that are freed once
     the module is initialised; all `points` lie in them. `machine` is e_machine.
@@ -89,19 +89,19 @@ class Module:
 
     @property
     def path(self) -> str:
-        """The module's file."""
+        """Path of the module's file."""
         return self.identity.path
 
 
-class _Owned(NamedTuple):
-    """A range that is registered, in ascending order of address."""
+class _LoadedRange(NamedTuple):
+    """A range of a loaded module."""
 
     range: Range
     module: Module
 
 
-class _Gone(NamedTuple):
-    """A range that no longer is."""
+class _FreedRange(NamedTuple):
+    """A range that a module once had: `what` became of it, and `when`."""
 
     range: Range
     identity: Identity
@@ -116,7 +116,7 @@ def _now() -> datetime:
 class Modules:
     """The modules of one address space.
 
-    `mappings` tells its mappings of now, `clock` the time, in UTC, for messages.
+    `mappings` returns its present mappings, `clock` the time, in UTC, for messages.
     """
 
     def __init__(
@@ -128,21 +128,21 @@ class Modules:
         self._clock = clock
         self._states: dict[Module, ModuleState] = {}
         self._points: dict[int, tuple[Module, Point]] = {}
-        self._owned: list[_Owned] = []
-        self._gone: list[_Gone] = []
+        self._loaded: list[_LoadedRange] = []  # ascending
+        self._freed: list[_FreedRange] = []
 
     @property
     def states(self) -> Mapping[Module, ModuleState]:
-        """Every module there is, in the order of loading, with its state."""
+        """The state of every loaded module, in the order of loading."""
         return MappingProxyType(self._states)
 
     # --- what happens to a module -------------------------------------------------------------
 
     def load(self, module: Module) -> None:
-        """The module is mapped, and none of its code has run: it is COMING, its points are known.
+        """Register a module that is mapped and has not run: it is COMING, its points are known.
 
-        Raises ModuleError if a range is not the text of the module's file, is another module's, or
-        a point is not inside of one or overlaps another; StateError if the module is loaded
+        Raises ModuleError if a range is not text of the module's file or is another module's, or if
+        a point is not inside a range or overlaps another; StateError if the module is loaded
         already.
         """
         if module in self._states:
@@ -152,37 +152,37 @@ class Modules:
         _check_points(module, ranges)
         self._states[module] = ModuleState.COMING
         for each in ranges:
-            insort(self._owned, _Owned(each, module), key=lambda owned: owned.range)
+            insort(self._loaded, _LoadedRange(each, module), key=lambda loaded: loaded.range)
         self._points.update((point.address, (module, point)) for point in module.points)
 
     def live(self, module: Module) -> None:
-        """The module's code runs from now on. Raises StateError if it is not COMING."""
+        """Make the module LIVE: its code runs from now on. Raises StateError if not COMING."""
         if self._states.get(module) is not ModuleState.COMING:
-            raise StateError(module.path, f"not coming, but {self._state_in_words(module)}")
+            raise StateError(module.path, f"not coming, but {self._state_name(module)}")
         self._states[module] = ModuleState.LIVE
 
     def free_init(self, module: Module) -> None:
-        """The module's init text is about to be freed: its points are dropped.
+        """Drop the points of the module's init text, which is about to be freed.
 
         Raises StateError if the module is not LIVE.
         """
         if self._states.get(module) is not ModuleState.LIVE:
-            raise StateError(module.path, f"not live, but {self._state_in_words(module)}")
+            raise StateError(module.path, f"not live, but {self._state_name(module)}")
         self._drop_points(module, module.init)
         self._drop_ranges(module, module.init, "its init text was here until it was freed at")
 
     def going(self, module: Module) -> None:
-        """The module will be unmapped: its points are dropped while its memory is still there.
+        """Make the module GOING: drop its points while its memory is still there.
 
         Raises StateError if it is not COMING or LIVE.
         """
         if self._states.get(module) in (None, ModuleState.GOING):
-            raise StateError(module.path, f"cannot go: {self._state_in_words(module)}")
+            raise StateError(module.path, f"cannot go: {self._state_name(module)}")
         self._drop_points(module, (*module.text, *module.init))
         self._states[module] = ModuleState.GOING
 
     def unload(self, module: Module) -> None:
-        """The module's memory is gone, announced by `going` or not.
+        """Forget the module: its memory is gone, whether `going` announced that or not.
 
         Raises StateError if it was not loaded.
         """
@@ -196,12 +196,12 @@ class Modules:
     # --- what is where ------------------------------------------------------------------------
 
     def find(self, address: int) -> tuple[Module, Point]:
-        """The live module and its point at run-time address `address`.
+        """Find the live module and its point at run-time address `address`.
 
-        Raises NoModuleError where there is no live module, NoSiteError where it has no point.
+        Raises NoModuleError if no live module is there, NoSiteError if it has no point there.
         """
         found = self._points.get(address)
-        module = self._owned_at(address).module if found is None else found[0]
+        module = self._range_at(address).module if found is None else found[0]
         state = self._states[module]
         if state is not ModuleState.LIVE:
             what = f"in no live module: this one is {state}"
@@ -211,29 +211,29 @@ class Modules:
         return found
 
     def text_at(self, address: int) -> Range:
-        """The range of a loaded module around run-time address `address`, or NoModuleError."""
-        return self._owned_at(address).range
+        """Find the module's range around run-time address `address`. Raises NoModuleError."""
+        return self._range_at(address).range
 
     def has(self, module: Module, point: Point) -> bool:
-        """Whether the point is registered, and the module's: not dropped, nor another's since."""
+        """Tell whether the point is still the module's: not dropped, nor another module's now."""
         return self._points.get(point.address, (None, None)) == (module, point)
 
-    def _owned_at(self, address: int) -> _Owned:
-        """The range around `address` and whose it is; NoModuleError if it is nobody's."""
-        number = bisect_right(self._owned, address, key=lambda owned: owned.range.start) - 1
-        if number >= 0 and self._owned[number].range.holds(address):
-            return self._owned[number]
-        for gone in reversed(self._gone):
-            if gone.range.holds(address):
+    def _range_at(self, address: int) -> _LoadedRange:
+        """Find the range that holds run-time address `address`. Raises NoModuleError."""
+        number = bisect_right(self._loaded, address, key=lambda loaded: loaded.range.start) - 1
+        if number >= 0 and self._loaded[number].range.holds(address):
+            return self._loaded[number]
+        for freed in reversed(self._freed):
+            if freed.range.holds(address):
                 raise NoModuleError(
-                    gone.identity.path,
-                    f"in no live module: {gone.what} {gone.when:%Y-%m-%d %H:%M:%S} UTC: "
-                    f"{gone.identity}",
+                    freed.identity.path,
+                    f"in no live module: {freed.what} {freed.when:%Y-%m-%d %H:%M:%S} UTC: "
+                    f"{freed.identity}",
                     address=address,
                 )
         raise NoModuleError("modules", "in no live module, and none was ever here", address=address)
 
-    def _state_in_words(self, module: Module) -> str:
+    def _state_name(self, module: Module) -> str:
         return self._states.get(module, "not loaded")
 
     # --- loading and dropping -----------------------------------------------------------------
@@ -246,14 +246,14 @@ class Modules:
                 raise ModuleError(identity.path, f"{each} is no range of addresses")
             if why := maps.why_not_text(each, mappings, identity.device, identity.inode):
                 raise ModuleError(identity.path, f"{each} {why}")
-            for owned in self._owned:
-                if owned.range.meets(each):
+            for loaded in self._loaded:
+                if loaded.range.overlaps(each):
                     raise ModuleError(
                         identity.path,
-                        f"{each} overlaps {owned.range}, which is {owned.module.identity}",
+                        f"{each} overlaps {loaded.range}, which is {loaded.module.identity}",
                     )
         for before, each in pairwise(ranges):
-            if before.meets(each):
+            if before.overlaps(each):
                 raise ModuleError(identity.path, f"{each} overlaps {before} of the same module")
 
     def _drop_points(self, module: Module, ranges: Sequence[Range]) -> None:
@@ -264,12 +264,12 @@ class Modules:
     def _drop_ranges(self, module: Module, ranges: Sequence[Range], what: str) -> None:
         when = self._clock()
         for each in ranges:
-            owned = _Owned(each, module)
-            if owned in self._owned:
-                self._owned.remove(owned)
-                # Nobody is told any more of what went before from the same addresses.
-                self._gone = [gone for gone in self._gone if not _covers(each, gone.range)]
-                self._gone.append(_Gone(each, module.identity, what, when))
+            loaded = _LoadedRange(each, module)
+            if loaded in self._loaded:
+                self._loaded.remove(loaded)
+                # What was at the same addresses before is never reported again.
+                self._freed = [freed for freed in self._freed if not _covers(each, freed.range)]
+                self._freed.append(_FreedRange(each, module.identity, what, when))
 
 
 def _covers(outer: Range, inner: Range) -> bool:
@@ -277,25 +277,25 @@ def _covers(outer: Range, inner: Range) -> bool:
 
 
 def _check_points(module: Module, ranges: Sequence[Range]) -> None:
-    """ModuleError if a point is malformed, not inside one of the sorted `ranges`, or overlaps."""
+    """Raise ModuleError if a point is malformed, outside the sorted `ranges`, or overlapping."""
     starts = [each.start for each in ranges]
     points = sorted(module.points)
     for point in points:
         is_hook = point.kind is Kind.HOOK
         lengths = {x86.JUMP_LENGTH} if is_hook else x86.CALL_LENGTHS[module.machine]
         if len(point.call) not in lengths:
-            raise _bad_point(module, point, f"no {point.kind} is {len(point.call)} bytes long")
+            raise _point_error(module, point, f"no {point.kind} is {len(point.call)} bytes long")
         if len(point.call) != len(point.nop):
-            raise _bad_point(module, point, "its call and its NOP differ in length")
+            raise _point_error(module, point, "its call and its NOP differ in length")
         if point.code not in (point.call, point.nop):
-            raise _bad_point(module, point, "neither its call nor its NOP stands there")
+            raise _point_error(module, point, "neither its call nor its NOP stands there")
         number = bisect_right(starts, point.address) - 1
         if number < 0 or not ranges[number].holds(point.address, len(point.code)):
-            raise _bad_point(module, point, "not inside the module's text")
+            raise _point_error(module, point, "not inside the module's text")
     for before, point in pairwise(points):
         if before.address + len(before.code) > point.address:
-            raise _bad_point(module, point, f"overlaps {before.symbol} ({before.address:#x})")
+            raise _point_error(module, point, f"overlaps {before.symbol} ({before.address:#x})")
 
 
-def _bad_point(module: Module, point: Point, what: str) -> ModuleError:
+def _point_error(module: Module, point: Point, what: str) -> ModuleError:
     return ModuleError(module.path, what, address=point.address, symbol=point.symbol)

@@ -1,6 +1,6 @@
-"""Users of the sites, the kernel's ftrace_ops: which functions each traces, and what it has called.
+"""The kernel's ftrace_ops: which functions a tracer traces, and what their sites call for it.
 
-A pattern is a glob (a str) or a regular expression (compiled); either must match a whole name.
+A pattern is a glob (a str) or a compiled regular expression; either must match a whole name.
 """
 
 import re
@@ -17,8 +17,8 @@ class Ops:
     """One tracer.
 
     It traces each function that matches one of `filter`, or every function if that is empty, but
-    none that matches one of `notrace`. `target` is the run-time address that its sites call; None
-    leaves the call as it was linked.
+    none that matches one of `notrace`. `target` is the run-time address that its sites call; with
+    None they call what they were linked for.
     """
 
     name: str
@@ -27,18 +27,18 @@ class Ops:
     notrace: tuple[Pattern, ...] = ()
 
     def traces(self, names: Sequence[str]) -> bool:
-        """Whether it traces the function with these names; one without a name only unfiltered."""
+        """Tell whether a function with these names is traced; one without, only if unfiltered."""
         if self.filter and not _match(self.filter, names):
             return False
         return not _match(self.notrace, names)
 
 
-def target_of(users: Sequence[Ops], dispatcher: int | None) -> int | None:
-    """What a site that `users` trace calls: the one user's target, or for several the dispatcher.
+def target_of(tracing: Sequence[Ops], dispatcher: int | None) -> int | None:
+    """Return the target of the only ops that trace a site, or the dispatcher if there are several.
 
-    The dispatcher is what the kernel calls ftrace_ops_list_func: it calls each of them in turn.
+    The dispatcher, the kernel's ftrace_ops_list_func, calls each of them in turn.
     """
-    return users[0].target if len(users) == 1 else dispatcher
+    return tracing[0].target if len(tracing) == 1 else dispatcher
 
 
 def _match(patterns: Sequence[Pattern], names: Sequence[str]) -> bool:

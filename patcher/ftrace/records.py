@@ -1,4 +1,4 @@
-"""What is known of each point of a loaded module, and what is to be done with it.
+"""Records: what is known of each point of a loaded module, and what is to be done with it.
 
 Words and meanings are those of the kernel's struct dyn_ftrace and ftrace_check_record
 (kernel/trace/ftrace.c; the flag DISABLED and the delayed enabling of modules since Linux 4.5).
@@ -15,11 +15,11 @@ from recordmcount import x86
 from .modules import Kind, Module, Point
 from .ops import Ops, target_of
 
-FILES_OWN: Mapping[int, bytes] = MappingProxyType({})
+NO_PREFERRED_NOPS: Mapping[int, bytes] = MappingProxyType({})
 
 
 class Flags(Flag):
-    """ENABLED: a call (or the hook's jump) stands there. DISABLED: it may not be touched yet."""
+    """ENABLED: a call, or the hook's jump, stands there. DISABLED: it may not be touched yet."""
 
     NONE = 0
     ENABLED = auto()
@@ -27,7 +27,7 @@ class Flags(Flag):
 
 
 class Verb(StrEnum):
-    """What is done with a record. The last two are for trampolines and hooks."""
+    """What is done with a record; the last two are for trampolines and hooks."""
 
     IGNORE = "IGNORE"
     MAKE_CALL = "MAKE_CALL"
@@ -40,14 +40,16 @@ class Verb(StrEnum):
 class Record:
     """One point of a loaded module.
 
-    `users` counts those that trace the function, `code` is what is known to stand there, `target`
-    the run-time address that it calls: None for a call as it was linked, or for no call. `nop` is
-    what it is turned into: of `nops`, by length in bytes, or the file's own if that has none.
+    `users` is the count of ops that trace the function, `code` what is known to stand there,
+    `target` the run-time address that it calls: None for a call as it was linked, or for no call.
+    `nop` is what replaces the call: the one of its length in bytes in `nops`, or else the file's.
     """
 
     __slots__ = ("module", "point", "nop", "flags", "users", "code", "target")
 
-    def __init__(self, module: Module, point: Point, nops: Mapping[int, bytes] = FILES_OWN) -> None:
+    def __init__(
+        self, module: Module, point: Point, nops: Mapping[int, bytes] = NO_PREFERRED_NOPS
+    ) -> None:
         self.module = module
         self.point = point
         self.nop = nops.get(len(point.nop), point.nop)
@@ -60,18 +62,18 @@ class Record:
 
     @property
     def address(self) -> int:
-        """The run-time address of the first byte."""
+        """Run-time address of the first byte."""
         return self.point.address
 
     @property
     def is_site(self) -> bool:
-        """Whether users' filters are for it."""
+        """Whether ops can trace it: trampolines and hooks are no sites."""
         return self.point.kind is Kind.SITE
 
     def code_for(self, target: int | None) -> bytes:
-        """The call of `target`, or the hook's jump to it; None: the call as linked, or no jump.
+        """Encode the call of `target`, or the hook's jump to it. Raises ReachError.
 
-        Raises ReachError if it does not reach.
+        With None that is the call as it was linked, or no jump.
         """
         length = len(self.point.call)
         is_hook = self.point.kind is Kind.HOOK
@@ -91,7 +93,7 @@ class Record:
 
 
 class Update(NamedTuple):
-    """What a record becomes once its code is `code`."""
+    """What a record becomes once its code is `code`; `users` is the count of ops that trace it."""
 
     record: Record
     verb: Verb
@@ -101,38 +103,38 @@ class Update(NamedTuple):
     target: int | None
 
     def settle(self) -> None:
-        """It has become that."""
+        """Bring the record up to date, its code having become `code`."""
         record = self.record
         record.flags, record.users = self.flags, self.users
         record.code, record.target = self.code, self.target
 
 
-def verb(record: Record, users: Sequence[Ops], dispatcher: int | None, flags: Flags) -> Verb:
-    """What must be done with a site in state `flags` that exactly `users` trace."""
+def verb(record: Record, tracing: Sequence[Ops], dispatcher: int | None, flags: Flags) -> Verb:
+    """Choose what must be done with a site in state `flags` that exactly `tracing` trace."""
     if Flags.DISABLED in flags:
         return Verb.IGNORE
-    if not users:
+    if not tracing:
         return Verb.MAKE_NOP if Flags.ENABLED in flags else Verb.IGNORE
     if Flags.ENABLED not in flags:
         return Verb.MAKE_CALL
-    is_right = record.target == target_of(users, dispatcher)
+    is_right = record.target == target_of(tracing, dispatcher)
     return Verb.IGNORE if is_right else Verb.MODIFY_CALL
 
 
-def plan(record: Record, users: Sequence[Ops], dispatcher: int | None, flags: Flags) -> Update:
-    """The update of a site in state `flags` that exactly `users` trace.
+def plan(record: Record, tracing: Sequence[Ops], dispatcher: int | None, flags: Flags) -> Update:
+    """Plan the update of a site in state `flags` that exactly `tracing` trace.
 
-    Raises ReachError if its new call does not reach.
+    Raises ReachError if the target of its new call is out of reach.
     """
-    what = verb(record, users, dispatcher, flags)
+    what = verb(record, tracing, dispatcher, flags)
     if what is Verb.IGNORE:
-        return Update(record, what, flags, len(users), record.code, record.target)
-    target = target_of(users, dispatcher) if users else None
-    return change(record, what, target, flags=flags, users=len(users))
+        return Update(record, what, flags, len(tracing), record.code, record.target)
+    target = target_of(tracing, dispatcher) if tracing else None
+    return change(record, what, target, flags=flags, users=len(tracing))
 
 
 def change(record: Record, what: Verb, target: int | None, *, flags: Flags, users: int) -> Update:
-    """The update by which `what` is done. Raises ReachError if the call does not reach."""
+    """Make the update that does `what`. Raises ReachError if `target` is out of reach."""
     code = record.nop if what is Verb.MAKE_NOP else record.code_for(target)
-    enabled = flags & ~Flags.ENABLED if code == record.nop else flags | Flags.ENABLED
-    return Update(record, what, enabled, users, code, target)
+    flags = flags & ~Flags.ENABLED if code == record.nop else flags | Flags.ENABLED
+    return Update(record, what, flags, users, code, target)

@@ -1,4 +1,4 @@
-"""Code in a buffer of this process: what tests, models and copies of files are made of."""
+"""Code in a buffer of this process: the memory of tests, models and copies of files."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ class Buffer:
 
     @property
     def path(self) -> str:
-        """What the buffer is called in messages."""
+        """Name of the buffer in messages."""
         return self._path
 
     def read(self, address: int, size: int) -> bytes:
-        """`size` bytes at `address`; ReadError where they are not all in the buffer."""
+        """Read `size` bytes at `address`. Raises ReadError if they are not all in the buffer."""
         if not self._holds(address, size):
             raise ReadError(self._path, "outside of the code", address=address)
         at = address - self.start
         return bytes(self.text[at : at + size])
 
     def write(self, address: int, data: bytes) -> None:
-        """Put `data` at `address`; WriteError where it is not all in the buffer."""
+        """Write `data` at `address`. Raises WriteError if it is not all in the buffer."""
         if not self._holds(address, len(data)):
             raise WriteError(self._path, "outside of the code", address=address)
         at = address - self.start
         self.text[at : at + len(data)] = data
 
     def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        """What `read` gives for each address and size."""
+        """Read at each address as `read` does."""
         return list(map(self.read, addresses, sizes))
 
     def scatter(self, addresses: Sequence[int], data: Sequence[bytes]) -> None:
-        """What `write` does with each address and data, in order."""
+        """Write at each address as `write` does, in order."""
         for address, each in zip(addresses, data, strict=True):
             self.write(address, each)
 
     def sync(self) -> None:
-        """Nothing: no processor executes a buffer."""
+        """Do nothing: no processor executes a buffer."""
 
     def _holds(self, address: int, size: int) -> bool:
         return self.start <= address and address + size <= self.start + len(self.text)

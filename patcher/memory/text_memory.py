@@ -1,4 +1,4 @@
-"""Kinds of memory that hold code: what `patcher.modify` reads, compares, writes and serialises."""
+"""The protocol of memory that holds code, which `patcher.modify` reads, writes and serialises."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ else:
 
 
 class TextMemory(Protocol):
-    """Code that can be read and written. What an address counts is the memory's own affair.
+    """Code that can be read and written; each memory defines what its addresses count.
 
-    Every method can fault, and says so by the errors named here.
+    A method that fails raises the error named in its docstring.
     """
 
     @property
     def path(self) -> str:
-        """What the memory is called in messages."""
+        """Name of the memory in messages."""
 
     def read(self, address: int, size: int) -> bytes:
-        """`size` bytes at `address`; ReadError where there are not that many."""
+        """Read `size` bytes at `address`. Raises ReadError if there are not that many."""
 
     def write(self, address: int, data: bytes) -> None:
-        """Put `data` at `address`; WriteError if it cannot be done as a whole."""
+        """Write `data` at `address`. Raises WriteError if it cannot be written as a whole."""
 
     def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        """What `read` gives for each address and size; the ReadError is that of the first fault."""
+        """Read at each address as `read` does. Raises the ReadError of the first fault."""
 
     def scatter(self, addresses: Sequence[int], data: Sequence[bytes]) -> None:
-        """What `write` does with each address and data, in order, up to the first WriteError."""
+        """Write at each address as `write` does, in order, up to the first WriteError."""
 
     def sync(self) -> None:
         """Serialise: return when no processor still holds what stood here before a write.
 
-        WriteError if that cannot be ensured.
+        Raises WriteError if that cannot be ensured.
         """

@@ -1,17 +1,18 @@
-"""Change code while everyone runs: the breakpoint protocol of 2012.
+"""Change code while all CPUs run: the breakpoint protocol of 2012.
 
 An int3 in its first byte keeps every CPU out of a site. While it stands, the other bytes can be
-changed one by one; then the first byte closes the change. Between these acts all CPUs are
-serialised, so that none holds bytes it fetched before:
+changed one by one; writing the first byte completes the change. All CPUs serialise (`sync`) between
+these acts, so that none holds bytes it fetched before:
 
-1. count `modifying` up;   2. int3 into the first byte of all sites; sync;
-3. the other bytes; sync;  4. the first bytes; sync;   5. count `modifying` down.
+1. increment `modifying`;         2. write int3 into the first byte of all sites; sync;
+3. write the other bytes; sync;   4. write the first bytes; sync;
+5. decrement `modifying`.
 
-Before the third step nobody may stand between two instructions of a site: the breakpoint lets
-nobody in any more, and who is inside still is found by the machine.
+Before step 3 no CPU may stand between two instructions of a site: the breakpoint keeps CPUs from
+entering, and the machine finds those that are still inside.
 
-Whoever hits a breakpoint meanwhile treats the site as a NOP. The count must be seen by everyone
-before the first int3 is: with a plain variable a CPU could hit an int3 that nobody knows.
+A CPU that hits a breakpoint meanwhile treats the site as a NOP. Every CPU must see the count before
+it can see the first int3: with a plain variable, one could hit an int3 that no handler knows.
 
 Facts: Linux commits 08d636b6d4fb, "ftrace/x86: Have arch x86_64 use breakpoints instead of stop
 machine" (2012), and a192cd0413b7, "ftrace: Synchronize variable setting with breakpoints" (2012).
@@ -36,14 +37,14 @@ MODIFYING = "modifying"
 def modify(machine: Machine, batch: Batch) -> None:
     """Make all changes of the batch, or none if one of them does not verify.
 
-    The machine reports every breakpoint that is hit to `Machine.int3`. Raises ReadError,
-    CompareError, WriteError or, where a CPU stands inside a site, StateError; each site is then as
-    it was or as it should be, as a whole. After a StandingError some may not be: their breakpoint
-    stays, and so does the handler that skips them.
+    The machine must report every breakpoint that a CPU hits to `Machine.int3`. Raises ReadError,
+    CompareError, WriteError, or StateError if a CPU stands inside a site; each site is then wholly
+    as it was or wholly as it should be. After a StandingError some sites may be neither: their
+    breakpoint stays, and so does the handler that skips them.
     """
     path = machine.memory.path
-    handler = partial(_skip, machine, batch)
-    machine.int3_handlers.insert(0, handler)
+    int3_handler = partial(_handle, machine, batch)
+    machine.int3_handlers.insert(0, int3_handler)
     stays = False
     try:
         run(machine, steps(path, batch))
@@ -52,17 +53,17 @@ def modify(machine: Machine, batch: Batch) -> None:
         raise
     finally:
         if not stays:
-            machine.int3_handlers.remove(handler)
+            machine.int3_handlers.remove(int3_handler)
 
 
-def _skip(machine: Machine, batch: Batch, address: int) -> int | None:
+def _handle(machine: Machine, batch: Batch, address: int) -> int | None:
     return run(machine, handler(batch, address))
 
 
 def handler(batch: Batch, address: int) -> Steps[int | None]:
-    """The steps of whoever hit a breakpoint at `address`: how many bytes to skip.
+    """Yield the steps of a CPU that hit a breakpoint at `address`; return how many bytes to skip.
 
-    None: no site is being changed there, the breakpoint is for others.
+    None means that no site is being changed there: the breakpoint is for others.
     """
     if not (yield Load(MODIFYING)):
         return None
@@ -73,7 +74,7 @@ def handler(batch: Batch, address: int) -> Steps[int | None]:
 
 
 def steps(path: str, batch: Batch) -> Steps[None]:
-    """The steps of the writer."""
+    """Yield the steps of the writer."""
     if not len(batch):
         return
     addresses = batch.addresses
@@ -87,9 +88,9 @@ def steps(path: str, batch: Batch) -> Steps[None]:
         yield Sync()
         yield from refuse_inside(path, enterable)
         yield Write([address + 1 for address in addresses], [new[1:] for new in batch.new])
-        # A site is opened only when all of it is known to be there.
-        closed = [INT3 + new[1:] for new in batch.new]
-        yield ReadBack(Batch(addresses, batch.old, closed, batch.symbol, batch.check))
+        # A breakpoint is removed only when all other bytes are known to be there.
+        trapping = [INT3 + new[1:] for new in batch.new]
+        yield ReadBack(Batch(addresses, batch.old, trapping, batch.symbol, batch.check))
         yield Sync()
         yield Write(addresses, [new[:1] for new in batch.new])
         yield Sync()
@@ -97,10 +98,10 @@ def steps(path: str, batch: Batch) -> Steps[None]:
     except BaseException as fault:
         try:
             standing = yield from _remove_breakpoints(batch)
-        except BaseException as second:  # nobody knows what stands
-            raise _left(path, batch, addresses) from second
+        except BaseException as second:  # any breakpoint may still stand
+            raise _standing_error(path, batch, addresses) from second
         if standing:
-            raise _left(path, batch, standing) from fault
+            raise _standing_error(path, batch, standing) from fault
         if (yield Load(MODIFYING)) != before:
             yield Add(MODIFYING, -1)
         raise
@@ -108,9 +109,9 @@ def steps(path: str, batch: Batch) -> Steps[None]:
 
 
 def _refuse_breakpoints(path: str, batch: Batch) -> None:
-    """An int3 that is there before or after could not be told from one of ours.
+    """Raise CompareError if a site has an int3 before or after the change, or has no bytes.
 
-    Nor has a site of no bytes one to put it into.
+    Such an int3 could not be told from the protocol's own.
     """
     for address, old, new in zip(batch.addresses, batch.old, batch.new, strict=True):
         if not old or INT3 in (old[:1], new[:1]):
@@ -120,7 +121,7 @@ def _refuse_breakpoints(path: str, batch: Batch) -> None:
             )  # fmt: skip
 
 
-def _left(path: str, batch: Batch, standing: Sequence[int]) -> StandingError:
+def _standing_error(path: str, batch: Batch, standing: Sequence[int]) -> StandingError:
     first, *others = standing
     more = f", as {len(others)} more," if others else ""
     what = f"its breakpoint{more} may still be hit: its handler stays"
@@ -128,21 +129,21 @@ def _left(path: str, batch: Batch, standing: Sequence[int]) -> StandingError:
 
 
 def _remove_breakpoints(batch: Batch) -> Steps[Sequence[int]]:
-    """Make each site whole again, by what stands there now; the addresses where that failed.
+    """Make each site whole, old or new by its bytes of now; return the addresses where that failed.
 
-    A site whose other bytes are new may get its first byte only after a sync, as above. If the
-    last sync fails, any CPU may still hold any of the breakpoints.
+    A site whose other bytes are new may get its first byte only after a sync, as in the protocol.
+    If the last sync fails, any CPU may still hold any of the breakpoints.
     """
-    synced = yield from _sync()
+    synced = yield from _try_to_sync()
     standing = []
     for change in map(Change, batch.addresses, batch.old, batch.new):
         removed = yield from _remove_breakpoint(change, synced=synced)
         standing += [] if removed else [change.address]
-    synced = yield from _sync()
+    synced = yield from _try_to_sync()
     return standing if synced else batch.addresses
 
 
-def _sync() -> Steps[bool]:
+def _try_to_sync() -> Steps[bool]:
     with suppress(Exception):
         yield Sync()
         return True

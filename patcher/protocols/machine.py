@@ -1,9 +1,9 @@
-"""What a protocol needs of a machine: memory, CPUs to stop and to serialise, handlers to run first.
+"""What a protocol needs of a machine: memory, CPUs to stop and to serialise, breakpoint handlers.
 
-The default is a machine on which no CPU executes the memory: a buffer, the copy of a file. A
-machine with CPUs overrides `stop`, `resume`, `sync` and `instruction_pointers`, and reports every
-breakpoint that is hit to `int3`. A protocol never calls these itself: it yields steps, and
-`steps.run` carries them out.
+By default no CPU executes the memory: it is a buffer, or the copy of a file. A machine with CPUs
+overrides `stop`, `resume`, `sync` and `instruction_pointers`, and reports every breakpoint that a
+CPU hits to `int3`. A protocol calls none of these itself: it yields steps, and `steps.run` carries
+them out.
 """
 
 from collections import Counter, defaultdict
@@ -17,7 +17,7 @@ Int3Handler = Callable[[int], int | None]
 
 
 class Machine:
-    """Memory that holds code, the CPUs that execute it, and what those share with the writer.
+    """Memory that holds code, the CPUs that execute it, and the variables they share.
 
     `int3_handlers` are asked in order; each takes the address of the breakpoint and returns how
     many bytes to skip from there, or None if the breakpoint is not its own. `statistics` counts
@@ -34,32 +34,32 @@ class Machine:
     def stop(self) -> None:
         """Return when every other CPU stands between two instructions, and not in a handler.
 
-        WriteError if one cannot be stopped. `resume` is called afterwards in any case.
+        Raises WriteError if one cannot be stopped. `resume` is called afterwards in any case.
         """
 
     def resume(self) -> None:
-        """Let the stopped CPUs go on, each serialised before its next instruction."""
+        """Let the stopped CPUs go on; each serialises before its next instruction."""
         self.memory.sync()
 
     def sync(self) -> None:
-        """Return when every CPU has been serialised since the call. WriteError if one cannot.
+        """Return when every CPU has serialised since the call; raise WriteError if one cannot.
 
-        One that is in `int3` is so only when it has left it and skipped what it was told to.
+        A CPU in `int3` has serialised only when it has left `int3` and skipped the site.
         """
         self.memory.sync()
 
     def instruction_pointers(self) -> Collection[int]:
-        """The run-time addresses at which those who execute the memory go on.
+        """Return the run-time addresses at which code goes on.
 
-        Of every thread, waiting ones too, and of every signal handler's return: each as it was at
-        some time since the call. StateError if it cannot be told.
+        There is one for every thread, waiting ones included, and one for the return of every
+        signal handler, each from some time since the call. Raises StateError if they are unknown.
         """
         return ()
 
     def int3(self, address: int) -> int | None:
-        """How many bytes to skip for the CPU that hit a breakpoint at `address`.
+        """Return how many bytes the CPU that hit a breakpoint at `address` is to skip.
 
-        None: nobody here knows the breakpoint, it is for others.
+        None means that no handler here knows the breakpoint: it is for others.
         """
         for handler in tuple(self.int3_handlers):
             if (skip := handler(address)) is not None:
@@ -67,18 +67,18 @@ class Machine:
         return None
 
     def load(self, variable: str) -> Value:
-        """The value of a shared variable; 0 before anything was stored."""
+        """Return the value of a shared variable; 0 before anything was stored."""
         with self._changed:
             return self._variables[variable]
 
     def store(self, variable: str, value: Value) -> None:
-        """Give a shared variable a value."""
+        """Store a value in a shared variable."""
         with self._changed:
             self._variables[variable] = value
             self._changed.notify_all()
 
     def add(self, variable: str, number: int) -> int:
-        """Add to a shared variable, indivisibly, and give what it is then."""
+        """Add to a shared variable atomically, and return the sum."""
         with self._changed:
             value = int(self._variables[variable]) + number
             self._variables[variable] = value
@@ -86,9 +86,9 @@ class Machine:
             return value
 
     def exchange(self, variable: str, old: int, new: int, statistic: str) -> None:
-        """Wait until the variable is `old`, and in the same indivisible act make it `new`.
+        """Wait until the variable is `old`, and in the same atomic act make it `new`.
 
-        Counts in `statistic` if that took waiting.
+        Adds one to `statistic` if it had to wait.
         """
         with self._changed:
             self.statistics[statistic] += self._variables[variable] != old
@@ -96,6 +96,6 @@ class Machine:
             self._variables[variable] = new
 
     def count(self, statistic: str) -> None:
-        """Add one to a statistic, indivisibly."""
+        """Add one to a statistic, atomically."""
         with self._changed:
             self.statistics[statistic] += 1

@@ -1,17 +1,18 @@
-"""Code that NMIs execute, changed while all other code is stopped: the two-buffer protocol of 2008.
+"""Change code that NMIs execute, with all CPUs stopped: the two-buffer protocol of 2008.
 
-Writing the bytes that are already there harms nobody. So one buffer holds an address and another
-the code to come, and an NMI that arrives while the flag is up writes that code itself before it
-executes anything. Per site:
+Writing the bytes that are already there does no harm. So one buffer holds an address and another
+the new code, and an NMI that arrives while the flag is up writes that code itself before it
+executes anything. For each site:
 
 1. fill both buffers;   2. wait until no NMI runs;   3. raise the flag;
 4. write the code;      5. lower the flag;           6. wait until no NMI runs.
 
-Without the second step an NMI that did not see the flag executes what is being written. Without
-the sixth an NMI that saw the flag of one site finds the address of the next in the buffer, and the
-code of the last. The second and the third are one act: the flag is a bit of the count of running
-NMIs, set when the count is 0. In 2008 the flag was raised first, and then waited; an NMI that saw
-the flag could so write what another one, which did not, was executing. (tools/explore shows it.)
+Without step 2 an NMI that did not see the flag executes what is being written. Without step 6 an
+NMI that saw the flag for one site finds the address of the next site in one buffer and the code of
+the last one in the other. Steps 2 and 3 are one act: the flag is a bit of the count of running
+NMIs, set when the count is 0. In 2008 the writer raised the flag first and waited then; so an NMI
+that saw the flag could write what another one, which did not, was executing (tools/explore shows
+it).
 
 Facts: Linux commit 17666f02b118, "ftrace: nmi safe code modification" (2008), and
 wait_for_nmi_and_set_mod_flag() of arch/x86/kernel/ftrace.c from 2009 on.
@@ -48,20 +49,20 @@ def modify(machine: Machine, batch: Batch) -> None:
     """Make all changes of the batch, or none if one of them does not verify.
 
     Every NMI of the machine must come in by `deliver`, from before the first change on. Raises
-    ReadError, CompareError, StateError where a CPU stands inside a site, or WriteError; the flag is
-    then down and the CPUs run again. A WriteError can come after some sites were written, each as a
-    whole.
+    ReadError, CompareError, WriteError, or StateError if a CPU stands inside a site; by then the
+    flag is down and the CPUs run again. Before a WriteError some sites may have been written, each
+    as a whole.
     """
     run(machine, steps(machine.memory.path, batch))
 
 
 def deliver(machine: Machine, body: Callable[[], None]) -> None:
-    """An NMI: do what the writer may need, then `body`, which may execute any site."""
+    """Handle an NMI: write what the writer needs, then run `body`, which may execute any site."""
     run(machine, handler(body))
 
 
 def steps(path: str, batch: Batch) -> Steps[None]:
-    """The steps of the writer, under stop_machine."""
+    """Yield the steps of the writer, with all CPUs stopped."""
     yield from stop_machine.steps(path, batch, _write_each)
 
 
@@ -74,31 +75,31 @@ def _write(address: int, code: bytes) -> Steps[None]:
     yield Store(ADDRESS, address)
     yield Store(CODE, code)
     try:
-        # The acts on the count are fences: who sees the flag sees the buffers, and the code.
+        # Acts on the count are fences: whoever sees the flag sees the buffers, and the code.
         yield Exchange(RUNNING, 0, FLAG, WAITS)
         yield Write([address], [code])
         yield Add(RUNNING, -FLAG)
         yield WaitZero(RUNNING, WAITS)
     except BaseException:
-        # An NMI that saw the flag may have yet to write: none may come that does not see it.
+        # An NMI that saw the flag may still have to write: until it has, no NMI may miss the flag.
         flag = (yield Load(RUNNING)) & FLAG
         yield Exchange(RUNNING, flag, 0, WAITS)
         raise
 
 
 def handler(body: Callable[[], None]) -> Steps[None]:
-    """The steps of an NMI: it counts itself, and sees in the same act whether the flag is up."""
+    """Yield the steps of an NMI, which counts itself and sees the flag in the same act."""
     running = yield Add(RUNNING, 1)
     try:
         if running & FLAG:
-            yield from _write_too()
+            yield from _write_for_writer()
         yield Body(body)
     finally:
         yield Add(RUNNING, -1)
 
 
-def _write_too() -> Steps[None]:
-    """Write what the writer writes. A failure is not told: the writer meets the same."""
+def _write_for_writer() -> Steps[None]:
+    """Write what the writer writes. A failure is not reported: the writer meets it too."""
     address = yield Load(ADDRESS)
     code = yield Load(CODE)
     try:

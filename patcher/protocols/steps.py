@@ -1,11 +1,23 @@
 """The steps that protocols are made of, and the driver that carries them out on a real machine.
 
-A protocol is a generator. Each step that it yields is one act of the CPU that runs it; what the
-act finds is sent back, and its failure is thrown in where it was yielded. `run` carries the steps
-out, one after the other. tools/explore interleaves the same generators with the acts of other CPUs,
-in every order: what is proven there is what runs here.
+There are three protocols, each safe in one more situation than the one before: `stop_machine` if
+every CPU that executes the code can be stopped, `nmi` also if interrupts that cannot be masked
+execute it, `breakpoint` while all CPUs run. Each module has a `modify(machine, batch)`; callers
+outside this room take `partial(modify, machine)`.
 
-Stores, of variables and of code, become visible to other CPUs in any order, until a step that says
+A protocol changes a site as one instruction. Where the old code is a call of two instructions (of
+12 or 13 bytes, or `nop; call`), a CPU may stand between them; then the protocol changes nothing
+(see `instruction_pointers`).
+
+There must be one writer at a time: threads that change the same machine need a lock around
+`modify`.
+
+A protocol is a generator. Each step that it yields is one act of the CPU that runs the protocol:
+the result of the act is sent back into the generator, a failure is thrown into it. `run` carries
+out the steps one after the other. tools/explore interleaves the same generators with the acts of
+other CPUs, in every order: what is proven there is what runs here.
+
+Stores to variables and to code become visible to other CPUs in any order, unless a step says
 otherwise.
 """
 
@@ -22,21 +34,21 @@ from .machine import Machine, Value
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Compare every site of the batch with what must stand there; ReadError, CompareError."""
+    """Compare every site of the batch with its old code. Raises ReadError or CompareError."""
 
     batch: Batch
 
 
 @dataclass(frozen=True, slots=True)
 class ReadBack:
-    """Compare every site of the batch with what was written there; ReadError, WriteError."""
+    """Compare every site of the batch with its new code. Raises ReadError or WriteError."""
 
     batch: Batch
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """The `size` bytes of code at `address`; ReadError."""
+    """Read `size` bytes of code at `address`. Raises ReadError."""
 
     address: int
     size: int
@@ -44,7 +56,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Store code: each of `data` at its address. WriteError; then the first few may be written."""
+    """Store each of `data` at its address. Raises WriteError; the first few may be written then."""
 
     addresses: Sequence[int]
     data: Sequence[bytes]
@@ -52,14 +64,14 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The value of a shared variable."""
+    """Load the value of a shared variable."""
 
     variable: str
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Give a shared variable a value."""
+    """Store a value in a shared variable."""
 
     variable: str
     value: Value
@@ -67,7 +79,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Add to a shared variable, indivisibly, and give what it is then; a fence."""
+    """Add to a shared variable atomically and return the sum; a fence."""
 
     variable: str
     number: int
@@ -75,12 +87,12 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Return when this CPU's stores are visible to all, and what it fetched is dropped."""
+    """Return when this CPU's stores are visible to all, and it has dropped what it had fetched."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaitZero:
-    """Return when a shared variable is 0; count in `statistic` if that took waiting."""
+    """Return when a shared variable is 0; add one to `statistic` if it had to wait."""
 
     variable: str
     statistic: str
@@ -88,9 +100,9 @@ class WaitZero:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Wait until a shared variable is `old`, and in the same indivisible act make it `new`.
+    """Wait until a shared variable is `old`, and in the same atomic act make it `new`; a fence.
 
-    A fence. It counts in `statistic` if that took waiting.
+    Adds one to `statistic` if it had to wait.
     """
 
     variable: str
@@ -101,7 +113,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Add one to a statistic, by which nothing is decided."""
+    """Add one to a statistic; no protocol reads statistics."""
 
     statistic: str
 
@@ -113,22 +125,22 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Let the stopped CPUs go on, each serialised before its next instruction; a fence."""
+    """Let the stopped CPUs go on; each serialises before its next instruction. A fence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """Return when every CPU has been serialised since; a fence."""
+    """Return when every CPU has serialised since the step began; a fence."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstructionPointers:
-    """The run-time addresses at which CPUs go on; those in sites are enough. StateError."""
+    """Find the run-time addresses, at least those in sites, where CPUs go on. Raises StateError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """In a handler of interrupts: here runs what the interrupt came for."""
+    """Run what the interrupt came for; a step of an interrupt's handler."""
 
     function: Callable[[], None]
 
@@ -140,7 +152,7 @@ Step = (
 Result = TypeVar("Result")
 Steps = Generator[Step, Any, Result]
 
-# How each kind of step is carried out on a real machine.
+# How a real machine carries out each step.
 ACTS: dict[type[Step], Callable[[Machine, Any], Any]] = {
     Verify: lambda machine, step: modify.verify(machine.memory, step.batch),
     ReadBack: lambda machine, step: modify.read_back(machine.memory, step.batch),
@@ -149,7 +161,7 @@ ACTS: dict[type[Step], Callable[[Machine, Any], Any]] = {
     Load: lambda machine, step: machine.load(step.variable),
     Store: lambda machine, step: machine.store(step.variable, step.value),
     Add: lambda machine, step: machine.add(step.variable, step.number),
-    Fence: lambda _machine, _step: None,  # the machine's own lock has ordered the stores
+    Fence: lambda _machine, _step: None,  # the machine's lock has ordered the stores
     WaitZero: lambda machine, step: machine.exchange(step.variable, 0, 0, step.statistic),
     Exchange: lambda machine, step: machine.exchange(
         step.variable, step.old, step.new, step.statistic
@@ -164,10 +176,10 @@ ACTS: dict[type[Step], Callable[[Machine, Any], Any]] = {
 
 
 def run(machine: Machine, steps: Steps[Result]) -> Result:
-    """Carry out the steps, and return or raise what the protocol does.
+    """Carry out the steps; return what the protocol returns, or raise what it raises.
 
-    Whatever an act raises is thrown in, be it an interrupt from the keyboard: the protocol cleans
-    up.
+    Whatever an act raises is thrown into the protocol, even a KeyboardInterrupt, so that the
+    protocol can clean up.
     """
     fault = None
     while True:

@@ -1,7 +1,7 @@
-"""Stop everyone, write, let everyone go: the protocol of ftrace before 2012.
+"""Stop all CPUs, write, let them go on: the protocol of ftrace before 2012.
 
-Nothing is left to go wrong but an interrupt that cannot be masked: an NMI still arrives on a
-stopped CPU and executes code that is being written. That is what `nmi` is for.
+It is not safe against interrupts that cannot be masked: an NMI still arrives on a stopped CPU and
+may execute code that is being written. The protocol of `nmi` is for that case.
 """
 
 from collections.abc import Callable
@@ -14,23 +14,25 @@ from .steps import ReadBack, Resume, Steps, Stop, Verify, Write, run
 
 
 def modify(machine: Machine, batch: Batch) -> None:
-    """Make all changes of the batch while nobody runs, or none if one of them does not verify.
+    """Make all changes of the batch while no CPU runs, or none if one of them does not verify.
 
-    Raises ReadError, CompareError, StateError where a CPU stands inside a site, or WriteError; the
-    CPUs then run again. A WriteError can come after some sites were written, each as a whole.
+    Raises ReadError, CompareError, WriteError, or StateError if a CPU stands inside a site; the
+    CPUs run again by then. Before a WriteError some sites may have been written, each as a whole.
     """
     run(machine, steps(machine.memory.path, batch))
 
 
-def at_once(batch: Batch) -> Steps[None]:
-    """Write all at once, for nobody looks."""
+def write_all(batch: Batch) -> Steps[None]:
+    """Write all sites in one step, which is safe while no CPU runs."""
     yield Write(batch.addresses, batch.new)
 
 
-def steps(path: str, batch: Batch, write: Callable[[Batch], Steps[None]] = at_once) -> Steps[None]:
-    """The steps of the writer; `write` are those of them that change code.
+def steps(
+    path: str, batch: Batch, write: Callable[[Batch], Steps[None]] = write_all
+) -> Steps[None]:
+    """Yield the steps of the writer; those of `write` change the code.
 
-    The comparison is made inside the stop: between it and the writes nothing can change.
+    The sites are compared while the CPUs stand, so that nothing can change before the writes.
     """
     if not len(batch):
         return

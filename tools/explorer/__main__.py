@@ -12,20 +12,20 @@ from tools.explorer.schedule import lines
 from tools.explorer.search import explore
 
 LEGEND = """\
-CPU 0 runs the protocol, the others execute the sites; NMIs come on any. What a CPU stores others
-see once it is visible, which each byte and variable becomes by itself. Fetched bytes are kept
-until they are executed or dropped; `..` is fetched at another time. nmi_running is the number of
-NMIs, and 0x80000000 more while the flag is up.
+CPU 0 runs the protocol, the others execute the sites; NMIs arrive on any. Each byte and variable
+that a CPU stores becomes visible to the others at a time of its own. Fetched bytes are kept until
+they are executed or dropped; `..` stands for a byte fetched at another time. nmi_running is the
+number of NMIs, plus 0x80000000 while the flag is up.
 """
 LINE = "{:55}{:>10}{:>8}  {}"
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 if every protocol holds and every mutant breaks, else 1."""
+    """Return the exit status: 0 if every protocol holds and every mutant breaks, else 1."""
     parser = argparse.ArgumentParser(
         prog="tools/explore",
         description=__doc__,
-        epilog="exit status: 0 every protocol holds and every mutant breaks; 1 not so; 2 usage",
+        epilog="exit status: 0 every protocol holds and every mutant breaks; 1 otherwise; 2 usage",
     )
     parser.add_argument(
         "words", nargs="*", metavar="WORD", help="only scenarios whose name has all of these words"
@@ -38,12 +38,12 @@ def main(words: Sequence[str] | None = None) -> int:
     say(1, [LEGEND, LINE.format("", "states", "", "").rstrip()])
     good = True
     for case in cases:
-        good &= tell(case)
+        good &= try_case(case)
     return 0 if good else 1
 
 
-def tell(case: Case) -> bool:
-    """Explore one scenario and print what is found; whether that is as it should be."""
+def try_case(case: Case) -> bool:
+    """Explore one scenario, print what is found, and return whether it is as it should be."""
     model = Model(case.scenario)
     before = time.monotonic()
     found = explore(model)

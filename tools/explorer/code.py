@@ -1,7 +1,7 @@
 """The bytes of the sites: which values each takes, and what a CPU executes that has seen some.
 
-A byte takes few values in all: the old one, the new one, and int3 if it is the first. What stands
-there is a mask with one bit, what a CPU may have seen there a mask with several.
+A byte takes few values in all: the old one, the new one, and int3 if it is the first of a site. The
+value that stands there is a mask with one bit; those that a CPU may have seen, one with several.
 """
 
 from itertools import product
@@ -16,7 +16,7 @@ Masks = tuple[int, ...]
 
 
 class Outcome(NamedTuple):
-    """What a flight can execute: the old or new code, mixes of both, or a breakpoint."""
+    """What a CPU can execute of a flight: old or new code as a whole, mixes, or a breakpoint."""
 
     whole: tuple[bytes, ...]
     mixes: tuple[bytes, ...]
@@ -43,38 +43,38 @@ class Code:
         return tuple(self.mask(place, value) for place, value in enumerate(values))
 
     def mask(self, place: int, value: int) -> int:
-        """The bit of a value at a place; 0 if it is never to stand there."""
+        """Return the bit of a value at a place; 0 if the value must never stand there."""
         return 1 << at if (at := self._values[place].find(value)) >= 0 else 0
 
     def value(self, place: int, mask: int) -> int:
-        """The value at a place that has this bit."""
+        """Return the value at a place that has this bit."""
         return self._values[place][mask.bit_length() - 1]
 
     def is_constant(self, place: int) -> bool:
-        """Whether but one value ever stands there."""
+        """Tell whether only one value ever stands at a place."""
         return len(self._values[place]) == 1
 
     def place(self, address: int) -> int | None:
-        """The place of the byte at an address; None if it is in no site."""
+        """Return the place of the byte at an address; None if it is in no site."""
         for start, site in zip(self.starts, self.sites, strict=True):
             if 0 <= address - site.address < len(site.old):
                 return start + address - site.address
         return None
 
     def of_site(self, masks: Masks, number: int) -> Masks:
-        """The part of the masks that is about one site."""
+        """Return the masks of one site."""
         start = self.starts[number]
         return masks[start : start + len(self.sites[number].old)]
 
     def read(self, masks: Masks, address: int, size: int) -> bytes:
-        """The bytes at an address, all in one site."""
+        """Return the bytes at an address, all in one site."""
         start = self.place(address)
         if start is None:
             raise ValueError(f"no site at {address:#x}")
         return bytes(self.value(place, masks[place]) for place in range(start, start + size))
 
     def is_whole(self, masks: Masks) -> bool:
-        """Whether every site is all old or all new."""
+        """Tell whether every site is all old or all new."""
         return all(
             self.of_site(masks, number)
             in (self.of_site(self.old, number), self.of_site(self.new, number))
@@ -82,22 +82,22 @@ class Code:
         )
 
     def is_old_call(self, flight: Flight, code: bytes) -> bool:
-        """Whether `code` calls what the site called before the change, and not after.
+        """Tell whether `code` calls what the site called before the change, and not after.
 
-        Of two instructions the second calls.
+        Of a site's two instructions the second is the call.
         """
         site = self.sites[flight.site]
-        calls = site.old not in NOPS.values() and not self.behind(flight, code)
+        calls = site.old not in NOPS.values() and not self.inside_after(flight, code)
         return calls and code == site.old[flight.start :] != site.new[flight.start :]
 
-    def behind(self, flight: Flight, code: bytes) -> Inside | None:
-        """Where the CPU stands when it has executed the first instruction of `code`."""
+    def inside_after(self, flight: Flight, code: bytes) -> Inside | None:
+        """Return where the CPU stands inside the site after the first instruction of `code`."""
         length = first_instruction(code)
         inside = not flight.start and 0 < length < len(code)
         return Inside(flight.site, length) if inside else None
 
-    def seeing(self, context: Context, place: int, mask: int) -> Context:
-        """What a CPU may have seen once the byte at `place` has become `mask`."""
+    def after_store(self, context: Context, place: int, mask: int) -> Context:
+        """Add to what a CPU may have seen: the byte at `place` has become `mask`."""
         if not isinstance(context, Flight):
             return context
         index = place - self.starts[context.site] - context.start
@@ -107,7 +107,7 @@ class Code:
         return context._replace(seen=(*seen[:index], seen[index] | mask, *seen[index + 1 :]))
 
     def outcome(self, flight: Flight) -> Outcome:
-        """What the CPU can execute; any choice of what it saw of each byte is possible."""
+        """Return what the CPU can execute: any choice from the values it saw of each byte."""
         if flight not in self._outcomes:
             self._outcomes[flight] = self._outcome(flight)
         return self._outcomes[flight]
@@ -116,10 +116,10 @@ class Code:
         site = self.sites[flight.site]
         start = self.starts[flight.site] + flight.start
         old, new = site.old[flight.start :], site.new[flight.start :]
-        known = [
+        whole = [
             code
-            for code, all_of_it in ((old, site.old), (new, site.new))
-            if flight.start in {0, first_instruction(all_of_it)}
+            for code, site_code in ((old, site.old), (new, site.new))
+            if flight.start in {0, first_instruction(site_code)}
         ]
         choices = [
             [value for value in self._values[place] if self.mask(place, value) & seen]
@@ -128,7 +128,7 @@ class Code:
         codes = [bytes(values) for values in product(*choices)]
         executed = [code for code in codes if not code.startswith(INT3)]
         return Outcome(
-            whole=tuple(code for code in executed if code in known),
-            mixes=tuple(code for code in executed if code not in known),
+            whole=tuple(code for code in executed if code in whole),
+            mixes=tuple(code for code in executed if code not in whole),
             traps=len(executed) < len(codes),
         )

@@ -1,4 +1,4 @@
-"""What the steps of a program do to the machine, for all that a CPU does by itself."""
+"""The effects of those steps of a program that a CPU carries out by itself."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -23,19 +23,19 @@ from .state import Cpu, Place, State
 
 
 class Effect(NamedTuple):
-    """What the program is answered, and what has changed; or what the step violates."""
+    """The answer to the program, and what has changed; or what the step violates."""
 
     answer: Any
-    values: tuple[tuple[str, Any], ...]
+    variables: tuple[tuple[str, Any], ...]
     stores: tuple[tuple[Place, Any], ...]
     violation: str = ""
 
 
 def effect(code: Code, state: State, cpu: Cpu, step: Step) -> Effect | None:
-    """The effect of a step that `cpu` takes; None if it must wait."""
+    """Return the effect of a step that `cpu` takes; None if it must wait."""
     if _waits(state, cpu, step):
         return None
-    done = Effect(None, state.values, cpu.stores)
+    done = Effect(None, state.variables, cpu.stores)
     match step:
         case Load(variable):
             done = done._replace(answer=visible(state, cpu, variable))
@@ -43,9 +43,9 @@ def effect(code: Code, state: State, cpu: Cpu, step: Step) -> Effect | None:
             done = done._replace(stores=(*cpu.stores, (variable, value)))
         case Add(variable, number):
             value = visible(state, cpu, variable) + number
-            done = done._replace(answer=value, values=assigned(state, variable, value))
+            done = done._replace(answer=value, variables=assigned(state, variable, value))
         case Exchange(variable, _, new):
-            done = done._replace(values=assigned(state, variable, new))
+            done = done._replace(variables=assigned(state, variable, new))
         case Write():
             done = _written(code, done, step)
         case Read(address, size):
@@ -73,21 +73,21 @@ def _waits(state: State, cpu: Cpu, step: Step) -> bool:
 
 
 def visible(state: State, cpu: Cpu, variable: str) -> Any:
-    """The value of a variable as the CPU sees it: its own stores it sees at once."""
+    """Return the value of a variable as the CPU sees it, which sees its own stores at once."""
     for place, value in reversed(cpu.stores):
         if place == variable:
             return value
-    return dict(state.values).get(variable, 0)
+    return dict(state.variables).get(variable, 0)
 
 
 def assigned(state: State, variable: str, value: Any) -> tuple[tuple[str, Any], ...]:
-    """The variables, with one of them changed."""
-    values = {**dict(state.values), variable: value}
-    return tuple(sorted(item for item in values.items() if item[1]))
+    """Return the variables, with one of them changed."""
+    variables = {**dict(state.variables), variable: value}
+    return tuple(sorted(item for item in variables.items() if item[1]))
 
 
 def _seen(state: State, cpu: Cpu) -> Masks:
-    """The code as the CPU reads it, its own stores in it."""
+    """Return the code as the CPU reads it, including its own stores."""
     masks = list(state.code)
     for place, mask in cpu.stores:
         if isinstance(place, int):
@@ -96,8 +96,8 @@ def _seen(state: State, cpu: Cpu) -> Masks:
 
 
 def _written(code: Code, done: Effect, step: Write) -> Effect:
-    """Each byte into the CPU's buffer; those that never have another value change nothing."""
-    if not all(step.data):  # 0 is in every variable before the first store
+    """Put each byte into the CPU's buffer, except those that never have another value."""
+    if not all(step.data):  # every variable is 0 before the first store
         return done._replace(violation="it writes from a buffer that was never filled")
     stores = list(done.stores)
     for address, data in zip(step.addresses, step.data, strict=True):

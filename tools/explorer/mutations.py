@@ -1,4 +1,4 @@
-"""Protocols changed in one respect: a step left out, put in another's place, or made to fail."""
+"""Protocols changed in one respect: a step is left out, replaced, or made to fail."""
 
 from collections.abc import Callable, Container, Iterable
 from itertools import count
@@ -32,9 +32,9 @@ OLD_FLAG = "mod_code_write"
 def changed(
     steps: Steps[Any], change: Callable[[Step], Iterable[Step]], otherwise: Any = None
 ) -> Steps[Any]:
-    """The same steps, but each one replaced by those that `change` gives for it.
+    """Replace each step by the steps that `change` gives for it.
 
-    The protocol is answered what the last of them gives, `otherwise` if there is none.
+    The protocol gets the answer to the last of them, or `otherwise` if there is none.
     """
     answer = None
     try:
@@ -50,9 +50,9 @@ def changed(
 
 
 def failing(failed: Container[int]) -> Transformation:
-    """Let the steps of these numbers (from 1) fail.
+    """Let the steps with these numbers (from 1) fail.
 
-    Write, Sync and ReadBack are counted. Half of the sites of a Write that fails are written.
+    Only Write, Sync and ReadBack are counted. A Write that fails has written half of its sites.
     """
 
     def transform(steps: Steps[Any]) -> Steps[Any]:
@@ -76,14 +76,14 @@ def failing(failed: Container[int]) -> Transformation:
     return transform
 
 
-def without(kind: type[Step], number: int | None = None, *instead: Step) -> Transformation:
-    """Take `instead` for all steps of a kind, or for the one of this number (from 1)."""
+def without(step_type: type[Step], number: int | None = None, *instead: Step) -> Transformation:
+    """Replace all steps of a type, or only the one with this number (from 1), by `instead`."""
 
     def transform(steps: Steps[Any]) -> Steps[Any]:
         seen = count(1)
 
         def change(step: Step) -> list[Step]:
-            dropped = isinstance(step, kind) and number in {None, next(seen)}
+            dropped = isinstance(step, step_type) and number in {None, next(seen)}
             return list(instead) if dropped else [step]
 
         return changed(steps, change)
@@ -91,18 +91,18 @@ def without(kind: type[Step], number: int | None = None, *instead: Step) -> Tran
     return transform
 
 
-def blind(steps: Steps[Any]) -> Steps[Any]:
-    """Let the writer not look where the others stand, but believe that they are in no site."""
+def without_look_inside(steps: Steps[Any]) -> Steps[Any]:
+    """Let the writer believe that no CPU stands inside a site, without looking."""
 
     def change(step: Step) -> list[Step]:
         return [] if isinstance(step, InstructionPointers) else [step]
 
-    # Every other step is taken, and so has an answer of its own.
+    # Every other step is kept, and so has an answer of its own.
     return changed(steps, change, otherwise=())
 
 
 def heads_before_tails(batch: Batch) -> Transformation:
-    """Let the second write of the breakpoint protocol be of first bytes, the third of the rest."""
+    """Let the breakpoint protocol write the first bytes before the others, not after them."""
     tails = Write([address + 1 for address in batch.addresses], [new[1:] for new in batch.new])
     heads = Write(batch.addresses, [new[:1] for new in batch.new])
 
@@ -110,7 +110,7 @@ def heads_before_tails(batch: Batch) -> Transformation:
         swapped = iter([None, heads, tails])
 
         def change(step: Step) -> list[Step]:
-            # What stands between the two is no longer what the protocol would read back.
+            # What stands between the two writes is no longer what the protocol expects.
             if isinstance(step, ReadBack):
                 return []
             return [next(swapped) or step if isinstance(step, Write) else step]
@@ -147,7 +147,7 @@ def flag_without_wait(steps: Steps[Any]) -> Steps[Any]:
 def flag_before_wait(steps: Steps[Any]) -> Steps[Any]:
     """Let the flag be a variable of its own that is raised before the wait, as in 2008.
 
-    For the steps of the writer, and for those of the NMI.
+    This applies to the steps of the writer and to those of the NMI.
     """
 
     def change(step: Step) -> list[Step]:

@@ -1,8 +1,8 @@
 """A protocol's generator as a tree of steps, so that many explored states can share one run of it.
 
-A generator cannot be copied. But a protocol is a function of what is sent into it: where it stands
-is told by the answers it got so far. Each such place is a node with a number, found by running the
-generator once more, the first time that somebody comes there.
+A generator cannot be copied. But a protocol is a function of what is sent into it: the answers it
+has had so far determine where it stands. Each such place is a numbered node; the first time that it
+is reached, the generator is run again from the start to find its step.
 """
 
 from collections.abc import Callable, Generator
@@ -33,11 +33,11 @@ class Program:
         self._after: dict[tuple[int, Any], int] = {}
 
     def at(self, node: int) -> Step | End:
-        """The step that comes next."""
+        """Return the step that comes next at a node."""
         return self._places[node]
 
     def after(self, node: int, answer: Any) -> int:
-        """The node behind the step at `node`, when the step has given `answer`."""
+        """Return the node after the step at `node`, when the step has given `answer`."""
         if (node, answer) not in self._after:
             answers = (*self._answers[node], answer)
             self._after[node, answer] = len(self._places)
@@ -48,9 +48,9 @@ class Program:
     def _run(self, answers: tuple[Any, ...]) -> Step | End:
         steps = self._start()
         try:
-            step = past_counts(steps, next(steps))
+            step = skip_counts(steps, next(steps))
             for answer in answers:
-                step = past_counts(steps, steps.send(answer))
+                step = skip_counts(steps, steps.send(answer))
         except StopIteration as end:
             return End(end.value, None)
         except PatchError as error:
@@ -59,15 +59,15 @@ class Program:
         return step
 
 
-def past_counts(steps: Steps[Any], step: Step) -> Step:
-    """`step`, or the first behind it that is more than a statistic."""
+def skip_counts(steps: Steps[Any], step: Step) -> Step:
+    """Return `step`, or the first after it that is no Count."""
     while isinstance(step, Count):
         step = steps.send(None)
     return step
 
 
 def discard(steps: Generator[Any, Any, Any]) -> None:
-    """End a generator that cleans up by further steps; nobody carries them out."""
+    """End a generator that cleans up by further steps, without carrying them out."""
     while getgeneratorstate(steps) != GEN_CLOSED:
         with suppress(RuntimeError, PatchError):
             steps.close()

@@ -1,9 +1,9 @@
-"""What is explored: the real protocols against what they must bear, and their mutants.
+"""What is explored: the real protocols under all that they must withstand, and their mutants.
 
-Two sites, of five bytes if not said otherwise, are turned from a call into a NOP, from a NOP into a
-call, and from one call into another. "near" operands differ in two bytes of their four, "far" ones
-in all; CPUs are those that execute the sites besides the writer. Nothing else is bounded: CPUs and
-NMIs execute as many instructions as they like.
+Two sites, of five bytes unless the name says otherwise, are turned from a call into a NOP, from a
+NOP into a call, and from one call into another. "near" operands differ in two bytes of their four,
+"far" ones in all; "CPUs" counts those that execute the sites besides the writer. Nothing else is
+bounded: CPUs and NMIs execute any number of instructions.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,6 @@ from recordmcount import x86
 from .model import MIXED, UNHANDLED, Scenario
 from .mutations import (
     Transformation,
-    blind,
     failing,
     flag_before_wait,
     flag_lowered_at_once,
@@ -27,9 +26,10 @@ from .mutations import (
     heads_before_tails,
     plain_modifying,
     without,
+    without_look_inside,
 )
 
-KINDS = ("call->nop", "nop->call", "call->call")
+TRANSITIONS = ("call->nop", "nop->call", "call->call")
 ADDRESSES = {"site A": 0x1000, "site B": 0x1010}
 DISTANCES = {"near": (0x1230, 0x5670), "far": (0x11223340, 0x55667780)}
 LAST = 100  # more than any protocol has steps
@@ -37,16 +37,16 @@ FOREIGN = "the bytes of another site"
 
 
 class Case(NamedTuple):
-    """A scenario by its name; a mutant is to violate what `violation` is part of."""
+    """A scenario with its name; `violation` is part of what a mutant must violate."""
 
     name: str
     scenario: Scenario
     violation: str = ""
 
 
-def batch(kind: str, distance: str, lengths: tuple[int, int] = (5, 5)) -> Batch:
-    """The changes of both sites: `kind` is `call->nop`, `nop->call` or `call->call`."""
-    before, after = kind.split("->")
+def batch(transition: str, distance: str, lengths: tuple[int, int] = (5, 5)) -> Batch:
+    """Make the changes of both sites: `call->nop`, `nop->call` or `call->call`."""
+    before, after = transition.split("->")
     targets = dict(zip(("old", "new"), DISTANCES[distance], strict=True))
     changes = []
     for (symbol, address), length in zip(ADDRESSES.items(), lengths, strict=True):
@@ -56,10 +56,10 @@ def batch(kind: str, distance: str, lengths: tuple[int, int] = (5, 5)) -> Batch:
     return Batch.of(changes)
 
 
-def _code(kind: str, address: int, distance: int, length: int) -> bytes:
-    if kind == "nop":
+def _code(state: str, address: int, distance: int, length: int) -> bytes:
+    if state == "nop":
         return x86.NOPS[length]
-    # Another distance for each site: nobody may take one's bytes for the other's.
+    # The distance differs for each site, so that the bytes of one never pass for the other's.
     code = x86.call(address, address + length + distance + (address >> 4 & 0xF), length)
     if code is None:
         raise ValueError(f"{distance:#x} is too far")
@@ -67,35 +67,35 @@ def _code(kind: str, address: int, distance: int, length: int) -> bytes:
 
 
 def two_instructions() -> Batch:
-    """Site A is `nop; call`, and becomes a NOP of one instruction; site B is as ever."""
+    """Turn site A from `nop; call` into a NOP of one instruction, and site B as `batch` does."""
     other, same = batch("call->nop", "near", (6, 5))
     call = _code("call", other.address + 1, DISTANCES["near"][0], 5)
     return Batch.of([Change(other.address, x86.NOPS[1] + call, other.new, other.symbol), same])
 
 
-def stopping(batch: Batch, cpus: int) -> Scenario:
-    """stop_machine."""
+def stop_machine_scenario(batch: Batch, cpus: int) -> Scenario:
+    """Make a scenario of the protocol stop_machine."""
     return Scenario(batch, partial(stop_machine.steps, "model", batch), cpus)
 
 
-def under_nmis(batch: Batch, cpus: int) -> Scenario:
-    """The NMI protocol."""
+def nmi_scenario(batch: Batch, cpus: int) -> Scenario:
+    """Make a scenario of the NMI protocol."""
     return Scenario(
         batch, partial(nmi.steps, "model", batch), cpus,
-        nmi=partial(nmi.handler, _nothing), lowered=(nmi.RUNNING,),
+        nmi=partial(nmi.handler, _nothing), zero_at_end=(nmi.RUNNING,),
     )  # fmt: skip
 
 
-def breaking(batch: Batch, cpus: int) -> Scenario:
-    """The breakpoint protocol."""
+def breakpoint_scenario(batch: Batch, cpus: int) -> Scenario:
+    """Make a scenario of the breakpoint protocol."""
     return Scenario(
         batch, partial(int3.steps, "model", batch), cpus,
-        int3=partial(int3.handler, batch), lowered=(int3.MODIFYING,),
+        int3=partial(int3.handler, batch), zero_at_end=(int3.MODIFYING,),
     )  # fmt: skip
 
 
 def with_nmis(scenario: Scenario) -> Scenario:
-    """The same, with NMIs that do nothing but to execute the sites."""
+    """Add NMIs that only execute the sites."""
     return scenario._replace(nmi=_plain_nmi)
 
 
@@ -108,7 +108,7 @@ def _nothing() -> None:
 
 
 def mutated(scenario: Scenario, *transformations: Transformation) -> Scenario:
-    """The same, with a protocol that is changed."""
+    """Apply transformations to the protocol of a scenario."""
     steps = scenario.steps
     for transformation in transformations:
         steps = partial(_transformed, transformation, steps)
@@ -120,40 +120,46 @@ def _transformed(transformation: Transformation, steps: Callable[[], Steps[None]
 
 
 def proofs() -> Iterator[Case]:
-    """The real protocols; nothing may be found."""
-    for kind in KINDS:
-        yield Case(f"stop_machine, {kind} far, 2 CPUs", stopping(batch(kind, "far"), 2))
-    for kind in KINDS:
-        yield Case(f"nmi, {kind} near, 1 CPU", under_nmis(batch(kind, "near"), 1))
-    yield Case("nmi, nop->call far, 1 CPU", under_nmis(batch("nop->call", "far"), 1))
-    yield Case("nmi, call->call near, 2 CPUs", under_nmis(batch("call->call", "near"), 2))
-    for kind in KINDS:
-        yield Case(f"breakpoint, {kind} far, 2 CPUs", breaking(batch(kind, "far"), 2))
-        near = breaking(batch(kind, "near"), 1)
-        yield Case(f"breakpoint, {kind} near, 1 CPU, NMIs", with_nmis(near))
-    near = breaking(batch("call->call", "near"), 2)
+    """Yield the real protocols; no violation may be found."""
+    for transition in TRANSITIONS:
+        yield Case(
+            f"stop_machine, {transition} far, 2 CPUs",
+            stop_machine_scenario(batch(transition, "far"), 2),
+        )
+    for transition in TRANSITIONS:
+        yield Case(f"nmi, {transition} near, 1 CPU", nmi_scenario(batch(transition, "near"), 1))
+    yield Case("nmi, nop->call far, 1 CPU", nmi_scenario(batch("nop->call", "far"), 1))
+    yield Case("nmi, call->call near, 2 CPUs", nmi_scenario(batch("call->call", "near"), 2))
+    for transition in TRANSITIONS:
+        yield Case(
+            f"breakpoint, {transition} far, 2 CPUs",
+            breakpoint_scenario(batch(transition, "far"), 2),
+        )
+        near = breakpoint_scenario(batch(transition, "near"), 1)
+        yield Case(f"breakpoint, {transition} near, 1 CPU, NMIs", with_nmis(near))
+    near = breakpoint_scenario(batch("call->call", "near"), 2)
     yield Case("breakpoint, call->call near, 2 CPUs, NMIs", with_nmis(near))
-    lengths = breaking(batch("call->nop", "near", (6, 5)), 2)
+    lengths = breakpoint_scenario(batch("call->nop", "near", (6, 5)), 2)
     yield Case("breakpoint, call->nop near, 6 and 5 bytes, 2 CPUs", lengths)
     for name, scenario in (
-        ("stop_machine", stopping(two_instructions(), 2)),
-        ("nmi", under_nmis(two_instructions(), 1)),
-        ("breakpoint", breaking(two_instructions(), 2)),
+        ("stop_machine", stop_machine_scenario(two_instructions(), 2)),
+        ("nmi", nmi_scenario(two_instructions(), 1)),
+        ("breakpoint", breakpoint_scenario(two_instructions(), 2)),
     ):
         yield Case(f"{name}, a site of two instructions", scenario)
     yield from failures()
 
 
 def failures() -> Iterator[Case]:
-    """The protocols when a step of theirs fails: what they leave is whole, or stays handled.
+    """Yield the protocols with failing steps: each site stays whole, or its breakpoint is handled.
 
-    Counted are the steps that write, serialise or read back.
+    The numbers count the steps that write, serialise or read back.
     """
     calls = batch("call->call", "near")
     for name, scenario, steps in (
-        ("stop_machine", stopping(calls, 2), 2),
-        ("nmi", under_nmis(calls, 1), 3),
-        ("breakpoint", breaking(calls, 2), 8),
+        ("stop_machine", stop_machine_scenario(calls, 2), 2),
+        ("nmi", nmi_scenario(calls, 1), 3),
+        ("breakpoint", breakpoint_scenario(calls, 2), 8),
     ):
         for number in range(1, steps + 1):
             for failed, what in (
@@ -161,19 +167,19 @@ def failures() -> Iterator[Case]:
                 ({number, number + 1}, "and the next fail"),
                 (range(number, LAST), "and all after it fail"),
             ):
-                failing_ = mutated(scenario, failing(failed))
-                yield Case(f"{name}, its step {number} of {steps} {what}", failing_)
+                failing_scenario = mutated(scenario, failing(failed))
+                yield Case(f"{name}, its step {number} of {steps} {what}", failing_scenario)
 
 
 def mutants() -> Iterator[Case]:
-    """The protocols minus one thing each, and what that breaks."""
+    """Yield the protocols minus one thing each, and what that breaks."""
     calls = batch("call->call", "near")
-    scenario = stopping(calls, 1)
+    scenario = stop_machine_scenario(calls, 1)
     direct = mutated(scenario, without(Stop), without(Resume))
     yield Case("direct writes, CPUs running", direct, MIXED)
     yield Case("stop_machine, an NMI comes", with_nmis(scenario), MIXED)
 
-    scenario = under_nmis(calls, 1)
+    scenario = nmi_scenario(calls, 1)
     yield Case("nmi without the first wait", mutated(scenario, flag_without_wait), MIXED)
     yield Case("nmi without the second wait", mutated(scenario, without(WaitZero)), FOREIGN)
     nmi_of_2008 = partial(_transformed, flag_before_wait, partial(nmi.handler, _nothing))
@@ -182,20 +188,20 @@ def mutants() -> Iterator[Case]:
     at_once = mutated(scenario, failing({1}), flag_lowered_at_once)
     yield Case("nmi with the flag lowered as soon as a write has failed", at_once, MIXED)
 
-    scenario = breaking(calls, 1)
+    scenario = breakpoint_scenario(calls, 1)
     plain = mutated(scenario, plain_modifying)
     yield Case("breakpoint with a plain `modifying`", plain, UNHANDLED)
     for number, violation in ((1, MIXED), (2, MIXED), (3, UNHANDLED)):
-        # The writer's own stores stay in order, so that it is the others that break it.
+        # A fence keeps the writer's own stores in order, so that only the missing sync matters.
         unsynced = mutated(scenario, without(Sync, number, Fence()))
         yield Case(f"breakpoint without sync {number}", unsynced, violation)
     heads_first = mutated(scenario, heads_before_tails(calls))
     yield Case("breakpoint, heads before tails", heads_first, MIXED)
 
     for name, scenario in (
-        ("stop_machine", stopping(two_instructions(), 1)),
-        ("nmi", under_nmis(two_instructions(), 1)),
-        ("breakpoint", breaking(two_instructions(), 1)),
+        ("stop_machine", stop_machine_scenario(two_instructions(), 1)),
+        ("nmi", nmi_scenario(two_instructions(), 1)),
+        ("breakpoint", breakpoint_scenario(two_instructions(), 1)),
     ):
-        unseen = mutated(scenario, blind)
+        unseen = mutated(scenario, without_look_inside)
         yield Case(f"{name}, a site of two instructions, without a look inside", unseen, MIXED)

@@ -1,4 +1,4 @@
-"""A schedule as text: who did what, what was fetched when, and what broke."""
+"""A schedule as text: which CPU did what, what was fetched when, and what broke."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -60,19 +60,19 @@ ACTS: dict[str, Callable[[Model, Any], str]] = {
 
 
 def lines(model: Model, schedule: Schedule) -> list[str]:
-    """The numbered lines of the schedule, and last what it violates."""
+    """Write the schedule as numbered lines; the last one says what it violates."""
     fetches = _fetches(model, schedule)
-    said = []
+    text = []
     for number, (_, act) in enumerate(schedule.moves):
-        said.append(f"{_who(act)} {_what(model, act)}")
-        said += fetches[number]
-    width = len(str(len(said)))
-    numbered = [f"{number:{width}}. {line}" for number, line in enumerate(said, 1)]
+        text.append(f"{_who(act)} {_what(model, act)}")
+        text += fetches[number]
+    width = len(str(len(text)))
+    numbered = [f"{number:{width}}. {line}" for number, line in enumerate(text, 1)]
     return [*numbered, f"{'':{width}}  => {schedule.violation}"]
 
 
 def site(model: Model, number: int, start: int = 0) -> str:
-    """What a site is called, or the place `start` bytes behind."""
+    """Return the name of a site, or of the place `start` bytes after its beginning."""
     return model.code.sites[number].symbol + (f"+{start}" if start else "")
 
 
@@ -81,11 +81,11 @@ def _who(act: Act) -> str:
 
 
 def _what(model: Model, act: Act) -> str:
-    if act.kind == "does":
+    if act.verb == "does":
         return STEPS[type(act.detail)](act.detail)
-    if act.kind == "asks":
+    if act.verb == "asks":
         return ASKED[type(act.detail)]
-    return ACTS[act.kind](model, act.detail)
+    return ACTS[act.verb](model, act.detail)
 
 
 def _landed(model: Model, place: Any, value: Any) -> str:
@@ -108,16 +108,16 @@ def _value(value: Any) -> str:
 
 
 def _fetches(model: Model, schedule: Schedule) -> defaultdict[int, list[str]]:
-    """Lines about fetched bytes, by the number of the act behind which they come.
+    """Return the lines about fetched bytes, by the number of the act that they follow.
 
     Each byte that is executed is fetched when it first had that value since the CPU began.
     """
     found: defaultdict[int, list[str]] = defaultdict(list)
     begun: dict[tuple[int, bool], int] = {}
     for number, (_, act) in enumerate(schedule.moves):
-        if act.kind == "begins":
+        if act.verb == "begins":
             begun[act.cpu, act.in_nmi] = number
-        elif act.kind in {"executes", "hits"}:
+        elif act.verb in {"executes", "hits"}:
             first = begun[act.cpu, act.in_nmi]
             for at, text in _fetched(model, schedule, first, act).items():
                 found[at].append(f"{_who(act)} fetches {text}")
@@ -125,8 +125,8 @@ def _fetches(model: Model, schedule: Schedule) -> defaultdict[int, list[str]]:
 
 
 def _fetched(model: Model, schedule: Schedule, first: int, act: Act) -> dict[int, str]:
-    """Of the code an act executes, what was fetched when, as `e8 .. .. 00 00 at a site`."""
-    number, offset, code = act.detail if act.kind == "executes" else (act.detail, 0, INT3)
+    """Return what was fetched when of executed code, as `e8 .. .. 00 00 at a site`."""
+    number, offset, code = act.detail if act.verb == "executes" else (act.detail, 0, INT3)
     start = model.code.starts[number] + offset
     size = max(len(code), len(model.code.sites[number].old) if code == INT3 else 0)
     at: defaultdict[int, list[str]] = defaultdict(lambda: [".."] * size)

@@ -1,4 +1,6 @@
-"""Every interleaving: all states that a model can reach, nearest first."""
+"""Searches every interleaving: all states that a model can reach, nearest first."""
+
+from __future__ import annotations
 
 from array import array
 from typing import NamedTuple
@@ -17,28 +19,28 @@ class Schedule(NamedTuple):
 
 
 class Exploration(NamedTuple):
-    """How many states and moves there are, which `deeds` were done, and what was violated.
+    """The number of states and of moves, the acts of any CPU, and the schedule of a violation.
 
-    A deed is (in an NMI, the act's kind, its detail or the kind of step).
+    An act is here (in an NMI, verb, detail), with the type of a step in place of the step.
     """
 
     states: int
     moves: int
-    deeds: frozenset[tuple[bool, str, object]]
+    acts: frozenset[tuple[bool, str, object]]
     schedule: Schedule | None
 
 
 def explore(model: Model) -> Exploration:
-    """Visit every state until one violates something: the schedule is then a shortest one."""
+    """Visit every state until there is a violation, whose schedule is then a shortest one."""
     states = [model.normal(model.start)]
     numbers = {states[0]: 0}
     parents, sources, targets = array("l", [-1]), array("l"), array("l")
-    deeds: set[tuple[bool, str, object]] = set()
+    acts: set[tuple[bool, str, object]] = set()
 
     def result(last: int, violation: str) -> Exploration:
         path = _path(states, parents, last)
         schedule = Schedule(_concrete(model, path, violation), violation) if violation else None
-        return Exploration(len(states), len(sources), frozenset(deeds), schedule)
+        return Exploration(len(states), len(sources), frozenset(acts), schedule)
 
     for number, state in enumerate(states):  # grows
         if fault := model.fault(state):
@@ -46,7 +48,7 @@ def explore(model: Model) -> Exploration:
         for act, after, violation in model.moves(state):
             if violation:
                 return result(number, violation)
-            deeds.add(_deed(act))
+            acts.add(_without_cpu(act))
             after = model.normal(after)
             target = numbers.setdefault(after, len(states))
             if target == len(states):
@@ -58,12 +60,12 @@ def explore(model: Model) -> Exploration:
     return result(*((0, "") if stuck is None else (stuck, STUCK)))
 
 
-def _deed(act: Act) -> tuple[bool, str, object]:
-    by_step = act.kind in {"does", "asks"}
-    return act.in_nmi, act.kind, type(act.detail) if by_step else act.detail
+def _without_cpu(act: Act) -> tuple[bool, str, object]:
+    by_step = act.verb in {"does", "asks"}
+    return act.in_nmi, act.verb, type(act.detail) if by_step else act.detail
 
 
-def _path(states: list[State], parents: "array[int]", last: int) -> list[State]:
+def _path(states: list[State], parents: array[int], last: int) -> list[State]:
     path = []
     while last >= 0:
         path.append(states[last])
@@ -72,7 +74,7 @@ def _path(states: list[State], parents: "array[int]", last: int) -> list[State]:
 
 
 def _concrete(model: Model, path: list[State], violation: str) -> tuple[tuple[State, Act], ...]:
-    """The acts along a path of normal states, by CPUs that keep their names."""
+    """Return the acts along a path of normal states, by CPUs that keep their numbers."""
     state, moves = model.start, []
     for after in path[1:]:
         move = next(move for move in model.moves(state) if model.normal(move.state) == after)
@@ -85,9 +87,9 @@ def _concrete(model: Model, path: list[State], violation: str) -> tuple[tuple[St
 
 
 def _stuck(
-    model: Model, states: list[State], sources: "array[int]", targets: "array[int]"
+    model: Model, states: list[State], sources: array[int], targets: array[int]
 ) -> int | None:
-    """The first state from which none can be reached in which the protocol has ended."""
+    """Find the first state from which the protocol can never reach its end."""
     ends = bytearray(model.end(state) is not None for state in states)
     changed = True
     while changed:

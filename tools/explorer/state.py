@@ -1,4 +1,4 @@
-"""What a state of the model is made of; all of it can be hashed and compared."""
+"""The parts of a state of the model; all of them can be hashed and compared."""
 
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ WRITER = 0
 
 
 class Request(IntEnum):
-    """What a CPU is asked to do and has not done yet; or what it does about requests."""
+    """What a CPU is asked to do and has not done yet, or does about requests."""
 
     NONE = 0
     SERIALISE = 1
@@ -19,9 +19,9 @@ class Request(IntEnum):
 
 
 class Flight(NamedTuple):
-    """A CPU is fetching at a site; of each byte `seen` tells the values it may see.
+    """A CPU is fetching at a site, from offset `start` on.
 
-    That is a mask as in `code.Code`. The bytes are those from offset `start` on.
+    `seen` has a mask for each byte, as in `code.Code`: the values that the CPU may see.
     """
 
     site: int
@@ -48,7 +48,7 @@ Place = int | str  # a byte of code by its number, or a variable by its name
 
 
 class Cpu(NamedTuple):
-    """One CPU: what it executes, outside an NMI and inside, and its stores that nobody sees yet.
+    """One CPU: what it executes, outside an NMI and inside, and its stores not yet visible.
 
     `node` is the writer's place in the protocol's program, `nmi` a place in that of the NMI.
     """
@@ -62,22 +62,22 @@ class Cpu(NamedTuple):
 
 
 class State(NamedTuple):
-    """All of the machine: a mask for each byte of code, the variables, and a number for each CPU.
+    """The whole machine: a mask for each byte of code, the variables, and a number for each CPU.
 
-    Variables that are 0 are left out. What the numbers mean, the model knows.
+    Variables that are 0 are left out. The model maps the numbers to states of CPUs.
     """
 
     code: tuple[int, ...]
-    values: tuple[tuple[str, Any], ...]
+    variables: tuple[tuple[str, Any], ...]
     cpus: tuple[int, ...]
 
 
 class Act(NamedTuple):
-    """Who did what: `kind` is a verb, `detail` what it is about."""
+    """What a CPU did: `verb`, and in `detail` the verb's object."""
 
     cpu: int
     in_nmi: bool
-    kind: str
+    verb: str
     detail: Any = None
 
 
