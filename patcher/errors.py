@@ -88,7 +88,7 @@ class ModuleError(PatchError):
 
 
 class StateError(PatchError):
-    """What was asked for does not fit what stands or is registered, as two users of one name."""
+    """What was asked for does not fit what stands or is registered, as two ops of one name."""
 
     errno = EBUSY
 
