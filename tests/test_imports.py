@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import ROOT
-from tests.support.objects import caller
+from tests.support.elf_builder import X86_64, Symbol, build, section_symbol
+from tests.support.objects import caller, text
 
 MAIN = ROOT / "recordmcount" / "__main__.py"
 # What Python itself imports before the first line of a program, and C modules, which cost nothing.
@@ -62,7 +63,9 @@ def test_recording_imports_only_itself_and_modules_written_in_c(path: Path) -> N
     assert modules - own - {*before} <= {*sys.builtin_module_names, "struct", "_struct"}
 
 
-def test_what_is_rarely_needed_is_imported_then(path: Path) -> None:
+def test_what_is_rarely_needed_is_imported_then(tmp_path: Path) -> None:
+    symbols = [section_symbol(".text"), Symbol("__fentry__")]
+    path = build(X86_64, [text()], symbols).write(tmp_path / "x.o")
     archive = path.with_name("archive.a")
     subprocess.run(["ar", "rcD", archive, path], check=True)
     rare = {"recordmcount.elf.archive", "recordmcount.record.section_symbols"}

@@ -217,7 +217,9 @@ def test_all_that_was_in_the_object_is_still_there(
     target: Target, shared_strtab: bool, tmp_path: Path
 ) -> None:
     sections = [text(), Section(".data", flags=SHF_ALLOC | SHF_WRITE, data=b"data")]
-    symbols = [Symbol("f", ".text"), Symbol("d", ".data"), Symbol("__fentry__")]
+    symbols = [
+        Symbol("f", ".text", bind=STB_LOCAL), Symbol("d", ".data"), Symbol("__fentry__"),
+    ]  # fmt: skip
     sound = build(target, sections, symbols, shared_strtab=shared_strtab)
     before = Read(sound.write(tmp_path / "before.o"))
     after = Read(recorded(tmp_path / "x.o", sound))
@@ -261,26 +263,25 @@ def test_binutils_and_llvm_have_nothing_to_warn_of(
 PLAIN = Symbol("plain", ".text", 6)
 LOCAL = Symbol("local", ".text", bind=STB_LOCAL)
 WEAK = Symbol("weak", ".text", bind=STB_WEAK)
-IFUNC = Symbol("ifunc", ".text", type=10)
-BEYOND = Symbol("beyond", ".text", 1 << 40)
-ELSEWHERE = Symbol("elsewhere", 0xFFF1)
+IFUNC = Symbol("ifunc", ".text", type=10, bind=STB_LOCAL)
+BEYOND = Symbol("beyond", ".text", 1 << 40, bind=STB_LOCAL)
+ELSEWHERE = Symbol("elsewhere", 0xFFF1, bind=STB_LOCAL)
 
 
 @pytest.mark.parametrize(
     ("symbols", "base"),
     [
-        ((PLAIN,), "plain"),
-        ((LOCAL, PLAIN), "local"),
-        ((WEAK, PLAIN), "plain"),
-        ((IFUNC, PLAIN), "plain"),
-        ((BEYOND, PLAIN), "plain"),
-        ((ELSEWHERE, PLAIN), "plain"),
-        ((Symbol("last", ".text", 18), PLAIN), "last"),
-        ((PLAIN, section_symbol(".text")), ".text"),
+        ((PLAIN,), ".text"),
         ((WEAK,), ".text"),
-        ((IFUNC,), ".text"),
-        ((WEAK, BEYOND, ELSEWHERE), ".text"),
         ((Symbol("unique", ".text", bind=10),), ".text"),
+        ((LOCAL, PLAIN), "local"),
+        ((IFUNC, LOCAL), "local"),
+        ((BEYOND, LOCAL), "local"),
+        ((ELSEWHERE, LOCAL), "local"),
+        ((Symbol("last", ".text", 18, bind=STB_LOCAL), LOCAL), "last"),
+        ((section_symbol(".text"), LOCAL, PLAIN), ".text"),
+        ((IFUNC, PLAIN), ".text"),
+        ((WEAK, BEYOND, ELSEWHERE), ".text"),
     ],
     ids=lambda value: (
         ",".join(s.name or "section" for s in value)
@@ -288,24 +289,13 @@ ELSEWHERE = Symbol("elsewhere", 0xFFF1)
         else ""
     ),
 )
-def test_entries_count_from_the_first_symbol_that_cannot_move_away(
-    symbols: Sequence[Symbol], base: str, tmp_path: Path
+@pytest.mark.parametrize("option", ["stats", "pic", "gc_sections", "all_sections"])
+def test_entries_count_from_a_symbol_of_their_own_section_that_no_linker_binds_elsewhere(
+    symbols: Sequence[Symbol], base: str, option: str, tmp_path: Path
 ) -> None:
-    path = recorded(tmp_path / "x.o", with_symbols(*symbols, calls=3))
+    path = recorded(tmp_path / "x.o", with_symbols(*symbols, calls=3), **{option: True})
     assert bases(path) == [base] * 3
     assert [site.offset for site in table_entries(path)] == [0, 6, 12]
-
-
-@pytest.mark.parametrize("option", ["pic", "gc_sections"])
-def test_a_table_resolved_late_or_dropped_does_not_count_from_a_global_symbol(
-    option: str, tmp_path: Path
-) -> None:
-    with_global = with_symbols(PLAIN)
-    assert bases(recorded(tmp_path / "x.o", with_global)) == ["plain"]
-    path = recorded(tmp_path / "x.o", with_global, **{option: True})
-    assert bases(path) == [".text"]
-    path = recorded(tmp_path / "x.o", with_symbols(LOCAL, PLAIN), **{option: True})
-    assert bases(path) == ["local"]
 
 
 @TARGETS
@@ -317,7 +307,7 @@ def test_the_table_of_a_group_does_not_count_from_a_global_symbol(
         ("inline", ".text.inline"), ("plain", ".text"), ("__fentry__", 0))]  # fmt: skip
     sound = build(target, sections, symbols, [Group("inline", [".text.inline"])])
     path = recorded(tmp_path / "x.o", sound)
-    assert bases(path) == [".text.inline", "plain"]
+    assert bases(path) == [".text.inline", ".text"]
     assert [site.section for site in table_entries(path)] == [".text.inline", ".text"]
 
 

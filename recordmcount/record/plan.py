@@ -38,7 +38,7 @@ class Plan:
     with and without entry.
     """
 
-    __slots__ = ("edits", "appended", "header", "recorded", "ignored", "tables")
+    __slots__ = ("edits", "appended", "header", "recorded", "ignored")
 
     def __init__(self, recorded: "list[SectionSites]", ignored: "list[SectionSites]") -> None:
         self.recorded = recorded
@@ -46,7 +46,6 @@ class Plan:
         self.edits: list[tuple[int, bytes]] = []
         self.appended = b""
         self.header = b""
-        self.tables: list[Table] = []
 
     @property
     def all_edits(self) -> list[tuple[int, bytes]]:
@@ -83,16 +82,16 @@ def make_plan(obj: "Object", found: "Found", options: "Options") -> Plan:
     for part in found.sections:
         (recorded if is_recorded(obj, part.section, options) else ignored).append(part)
     result = Plan(recorded, ignored)
-    rewritten: dict[int, bytearray] = {}
     if found.sections and not obj.shstrndx:
         raise FormatError(obj.path, "there are no section names, which say what to record")
-    if recorded:
-        result.tables = _tables(obj, found, recorded, options)
-        rewritten = _append_tables(obj, result)
+    rewritten: dict[int, bytearray] = {}
+    tables = _NewTables(obj, _tables(obj, found, recorded, options)) if recorded else None
+    if tables:
+        rewritten = tables.relocations
     for part in ignored:
         result.edits += _to_nops(obj, part, rewritten)
-    for section, content in rewritten.items():
-        result.edits.append((obj.headers[section][elf.SH_OFFSET], bytes(content)))
+    if tables:
+        result.header, result.appended = tables.finish()
     result.edits.sort()
     if result.edits:
         obj.extents()  # where sections overlap, an edit of one would change another
@@ -172,60 +171,89 @@ def _group_of(obj: "Object") -> dict[int, int]:
     return groups
 
 
-def base_symbols(
-    obj: "Object", sections: set[int], *, local_only: bool
-) -> dict[int, tuple[int, int]]:
+def base_symbols(obj: "Object", sections: set[int]) -> dict[int, tuple[int, int]]:
     """Map each section to the first symbol an entry can be based on: (symbol index, st_value).
 
-    Never a weak one, which another object may override, and never an IFUNC, whose address is
-    that of a PLT entry. With `local_only`, no global one either: in a shared object its address
-    may be resolved to another module's symbol of the same name.
+    Only a local symbol will do: what a global one means is decided by the linker, and may be
+    another function. Never an IFUNC, whose address is that of a PLT entry.
     """
-    usable = (elf.STB_LOCAL,) if local_only else (elf.STB_LOCAL, elf.STB_GLOBAL)
     wanted = set(sections)
     bases = {}
     for index, (_name, value, _size, info, _other, shndx) in enumerate(obj.raw_symbols()):
-        if shndx not in wanted or info >> 4 not in usable or info & 0xF == elf.STT_GNU_IFUNC:
+        if info >> 4 != elf.STB_LOCAL or not wanted:
+            break  # all local symbols stand before the others
+        if shndx not in wanted or info & 0xF == elf.STT_GNU_IFUNC:
             continue
         if value <= min(obj.section(shndx).size, obj.size):
             bases[shndx] = (index, value)
             wanted.remove(shndx)
-            if not wanted:
-                break
     return bases
 
 
-def _append_tables(obj: "Object", plan: Plan) -> dict[int, bytearray]:
-    """Lay out the plan's tables and fill in its `appended` and `header`.
+class _NewTables:
+    """The tables of a plan, and the sections that have to change for them.
 
-    Returns the relocation sections whose contents must be replaced in place, by index.
+    `relocations` are those that change whole, by index; until `finish` they may change further.
     """
-    rela = mcount_loc.uses_rela(obj)
-    relocations_name = (b".rela" if rela else b".rel") + mcount_loc.NAME
-    new_sections = NewSections(obj, relocations_name, 2 * len(plan.tables))
-    bases, rewritten = _bases(obj, plan.tables, new_sections)
-    word, entry = obj.layout.word, obj.layout.rela if rela else obj.layout.rel
-    members: dict[int, bytes] = {}
-    for one in plan.tables:
-        content, relocations = mcount_loc.encode(obj, _runs(one, bases))
-        index = new_sections.add_section(
-            len(relocations_name) - len(mcount_loc.NAME),
+
+    def __init__(self, obj: "Object", tables: list[Table]) -> None:
+        self._obj = obj
+        self._tables = tables
+        self._rela = mcount_loc.uses_rela(obj)
+        self._name = (b".rela" if self._rela else b".rel") + mcount_loc.NAME
+        self._new = NewSections(obj, self._name, 2 * len(tables))
+        self.relocations: dict[int, bytearray] = {}
+        self._bases = self._find_bases({part.section for one in tables for part in one.parts})
+
+    def _find_bases(self, sections: set[int]) -> dict[int, tuple[int, int]]:
+        """Find the base of each section's entries; add a section symbol where there is none."""
+        bases = base_symbols(self._obj, sections)
+        missing = sorted(sections - bases.keys())
+        if not missing:
+            return bases
+        from . import section_symbols  # rarely needed
+
+        renumbered = section_symbols.add_section_symbols(self._obj, missing)
+        for section, content in renumbered.contents.items():
+            self._new.replace_content(section, content)
+        for section, info in renumbered.infos.items():
+            self._new.set_info(section, info)
+        self.relocations = renumbered.relocations
+        bases.update((section, (renumbered.symbols[section], 0)) for section in missing)
+        return bases
+
+    def finish(self) -> tuple[bytes, bytes]:
+        """Lay everything out: (the new ELF header, the bytes to append)."""
+        members: dict[int, bytes] = {}
+        for one in self._tables:
+            new = self._add(one)
+            if one.group:
+                members[one.group] = members.get(one.group, b"") + new
+        for group, words in members.items():
+            self._new.replace_content(group, self._obj.content(group) + words)
+        for section, content in self.relocations.items():
+            self._new.replace_content(section, bytes(content))
+        return self._new.finish()
+
+    def _add(self, one: Table) -> bytes:
+        """Add one table and its relocations; their section indices as a group lists them."""
+        layout, word = self._obj.layout, self._obj.layout.word
+        entry = layout.rela if self._rela else layout.rel
+        content, relocations = mcount_loc.encode(self._obj, _runs(one, self._bases))
+        index = self._new.add_section(
+            len(self._name) - len(mcount_loc.NAME),
             (elf.SHT_PROGBITS, one.flags, one.text, 0, word, word),
             content,
         )
-        relocations_type = elf.SHT_RELA if rela else elf.SHT_REL
-        relocations_index = new_sections.add_section(
+        relocations_index = self._new.add_section(
             0,
-            (relocations_type, one.flags & elf.SHF_GROUP, obj.symtab or 0, index, word, entry.size),
+            (
+                elf.SHT_RELA if self._rela else elf.SHT_REL, one.flags & elf.SHF_GROUP,
+                self._obj.symtab or 0, index, word, entry.size,
+            ),
             relocations,
-        )
-        if one.group:
-            new = index.to_bytes(4, "little") + relocations_index.to_bytes(4, "little")
-            members[one.group] = members.get(one.group, b"") + new
-    for group, words in members.items():
-        new_sections.replace_content(group, obj.content(group) + words)
-    plan.header, plan.appended = new_sections.finish()
-    return rewritten
+        )  # fmt: skip
+        return index.to_bytes(4, "little") + relocations_index.to_bytes(4, "little")
 
 
 def _runs(one: Table, bases: dict[int, tuple[int, int]]) -> list[tuple[int, list[int]]]:
@@ -235,34 +263,6 @@ def _runs(one: Table, bases: dict[int, tuple[int, int]]) -> list[tuple[int, list
         symbol, value = bases[part.section]
         runs.append((symbol, [start - value for start in part.starts] if value else part.starts))
     return runs
-
-
-def _bases(
-    obj: "Object", tables: list[Table], new_sections: NewSections
-) -> tuple[dict[int, tuple[int, int]], dict[int, bytearray]]:
-    """Find the base of each section's entries; section symbols are added where there is none.
-
-    (section -> (symbol index, st_value), relocation sections to replace in place). Tables that
-    are resolved at run time or are dropped with a group must not depend on a global symbol.
-    """
-    strict = elf.SHF_WRITE | elf.SHF_GROUP | elf.SHF_LINK_ORDER
-    local = {part.section for one in tables if one.flags & strict for part in one.parts}
-    others = {part.section for one in tables if not one.flags & strict for part in one.parts}
-    bases = base_symbols(obj, local, local_only=True) if local else {}
-    bases.update(base_symbols(obj, others, local_only=False) if others else {})
-    missing = sorted((local | others) - bases.keys())
-    if not missing:
-        return bases, {}
-    from . import section_symbols  # rarely needed
-
-    renumbered = section_symbols.add_section_symbols(obj, missing)
-    for section, content in renumbered.contents.items():
-        new_sections.replace_content(section, content)
-    for section, info in renumbered.infos.items():
-        new_sections.set_info(section, info)
-    bases = {section: (renumbered.new(symbol), value) for section, (symbol, value) in bases.items()}
-    bases.update((section, (renumbered.symbols[section], 0)) for section in missing)
-    return bases, renumbered.relocations
 
 
 def _check_disjoint(obj: "Object", edits: "list[tuple[int, bytes]]") -> None:

@@ -1,9 +1,15 @@
-"""Add section symbols to an object that lacks them; everything that counts symbols must follow.
+"""Add section symbols to an object that lacks them, and let what counts symbols follow.
 
-Local symbols stand before the others (gABI, "Symbol Table", sh_info), so a new one moves every
-symbol behind it. What holds symbol indices: relocations, the signature of a section group, the
-parallel SHT_SYMTAB_SHNDX table, LLVM's address-significance table and its old call graph profile.
-A section type that is linked to the symbol table and is not known here is refused.
+An entry that is based on a global symbol means what that symbol is bound to by the linker, which
+may be another function (-z muldefs, --wrap, weakening, renaming, interposition). So entries name
+their own section, and where it has no local symbol one is added. Assemblers leave section symbols
+out since binutils 2.36, as LLVM does, where nothing refers to them.
+
+Local symbols stand before the others (gABI, "Symbol Table", sh_info). So a new one takes the place
+of the first global symbol, and that moves to the end: all others keep their number, and hardly
+anything has to follow. What holds symbol indices: relocations, the signature of a section group,
+the parallel SHT_SYMTAB_SHNDX table, LLVM's address-significance table and its old call graph
+profile. A section type that is linked to the symbol table and is not known here is refused.
 """
 
 from recordmcount.elf import object as elf
@@ -11,8 +17,6 @@ from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from recordmcount.elf.object import Object
 
 # Linked to the symbol table without symbol indices of their own inside.
@@ -22,65 +26,73 @@ _INDIFFERENT = (elf.SHT_LLVM_CALL_GRAPH_PROFILE,)
 class Renumbering:
     """The symbol table with section symbols added, and what follows from it.
 
-    `symbols` maps a section index to its new symbol's index. `new` maps an old symbol index to
-    the new one. Of the sections, by index: `contents` has those that change their size, whole;
-    `relocations` those that keep it; `infos` the new sh_info.
+    `symbols` maps a section index to its new symbol's index, `moved` the old index of each symbol
+    that moves to its new one. Of the sections that change, by index: `contents` has those whole,
+    `relocations` among them apart, and `infos` the new sh_info.
     """
 
-    __slots__ = ("symbols", "new", "contents", "relocations", "infos")
+    __slots__ = ("symbols", "moved", "count", "contents", "relocations", "infos")
 
-    def __init__(self, symbols: dict[int, int], new: "Callable[[int], int]") -> None:
+    def __init__(self, symbols: dict[int, int], moved: dict[int, int], count: int) -> None:
         self.symbols = symbols
-        self.new = new
+        self.moved = moved
+        self.count = count
         self.contents: dict[int, bytes] = {}
         self.relocations: dict[int, bytearray] = {}
         self.infos: dict[int, int] = {}
 
+    def new(self, path: str, symbol: int) -> int:
+        """Return the new index of a symbol; FormatError where there is none."""
+        if symbol >= self.count:
+            raise FormatError(path, f"there is no symbol {symbol}")
+        return self.moved.get(symbol, symbol)
+
 
 def add_section_symbols(obj: "Object", sections: list[int]) -> Renumbering:
     """Plan one new STT_SECTION symbol for each of `sections`, behind the last local symbol."""
-    symtab = obj.symtab
+    symtab, count = obj.symtab, obj.symbol_count
     if symtab is None:
         raise FormatError(obj.path, "there is no symbol table")
     first_global = obj.headers[symtab][elf.SH_INFO]
-    if not 1 <= first_global <= obj.symbol_count:
+    if not 1 <= first_global <= count:
         raise FormatError(obj.path, f"sh_info of the symbol table is {first_global}")
+    behind = first_global + len(sections)
+    displaced = range(first_global, min(behind, count))
+    moved = {symbol: max(count, behind) + i for i, symbol in enumerate(displaced)}
     symbols = {section: first_global + i for i, section in enumerate(sections)}
-
-    def new(symbol: int) -> int:
-        if symbol >= obj.symbol_count:
-            raise FormatError(obj.path, f"there is no symbol {symbol}")
-        return symbol if symbol < first_global else symbol + len(sections)
-
-    result = Renumbering(symbols, new)
-    _insert(obj, result, symtab, first_global, sections)
+    result = Renumbering(symbols, moved, count)
+    result.infos[symtab] = behind
+    size = obj.layout.sym.size
+    added = b"".join(_section_symbol(obj, section) for section in sections)
+    result.contents[symtab] = _moved(obj.symbol_bytes, size, displaced, added)
+    _extend(obj, result, symtab, sections, displaced)
     for index, header in enumerate(obj.headers):
         if index != symtab and header[elf.SH_LINK] == symtab:
             _follow(obj, result, index)
     return result
 
 
-def _insert(
-    obj: "Object", result: Renumbering, symtab: int, first_global: int, sections: list[int]
+def _moved(table: bytes, size: int, displaced: range, added: bytes) -> bytes:
+    """Put what is added in the place of the displaced entries, of `size` bytes, and those last."""
+    start, end = displaced.start * size, displaced.stop * size
+    return table[:start] + added + table[end:] + table[start:end]
+
+
+def _extend(
+    obj: "Object", result: Renumbering, symtab: int, sections: list[int], displaced: range
 ) -> None:
-    size = obj.layout.sym.size
-    table = obj.symbol_bytes
-    added = b"".join(_section_symbol(obj, section) for section in sections)
-    cut = first_global * size
-    result.contents[symtab] = table[:cut] + added + table[cut:]
-    result.infos[symtab] = first_global + len(sections)
+    """Let SHT_SYMTAB_SHNDX follow, which has a word for each symbol."""
     extended = [
         index
         for index in obj.of_type(elf.SHT_SYMTAB_SHNDX)
         if obj.headers[index][elf.SH_LINK] == symtab
     ]
     for index in extended:
-        words = obj.extended_shndx(index)
         added = b"".join(
             (section if section >= elf.SHN_LORESERVE else 0).to_bytes(4, "little")
             for section in sections
         )
-        result.contents[index] = words[: 4 * first_global] + added + words[4 * first_global :]
+        result.contents[index] = _moved(obj.extended_shndx(index), 4, displaced, added)
     if not extended and max(sections) >= elf.SHN_LORESERVE:
         raise FormatError(obj.path, f"section {max(sections)} has no symbol, nor can it have one")
 
@@ -95,40 +107,46 @@ def _section_symbol(obj: "Object", section: int) -> bytes:
 def _follow(obj: "Object", result: Renumbering, index: int) -> None:
     section = obj.section(index)
     if section.type in (elf.SHT_RELA, elf.SHT_REL):
-        result.relocations[index] = _relocations(obj, index, result)
+        content = _relocations(obj, index, result)
+        if content is not None:
+            result.relocations[index] = content
     elif section.type == elf.SHT_GROUP:
-        result.infos[index] = result.new(section.info)
+        result.infos[index] = result.new(obj.path, section.info)
     elif section.type == elf.SHT_LLVM_ADDRSIG:
         result.contents[index] = _address_significance(obj, index, result)
     elif section.type == elf.SHT_LLVM_CALL_GRAPH_PROFILE_INDICES:
         if section.size % 16:
             raise FormatError(obj.path, "ends inside an entry", section.name)
-        result.contents[index] = _call_graph_profile(obj.content(index), result)
+        result.contents[index] = _call_graph_profile(obj, index, result)
     elif section.type not in (elf.SHT_SYMTAB_SHNDX, *_INDIFFERENT):
         raise FormatError(obj.path, f"type {section.type:#x} may hold symbol indices", section.name)
 
 
-def _relocations(obj: "Object", index: int, result: Renumbering) -> bytearray:
-    layout = obj.layout
-    content = obj.content(index)
-    entry = layout.rela if obj.section_type(index) == elf.SHT_RELA else layout.rel
-    if len(content) % entry.size:
-        raise FormatError(obj.path, "a relocation section ends inside an entry")
-    moved = (
-        entry.pack(
-            offset, layout.info(result.new(layout.symbol_of(info)), layout.type_of(info)), *addend
-        )
-        for offset, info, *addend in entry.iter_unpack(content)
-    )
-    return bytearray(b"".join(moved))
+def _relocations(obj: "Object", index: int, result: Renumbering) -> bytearray | None:
+    """Renumber a relocation section; None if it names no symbol that moves."""
+    layout, moved = obj.layout, frozenset(result.moved)
+    highest = obj.highest_symbol(index)
+    if highest >= result.count:
+        raise FormatError(obj.path, f"there is no symbol {highest}")
+    content = None
+    step = obj.headers[index][elf.SH_ENTSIZE]
+    for piece in obj.relocations_naming(index, moved, obj.relocation_pieces(index)):
+        content = content or bytearray(obj.content(index))
+        for number, info in zip(piece.numbers, piece.infos, strict=True):
+            new = layout.info(result.moved[layout.symbol_of(info)], layout.type_of(info))
+            at = number * step + layout.word
+            content[at : at + layout.word] = new.to_bytes(layout.word, "little")
+    return content
 
 
-def _call_graph_profile(content: bytes, result: Renumbering) -> bytes:
+def _call_graph_profile(obj: "Object", index: int, result: Renumbering) -> bytes:
     """Renumber entries of 16 bytes: from and to, 4-byte symbol indices, and an 8-byte weight."""
+    content = obj.content(index)
     entries = []
     for at in range(0, len(content), 16):
-        ends = (content[at : at + 4], content[at + 4 : at + 8])
-        entries += [result.new(int.from_bytes(end, "little")).to_bytes(4, "little") for end in ends]
+        for end in (content[at : at + 4], content[at + 4 : at + 8]):
+            symbol = result.new(obj.path, int.from_bytes(end, "little"))
+            entries.append(symbol.to_bytes(4, "little"))
         entries.append(content[at + 8 : at + 16])
     return b"".join(entries)
 
@@ -143,7 +161,7 @@ def _address_significance(obj: "Object", index: int, result: Renumbering) -> byt
         if shift > 63:
             raise FormatError(obj.path, f"section {index}: a number is too long")
         if byte < 0x80:
-            _append_uleb128(out, result.new(symbol))
+            _append_uleb128(out, result.new(obj.path, symbol))
             symbol = shift = 0
     if shift:
         raise FormatError(obj.path, f"section {index} ends inside a number")
