@@ -10,7 +10,7 @@ is a link-time virtual address, or has a dynamic relocation that says which.
 
 from _operator import ne
 from _struct import pack, unpack
-from itertools import compress, pairwise, repeat
+from itertools import chain, compress, pairwise, repeat
 
 from . import columns, x86
 from .columns import is_ascending
@@ -19,7 +19,7 @@ from .errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Literal
 
     from .elf.object import Object, Section
@@ -90,15 +90,18 @@ class Entries:
     """What all tables of an object name, its compiler's included.
 
     `places` are distinct section offsets, ascending, by section index. `dead` counts words that
-    name no place, `repeated` entries beyond the first for one place.
+    name no place, `repeated` entries beyond the first for one place. `loose` are the sections of
+    which entries count from a symbol that is not local, by index, with its name: a linker may bind
+    that to another function, and the entries with it.
     """
 
-    __slots__ = ("places", "dead", "repeated")
+    __slots__ = ("places", "dead", "repeated", "loose")
 
-    def __init__(self, places: "Places", dead: int, repeated: int) -> None:
+    def __init__(self, places: "Places", dead: int, repeated: int, loose: dict[int, str]) -> None:
         self.places = places
         self.dead = dead
         self.repeated = repeated
+        self.loose = loose
 
 
 def decode(obj: "Object") -> Entries:
@@ -119,7 +122,25 @@ def decode(obj: "Object") -> Entries:
             places.setdefault(section, []).extend(offsets)
     distinct = {section: _distinct(offsets) for section, offsets in sorted(places.items())}
     total = sum(map(len, places.values()))
-    return Entries(distinct, dead, total - sum(map(len, distinct.values())))
+    repeated = total - sum(map(len, distinct.values()))
+    return Entries(distinct, dead, repeated, _loose(obj, chain.from_iterable(tables.values())))
+
+
+def _loose(obj: "Object", relocations: "Iterable[int]") -> dict[int, str]:
+    """Map sections to the symbol, not a local one, that entries for them count from.
+
+    None of a kernel module, which is linked for the last time: its loader looks into it alone.
+    """
+    loose: dict[int, str] = {}
+    if obj.named(b".gnu.linkonce.this_module"):
+        return loose
+    for index in relocations:
+        for symbol in sorted(obj.symbols_of_relocations(index)):
+            fields = obj.raw_symbol(symbol)
+            if fields[elf.ST_SHNDX] and fields[elf.ST_INFO] >> 4 != elf.STB_LOCAL:
+                name = elf.string_at(obj.symbol_names, fields[elf.ST_NAME])
+                loose.setdefault(fields[elf.ST_SHNDX], name)
+    return loose
 
 
 def _distinct(offsets: list[int]) -> list[int]:

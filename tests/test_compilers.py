@@ -126,7 +126,8 @@ def test_seventy_thousand_sections(
     assert [row[2].removeprefix(".text.") for row in listing] == [f"f{n}" for n in range(35_000)]
     in_place = "".join(word for row in _objdump("-s", ours) for word in row[1:5])
     assert set(in_place) == {"0"}
-    assert listing == _objdump("-r", c)
+    # The C tool counts from global symbols, ours from symbols of the sections that it adds.
+    assert [[*row[:2], row[2].removeprefix(".text.")] for row in listing] == _objdump("-r", c)
 
 
 def _objdump(what: str, path: Path) -> list[list[str]]:

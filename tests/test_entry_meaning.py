@@ -4,6 +4,7 @@ Objects without section symbols are linked in ways that bind their global symbol
 the table must then have is found in the bytes: each `e8` in code that leads to __fentry__.
 """
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from tests.support import command, images
 from tests.support.linked import Image
 from tests.support.objects import Read
+from tests.support.peers import Peers
 
 pytestmark = pytest.mark.matrix
 
@@ -125,3 +127,47 @@ def test_a_relocatable_link_before_or_after_recording_gives_the_same_sites(
     objects["joined"] = joined
     program = link(linker, objects, "joined main")
     assert_every_site_has_its_entry(program, 6)
+
+
+# --- tables of others -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loose(tmp_path: Path, peers: Peers) -> Path:
+    """An object whose entries count from a global symbol, as the kernel's recorder leaves them."""
+    flags = ["-O1", "-fno-inline", "-fno-pic", "-fno-asynchronous-unwind-tables"]
+    source = SOURCES["old"]
+    path = images.compile_object(tmp_path, "loose", source, "gcc", *flags, "-pg", "-mfentry")
+    assert peers.c(path) == (0, "", "")
+    return path
+
+
+@pytest.mark.kernel
+def test_a_report_does_not_present_entries_of_a_global_symbol_as_sound(loose: Path) -> None:
+    reason = "its entry counts from the global symbol get, which a linker may bind elsewhere"
+    done = command.run("recordmcount", "report", loose)
+    assert done.stdout.count(f"({reason})") == 2
+    (file,) = json.loads(command.run("recordmcount", "report", "--json", loose).stdout)["files"]
+    assert [site["reason"] for site in file["sites"]] == [reason] * 2
+    done = command.run("patcher", "status", loose)
+    assert done.stdout.count(f"call  ({reason})\n") == 2
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("quiet", [False, True])
+def test_patcher_warns_of_entries_of_a_global_symbol(quiet: bool, loose: Path) -> None:
+    warning = (
+        f"{loose}: warning: entries count from 'get', a global symbol: a linker may let them name "
+        "other code; compile and record the object again\n"
+    )
+    done = command.run("patcher", "nop", *["-q"] * quiet, loose)
+    assert (done.status, done.stderr) == (0, "" if quiet else warning)
+
+
+@pytest.mark.kernel
+def test_of_our_own_tables_there_is_nothing_to_say(objects: dict[str, Path]) -> None:
+    (file,) = json.loads(command.run("recordmcount", "report", "--json", objects["old"]).stdout)[
+        "files"
+    ]
+    assert [site["reason"] for site in file["sites"]] == [None] * 2
+    assert command.run("patcher", "nop", objects["old"]).stderr == ""

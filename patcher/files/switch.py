@@ -15,6 +15,7 @@ from .rewrite import rewrite
 
 # The section that the kernel's build puts into every module, and its loader looks for.
 MODULE = b".gnu.linkonce.this_module"
+LOOSE = "a linker may let them name other code; compile and record the object again"
 NOT_TO_LOAD = (
     "do not load this module before `patcher call`: the kernel's ftrace expects every call, and "
     "for one that is not there it stops all tracing"
@@ -124,11 +125,15 @@ def switch(file: ElfFile, wanted: Plan, out: str | None, *, dry_run: bool) -> st
     return file.path if out is None else out
 
 
-def warning(file: ElfFile, wanted: Plan) -> str:
-    """Tell what has to be known of the result; empty if nothing."""
+def warnings(file: ElfFile, wanted: Plan) -> list[str]:
+    """Tell what has to be known of the result."""
     makes_nops = wanted.state is State.NOP and len(wanted.numbers)
     is_module = file.object.type == elf.ET_REL and file.object.named(MODULE)
-    return NOT_TO_LOAD if makes_nops and is_module else ""
+    found = [NOT_TO_LOAD] if makes_nops and is_module else []
+    if wanted.table.sites.loose:
+        name = min(wanted.table.sites.loose.values())
+        found.append(f"entries count from {name!r}, a global symbol: {LOOSE}")
+    return found
 
 
 def _foreign(path: str, table: Switchable, foreign: Sequence[int]) -> CompareError:

@@ -20,7 +20,8 @@ def examined_lines(file: Examined) -> Iterator[str]:
     for state in STATES:
         for site in file["sites"]:
             if site["state"] is state:
-                what = f": {site['decoded']}" if state is State.FOREIGN else ""
+                why = f"  ({site['reason']})" if site["reason"] else ""
+                what = f": {site['decoded']}" if state is State.FOREIGN else why
                 yield f"{_label(site)}: {state}{what}"
 
 

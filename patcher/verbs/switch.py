@@ -26,7 +26,7 @@ def execute(options: PatcherOptions) -> int:
 
 def _switch(options: PatcherOptions, file: ElfFile) -> tuple[bool, Switched | None]:
     """Switch a file; whether that could be told, and what goes into the document."""
-    from patcher.files.switch import plan, read, select, switch, warning
+    from patcher.files.switch import plan, read, select, switch, warnings
     from recordmcount.sites.state import State
 
     table = read(file, options.symbols)
@@ -39,8 +39,8 @@ def _switch(options: PatcherOptions, file: ElfFile) -> tuple[bool, Switched | No
 
         told = switched(file.object, wanted)
     written = switch(file, wanted, options.output, dry_run=options.dry_run)
-    if not options.quiet and (what := warning(file, wanted)):
-        say(2, [f"{file.path}: warning: {what}"])
+    if not options.quiet:
+        say(2, [f"{file.path}: warning: {what}" for what in warnings(file, wanted)])
     if told is None:
         return options.quiet or say(1, [f"{file.path}: {wanted}"]), None
     if options.json:

@@ -551,12 +551,12 @@ class Object:
             if found.numbers:
                 yield found
 
-    def highest_symbol(self, index: int) -> int:
-        """Return the highest symbol index that a relocation of section `index` names; 0 of none."""
+    def symbols_of_relocations(self, index: int) -> set[int]:
+        """Return the symbol indices that relocations of section `index` name."""
         entry, offset, size = self._relocation_section(index)
         content = self.read(offset, size, f"relocation section {index}")
         infos = set(self.layout.column(content, self.layout.word, entry.size))
-        return max(map(self.layout.symbol_of, infos), default=0)
+        return set(map(self.layout.symbol_of, infos))
 
     def relocated(self, index: int, numbers: range) -> tuple[list[int], bytes]:
         """Read (section offsets, lowest bytes of the types) of some relocations of a section."""

@@ -33,7 +33,7 @@ from .targets import Targets, Words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Literal
 
     from recordmcount.elf.object import Object
@@ -56,6 +56,7 @@ class LinkedSites:
 
     in_object: Literal[False] = False
     has_table = True
+    loose: Mapping[int, str] = {}
 
     def __init__(
         self, entries: Entries, code: LinkedCode, decoder: Decoder, targets: Targets

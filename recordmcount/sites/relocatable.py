@@ -30,6 +30,8 @@ from .single import Finding, ObjectCode, Place, Relocation
 from .site import Site
 from .state import State, in_state
 
+LOOSE = "its entry counts from the global symbol {}, which a linker may bind elsewhere"
+
 
 class Part(NamedTuple):
     """The sites of one section: columns of equal length, in ascending order.
@@ -72,7 +74,8 @@ class Group(NamedTuple):
 class RelocatableSites:
     """The SiteTable of an object: columns, of which each Site is made.
 
-    `parts` are those columns and `ways` what their numbers mean.
+    `parts` are those columns and `ways` what their numbers mean. `loose` is that of
+    mcount_loc.Entries.
     """
 
     in_object: Literal[True] = True
@@ -83,6 +86,7 @@ class RelocatableSites:
         self.has_table = bool(content.obj.named(mcount_loc.NAME))
         self.dead = entries.dead
         self.repeated = entries.repeated
+        self.loose = entries.loose
         self.ways = content.usual.ways
         self.parts = list(parts)
         self.firsts = [0, *accumulate(len(part.column.starts) for part in self.parts)]
@@ -101,11 +105,14 @@ class RelocatableSites:
         call, nop = content.turned(known) if known else (None, None)
         names = x86.RELOCATION_NAMES[content.obj.machine]
         code = content.code.at(place, found.length)
+        reason = found.reason
+        if part.recorded[at] and part.section in self.loose:
+            reason = reason or LOOSE.format(self.loose[part.section])
         return Site(
             section.name, place.offset, section.offset + place.offset, True, content.obj.machine,
             function, distance, content.functions.names(place.section, place.offset - distance),
             code, found.state, found.form, bool(part.recorded[at]), call,
-            code if found.state is State.NOP else nop, found.reason,
+            code if found.state is State.NOP else nop, reason,
             relocation=names[known.type] if known else "",
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from .state import State
@@ -25,7 +25,7 @@ class Site(NamedTuple):
 
     `call` and `nop` are the bytes of either state, as far as they are known: both are None of a
     foreign site, and `nop` is of a call that a NOP could not tell for certain. `reason` says why,
-    and `expected` are the calls that could stand at a foreign site.
+    or what else is wrong, and `expected` are the calls that could stand at a foreign site.
     """
 
     section: str
@@ -92,6 +92,10 @@ class SiteTable(Protocol):
     @property
     def repeated(self) -> int:
         """How many entries there are beyond the first for one place."""
+
+    @property
+    def loose(self) -> Mapping[int, str]:
+        """Sections whose entries a linker may let name other code (mcount_loc.Entries)."""
 
     def __len__(self) -> int: ...
 
