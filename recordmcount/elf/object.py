@@ -553,10 +553,19 @@ class Object:
 
     def symbols_of_relocations(self, index: int) -> set[int]:
         """Return the symbol indices that relocations of section `index` name."""
+        return set(map(self.layout.symbol_of, set(self._infos(index))))
+
+    def highest_symbol(self, index: int) -> int:
+        """Return the highest symbol index that relocations of section `index` name; 0 of none."""
+        infos = self._infos(index)
+        # The symbol is the high part of r_info, here of a signed word.
+        extremes = (max(infos), min(infos)) if infos else ()
+        return max(map(self.layout.symbol_of, extremes), default=0)
+
+    def _infos(self, index: int) -> list[int]:
         entry, offset, size = self._relocation_section(index)
         content = self.read(offset, size, f"relocation section {index}")
-        infos = set(self.layout.column(content, self.layout.word, entry.size))
-        return set(map(self.layout.symbol_of, infos))
+        return self.layout.column(content, self.layout.word, entry.size)
 
     def relocated(self, index: int, numbers: range) -> tuple[list[int], bytes]:
         """Read (section offsets, lowest bytes of the types) of some relocations of a section."""

@@ -124,15 +124,14 @@ def _follow(obj: "Object", result: Renumbering, index: int) -> None:
 
 def _relocations(obj: "Object", index: int, result: Renumbering) -> bytearray | None:
     """Renumber a relocation section; None if it names no symbol that moves."""
-    layout, symbols = obj.layout, obj.symbols_of_relocations(index)
-    if symbols and max(symbols) >= result.count:
-        raise FormatError(obj.path, f"there is no symbol {max(symbols)}")
-    moved = symbols.intersection(result.moved)
-    if not moved:
-        return None
-    content = bytearray(obj.content(index))
+    layout, highest = obj.layout, obj.highest_symbol(index)
+    if highest >= result.count:
+        raise FormatError(obj.path, f"there is no symbol {highest}")
+    moved = frozenset(result.moved)
+    content = None
     step = obj.headers[index][elf.SH_ENTSIZE]
-    for piece in obj.relocations_naming(index, frozenset(moved), obj.relocation_pieces(index)):
+    for piece in obj.relocations_naming(index, moved, obj.relocation_pieces(index)):
+        content = content or bytearray(obj.content(index))
         for number, info in zip(piece.numbers, piece.infos, strict=True):
             new = layout.info(result.moved[layout.symbol_of(info)], layout.type_of(info))
             at = number * step + layout.word
