@@ -15,6 +15,7 @@ from patcher import cli
 from tests.support import command, images
 from tests.support.elf_builder import (
     I386,
+    STB_LOCAL,
     STT_FUNC,
     X32,
     X86_64,
@@ -177,7 +178,10 @@ def with_site(
             Section(".text", flags=AX, data=code, relocations=relocations),
             Section("__mcount_loc", flags=2, data=bytes(word), relocations=[slot], align=word),
         ],
-        [Symbol("f", ".text", size=len(code), type=STT_FUNC), Symbol("mcount")],
+        [
+            Symbol("f", ".text", size=len(code), type=STT_FUNC, bind=STB_LOCAL),
+            Symbol("mcount"),
+        ],
     )
 
 

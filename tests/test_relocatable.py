@@ -175,7 +175,7 @@ def odd(*entries: tuple[str, int], words: int = 0, code: bytes = CALL) -> Elf:
         [
             section_symbol(".text"),
             section_symbol(".data"),
-            Symbol("f", ".text", type=STT_FUNC, size=len(code)),
+            Symbol("f", ".text", type=STT_FUNC, size=len(code), bind=STB_LOCAL),
             Symbol("__fentry__"),
         ],
     )

@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 
 from recordmcount import mcount_loc, x86
 from recordmcount.columns import having, pick
+from recordmcount.console import printable
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
 from recordmcount.elf.symbols import Functions
@@ -107,7 +108,7 @@ class RelocatableSites:
         code = content.code.at(place, found.length)
         reason = found.reason
         if part.recorded[at] and part.section in self.loose:
-            reason = reason or LOOSE.format(self.loose[part.section])
+            reason = reason or LOOSE.format(printable(self.loose[part.section]))
         return Site(
             section.name, place.offset, section.offset + place.offset, True, content.obj.machine,
             function, distance, content.functions.names(place.section, place.offset - distance),
