@@ -82,7 +82,7 @@ class Layout:
     """Where the fields of one ELF class lie. Two exist: `ELF32` and `ELF64`."""
 
     __slots__ = (
-        "is_64", "word", "highest", "ehdr", "shdr", "sym", "sym_value", "rel", "rela",
+        "is_64", "word", "highest", "ehdr", "shdr", "sym", "sym_value", "sym_info", "rel", "rela",
         "symbol_shift", "info_symbol",
     )  # fmt: skip
 
@@ -94,6 +94,7 @@ class Layout:
         self.shdr = Struct("<IIQQQQIIQQ" if is_64 else "<10I")
         self.sym = Struct("<IBBHQQ" if is_64 else "<IIIBBH")
         self.sym_value = 8 if is_64 else 4  # offset of st_value in a symbol
+        self.sym_info = 4 if is_64 else 12  # of st_info
         # r_offset, r_info, r_addend; r_info is symbol << symbol_shift | type.
         self.rel = Struct("<QQ" if is_64 else "<II")
         self.rela = Struct("<QQq" if is_64 else "<IIi")

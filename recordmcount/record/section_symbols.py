@@ -54,8 +54,9 @@ def add_section_symbols(obj: "Object", sections: list[int]) -> Renumbering:
     if symtab is None:
         raise FormatError(obj.path, "there is no symbol table")
     first_global = obj.headers[symtab][elf.SH_INFO]
-    if not 1 <= first_global <= count:
-        raise FormatError(obj.path, f"sh_info of the symbol table is {first_global}")
+    if not 1 <= first_global <= count or not _ends_locals(obj, first_global):
+        what = f"sh_info of the symbol table is {first_global}, where its local symbols do not end"
+        raise FormatError(obj.path, what)
     behind = first_global + len(sections)
     displaced = range(first_global, min(behind, count))
     moved = {symbol: max(count, behind) + i for i, symbol in enumerate(displaced)}
@@ -70,6 +71,14 @@ def add_section_symbols(obj: "Object", sections: list[int]) -> Renumbering:
         if index != symtab and header[elf.SH_LINK] == symtab:
             _follow(obj, result, index)
     return result
+
+
+def _ends_locals(obj: "Object", first_global: int) -> bool:
+    """Tell whether all symbols before this one are local, and no others."""
+    infos = obj.symbol_bytes[obj.layout.sym_info :: obj.layout.sym.size]
+    least_global = elf.STB_GLOBAL << 4
+    local, others = infos[:first_global], infos[first_global:]
+    return max(local) < least_global and min(others, default=least_global) >= least_global
 
 
 def _moved(table: bytes, size: int, displaced: range, added: bytes) -> bytes:

@@ -213,9 +213,14 @@ class Comparison:
         self.after = after
         self.calls = before.calls()
         self.taken_back = bytearray(after.data[: len(before.data)])
-        old, new = (len(view.symbols) for view in (before, after))
-        self.first_moved = before.sections[before.symtab].info
-        self.inserted = new - old
+        self.count, new = (len(view.symbols) for view in (before, after))
+        self.first_global = before.sections[before.symtab].info
+        self.inserted = new - self.count
+        # So many symbols make room for those that are inserted, and become the last.
+        self.displaced = min(self.inserted, self.count - self.first_global)
+        self.off = {
+            place for call, place in self.calls.items() if not before.is_recorded(call.section)
+        }
 
     def check(self) -> None:
         self._take_back_elf_header()
@@ -225,7 +230,7 @@ class Comparison:
             if not self.before.is_recorded(call.section):
                 self._take_back_nop(call, place)
         for index in self.before.of_type(SHT_REL, SHT_RELA):
-            self._take_back_renumbering(index)
+            self._check_relocations(index)
         assert self.taken_back == self.before.data, "old contents changed"
         recorded = {call[:2] for call in self.calls if self.before.is_recorded(call.section)}
         entries = self.entries()
@@ -252,11 +257,14 @@ class Comparison:
         was, became = before.content(index), after.content(index)
         if old.type == SHT_SYMTAB and index == before.symtab:
             assert new.info == old.info + self.inserted, what
-            assert self._without_inserted(became, before.sym.size) == was, what
+            assert self._put_back(became, before.sym.size) == was, what
         elif old.type == SHT_SYMTAB_SHNDX and new.size != old.size:
-            assert self._without_inserted(became, 4) == was, what
+            assert self._put_back(became, 4) == was, what
         elif old.type == SHT_LLVM_ADDRSIG and self.inserted and old.link == before.symtab:
             assert list(map(self.moved, uleb128(was))) == uleb128(became), what
+        elif new.offset != old.offset and old.type in (SHT_REL, SHT_RELA):
+            assert self.inserted, what
+            assert len(became) == len(was), what
         elif new.offset != old.offset:
             assert old.type == SHT_GROUP or index == before.shstrndx, what
             assert became.startswith(was), what
@@ -265,12 +273,17 @@ class Comparison:
         elif index != before.symtab:
             assert new.info == old.info, what
 
-    def _without_inserted(self, content: bytes, size: int) -> bytes:
-        cut = self.first_moved * size
-        return content[:cut] + content[cut + self.inserted * size :]
+    def _put_back(self, content: bytes, size: int) -> bytes:
+        """The symbols, or the words for them, as they were."""
+        start, end = self.first_global * size, (self.first_global + self.inserted) * size
+        last = len(content) - self.displaced * size
+        return content[:start] + content[last:] + content[end:last]
 
     def moved(self, symbol: int) -> int:
-        return symbol if symbol < self.first_moved else symbol + self.inserted
+        distance = symbol - self.first_global
+        if not 0 <= distance < self.displaced:
+            return symbol
+        return max(self.count, self.first_global + self.inserted) + distance
 
     def _take_back_nop(self, call: Call, place: tuple[int, int]) -> None:
         length, words = self.after.disassemble(call.section, call.offset, 1)
@@ -286,21 +299,30 @@ class Comparison:
         entry = (
             self.before.sections[section].offset + number * self.before.sections[section].entsize
         )
-        self._take_back(entry + word, entry + word + (4 if word == 8 else 1))
+        if self.after.sections[section].offset == self.before.sections[section].offset:
+            self._take_back(entry + word, entry + word + (4 if word == 8 else 1))
 
-    def _take_back_renumbering(self, index: int) -> None:
-        section = self.before.sections[index]
-        if not self.inserted or section.link != self.before.symtab:
+    def _check_relocations(self, index: int) -> None:
+        """Of a section that was written again: what it was, but for numbers and calls turned off.
+
+        One that names a symbol that has moved must have been.
+        """
+        old, new = self.before.sections[index], self.after.sections[index]
+        if not self.inserted or old.link != self.before.symtab:
             return
-        pairs = zip(self.before.relocations(index), self.after.relocations(index), strict=True)
-        for was, became in pairs:
-            assert became.offset == was.offset
-            assert became.symbol == self.moved(was.symbol)
-        size = {True: {True: 24, False: 16}, False: {True: 12, False: 8}}
-        entry = size[self.before.is_64][section.type == SHT_RELA]
-        at, width = (12, 4) if self.before.is_64 else (5, 3)
-        for start in range(section.offset + at, section.offset + section.size, entry):
-            self._take_back(start, start + width)
+        pairs = list(
+            zip(self.before.relocations(index), self.after.relocations(index), strict=True)
+        )
+        if new.offset == old.offset:
+            assert all(self.moved(was.symbol) == was.symbol for was, _ in pairs)
+            return
+        for number, (was, became) in enumerate(pairs):
+            expected = was._replace(symbol=self.moved(was.symbol))
+            if (index, number) in self.off:
+                expected = expected._replace(type=0)
+            if old.type == SHT_REL:  # its addend is in the code
+                expected = expected._replace(addend=became.addend)
+            assert became == expected, f"relocation {number} of section {index}"
 
     def entries(self) -> list[tuple[int, int]]:
         """What the new tables name, as (section index, section offset), in order."""
