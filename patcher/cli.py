@@ -28,7 +28,8 @@ def main(words: Sequence[str]) -> int:
     try:
         parse(command, words[:1], asked)
         if not asked.information:
-            raise UsageError(f"unknown verb '{words[0]}'" if words else "no verb")
+            what = f"unknown verb '{words[0]}'" if words else "no verb"
+            raise UsageError(f"{what}: say {', '.join(VERBS)}")
     except UsageError as error:
         say(2, command.refusal(error))
         return 2

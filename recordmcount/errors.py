@@ -31,7 +31,7 @@ class RecordError(Error):
         self.offset = offset
 
     def __str__(self) -> str:
-        return f"{self.path}: {place(self.section, self.offset)}{self.what}"
+        return f"{self.path}: {location(self.section, self.offset)}{self.what}"
 
 
 class FormatError(RecordError):
@@ -60,7 +60,7 @@ class OutputError(RecordError):
     """The result could not be written; whatever had been written was taken back."""
 
 
-def place(section: str | None, offset: int | None) -> str:
+def location(section: str | None, offset: int | None) -> str:
     """Return `section+0xoffset: ` as far as it is known, for the front of a message."""
     if section is None:
         return ""

@@ -2,7 +2,9 @@
 
 Words mean what they mean to getopt_long: `--name VALUE`, `--name=VALUE`, `-n VALUE`, `-nVALUE`,
 `-ab` for `-a -b`, a long name cut short where it is clear; options stand between files or behind
-them, and behind `--` there are none. (`argparse` takes longer to import than recording takes.)
+them, and behind `--` there are none. Unlike there, no VALUE of its own begins with a dash: where a
+value was forgotten the next option is not swallowed. (`argparse` takes longer to import than
+recording takes.)
 """
 
 TYPE_CHECKING = False
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     Result = TypeVar("Result", bound="Values")
 
 WIDTH = 100  # columns of --help
+LONGEST_NUMBER = 9  # digits
 
 
 class UsageError(Exception):
@@ -87,7 +90,9 @@ class Command:
 
     def refusal(self, error: UsageError) -> list[str]:
         """Give the lines that say what is wrong with words, and how they should be."""
-        return [f"{self.name}: {error}", *self.usage()]
+        from .console import printable
+
+        return [f"{self.name}: {printable(str(error))}", *self.usage()]
 
     def help(self) -> list[str]:
         """Give the lines of --help."""
@@ -188,7 +193,7 @@ def _options(
         option = _long(name, known)
         if equals and not option.value:
             raise UsageError(f"option '{name}' takes no value")
-        yield name, option, value if equals else _next(option, rest)
+        yield name, option, value if equals else _next(name, option, rest)
         return
     letters = word[1:]
     while letters:
@@ -197,15 +202,17 @@ def _options(
             where = "" if name == word else f" in '{word}'"
             raise UsageError(f"unknown option '{name}'{where}")
         option, value = known[name], ""
+        if option.value and letters.startswith("="):
+            raise UsageError(f"option '{name}' takes its value without '='")
         if option.value:
-            value, letters = letters or _next(option, rest), ""
+            value, letters = letters or _next(name, option, rest), ""
         yield name, option, value
 
 
 def _long(name: str, known: dict[str, Option]) -> Option:
     if name in known:
         return known[name]
-    meant = [each for each in known if each.startswith(name) and each.startswith("--")]
+    meant = [each for each in known if each.startswith(name) and name != "--"]
     if len({known[each] for each in meant}) == 1:
         return known[meant[0]]
     if meant:
@@ -213,8 +220,14 @@ def _long(name: str, known: dict[str, Option]) -> Option:
     raise UsageError(f"unknown option '{name}'")
 
 
-def _next(option: Option, rest: "Iterator[str]") -> str:
-    return next(rest, "") if option.value else ""
+def _next(name: str, option: Option, rest: "Iterator[str]") -> str:
+    """Take the next word as the value; what may be an option must not vanish in another's value."""
+    if not option.value:
+        return ""
+    value = next(rest, "")
+    if value.startswith("-") and value != "-":
+        raise UsageError(f"option '{name}' wants a value, not '{value}'")
+    return value
 
 
 def _set(values: Values, name: str, option: Option, value: str) -> None:
@@ -227,7 +240,7 @@ def _set(values: Values, name: str, option: Option, value: str) -> None:
         setattr(values, option.attribute, (*getattr(values, option.attribute), value))
     elif option.number is None:
         setattr(values, option.attribute, value)
-    elif value.isdecimal() and int(value) in option.number:
+    elif value.isdecimal() and len(value) <= LONGEST_NUMBER and int(value) in option.number:
         setattr(values, option.attribute, int(value))
     else:
         least, most = option.number[0], option.number[-1]

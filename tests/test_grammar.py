@@ -62,7 +62,9 @@ def asked(*words: str) -> dict[str, object]:
         ("--output out", {"output": "out"}),
         ("--output=out", {"output": "out"}),
         ("--output=a=b", {"output": "a=b"}),
-        ("-o -a", {"output": "-a"}),
+        ("-o -", {"output": "-"}),
+        ("--output=-a", {"output": "-a"}),
+        ("-o-a", {"output": "-a"}),
         ("-o a -o b", {"output": "b"}),
         ("-ao out", {"all": True, "output": "out"}),
         ("-aoa", {"all": True, "output": "a"}),
@@ -92,9 +94,14 @@ def test_words_have_the_meaning_that_getopt_gives_them(
         ("-o", "option '-o' wants a value"),
         ("--output", "option '--output' wants a value"),
         ("--output=", "option '--output' wants a value"),
+        ("-o -a", "option '-o' wants a value, not '-a'"),
+        ("--output -- x", "option '--output' wants a value, not '--'"),
+        ("-o=out", "option '-o' takes its value without '='"),
+        ("--=x", "unknown option '--'"),
         ("-j 0", "option '-j' wants a number from 1 to 99, not '0'"),
         ("-j100", "option '-j' wants a number from 1 to 99, not '100'"),
         ("-j-1", "option '-j' wants a number from 1 to 99, not '-1'"),
+        (f"-j{'9' * 5000}", f"option '-j' wants a number from 1 to 99, not '{'9' * 5000}'"),
         ("-j²", "option '-j' wants a number from 1 to 99, not '²'"),
         ("-jx", "option '-j' wants a number from 1 to 99, not 'x'"),
     ],
@@ -114,7 +121,9 @@ def test_a_name_cut_short_must_be_clear() -> None:
         parse(command, ["--one"], Values())
 
 
-VALUES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+VALUES = st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1
+).filter(lambda value: value[0] not in "-=")
 
 
 @given(VALUES)
@@ -164,6 +173,11 @@ def test_a_refusal_says_what_is_wrong_and_how_it_should_be() -> None:
         "usage: program [options] FILE...",
         "       program verb FILE...",
     ]
+
+
+def test_a_refusal_says_odd_words_so_that_they_do_not_move_the_cursor() -> None:
+    first, *_ = COMMAND.refusal(UsageError("unknown option '\033[31m\n'"))
+    assert first == "program: unknown option '\\x1b[31m\\n'"
 
 
 DECLARED = {

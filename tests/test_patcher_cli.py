@@ -210,6 +210,7 @@ def test_a_program_that_runs_keeps_its_file(built: Built) -> None:
 
 @pytest.mark.parametrize("words", [
     "", "nop", "nop --json", "fly x", "nop --no x", "status -n x", "nop -o x y z",
+    "nop --symbol -n x", "nop -o --json x", "nop -o=x y", "status --functions -- x",
 ])  # fmt: skip
 def test_what_makes_no_sense_is_a_usage_error(words: str) -> None:
     done = command.run("patcher", *words.split())
@@ -237,6 +238,14 @@ def test_ctrl_c_ends_it_as_any_signal_does(built: Built) -> None:
         assert run.stdout.readline()
         run.send_signal(signal.SIGINT)
         assert (run.stderr.read(), run.wait()) == (b"", -signal.SIGINT)
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], ["fly\nhigh"]], ids=str)
+def test_without_a_verb_all_are_named_in_one_line(words: list[str]) -> None:
+    done = command.run("patcher", *words)
+    first, usage = done.stderr.splitlines()
+    assert first.endswith(": say nop, call, status")
+    assert usage == "usage: patcher VERB [options] FILE..."
 
 
 def test_help_says_what_a_verb_does() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import ENOMEM
+
 from patcher.memory.elffile import ElfFile
 from patcher.options import PatcherOptions
 from recordmcount.console import say
@@ -24,17 +26,16 @@ def each_file(options: PatcherOptions, action: Action) -> int:
     errors: list[Mapping[str, Any]] = []
     good = True
     for path in options.files:
-        try:
-            with ElfFile(path) as file:
-                is_good, told = action(options, file)
-        except (Error, OSError) as error:
+        done = _try(options, path, action)
+        if isinstance(done, Error | OSError):
             from patcher.report.document import failed
 
-            failure = failed(path, error)
+            failure = failed(path, done)
             say(2, [failure["message"]])
             errors.append(failure)
             good = False
         else:
+            is_good, told = done
             good &= is_good
             files += [told] if told is not None else []
     if options.json:
@@ -44,6 +45,19 @@ def each_file(options: PatcherOptions, action: Action) -> int:
         document = run(options.verb, files, errors, dry_run=options.dry_run)
         good &= say(1, [dump(document)])
     return 0 if good else 1
+
+
+def _try(
+    options: PatcherOptions, path: str, action: Action
+) -> tuple[bool, Mapping[str, Any] | None] | Error | OSError:
+    """Do the action for one file, or tell why it could not be done."""
+    try:
+        with ElfFile(path) as file:
+            return action(options, file)
+    except (Error, OSError) as error:
+        return error
+    except MemoryError:
+        return OSError(ENOMEM, "out of memory")
 
 
 def _print_schema() -> int:

@@ -5,7 +5,7 @@ import posix
 from recordmcount import commit, mcount_loc
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import open_file, reader
-from recordmcount.errors import RecordError, UnrecognizedError, place
+from recordmcount.errors import RecordError, UnrecognizedError, location
 from recordmcount.sites import calls
 
 from .plan import Plan, make_plan
@@ -139,7 +139,7 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
     found = calls.find(obj, options.symbols, processes)
     if not options.quiet:
         for section, offset, what in found.unsupported:
-            where = place(obj.section(section).name, offset)
+            where = location(obj.section(section).name, offset)
             result.err.append(f"{obj.path}: warning: {where}{what}, not recorded")
     plan = make_plan(obj, found, options)
     recorded = sum(map(len, plan.recorded))
@@ -161,7 +161,7 @@ def _describe_plan(obj: "Object", plan: Plan) -> "list[str]":
         for part in parts:
             name = obj.section(part.section).name
             lines += [
-                f"{obj.path}: {place(name, s.offset)}{s.form.name} -> {becomes}" for s in part
+                f"{obj.path}: {location(name, s.offset)}{s.form.name} -> {becomes}" for s in part
             ]
     if plan:
         lines.append(f"{obj.path}: {len(plan.edits)} edits, {len(plan.appended)} bytes appended")

@@ -28,6 +28,8 @@ def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[ReportedFile | E
         yield error
     except OSError as error:
         yield Error(path, error.strerror or str(error))
+    except MemoryError:
+        yield Error(path, "out of memory")
 
 
 def _examine(path: str, fd: int, names: tuple[str, ...]) -> Iterator[ReportedFile | Error]:

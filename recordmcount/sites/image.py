@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recordmcount import mcount_loc
 from recordmcount.elf import object as elf
+from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def read(obj: Object, names: Sequence[str] = ()) -> RelocatableSites | LinkedSit
 
         obj.refuse_slim_lto()
         return relocatable.read(obj, names)
+    if obj.type not in (elf.ET_EXEC, elf.ET_DYN):
+        raise FormatError(obj.path, "neither an object nor a linked file")
     if obj.headers and not obj.named(mcount_loc.NAME):
         return None
     from . import linked
