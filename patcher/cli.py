@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from recordmcount import __version__
 from recordmcount.console import end_when_interrupted, say
-from recordmcount.grammar import UsageError, inform, parse, run
+from recordmcount.grammar import UsageError, parse
+from recordmcount.verb import inform, run
 
 from .options import VERBS, declare
 
@@ -31,8 +32,12 @@ def main(words: Sequence[str]) -> int:
             what = f"unknown verb '{words[0]}'" if words else "no verb"
             raise UsageError(f"{what}: say {', '.join(VERBS)}")
     except UsageError as error:
-        say(2, command.refusal(error))
+        from recordmcount.help import refusal
+
+        say(2, refusal(command, error))
         return 2
     if asked.information == "version":
         return inform([f"patcher {__version__}"])
-    return inform(command.help())
+    from recordmcount.help import help_of
+
+    return inform(help_of(command))

@@ -9,12 +9,14 @@ import sys
 
 from . import __version__
 from .console import end_when_interrupted, say
-from .grammar import UsageError, parse, run
+from .grammar import UsageError, parse
 from .options import Options, declare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from .grammar import Command
 
     # Lines for stdout and for stderr, counts, whether it failed: of one file.
     Answer = tuple[list[str], list[str], tuple[int, ...], bool]
@@ -37,15 +39,16 @@ def main(words: "Sequence[str]") -> int:
     try:
         parse(command, words, options)
         if options.information:
-            lines = _inform(options.information) or command.help()
-            return 0 if say(1, lines) else 1
+            return 0 if say(1, _inform(options.information, command)) else 1
         if not options.files:
             raise UsageError("no files")
         files = list(_expand(options.files))
         if options.output and len(files) > 1:
             raise UsageError("-o is for one file")
     except UsageError as error:
-        say(2, command.refusal(error))
+        from .help import refusal
+
+        say(2, refusal(command, error))
         return 2
     except ListError as error:
         say(2, [str(error)])
@@ -55,6 +58,8 @@ def main(words: "Sequence[str]") -> int:
 
 def _verb(name: str, words: "Sequence[str]") -> int:
     from importlib import import_module
+
+    from .verb import run
 
     module = import_module(f"recordmcount.{name}.command")
     return run(module.declare(), module.execute, words)
@@ -117,8 +122,8 @@ def _died(file: str) -> "Answer":
     return [], [f"{file}: the process that recorded it died", f"{file}: failed"], (), True
 
 
-def _inform(what: str) -> list[str]:
-    """Answer a question about the program; none is for its help."""
+def _inform(what: str, command: "Command") -> list[str]:
+    """Answer a question about the program."""
     folder = __file__.rpartition("/")[0]
     if what == "version":
         return [f"recordmcount {__version__}"]
@@ -130,4 +135,6 @@ def _inform(what: str) -> list[str]:
         # A virtual environment's python starts more slowly than the one behind it.
         python: str = getattr(sys, "_base_executable", sys.executable)
         return [join([python, "-I", "-S", f"{folder}/__main__.py"])]
-    return []
+    from .help import help_of
+
+    return help_of(command)

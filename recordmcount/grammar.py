@@ -9,12 +9,11 @@ recording takes.)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import TypeVar
 
     Result = TypeVar("Result", bound="Values")
 
-WIDTH = 100  # columns of --help
 LONGEST_NUMBER = 9  # digits
 
 
@@ -82,30 +81,6 @@ class Command:
         self.verbs = verbs
         self.epilog = epilog
 
-    def usage(self) -> list[str]:
-        """Give the lines that tell how it is called."""
-        fronts = ["usage:", *["      "] * (len(self.usages) - 1)]
-        lines = zip(fronts, self.usages, strict=True)
-        return [f"{front} {self.name} {usage}" for front, usage in lines]
-
-    def refusal(self, error: UsageError) -> list[str]:
-        """Give the lines that say what is wrong with words, and how they should be."""
-        from .console import printable
-
-        return [f"{self.name}: {printable(str(error))}", *self.usage()]
-
-    def help(self) -> list[str]:
-        """Give the lines of --help."""
-        options = [(str(option), option.help) for option in self.options]
-        width = max(len(name) for name, _ in (*self.arguments, *options, *self.verbs)) + 2
-        rows = [line for row in (*self.arguments, *options) for line in _row(*row, width)]
-        verbs = [line for row in self.verbs for line in _row(*row, width)]
-        return [
-            *self.usage(), "", *_wrapped(self.description, WIDTH), "", *rows,
-            *(("", "verbs:", *verbs) if verbs else ()),
-            *(("", *_wrapped(self.epilog, WIDTH)) if self.epilog else ()),
-        ]  # fmt: skip
-
 
 class Values:
     """What the words of a command line ask for, by the attributes of its options.
@@ -142,46 +117,6 @@ def parse(command: Command, words: "Sequence[str]", values: "Result") -> "Result
                 _set(values, name, option, value)
     values.files = tuple(files)
     return values
-
-
-def run(
-    declared: "tuple[Command, Result]", execute: "Callable[[Result], int]", words: "Sequence[str]"
-) -> int:
-    """Run a verb: parse the words and execute what they ask for; returns the exit status.
-
-    A verb is a module with two functions. `declare` gives its command line and an object for what
-    that asks for; `execute` does it, and imports what takes long only then.
-    """
-    import sys
-
-    from .console import say
-
-    command, values = declared
-    try:
-        asked = parse(command, words, values)
-        if not (asked.files or asked.information):
-            raise UsageError("no files")
-        if getattr(asked, "output", None) and len(asked.files) > 1:
-            raise UsageError("-o is for one file")
-    except UsageError as error:
-        say(2, command.refusal(error))
-        return 2
-    if asked.information == "help":
-        return inform(command.help())
-    status = execute(asked)
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:  # nobody reads it
-        return 1
-    return status
-
-
-def inform(lines: "Sequence[str]") -> int:
-    """Print what was asked for; returns the exit status."""
-    from .console import say
-
-    return 0 if say(1, lines) else 1
 
 
 def _options(
@@ -245,25 +180,3 @@ def _set(values: Values, name: str, option: Option, value: str) -> None:
     else:
         least, most = option.number[0], option.number[-1]
         raise UsageError(f"option '{name}' wants a number from {least} to {most}, not '{value}'")
-
-
-def _row(name: str, help: str, width: int) -> list[str]:  # noqa: A002
-    """Lay out a row of --help in two columns."""
-    first, *others = _wrapped(help, WIDTH - width - 2) or [""]
-    indent = " " * (width + 2)
-    return [f"  {name.ljust(width)}{first}".rstrip(), *(f"{indent}{line}" for line in others)]
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    """Break a text into lines at its blanks; a line feed in it stays one."""
-    lines: list[str] = []
-    for paragraph in text.split("\n"):
-        line = ""
-        for word in paragraph.split(" "):
-            if line and len(line) + 1 + len(word) > width:
-                lines.append(line)
-                line = word
-            else:
-                line = f"{line} {word}" if line else word
-        lines.append(line)
-    return lines if text else []

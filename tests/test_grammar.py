@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from patcher import options as patcher_options
 from patcher.verbs import status, switch
 from recordmcount import options as recorder_options
-from recordmcount.grammar import WIDTH, Command, Option, UsageError, Values, parse
+from recordmcount.grammar import Command, Option, UsageError, Values, parse
+from recordmcount.help import WIDTH, help_of, refusal
 from recordmcount.report import command as report_command
 
 
@@ -146,7 +147,7 @@ def test_files_may_stand_anywhere_between_options(words: list[str], data: st.Dat
 
 
 def test_help_has_everything_in_order() -> None:
-    assert COMMAND.help() == [
+    assert help_of(COMMAND) == [
         "usage: program [options] FILE...",
         "       program verb FILE...",
         "",
@@ -168,7 +169,7 @@ def test_help_has_everything_in_order() -> None:
 
 
 def test_a_refusal_says_what_is_wrong_and_how_it_should_be() -> None:
-    assert COMMAND.refusal(UsageError("no files")) == [
+    assert refusal(COMMAND, UsageError("no files")) == [
         "program: no files",
         "usage: program [options] FILE...",
         "       program verb FILE...",
@@ -176,7 +177,7 @@ def test_a_refusal_says_what_is_wrong_and_how_it_should_be() -> None:
 
 
 def test_a_refusal_says_odd_words_so_that_they_do_not_move_the_cursor() -> None:
-    first, *_ = COMMAND.refusal(UsageError("unknown option '\033[31m\n'"))
+    first, *_ = refusal(COMMAND, UsageError("unknown option '\033[31m\n'"))
     assert first == "program: unknown option '\\x1b[31m\\n'"
 
 
@@ -192,7 +193,7 @@ DECLARED = {
 @pytest.mark.parametrize("name", DECLARED)
 def test_what_a_command_declares_it_tells_and_can_be_asked(name: str) -> None:
     command, values = DECLARED[name]
-    told = command.help()
+    told = help_of(command)
     assert max(map(len, told)) <= WIDTH
     spelled = {line[2:].partition("  ")[0] for line in told}
     assert spelled >= {str(option) for option in command.options}

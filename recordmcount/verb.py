@@ -1,0 +1,53 @@
+"""A verb of a command line: words -> what they ask for -> its work -> exit status.
+
+A verb is a module with two functions. `declare` gives its command line and an object for what that
+asks for; `execute` does it, and imports what takes long only then.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from .console import say
+from .grammar import Command, UsageError, Values, parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    Asked = TypeVar("Asked", bound=Values)
+
+
+def run(
+    declared: tuple[Command, Asked], execute: Callable[[Asked], int], words: Sequence[str]
+) -> int:
+    """Parse the words and execute what they ask for; returns the exit status."""
+    command, values = declared
+    try:
+        asked = parse(command, words, values)
+        if not (asked.files or asked.information):
+            raise UsageError("no files")
+        if getattr(asked, "output", None) and len(asked.files) > 1:
+            raise UsageError("-o is for one file")
+    except UsageError as error:
+        from .help import refusal
+
+        say(2, refusal(command, error))
+        return 2
+    if asked.information == "help":
+        from .help import help_of
+
+        return inform(help_of(command))
+    status = execute(asked)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # nobody reads it
+        return 1
+    return status
+
+
+def inform(lines: Sequence[str]) -> int:
+    """Print what was asked for; returns the exit status."""
+    return 0 if say(1, lines) else 1
