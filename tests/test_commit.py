@@ -372,6 +372,41 @@ def test_a_run_that_waited_for_another_takes_the_file_that_stands_there_then(
     assert said == f"warning: __mcount_loc already exists: {path}\n"
 
 
+def test_a_run_that_waited_does_not_change_what_was_there_under_its_other_name(
+    path: Path, new: bytes
+) -> None:
+    """As ccache has it: the old file lives on by a second name when a new one takes its place."""
+    old = path.read_bytes()
+    other = path.with_name("other name.o")
+    other.hardlink_to(path)
+    with path.open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = subprocess.Popen([*RECORDMCOUNT, path], stderr=subprocess.PIPE, text=True)
+        wait_until_blocked(second.pid)
+        replacement = path.with_name("new.o")
+        replacement.write_bytes(old)
+        replacement.rename(path)
+    _, said = second.communicate(timeout=60)
+    assert (second.returncode, said) == (0, "")
+    assert path.read_bytes() == new
+    assert other.read_bytes() == old
+
+
+def test_a_file_that_is_gone_after_the_wait_is_said_to_be(path: Path) -> None:
+    other = path.with_name("other name.o")
+    other.hardlink_to(path)
+    old = path.read_bytes()
+    with path.open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = subprocess.Popen([*RECORDMCOUNT, path], stderr=subprocess.PIPE, text=True)
+        wait_until_blocked(second.pid)
+        path.unlink()
+    _, said = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert said == f"{path}: No such file or directory\n{path}: failed\n"
+    assert other.read_bytes() == old
+
+
 def wait_until_blocked(process: int) -> None:
     """Wait until another process stands in /proc/locks as one that waits for a lock."""
     for _ in range(6000):

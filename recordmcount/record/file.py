@@ -169,15 +169,28 @@ def _describe_plan(obj: "Object", plan: Plan) -> "list[str]":
 
 
 def _open(path: str, *, read_only: bool) -> tuple[int, bool]:
-    """Open a file: (its descriptor, whether that is for writing too, and locked)."""
-    fd, writable = _open_once(path, read_only=read_only)
-    if writable:
+    """Open a file: (its descriptor, whether that is for writing too, and locked).
+
+    While we waited for the lock another file may have been put at the path. The one that is open
+    then may live on by another name, under which nobody asked for it to change.
+    """
+    while True:
+        fd, writable = _open_once(path, read_only=read_only)
+        if not writable:
+            return fd, False
         commit.lock(fd)
-        if not posix.fstat(fd).st_nlink:  # the run we waited for has put a new file in its place
-            posix.close(fd)
-            fd, writable = _open_once(path, read_only=read_only)
-            commit.lock(fd)
-    return fd, writable
+        try:
+            is_there = _same_file(posix.fstat(fd), posix.stat(path))
+        except OSError:
+            _close(fd)
+            raise
+        if is_there:
+            return fd, True
+        _close(fd)
+
+
+def _same_file(one: posix.stat_result, other: posix.stat_result) -> bool:
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 
 
 def _open_once(path: str, *, read_only: bool) -> tuple[int, bool]:
