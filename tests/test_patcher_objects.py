@@ -4,14 +4,18 @@ import random
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 
 from patcher import cli
+from patcher.files import overlaps
+from recordmcount.elf import object as elf
+from recordmcount.sites import calls as site_calls
 from tests.support import command, images
 from tests.support.elf_builder import (
     I386,
@@ -28,7 +32,7 @@ from tests.support.elf_builder import (
 )
 from tests.support.images import CALLS, Built, calls
 from tests.support.kernel_modules import CLOUD, Module
-from tests.support.objects import AX, Read, recorded
+from tests.support.objects import AX, Read, recorded, text
 from tests.support.patching import differences, patch, refused, status
 from tests.support.specimens import ELVES
 
@@ -377,3 +381,44 @@ def sites_of(path: Path) -> list[bytes]:
     module = Module(path.read_bytes())
     texts = dict(zip(module.names, map(module.content, range(len(module.names))), strict=True))
     return [texts[section][offset : offset + 5] for section, offset in module.entries()]
+
+
+# --- many sections --------------------------------------------------------------------------------
+
+
+def test_however_many_sections_there_are_their_relocations_are_sorted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at all of them for each would take minutes for the sections of one large file."""
+    looks = []
+
+    def look(obj: elf.Object) -> list[tuple[int, int]]:
+        looks.append(obj.path)
+        return site_calls.text_relocations(obj)
+
+    sections = [text(f".text.f{number}") for number in range(50)]
+    symbols = [Symbol(f"f{number}", f".text.f{number}") for number in range(50)]
+    path = recorded(tmp_path / "x.o", build(X86_64, sections, [*symbols, Symbol("__fentry__")]))
+    before = path.read_bytes()
+    monkeypatch.setattr(overlaps, "calls", SimpleNamespace(text_relocations=look))
+    assert cli.main(["nop", "-q", str(path)]) == 0
+    assert len(looks) == 1
+    assert cli.main(["call", "-q", str(path)]) == 0
+    assert path.read_bytes() == before
+
+
+@pytest.mark.matrix
+@pytest.mark.slow
+def test_seventy_thousand_sections_are_switched_off_and_on(
+    fixture_object: Callable[[str], Path],
+) -> None:
+    path = recorded_file(fixture_object("as-many-sections"))
+    before = path.read_bytes()
+    assert patch("nop", path) == f"{path}: 35000 sites turned to nop, 0 already\n"
+    assert patch("call", path) == f"{path}: 35000 sites turned to call, 0 already\n"
+    assert path.read_bytes() == before
+
+
+def recorded_file(path: Path) -> Path:
+    assert command.run("recordmcount", path) == (0, "", "")
+    return path

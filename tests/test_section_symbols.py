@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -357,6 +358,28 @@ def test_the_contents_of_the_old_file_stay_where_they_were(tmp_path: Path) -> No
     before, after = as_bytes(sound), path.read_bytes()
     assert after[64 : len(before)] == before[64:]
     assert meaning(path) == meaning(sound.write(tmp_path / "before.o"))
+
+
+@TARGETS
+def test_many_sections_get_symbols_and_what_names_those_that_move_follows(
+    target: Target, tmp_path: Path
+) -> None:
+    """Each of 40 functions calls __fentry__, which stays, and the one before it, which moves."""
+    sections = []
+    for number in range(40):
+        code = text(f".text.f{number}", calls=2)
+        entry, call = code.relocations
+        callee = f"f{number - 1}" if number else "__fentry__"
+        sections.append(replace(code, relocations=[entry, replace(call, symbol=callee)]))
+    symbols = [*(Symbol(f"f{number}", f".text.f{number}") for number in range(40)),
+               *(Symbol(f"s{number}") for number in range(40)), Symbol("__fentry__")]  # fmt: skip
+    sound = build(target, sections, symbols)
+    before = meaning(sound.write(tmp_path / "before.o"))
+    path = recorded(tmp_path / "x.o", sound)
+    assert meaning(path) == before
+    assert [site.section for site in table_entries(path)] == sorted(
+        [".text.f0", *(f".text.f{number}" for number in range(40))], key=lambda name: int(name[7:])
+    )
 
 
 # --- cheap ----------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ then, and any other section, is looked at one by one.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress
 from operator import add, sub
 
@@ -25,11 +26,16 @@ NARROW = 4  # bytes that most relocations fill, and at most if they are not x86.
 
 def overlapped(obj: Object, recorded: RelocatableSites) -> set[int]:
     """Return the numbers of the sites that another relocation touches."""
-    counts = _Counts(obj)
+    relocations: dict[int, list[int]] = defaultdict(list)
+    for index, text in calls.text_relocations(obj):
+        relocations[text].append(index)
+    counts = _Counts(obj, relocations)
+    lengths = [0, *(way.form.length for way in recorded.ways)]
     found = set()
     for part, first in zip(recorded.parts, recorded.firsts, strict=False):
-        lengths = [0, *(way.form.length for way in recorded.ways)]
-        for at in _doubtful(obj, part, lengths):
+        has_one = len(relocations[part.section]) == 1
+        doubtful = _doubtful(obj, part, lengths) if has_one else range(len(part.recorded))
+        for at in doubtful:
             finding = recorded.finding(first + at)
             place = part.section, part.column.starts[at]
             if finding.relocation and counts.count(*place, finding.length) != 1:
@@ -38,13 +44,15 @@ def overlapped(obj: Object, recorded: RelocatableSites) -> set[int]:
 
 
 def _doubtful(obj: Object, part: Part, lengths: Sequence[int]) -> Sequence[int]:
-    """Return the numbers in a part of all sites that may be touched; `lengths` are by way."""
+    """Return the numbers in a part of all sites that may be touched; `lengths` are by way.
+
+    The section has one relocation section only.
+    """
     ways = bytes(part.column.ways)
     usual = positions(ways, set(ways) - {0}) if 0 in ways else range(len(ways))
     starts, entries = pick(part.column.starts, usual), pick(part.column.entries, usual)
     ends = list(map(add, starts, map(lengths.__getitem__, pick(ways, usual))))
-    texts = [text for _, text in calls.text_relocations(obj)]
-    if len(usual) < columns.FEW or texts.count(part.section) != 1 or not is_ascending(entries):
+    if len(usual) < columns.FEW or not is_ascending(entries):
         return range(len(ways))
     doubtful = set(positions(ways, {0}))
     header = obj.headers[part.column.relocations]
@@ -92,11 +100,14 @@ def _under(offset: int, starts: Sequence[int], ends: Sequence[int]) -> Iterator[
 class _Counts:
     """Counts the relocations that touch a piece of code.
 
+    `relocations` are the relocation sections of each section, by index.
+
     An R_*_NONE changes nothing, but may be one that somebody turned off; it counts for one byte.
     """
 
-    def __init__(self, obj: Object) -> None:
+    def __init__(self, obj: Object, relocations: Mapping[int, list[int]]) -> None:
         self._obj = obj
+        self._relocations = relocations
         self._fields: dict[int, list[tuple[int, int]]] = {}
 
     def count(self, section: int, offset: int, size: int) -> int:
@@ -110,9 +121,7 @@ class _Counts:
 
     def _of(self, section: int) -> Iterator[tuple[int, int]]:
         """Return (section offset, width in bytes) of all relocations of a section."""
-        for index, text in calls.text_relocations(self._obj):
-            if text != section:
-                continue
+        for index in self._relocations.get(section, ()):
             for offset, relocation_type, _symbol, _addend in self._obj.relocations(index):
                 none = relocation_type == x86.RELOCATION_NONE
                 yield offset, 1 if none else x86.field_size(self._obj.machine, relocation_type)

@@ -27,15 +27,16 @@ class Renumbering:
     """The symbol table with section symbols added, and what follows from it.
 
     `symbols` maps a section index to its new symbol's index, `moved` the old index of each symbol
-    that moves to its new one. Of the sections that change, by index: `contents` has those whole,
-    `relocations` among them apart, and `infos` the new sh_info.
+    that moves to its new one; `displaced` are the old ones. Of the sections that change, by index:
+    `contents` has those whole, `relocations` among them apart, and `infos` the new sh_info.
     """
 
-    __slots__ = ("symbols", "moved", "count", "contents", "relocations", "infos")
+    __slots__ = ("symbols", "moved", "displaced", "count", "contents", "relocations", "infos")
 
     def __init__(self, symbols: dict[int, int], moved: dict[int, int], count: int) -> None:
         self.symbols = symbols
         self.moved = moved
+        self.displaced = frozenset(moved)
         self.count = count
         self.contents: dict[int, bytes] = {}
         self.relocations: dict[int, bytearray] = {}
@@ -136,7 +137,11 @@ def _relocations(obj: "Object", index: int, result: Renumbering) -> bytearray | 
     layout, highest = obj.layout, obj.highest_symbol(index)
     if highest >= result.count:
         raise FormatError(obj.path, f"there is no symbol {highest}")
-    moved = frozenset(result.moved)
+    moved = result.displaced
+    if len(moved) > elf.MANY:  # then few of them are named in one section
+        moved = moved.intersection(obj.symbols_of_relocations(index))
+    if not moved:
+        return None
     content = None
     step = obj.headers[index][elf.SH_ENTSIZE]
     for piece in obj.relocations_naming(index, moved, obj.relocation_pieces(index)):
