@@ -82,8 +82,8 @@ class Layout:
     """Where the fields of one ELF class lie. Two exist: `ELF32` and `ELF64`."""
 
     __slots__ = (
-        "is_64", "word", "highest", "ehdr", "shdr", "sym", "sym_value", "sym_info", "rel", "rela",
-        "symbol_shift", "info_symbol",
+        "is_64", "word", "highest", "ehdr", "shdr", "sym", "sym_fields", "sym_value", "sym_info",
+        "rel", "rela", "symbol_shift", "info_symbol",
     )  # fmt: skip
 
     def __init__(self, is_64: bool) -> None:
@@ -93,6 +93,8 @@ class Layout:
         self.ehdr = Struct("<16sHHIQQQIHHHHHH" if is_64 else "<16sHHIIIIIHHHHHH")
         self.shdr = Struct("<IIQQQQIIQQ" if is_64 else "<10I")
         self.sym = Struct("<IBBHQQ" if is_64 else "<IIIBBH")
+        # What `sym` unpacks, in the order of ST_NAME and so on.
+        self.sym_fields = itemgetter(*((0, 4, 5, 1, 2, 3) if is_64 else range(6)))
         self.sym_value = 8 if is_64 else 4  # offset of st_value in a symbol
         self.sym_info = 4 if is_64 else 12  # of st_info
         # r_offset, r_info, r_addend; r_info is symbol << symbol_shift | type.
@@ -467,10 +469,7 @@ class Object:
         return self._raw_symbol(index, sym.unpack_from(self.symbol_bytes, index * sym.size))
 
     def _raw_symbol(self, index: int, fields: "tuple[int, ...]") -> "RawSymbol":
-        if self.layout.is_64:
-            name, info, other, shndx, value, size = fields
-        else:
-            name, value, size, info, other, shndx = fields
+        name, value, size, info, other, shndx = self.layout.sym_fields(fields)
         if shndx >= SHN_LORESERVE:
             shndx = self.section_of(index, shndx)
         return name, value, size, info, other, shndx

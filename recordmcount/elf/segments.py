@@ -145,9 +145,7 @@ class LoadView:
         raw = self.read(
             dynamic[DT_SYMTAB] + index * layout.sym.size, layout.sym.size, "a dynamic symbol"
         )
-        fields = layout.sym.unpack(raw)
-        name, shndx = fields[0], fields[3] if layout.is_64 else fields[5]
-        value = fields[4] if layout.is_64 else fields[1]
+        name, value, _size, _info, _other, shndx = layout.sym_fields(layout.sym.unpack(raw))
         size = dynamic.get(DT_STRSZ, 0)
         if name >= size:
             raise FormatError(self.obj.path, f"dynamic symbol {index} has no name")

@@ -40,9 +40,8 @@ def named(obj: Object, names: Sequence[bytes]) -> Iterator[tuple[bytes, int, int
                 at = number * size
                 name = places.get(piece[at : at + 4])  # st_name
                 if name is not None and at + size <= length:
-                    fields = obj.layout.sym.unpack_from(piece, at)
-                    value, _, info, shndx = _fields(obj, fields)
-                    yield name, value, info, shndx
+                    fields = obj.layout.sym_fields(obj.layout.sym.unpack_from(piece, at))
+                    yield name, fields[elf.ST_VALUE], fields[elf.ST_INFO], fields[elf.ST_SHNDX]
 
 
 def _places(strings: bytes, names: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -59,15 +58,6 @@ def _places(strings: bytes, names: Sequence[bytes]) -> dict[bytes, bytes]:
                 places[at.to_bytes(4, "little")] = name
             at = strings.find(name, at + 1)
     return places
-
-
-def _fields(obj: Object, fields: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Return (st_value, st_size, st_info, st_shndx) of a symbol's fields."""
-    if obj.layout.is_64:
-        _name, info, _other, shndx, value, size = fields
-    else:
-        _name, value, size, info, _other, shndx = fields
-    return value, size, info, shndx
 
 
 _START, _RANK, _TABLE, _NAME, _SIZE = 0, 1, 3, 4, 5  # of a row
@@ -159,10 +149,9 @@ class Functions:
         content = obj.content(table)
         self._strings[table] = obj.content(obj.section(table).link)
         whole = len(content) - len(content) % obj.layout.sym.size
-        for number, fields in enumerate(obj.layout.sym.iter_unpack(content[:whole])):
-            value, size, info, shndx = _fields(obj, fields)
+        symbols = map(obj.layout.sym_fields, obj.layout.sym.iter_unpack(content[:whole]))
+        for number, (name, value, size, info, _other, shndx) in enumerate(symbols):
             rank = _RANKS.get(info)
-            name = fields[0]
             if rank is None or not shndx or not name:
                 continue
             if shndx >= elf.SHN_LORESERVE and table == obj.symtab:
