@@ -15,7 +15,7 @@ import posix
 from fcntl import LOCK_EX, flock
 
 from .elf.open import is_regular
-from .errors import NotRegularError, OutputError
+from .errors import NotRegularError, OutputError, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -222,8 +222,3 @@ def may_replace(path: str) -> bool:
         if error.errno == ENOENT:
             return True
         raise
-
-
-def reason(error: OSError) -> str:
-    """Return the system's words for an error, without Python's decoration."""
-    return error.strerror or str(error)

@@ -65,3 +65,8 @@ def location(section: str | None, offset: int | None) -> str:
     if section is None:
         return ""
     return f"{section}: " if offset is None else f"{section}+{offset:#x}: "
+
+
+def reason(error: OSError) -> str:
+    """Return the system's words for an error, without Python's decoration."""
+    return error.strerror or str(error)

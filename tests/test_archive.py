@@ -1,5 +1,6 @@
 """Static libraries: members grow, and everything that counts their places follows."""
 
+import posix
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from recordmcount.elf import archive
-from recordmcount.errors import FormatError
+from recordmcount.errors import Error, FormatError
+from recordmcount.report.examine import examine
 from tests.support.elf_builder import STB_WEAK, X86_64, Symbol, build
 from tests.support.loc_table import table_entries
 from tests.support.objects import caller, record_file, text
@@ -48,6 +50,18 @@ def extracted(library: Path, folder: str) -> dict[str, Path]:
     into.mkdir()
     run("ar", "x", library, cwd=into)
     return {path.name: path for path in into.iterdir()}
+
+
+def test_a_library_is_read_whole_however_little_the_system_gives_at_once(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One system call gives at most 2 GiB."""
+    pread = posix.pread
+    monkeypatch.setattr(posix, "pread", lambda fd, size, at: pread(fd, min(size, 100), at))
+    result = record_file(library)
+    assert (result.err, result.counts) == ([], (10, 0, 0))
+    told = [each for each in examine(str(library)) if not isinstance(each, Error)]
+    assert [len(each["sites"]) for each in told] == [1, 2, 3, 4]
 
 
 def test_every_member_is_recorded_as_if_alone(library: Path) -> None:

@@ -11,6 +11,7 @@ from errno import EIO, ENOEXEC, errorcode
 from patcher.errors import PatchError
 from patcher.files.switch import count
 from recordmcount import x86
+from recordmcount.errors import reason
 from recordmcount.report.document import identity, place
 from recordmcount.sites.state import State
 
@@ -84,7 +85,7 @@ def failed(path: str, error: Error | OSError) -> dict[str, Any]:
 
 def in_words(path: str, error: Error | OSError) -> str:
     """Return the one line that a person reads."""
-    return f"{path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+    return f"{path}: {reason(error)}" if isinstance(error, OSError) else str(error)
 
 
 def _found(site: Site) -> FoundSite:

@@ -40,6 +40,13 @@ def is_regular(status: posix.stat_result) -> bool:
 def reader(fd: int) -> "Callable[[int, int], bytes]":
     """Make a function that reads `size` bytes at a file offset of an open file, or less at its end.
 
-    It is what `elf.object.Object` reads by.
+    It is what `elf.object.Object` reads by. One system call gives at most 2 GiB.
     """
-    return lambda offset, size: posix.pread(fd, size, offset)
+
+    def read(offset: int, size: int) -> bytes:
+        data = posix.pread(fd, size, offset)
+        while len(data) < size and (more := posix.pread(fd, size - len(data), offset + len(data))):
+            data += more
+        return data
+
+    return read

@@ -5,7 +5,7 @@ import posix
 from recordmcount import commit, mcount_loc
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import open_file, reader
-from recordmcount.errors import RecordError, UnrecognizedError, location
+from recordmcount.errors import RecordError, UnrecognizedError, location, reason
 from recordmcount.sites import calls
 
 from .plan import Plan, make_plan
@@ -57,7 +57,7 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
     except RecordError as error:
         why = str(error)
     except OSError as error:
-        why = f"{path}: {commit.reason(error)}"
+        why = f"{path}: {reason(error)}"
     except MemoryError:
         why = f"{path}: out of memory"
     except ImportError as error:  # a part of this program that is read only when it is needed
@@ -108,7 +108,7 @@ def _record_archive(
 ) -> None:
     from recordmcount.elf import archive, filetype  # rare: not imported for an object
 
-    content = _whole(fd, status.st_size)
+    content = reader(fd)(0, status.st_size)
 
     def new_member(name: str, member: bytes) -> bytes:
         member_path = f"{path}({name})"
@@ -208,7 +208,7 @@ def _reader(fd: int, size: int) -> "Callable[[int, int], bytes]":
     """Make read(offset, size) for a file; most of that is in its tail, which is read once."""
     start = max(0, size - TAIL)
     pread = reader(fd)
-    tail = pread(start, TAIL)
+    tail = pread(start, size - start)
 
     def read(offset: int, length: int) -> bytes:
         if offset >= start:
@@ -216,14 +216,6 @@ def _reader(fd: int, size: int) -> "Callable[[int, int], bytes]":
         return pread(offset, length)
 
     return read
-
-
-def _whole(fd: int, size: int) -> bytes:
-    """Return the first `size` bytes of a file; one system call gives at most 2 GiB."""
-    data = b""
-    while more := posix.pread(fd, size - len(data), len(data)):
-        data += more
-    return data
 
 
 def _close(fd: int) -> None:

@@ -9,11 +9,14 @@ from functools import partial
 from recordmcount.elf import archive, filetype
 from recordmcount.elf.object import Object
 from recordmcount.elf.open import open_file, reader
-from recordmcount.errors import Error
+from recordmcount.errors import Error, reason
 from recordmcount.sites import image
 
 from .document import of_file
-from .shapes import ReportedFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .shapes import ReportedFile
 
 
 def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[ReportedFile | Error]:
@@ -27,7 +30,7 @@ def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[ReportedFile | E
     except Error as error:
         yield error
     except OSError as error:
-        yield Error(path, error.strerror or str(error))
+        yield Error(path, reason(error))
     except MemoryError:
         yield Error(path, "out of memory")
 
