@@ -1,7 +1,7 @@
 """What a person can ask of patcher, and the words that ask it."""
 
 from recordmcount.grammar import Command, Option, Values
-from recordmcount.options import HELP, JSON, SCHEMA, VERSION
+from recordmcount.options import HELP, JSON, SCHEMA, SYMBOL, VERSION
 
 VERBS = {
     "nop": "turn calls to mcount into NOPs",
@@ -21,15 +21,8 @@ SELECTION = (
         "--notrace", "no site in functions named so, whatever --functions says; repeatable",
         value="GLOB", repeatable=True,
     ),
-    Option(
-        "--symbol", "a further name of mcount, as in gcc's -mfentry-name; repeatable", "symbols",
-        value="NAME", repeatable=True,
-    ),
+    SYMBOL,
 )  # fmt: skip
-OUTPUT = (
-    Option("-o --output", "write the result to OUT and leave the one FILE alone", value="OUT"),
-    Option("-n --dry-run", "change nothing, print what would be changed"),
-)
 ABOUT = (JSON, SCHEMA, HELP)
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     Places = dict[int, list[int]]
 
 NAME = b"__mcount_loc"
+# The section that the kernel's build puts into every module, and its loader looks for.
+MODULE = b".gnu.linkonce.this_module"
 # Entries are encoded in blocks of this many, so that no list of them all is made.
 BLOCK = 4096
 
@@ -132,7 +134,7 @@ def _loose(obj: "Object", relocations: "Iterable[int]") -> dict[int, str]:
     None of a kernel module, which is linked for the last time: its loader looks into it alone.
     """
     loose: dict[int, str] = {}
-    if obj.named(b".gnu.linkonce.this_module"):
+    if obj.named(MODULE):
         return loose
     for index in relocations:
         for symbol in sorted(obj.symbols_of_relocations(index)):

@@ -9,6 +9,10 @@ SYMBOL = Option(
     "--symbol", "a further function to look for, as in gcc's -mfentry-name; repeatable", "symbols",
     value="NAME", repeatable=True,
 )  # fmt: skip
+OUTPUT = Option(
+    "-o --output", "write the result to OUT and leave the one FILE alone", value="OUT"
+)  # fmt: skip
+DRY_RUN = Option("-n --dry-run", "change nothing, print what would be done")
 JSON = Option("--json", "print JSON")
 SCHEMA = Option("--schema", "print the JSON's schema", information=True)
 
@@ -39,10 +43,8 @@ def declare() -> tuple[Command, Options]:
             Option(
                 "-w", "name the sections whose calls are not recorded but turned into NOPs", "warn"
             ),
-            Option(
-                "-o --output", "write the result to OUT and leave the one FILE alone", value="OUT"
-            ),
-            Option("-n --dry-run", "change nothing, print what would be done"),
+            OUTPUT,
+            DRY_RUN,
             Option("--stats", "print counts for each file, and in all"),
             Option(
                 "-j --jobs",

@@ -103,8 +103,9 @@ def _pieces(file: ElfFile, batch: Batch) -> Iterator[Piece]:
             yield Piece(offset, end - start, start, range(first, after))
             at, first = offset + end - start, after
     if done < len(batch):
-        code = [range(span.address, span.end) for span in file.spans]
-        outside = (one for one in batch.addresses if not any(one in some for some in code))
+        outside = (
+            one for one in batch.addresses if not any(span.holds(one, 1) for span in file.spans)
+        )
         raise _outside(file, next(outside))
     yield from _unchanged(at, file.object.size)
 

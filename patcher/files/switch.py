@@ -6,6 +6,7 @@ from patcher.errors import CompareError, NoSiteError
 from patcher.modify import verify
 from recordmcount.console import printable
 from recordmcount.elf import object as elf
+from recordmcount.mcount_loc import MODULE
 from recordmcount.mcount_loc import NAME as TABLE
 from recordmcount.sites import image
 from recordmcount.sites.state import STATES, State
@@ -13,8 +14,6 @@ from recordmcount.sites.words import sites_in_words
 
 from .rewrite import rewrite
 
-# The section that the kernel's build puts into every module, and its loader looks for.
-MODULE = b".gnu.linkonce.this_module"
 LOOSE = "a linker may let them name other code; compile and record the object again"
 NOT_TO_LOAD = (
     "do not load this module before `patcher call`: the kernel's ftrace expects every call, and "

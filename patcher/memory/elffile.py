@@ -124,9 +124,7 @@ class ElfFile:
         target = self._path if path is None else path
         try:
             commit.replace(target, self.fd, fill, owner=path is None, before=self._status)
-        except OutputError as error:
-            raise WriteError(target, error.what) from error
-        except NotRegularError as error:
+        except (OutputError, NotRegularError) as error:
             raise WriteError(target, error.what) from error
 
     def _span(self, address: int, size: int) -> Span | None:

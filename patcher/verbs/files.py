@@ -8,6 +8,7 @@ from patcher.memory.elffile import ElfFile
 from patcher.options import PatcherOptions
 from recordmcount.console import say
 from recordmcount.errors import Error
+from recordmcount.verb import inform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,4 +65,4 @@ def _print_schema() -> int:
     from patcher.report.document import SCHEMA
     from recordmcount.report.json import dump, schema
 
-    return 0 if say(1, [dump(schema(SCHEMA))]) else 1
+    return inform([dump(schema(SCHEMA))])

@@ -303,13 +303,18 @@ class Object:
         return self.read(section.offset, section.size, f"section {index}")
 
     def _string_table(self, index: int) -> bytes:
+        offset, size = self._string_table_extent(index)
+        return self.read(offset, size, f"string table {index}")
+
+    def _string_table_extent(self, index: int) -> tuple[int, int]:
+        """Return (file offset, size in bytes) of a sound string table."""
         if self.section_type(index) != SHT_STRTAB:
             raise FormatError(self.path, f"section {index} is no string table")
-        header = self.headers[index]
-        table = self.read(header[SH_OFFSET], header[SH_SIZE], f"string table {index}")
-        if table and table[-1]:
+        offset, size = self.headers[index][SH_OFFSET], self.headers[index][SH_SIZE]
+        self._require(offset, size, f"string table {index}")
+        if size and self.read(offset + size - 1, 1, f"string table {index}") != b"\0":
             raise FormatError(self.path, f"string table {index} does not end in NUL")
-        return table
+        return offset, size
 
     def section_type(self, index: int) -> int:
         """Return sh_type of section `index`, or 0 (SHT_NULL) where there is no such section."""
@@ -431,13 +436,7 @@ class Object:
         places: set[int] = set()
         if self.symtab is None:
             return places
-        index = self.headers[self.symtab][SH_LINK]
-        if self.section_type(index) != SHT_STRTAB:
-            raise FormatError(self.path, f"section {index} is no string table")
-        offset, size = self.headers[index][SH_OFFSET], self.headers[index][SH_SIZE]
-        self._require(offset, size, f"string table {index}")
-        if size and self.read(offset + size - 1, 1, f"string table {index}") != b"\0":
-            raise FormatError(self.path, f"string table {index} does not end in NUL")
+        offset, size = self._string_table_extent(self.headers[self.symtab][SH_LINK])
         overlap = len(names[-1])
         for start in range(0, size, STRINGS):
             piece = self.read(

@@ -175,8 +175,3 @@ class _Column:
             ends = [(row[_START] + row[_SIZE], number) for number, row in enumerate(self.rows)]
             self._reaching = [number for _, number in accumulate(ends, max)]
         return self._reaching
-
-
-def in_function(name: str, distance: int) -> str:
-    """Say `function`, or `function+0xdistance`."""
-    return f"{name}+{distance:#x}" if distance else name

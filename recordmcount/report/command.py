@@ -7,6 +7,11 @@ import os
 from recordmcount.console import say
 from recordmcount.grammar import Command, Values
 from recordmcount.options import HELP, JSON, SCHEMA, SYMBOL
+from recordmcount.verb import inform
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .shapes import ReportedFile
 
 
 class ReportOptions(Values):
@@ -40,11 +45,10 @@ def execute(options: ReportOptions) -> int:
     from .document import report
     from .examine import examine
     from .json import dump, schema
-    from .shapes import ReportedFile
     from .text import lines
 
     if options.information == "schema":
-        return 0 if say(1, [dump(schema())]) else 1
+        return inform([dump(schema())])
     files: list[ReportedFile] = []
     errors: list[Error] = []
     for path in options.files:

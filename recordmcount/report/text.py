@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from recordmcount import mcount_loc
 from recordmcount.console import printable
-from recordmcount.elf.symbols import in_function
 from recordmcount.sites.state import STATES, State
-from recordmcount.sites.words import odd_entries
+from recordmcount.sites.words import in_function, odd_entries, sites_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def _counts(sites: Iterable[ReportedSite]) -> list[str]:
         recorded += site["recorded"] and site["state"] is not State.FOREIGN
     number = states[State.CALL] + states[State.NOP]
     each = ", ".join(f"{states[it]} {it}" for it in (State.CALL, State.NOP) if states[it])
-    parts = [f"{number} site{'s' * (number > 1)}: {each}", f"{recorded} recorded"]
+    parts = [f"{sites_in_words(number)}: {each}", f"{recorded} recorded"]
     if not number:
         parts = ["no sites"]
     if states[State.FOREIGN]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from _bisect import bisect_left
 
 from recordmcount import x86
-from recordmcount.elf.symbols import in_function
 
 from .state import State
+from .words import in_function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -134,12 +134,15 @@ class RelocatableSites:
         index = bisect_right(self.firsts, number) - 1
         return self.parts[index], number - self.firsts[index]
 
+    def _place(self, number: int) -> Place:
+        part, at = self._at(number)
+        return Place(part.section, part.column.starts[at])
+
     def names(self, number: int) -> tuple[str, ...]:
         """Give all names of the function that a site is in, the best first."""
-        part, at = self._at(number)
-        place, functions = Place(part.section, part.column.starts[at]), self._content.functions
+        place, functions = self._place(number), self._content.functions
         _, distance = functions.at(*place)
-        return functions.names(part.section, place.offset - distance)
+        return functions.names(place.section, place.offset - distance)
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Choose those of ascending `numbers` whose sites are in `state`."""
@@ -167,9 +170,7 @@ class RelocatableSites:
 
     def code(self, number: int) -> bytes:
         """Return the bytes that stand at a site."""
-        part, at = self._at(number)
-        place = Place(part.section, part.column.starts[at])
-        return self._content.code.at(place, self.finding(number).length)
+        return self._content.code.at(self._place(number), self.finding(number).length)
 
     def only_recorded(self) -> RelocatableSites:
         """Return the sites that a table has an entry for, as a table of their own."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from recordmcount.console import printable
-from recordmcount.elf.symbols import in_function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+def in_function(name: str, distance: int) -> str:
+    """Say `function`, or `function+0xdistance`."""
+    return f"{name}+{distance:#x}" if distance else name
 
 
 def place_of(
