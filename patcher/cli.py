@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recordmcount import __version__
-from recordmcount.console import end_when_interrupted, say
+from recordmcount.console import end_when_interrupted
 from recordmcount.grammar import UsageError, parse
 from recordmcount.verb import inform, run
 
@@ -32,10 +32,9 @@ def main(words: Sequence[str]) -> int:
             what = f"unknown verb '{words[0]}'" if words else "no verb"
             raise UsageError(f"{what}: say {', '.join(VERBS)}")
     except UsageError as error:
-        from recordmcount.help import refusal
+        from recordmcount.help import refuse
 
-        say(2, refusal(command, error))
-        return 2
+        return refuse(command, error)
     if asked.information == "version":
         return inform([f"patcher {__version__}"])
     from recordmcount.help import help_of

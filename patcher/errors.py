@@ -8,7 +8,9 @@ from recordmcount.errors import Error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import ClassVar
+    from typing import ClassVar, Self
+
+    from recordmcount.sites.site import Site
 
 
 class PatchError(Error):
@@ -57,6 +59,16 @@ class CompareError(PatchError):
     """The bytes of a site are not those that must stand there."""
 
     errno = EINVAL
+
+    @classmethod
+    def of(cls, path: str, site: Site, what: str) -> Self:
+        """Make the error for a site; one of an object has a label, and no address."""
+        if site.in_object:
+            return cls(path, what, symbol=site.label, actual=site.code, expected=site.expected)
+        return cls(
+            path, what,
+            address=site.position, symbol=site.place, actual=site.code, expected=site.expected,
+        )  # fmt: skip
 
 
 class WriteError(PatchError):

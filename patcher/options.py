@@ -29,9 +29,6 @@ ABOUT = (JSON, SCHEMA, HELP)
 class PatcherOptions(Values):
     """What is asked of a verb."""
 
-    def __init__(self, verb: str) -> None:
-        super().__init__(verb=verb)
-
     verb = ""
     functions: tuple[str, ...] = ()
     notrace: tuple[str, ...] = ()
@@ -52,7 +49,7 @@ def declare() -> tuple[Command, PatcherOptions]:
         verbs=list(VERBS.items()),
         epilog=f"`patcher VERB --help` tells more.\n{EXIT_STATUS}",
     )
-    return command, PatcherOptions("")
+    return command, PatcherOptions()
 
 
 def declare_verb(verb: str, *options: Option) -> tuple[Command, PatcherOptions]:
@@ -66,4 +63,4 @@ def declare_verb(verb: str, *options: Option) -> tuple[Command, PatcherOptions]:
         arguments=[("FILE", FILE)],
         epilog=EXIT_STATUS,
     )
-    return command, PatcherOptions(verb)
+    return command, PatcherOptions(verb=verb)

@@ -46,10 +46,9 @@ def main(words: "Sequence[str]") -> int:
         if options.output and len(files) > 1:
             raise UsageError("-o is for one file")
     except UsageError as error:
-        from .help import refusal
+        from .help import refuse
 
-        say(2, refusal(command, error))
-        return 2
+        return refuse(command, error)
     except ListError as error:
         say(2, [str(error)])
         return 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .console import printable
+from .console import printable, say
 from .grammar import Command, UsageError
 
 WIDTH = 100  # columns
@@ -13,6 +13,12 @@ def usage(command: Command) -> list[str]:
     fronts = ["usage:", *["      "] * (len(command.usages) - 1)]
     lines = zip(fronts, command.usages, strict=True)
     return [f"{front} {command.name} {each}" for front, each in lines]
+
+
+def refuse(command: Command, error: UsageError) -> int:
+    """Tell what is wrong with words; returns the exit status."""
+    say(2, refusal(command, error))
+    return 2
 
 
 def refusal(command: Command, error: UsageError) -> list[str]:

@@ -31,10 +31,9 @@ def run(
         if getattr(asked, "output", None) and len(asked.files) > 1:
             raise UsageError("-o is for one file")
     except UsageError as error:
-        from .help import refusal
+        from .help import refuse
 
-        say(2, refusal(command, error))
-        return 2
+        return refuse(command, error)
     if asked.information == "help":
         from .help import help_of
 

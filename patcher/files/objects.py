@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import repeat
 from operator import add
 
@@ -35,12 +36,11 @@ class ObjectSwitch:
     def __init__(self, obj: Object, sites: RelocatableSites) -> None:
         self._obj = obj
         self.sites = sites.only_recorded()
-        self._overlapped: set[int] | None = None
 
     def site(self, number: int) -> Site:
         """Give the site, and if it cannot be switched back and forth the reason why."""
         site = self.sites[number]
-        why = self._why_not(number)
+        why = self._why_not(number, site)
         if not why:
             return site
         nop = site.code if site.state is State.NOP else None
@@ -50,7 +50,7 @@ class ObjectSwitch:
         """Choose those of `numbers` that cannot be brought to `state` and back."""
         doubtful = {*self.sites.unusual(numbers), *self._overlaps.intersection(numbers)}
         doubtful.difference_update(self.sites.where(sorted(doubtful), state))
-        return [number for number in sorted(doubtful) if self._why_not(number)]
+        return [number for number in sorted(doubtful) if self._why_not(number, self.sites[number])]
 
     def batch(self, numbers: Sequence[int], state: State) -> Batch:
         """Plan how these sites, of which none is unswitchable, come to be in `state`."""
@@ -78,22 +78,18 @@ class ObjectSwitch:
         call, nop = (each.to_bytes(size, "little") for each in (first.type, x86.RELOCATION_NONE))
         changes.add(offsets, group.numbers, call, nop)
 
-    @property
+    @cached_property
     def _overlaps(self) -> set[int]:
         """The sites that another relocation touches."""
-        if self._overlapped is None:
-            self._overlapped = overlapped(self._obj, self.sites)
-        return self._overlapped
+        return overlapped(self._obj, self.sites)
 
-    def _why_not(self, number: int) -> str:
-        """Tell why a site cannot be switched back and forth; empty if it can."""
-        finding = self.sites.finding(number)
-        if finding.state is State.FOREIGN:
-            return finding.reason
-        if finding.relocation is None:
+    def _why_not(self, number: int, site: Site) -> str:
+        """Tell why the site of this number cannot be switched back and forth; empty if it can."""
+        if site.state is State.FOREIGN:
+            return site.reason
+        if not site.relocation:
             return UNKNOWN
-        call, _ = self.sites.turned(finding.relocation)
-        if finding.state is State.CALL and self.sites.code(number) != call:
+        if site.state is State.CALL and site.code != site.call:
             return NOT_ZERO
         return SHARED if number in self._overlaps else ""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import compress
 from operator import add, sub
 
@@ -29,16 +29,15 @@ def overlapped(obj: Object, recorded: RelocatableSites) -> set[int]:
     relocations: dict[int, list[int]] = defaultdict(list)
     for index, text in calls.text_relocations(obj):
         relocations[text].append(index)
-    counts = _Counts(obj, relocations)
     lengths = [0, *(way.form.length for way in recorded.ways)]
     found = set()
     for part, first in zip(recorded.parts, recorded.firsts, strict=False):
-        has_one = len(relocations[part.section]) == 1
-        doubtful = _doubtful(obj, part, lengths) if has_one else range(len(part.recorded))
+        own = relocations[part.section]
+        doubtful = _doubtful(obj, part, lengths) if len(own) == 1 else range(len(part.recorded))
+        fields = sorted(_fields(obj, own)) if doubtful else []
         for at in doubtful:
-            finding = recorded.finding(first + at)
-            place = part.section, part.column.starts[at]
-            if finding.relocation and counts.count(*place, finding.length) != 1:
+            finding, start = recorded.finding(first + at), part.column.starts[at]
+            if finding.relocation and _touching(fields, start, finding.length) != 1:
                 found.add(first + at)
     return found
 
@@ -97,31 +96,19 @@ def _under(offset: int, starts: Sequence[int], ends: Sequence[int]) -> Iterator[
     return (number for number in range(first, last) if ends[number] > offset)
 
 
-class _Counts:
-    """Counts the relocations that touch a piece of code.
-
-    `relocations` are the relocation sections of each section, by index.
+def _fields(obj: Object, relocations: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Return (section offset, width in bytes) of all relocations of some sections, by index.
 
     An R_*_NONE changes nothing, but may be one that somebody turned off; it counts for one byte.
     """
+    for index in relocations:
+        for offset, relocation_type, _symbol, _addend in obj.relocations(index):
+            none = relocation_type == x86.RELOCATION_NONE
+            yield offset, 1 if none else x86.field_size(obj.machine, relocation_type)
 
-    def __init__(self, obj: Object, relocations: Mapping[int, list[int]]) -> None:
-        self._obj = obj
-        self._relocations = relocations
-        self._fields: dict[int, list[tuple[int, int]]] = {}
 
-    def count(self, section: int, offset: int, size: int) -> int:
-        """Tell how many touch the `size` bytes at a section offset."""
-        if section not in self._fields:
-            self._fields[section] = sorted(self._of(section))
-        fields = self._fields[section]
-        first = bisect_left(fields, (offset - x86.WIDEST_FIELD, 0))
-        end = bisect_left(fields, (offset + size, 0))
-        return sum(at + width > offset for at, width in fields[first:end])
-
-    def _of(self, section: int) -> Iterator[tuple[int, int]]:
-        """Return (section offset, width in bytes) of all relocations of a section."""
-        for index in self._relocations.get(section, ()):
-            for offset, relocation_type, _symbol, _addend in self._obj.relocations(index):
-                none = relocation_type == x86.RELOCATION_NONE
-                yield offset, 1 if none else x86.field_size(self._obj.machine, relocation_type)
+def _touching(fields: Sequence[tuple[int, int]], offset: int, size: int) -> int:
+    """Count the ascending fields that touch the `size` bytes at a section offset."""
+    first = bisect_left(fields, (offset - x86.WIDEST_FIELD, 0))
+    end = bisect_left(fields, (offset + size, 0))
+    return sum(at + width > offset for at, width in fields[first:end])

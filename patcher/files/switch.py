@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from patcher.memory.elffile import ElfFile
     from patcher.modify import Batch
-    from recordmcount.sites.site import Site
 
     from .switchable import Switchable
 
@@ -105,7 +104,9 @@ def plan(path: str, table: Switchable, selected: Sequence[int], state: State) ->
     numbers = table.sites.where(selected, State.CALL if state is State.NOP else State.NOP)
     if unswitchable := table.unswitchable(numbers, state):
         site = table.site(unswitchable[0])
-        raise _error(path, site, f"{site.reason}{_more(unswitchable)}; nothing was written")
+        raise CompareError.of(
+            path, site, f"{site.reason}{_more(unswitchable)}; nothing was written"
+        )
     return Plan(table, state, selected, numbers, table.batch(numbers, state))
 
 
@@ -139,18 +140,11 @@ def _foreign(path: str, table: Switchable, foreign: Sequence[int]) -> CompareErr
     from patcher.disassembly import describe  # slow to import, rarely needed
 
     site = table.site(foreign[0])
-    return _error(path, site, f"foreign: {describe(site)}{_more(foreign)}; nothing was written")
+    return CompareError.of(
+        path, site, f"foreign: {describe(site)}{_more(foreign)}; nothing was written"
+    )
 
 
 def _more(numbers: Sequence[int]) -> str:
     others = len(numbers) - 1
     return f"; {sites_in_words(others)} more" if others else ""
-
-
-def _error(path: str, site: Site, what: str) -> CompareError:
-    if site.in_object:
-        return CompareError(path, what, symbol=site.label, actual=site.code, expected=site.expected)
-    return CompareError(
-        path, what,
-        address=site.position, symbol=site.place, actual=site.code, expected=site.expected,
-    )  # fmt: skip

@@ -57,9 +57,6 @@ def _run_time_address(obj: elf.Object, vaddr: int, bias: int) -> int:
 
 def _point(obj: elf.Object, site: Site, bias: int) -> Point:
     if site.call is None or site.nop is None:
-        raise CompareError(
-            obj.path, site.reason,
-            address=site.position, symbol=site.place, actual=site.code, expected=site.expected,
-        )  # fmt: skip
+        raise CompareError.of(obj.path, site, site.reason)
     address = _run_time_address(obj, site.position, bias)
     return Point(address, site.code, site.call, site.nop, site.place, site.aliases)

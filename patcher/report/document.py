@@ -9,7 +9,6 @@ from __future__ import annotations
 from errno import EIO, ENOEXEC, errorcode
 
 from patcher.errors import PatchError
-from patcher.files.switch import count
 from recordmcount import x86
 from recordmcount.errors import reason
 from recordmcount.report.document import identity, place
@@ -44,13 +43,15 @@ def run(
     return {**heading, "files": files, "errors": errors}
 
 
-def examined(obj: Object, table: Switchable, selected: Sequence[int]) -> Examined:
-    """Tell of a file that was looked at."""
+def examined(
+    obj: Object, table: Switchable, selected: Sequence[int], states: Mapping[State, int]
+) -> Examined:
+    """Tell of a file that was looked at; `states` counts the selected sites."""
     return {
         **identity(obj),
         "dead_entries": table.sites.dead,
         "repeated_entries": table.sites.repeated,
-        "states": {str(state): number for state, number in count(table, selected).items()},
+        "states": {str(state): number for state, number in states.items()},
         "sites": [_found(table.site(number)) for number in selected],
     }
 

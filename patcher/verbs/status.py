@@ -31,15 +31,16 @@ def _examine(options: PatcherOptions, file: ElfFile) -> tuple[bool, Examined | N
 
     table = read(file, options.symbols)
     selected = select(file.path, table, options.functions, options.notrace)
-    good = not table.sites.where(selected, State.FOREIGN)
+    states = count(table, selected)
+    good = not states[State.FOREIGN]
     if options.quiet and not options.json:
         from recordmcount.sites.words import counted
 
-        line = counted(count(table, selected).items(), table.sites.dead, table.sites.repeated)
+        line = counted(states.items(), table.sites.dead, table.sites.repeated)
         return say(1, [f"{file.path}: {line}"]) and good, None
     from patcher.report.document import examined
 
-    told = examined(file.object, table, selected)
+    told = examined(file.object, table, selected, states)
     if options.json:
         return good, told
     from patcher.report.text import examined_lines

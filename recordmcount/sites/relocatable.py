@@ -134,15 +134,12 @@ class RelocatableSites:
         index = bisect_right(self.firsts, number) - 1
         return self.parts[index], number - self.firsts[index]
 
-    def _place(self, number: int) -> Place:
-        part, at = self._at(number)
-        return Place(part.section, part.column.starts[at])
-
     def names(self, number: int) -> tuple[str, ...]:
         """Give all names of the function that a site is in, the best first."""
-        place, functions = self._place(number), self._content.functions
+        part, at = self._at(number)
+        place, functions = Place(part.section, part.column.starts[at]), self._content.functions
         _, distance = functions.at(*place)
-        return functions.names(place.section, place.offset - distance)
+        return functions.names(part.section, place.offset - distance)
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Choose those of ascending `numbers` whose sites are in `state`."""
@@ -167,10 +164,6 @@ class RelocatableSites:
     def unusual(self, numbers: Sequence[int]) -> list[int]:
         """Choose those of `numbers` that were not proven in bulk."""
         return [number for number in numbers if not self._ways[number]] if 0 in self._ways else []
-
-    def code(self, number: int) -> bytes:
-        """Return the bytes that stand at a site."""
-        return self._content.code.at(self._place(number), self.finding(number).length)
 
     def only_recorded(self) -> RelocatableSites:
         """Return the sites that a table has an entry for, as a table of their own."""

@@ -17,12 +17,9 @@ def select(
     A function is like a glob by any of its names, as they stand in the symbol table. Beside the
     numbers, which ascend, the globs are given that are like no function with a site.
     """
-    everything = range(len(table))
-    if not globs and not notrace:
-        return everything, []
     functions = _functions(table)
     idle: list[str] = []
-    wanted = _like(functions, globs, idle) if globs else set(everything)
+    wanted = _like(functions, globs, idle) if globs else set(range(len(table)))
     wanted -= _like(functions, notrace, idle)
     return sorted(wanted), idle
 
