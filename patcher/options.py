@@ -5,7 +5,7 @@ from recordmcount.options import HELP, JSON, SCHEMA, SYMBOL, VERSION
 
 VERBS = {
     "nop": "turn calls to mcount into NOPs",
-    "call": "turn them back, byte for byte",
+    "call": "turn the NOPs back into calls, byte for byte",
     "status": "count and list the sites in each state: call, nop, foreign (neither)",
 }
 EXIT_STATUS = "exit status: 0 done; 1 a file failed, or has a foreign site; 2 usage"

@@ -12,7 +12,7 @@ from tests.support.elf_builder import X86_64, Symbol, build, section_symbol
 from tests.support.objects import caller, text
 
 MAIN = ROOT / "recordmcount" / "__main__.py"
-# What Python itself imports before the first line of a program, and C modules, which cost nothing.
+# What recording never imports: our dependencies, and what is slow of Python's own library.
 DEPENDENCIES = {"lief", "capstone", "keystone", "elftools"}
 SLOW = {"os", "re", "typing", "dataclasses", "argparse", "pathlib", "enum", "subprocess", "json",
         "collections", "signal", "shutil", "tempfile", "multiprocessing", "numpy"}  # fmt: skip
