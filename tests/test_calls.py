@@ -15,7 +15,6 @@ from tests.support.elf_builder import (
     I386,
     SHF_ALLOC,
     SHT_NOBITS,
-    X32,
     X86_64,
     Elf,
     Relocation,
@@ -27,6 +26,7 @@ from tests.support.elf_builder import (
 from tests.support.objects import (
     AX,
     CALL,
+    EVERY_FORM,
     R_PC32,
     R_PLT32,
     TARGETS,
@@ -53,17 +53,9 @@ def places_of(contents: Elf | bytes, *names: str) -> list[tuple[int, int]]:
 
 # --- each form ------------------------------------------------------------------------------------
 
-EVERY_FORM = [
-    pytest.param(target, kind, form, id=f"{target.elf_class}-{target.machine}-{kind}-{prefix}")
-    for target in (X86_64, I386, X32)
-    for kind, forms in x86.CALL_FORMS[target.machine].items()
-    for form in forms
-    for prefix in [form.prefix.hex()]
-]
-
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("target", "kind", "form"), EVERY_FORM)
+@EVERY_FORM
 def test_a_call_is_named_by_the_first_byte_of_its_instruction(
     target: Target, kind: int, form: CallForm, name: str
 ) -> None:
@@ -76,7 +68,7 @@ def test_a_call_is_named_by_the_first_byte_of_its_instruction(
     assert (site.section, site.offset, site.entry, site.form) == (1, 7, 0, form)
 
 
-@pytest.mark.parametrize(("target", "kind", "form"), EVERY_FORM)
+@EVERY_FORM
 def test_a_call_may_be_all_there_is_in_its_section(
     target: Target, kind: int, form: CallForm
 ) -> None:
@@ -87,7 +79,7 @@ def test_a_call_may_be_all_there_is_in_its_section(
     assert places_of(contents) == [(1, 0)]
 
 
-@pytest.mark.parametrize(("target", "kind", "form"), EVERY_FORM)
+@EVERY_FORM
 def test_a_call_that_ends_outside_of_its_section_is_none(
     target: Target, kind: int, form: CallForm
 ) -> None:

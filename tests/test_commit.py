@@ -332,12 +332,8 @@ def test_a_run_waits_for_another_on_the_same_file_and_then_sees_its_work(
     path: Path, new: bytes
 ) -> None:
     """Whatever the second has read before the first is done would be out of date."""
-    with path.open("r+b") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        second = subprocess.Popen([*RECORDMCOUNT, path], stderr=subprocess.PIPE, text=True)
-        path.write_bytes(new)
-    _, said = second.communicate(timeout=60)
-    assert (second.returncode, path.read_bytes()) == (0, new)
+    status, said = after_a_wait(path, lambda: path.write_bytes(new))
+    assert (status, path.read_bytes()) == (0, new)
     assert said == f"warning: __mcount_loc already exists: {path}\n"
 
 
@@ -360,15 +356,8 @@ def test_a_file_that_another_program_put_there_meanwhile_stays(tmp_path: Path) -
 def test_a_run_that_waited_for_another_takes_the_file_that_stands_there_then(
     path: Path, new: bytes
 ) -> None:
-    with path.open("r+b") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        second = subprocess.Popen([*RECORDMCOUNT, path], stderr=subprocess.PIPE, text=True)
-        wait_until_blocked(second.pid)
-        replacement = path.with_name("new.o")
-        replacement.write_bytes(new)
-        replacement.rename(path)
-    _, said = second.communicate(timeout=60)
-    assert (second.returncode, path.read_bytes()) == (0, new)
+    status, said = after_a_wait(path, lambda: put_in_place_of(path, new))
+    assert (status, path.read_bytes()) == (0, new)
     assert said == f"warning: __mcount_loc already exists: {path}\n"
 
 
@@ -379,15 +368,7 @@ def test_a_run_that_waited_does_not_change_what_was_there_under_its_other_name(
     old = path.read_bytes()
     other = path.with_name("other name.o")
     other.hardlink_to(path)
-    with path.open("r+b") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        second = subprocess.Popen([*RECORDMCOUNT, path], stderr=subprocess.PIPE, text=True)
-        wait_until_blocked(second.pid)
-        replacement = path.with_name("new.o")
-        replacement.write_bytes(old)
-        replacement.rename(path)
-    _, said = second.communicate(timeout=60)
-    assert (second.returncode, said) == (0, "")
+    assert after_a_wait(path, lambda: put_in_place_of(path, old)) == (0, "")
     assert path.read_bytes() == new
     assert other.read_bytes() == old
 
@@ -396,15 +377,28 @@ def test_a_file_that_is_gone_after_the_wait_is_said_to_be(path: Path) -> None:
     other = path.with_name("other name.o")
     other.hardlink_to(path)
     old = path.read_bytes()
+    status, said = after_a_wait(path, path.unlink)
+    assert status == 1
+    assert said == f"{path}: No such file or directory\n{path}: failed\n"
+    assert other.read_bytes() == old
+
+
+def after_a_wait(path: Path, meanwhile: Callable[[], object]) -> tuple[int, str]:
+    """Status and stderr of a run that has to wait for the file's lock until `meanwhile` is done."""
     with path.open("r+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         second = subprocess.Popen([*RECORDMCOUNT, path], stderr=subprocess.PIPE, text=True)
         wait_until_blocked(second.pid)
-        path.unlink()
+        meanwhile()
     _, said = second.communicate(timeout=60)
-    assert second.returncode == 1
-    assert said == f"{path}: No such file or directory\n{path}: failed\n"
-    assert other.read_bytes() == old
+    return second.returncode, said
+
+
+def put_in_place_of(path: Path, content: bytes) -> None:
+    """Another file takes its place."""
+    replacement = path.with_name("new.o")
+    replacement.write_bytes(content)
+    replacement.rename(path)
 
 
 def wait_until_blocked(process: int) -> None:

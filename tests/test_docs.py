@@ -92,6 +92,22 @@ def commands(page: Path) -> Iterator[list[str]]:
     yield from map(str.split, re.findall(r"`((?:recordmcount|patcher) [^`]*)`", prose(page)))
 
 
+def test_what_is_wrong_on_a_page_would_be_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`patcher/gone.py` `recordmcount --inline x`\n"
+        "```console\n$ patcher nop --shown x && recordmcount y\n```\n"
+        "```sh\npatcher fly x  # never\n```\n"
+    )
+    assert NAMED.findall(prose(page)) == ["patcher/gone.py"]
+    assert [*commands(page)] == [
+        ["patcher", "nop", "--shown", "x"], ["recordmcount", "y"],
+        ["patcher", "fly", "x"], ["recordmcount", "--inline", "x"],
+    ]  # fmt: skip
+    with pytest.raises(AssertionError):
+        test_commands_have_the_verbs_and_options_that_are_shown(page)
+
+
 @cache
 def helped(*command: str) -> str:
     """What a command says of its options."""

@@ -20,7 +20,6 @@ from tests.support.strace import Call, Fault, Outcome, run_with_faults, system_c
 
 pytestmark = pytest.mark.slow
 
-# The start with the fewest system calls.
 # What is imported only when it is needed, and may then not be there.
 LATE_IMPORTS = ("archive", "filetype", "section_symbols")
 # No file is behind these; and without memory the interpreter ends as it likes.

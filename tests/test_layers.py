@@ -66,6 +66,21 @@ def imported(name: str, path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
+def test_imports_of_every_sort_are_read(tmp_path: Path) -> None:
+    source = tmp_path / "switch.py"
+    source.write_text(
+        "import recordmcount.x86\nfrom recordmcount.elf import object as elf\n"
+        "from . import linked\nfrom .rewrite import rewrite\nfrom ..modify import Batch\n"
+        "if TYPE_CHECKING:\n    from patcher.memory.elffile import ElfFile\n"
+        "def late():\n    from .objects import ObjectSwitch\n"
+    )
+    assert {*imported("patcher.files.switch", source)} == {
+        "recordmcount.x86", "recordmcount.elf.object", "patcher.files.linked",
+        "patcher.files.rewrite", "patcher.modify", "patcher.memory.elffile",
+        "patcher.files.objects",
+    }  # fmt: skip
+
+
 IMPORTS = {
     name: {other for other in imported(name, path) if other in ALL} - {name}
     for name, path in ALL.items()

@@ -10,11 +10,10 @@ import jsonschema
 import pytest
 
 from patcher.report.document import SCHEMA, VERSION
-from recordmcount.elf import object as elf
 from recordmcount.report.json import schema
 from tests.support import command, images
 from tests.support.images import Built, build
-from tests.support.objects import recorded
+from tests.support.objects import parsed, recorded
 from tests.support.patching import call_other
 from tests.support.specimens import ELVES
 
@@ -329,7 +328,7 @@ def test_what_json_could_not_tell_is_not_done(tmp_path: Path) -> None:
     path = images.compile_object(tmp_path, "work", images.WORK, "gcc", "-pg", "-mfentry")
     assert command.run("recordmcount", path).status == 0
     data = bytearray(path.read_bytes())
-    obj = elf.Object("work.o", len(data), lambda offset, size: bytes(data[offset : offset + size]))
+    obj = parsed(data, "work.o")
     (symbol,) = obj.symbols_named([b"work"])
     at = obj.section(obj.symtab or 0).offset + symbol * obj.layout.sym.size + 6  # st_shndx
     data[at : at + 2] = b"\xff\xff"  # SHN_XINDEX, without a table of such indices

@@ -412,13 +412,9 @@ def test_however_many_sections_there_are_their_relocations_are_sorted_once(
 def test_seventy_thousand_sections_are_switched_off_and_on(
     fixture_object: Callable[[str], Path],
 ) -> None:
-    path = recorded_file(fixture_object("as-many-sections"))
+    path = fixture_object("as-many-sections")
+    assert command.run("recordmcount", path) == (0, "", "")
     before = path.read_bytes()
     assert patch("nop", path) == f"{path}: 35000 sites turned to nop, 0 already\n"
     assert patch("call", path) == f"{path}: 35000 sites turned to call, 0 already\n"
     assert path.read_bytes() == before
-
-
-def recorded_file(path: Path) -> Path:
-    assert command.run("recordmcount", path) == (0, "", "")
-    return path

@@ -36,6 +36,7 @@ from tests.support.loc_table import table_entries
 from tests.support.objects import (
     AX,
     CALL,
+    EVERY_FORM,
     R_PLT32,
     TARGETS,
     Read,
@@ -122,16 +123,8 @@ def test_code_that_is_never_loaded_is_never_recorded(
 
 # --- NOPs -----------------------------------------------------------------------------------------
 
-EVERY_FORM = [
-    pytest.param(target, kind, form, id=f"{target.elf_class}-{target.machine}-{kind}-{prefix}")
-    for target in (X86_64, I386, X32)
-    for kind, forms in x86.CALL_FORMS[target.machine].items()
-    for form in forms
-    for prefix in [form.prefix.hex()]
-]
 
-
-@pytest.mark.parametrize(("target", "kind", "form"), EVERY_FORM)
+@EVERY_FORM
 def test_of_a_call_without_entry_only_code_and_relocation_type_change(
     target: Target, kind: int, form: CallForm, tmp_path: Path
 ) -> None:
@@ -314,7 +307,7 @@ def test_the_table_of_a_group_does_not_count_from_a_global_symbol(
 # --- PIC ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("target", "kind", "form"), EVERY_FORM)
+@EVERY_FORM
 def test_a_table_is_writable_if_a_call_is_of_a_pic_form(
     target: Target, kind: int, form: CallForm, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ import pytest
 from recordmcount.elf import object as elf
 from recordmcount.elf.symbols import Functions, named
 from tests.support import images
+from tests.support.objects import parsed
 
 # The places below are distances from `start`.
 SOURCE = """
@@ -84,7 +85,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def obj(built: bytes) -> elf.Object:
-    return elf.Object("code", len(built), lambda at, size: built[at : at + size])
+    return parsed(built, "code")
 
 
 def placed(obj: elf.Object, name: str) -> tuple[int, int]:

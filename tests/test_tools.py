@@ -44,6 +44,7 @@ def test_what_check_does_test_does_in_the_same_order() -> None:
 
 def test_check_runs_the_tests_without_a_marker() -> None:
     assert f'-m "not ({" or ".join(markers.NAMES)})"' in stages("check")["pytest"]
+    assert " -m pytest " in stages("test")["pytest"]
     assert " -m " not in stages("test")["pytest"].partition(" -m pytest")[2]
 
 

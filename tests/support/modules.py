@@ -131,10 +131,10 @@ def mapping_of(module: Module, protection: str = "r-xp") -> Mapping:
     )
 
 
-def hook_at(address: int, kind: Kind, code: bytes = CALL) -> Point:
+def hook_at(address: int, kind: Kind) -> Point:
     """The call of a trampoline, or the hook of one."""
     jump = bytes.fromhex("e911223344")
     call = jump if kind is Kind.HOOK else CALL
     return Point(
-        address, NOP if kind is Kind.HOOK else code, call, NOP, f"ftrace_{kind}", kind=kind
+        address, NOP if kind is Kind.HOOK else CALL, call, NOP, f"ftrace_{kind}", kind=kind
     )

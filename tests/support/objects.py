@@ -10,6 +10,7 @@ from elftools.elf.sections import Section as ELFSection
 from elftools.elf.sections import Symbol as ELFSymbol
 from elftools.elf.sections import SymbolTableSection
 
+from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.options import Options
 from recordmcount.record.file import Result, record
@@ -32,6 +33,16 @@ from tests.support.elf_builder import (
 AX = SHF_ALLOC | SHF_EXECINSTR
 R_PC32, R_PLT32 = 2, 4  # the same numbers in both psABIs
 TARGETS = pytest.mark.parametrize("target", [X86_64, I386, X32], ids=["x86_64", "i386", "x32"])
+EVERY_FORM = pytest.mark.parametrize(
+    ("target", "kind", "form"),
+    [
+        pytest.param(target, kind, form, id=f"{target.elf_class}-{target.machine}-{kind}-{prefix}")
+        for target in (X86_64, I386, X32)
+        for kind, forms in x86.CALL_FORMS[target.machine].items()
+        for form in forms
+        for prefix in [form.prefix.hex()]
+    ],
+)
 
 CALL = b"\xe8\0\0\0\0\xc3"  # call and ret
 
@@ -61,9 +72,9 @@ def as_bytes(contents: Elf | bytes) -> bytes:
     return contents if isinstance(contents, bytes) else contents.data
 
 
-def parsed(data: bytes, path: str = "object.o") -> elf.Object:
-    """The product's own view of an object in memory."""
-    return elf.Object(path, len(data), lambda offset, size: data[offset : offset + size])
+def parsed(data: bytes | bytearray, path: str = "object.o") -> elf.Object:
+    """The product's own view of a file in memory."""
+    return elf.Object(path, len(data), lambda offset, size: bytes(data[offset : offset + size]))
 
 
 def found(contents: Elf | bytes, *names: str) -> calls.Found:
