@@ -27,6 +27,7 @@ class Options(Values):
     jobs = 0  # as many as there are processors
     symbols: "tuple[str, ...]" = ()
     all_sections = False
+    kernel = False
     gc_sections = False
     pic = False
     quiet = False
@@ -54,7 +55,12 @@ def declare() -> tuple[Command, Options]:
             SYMBOL,
             Option(
                 "--all-sections",
-                "record every loaded text section, not only those the kernel records",
+                "record every loaded text section, also those that no kernel's tracer may touch",
+            ),
+            Option(
+                "--kernel",
+                "record only the sections that a kernel's tracer expects (the default where an "
+                "object is seen to be of a kernel)",
             ),
             Option(
                 "--gc-sections",

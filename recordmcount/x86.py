@@ -47,8 +47,9 @@ R_X86_64_GOTPLT64 = 30
 R_X86_64_PLTOFF64 = 31
 R_X86_64_GOTPCRELX = 41
 
-# The names profiled code calls. Compilers use `mcount` on Linux; `_mcount` is the older alias.
-MCOUNT_NAMES = ("mcount", "_mcount", "__fentry__")
+# The names profiled code calls. For Linux compilers use the first and the last; `_mcount` is the
+# older alias, `.mcount` FreeBSD's name and `__mcount` that of NetBSD and OpenBSD.
+MCOUNT_NAMES = ("mcount", "_mcount", ".mcount", "__mcount", "__fentry__")
 
 
 def mcount_names(extra_names: "Sequence[str]" = ()) -> list[bytes]:

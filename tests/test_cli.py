@@ -20,12 +20,13 @@ from tests.support.elf_builder import X86_64, Section, Symbol, build
 from tests.support.loc_table import table_entries
 from tests.support.objects import AX, caller, text
 
-SOUND, IGNORED = caller(), caller(".text", ".foo.text")
+SOUND, IGNORED = caller(), caller(".text", ".exit.text")
 
 
-BITCODE = "LLVM bitcode, not an object: compile without -flto, or record after the link"
+BITCODE = "LLVM bitcode, not an object: join the objects with ld.lld -r, and record the result"
 SLIM_LTO = (
-    "a slim LTO object without code: compile with -ffat-lto-objects, or record after the link"
+    "a slim LTO object without code: join the objects with gcc -flto -flinker-output=nolto-rel -r, "
+    "and record the result"
 )
 
 
@@ -271,12 +272,6 @@ def test_objects_without_code_are_named_as_what_they_are(
     assert path.read_bytes() == before
 
 
-def test_a_fat_lto_object_is_recorded(fixture_object: Callable[[str], Path]) -> None:
-    path = fixture_object("gcc-lto-fat")
-    assert recordmcount_run(path) == (0, "", "")
-    assert is_recorded(path)
-
-
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_second_run_warns_and_changes_nothing(quiet: bool, tmp_path: Path) -> None:
     path = IGNORED.write(tmp_path / "x.o")
@@ -288,25 +283,44 @@ def test_a_second_run_warns_and_changes_nothing(quiet: bool, tmp_path: Path) -> 
     assert path.stat().st_mtime_ns == status.st_mtime_ns
 
 
-def test_the_tracer_itself_is_skipped(tmp_path: Path) -> None:
-    tracer = SOUND.write(tmp_path / "ftrace.o")
-    other = SOUND.write(tmp_path / "noftrace.o")
-    assert recordmcount_run(tracer, other) == (0, "", "")
-    assert tracer.read_bytes() == SOUND.data
+TRACER = caller(".text", ".init.text")  # the latter section is a kernel's
+
+
+def test_the_tracer_of_a_kernel_is_not_recorded_and_that_is_said(tmp_path: Path) -> None:
+    tracer = TRACER.write(tmp_path / "ftrace.o")
+    other = TRACER.write(tmp_path / "noftrace.o")
+    said = f"{tracer}: warning: the kernel's tracer, not recorded\n"
+    assert recordmcount_run(tracer, other) == (0, "", said)
+    assert recordmcount_run("-q", tracer) == (0, "", "")
+    assert tracer.read_bytes() == TRACER.data
     assert is_recorded(other)
 
 
-def test_only_a_path_with_a_folder_can_be_the_tracer(tmp_path: Path) -> None:
+def test_a_tracer_that_calls_no_tracer_is_nothing_to_talk_about(tmp_path: Path) -> None:
+    path = build(X86_64, [text(calls=0), text(".init.text", calls=0)]).write(tmp_path / "ftrace.o")
+    assert recordmcount_run(path) == (0, "", "")
+
+
+def test_in_any_other_project_ftrace_o_is_an_object_as_others(tmp_path: Path) -> None:
     path = SOUND.write(tmp_path / "ftrace.o")
+    assert recordmcount_run("--kernel", path) == (
+        0, "", f"{path}: warning: the kernel's tracer, not recorded\n",
+    )  # fmt: skip
+    assert recordmcount_run(path) == (0, "", "")
+    assert is_recorded(path)
+
+
+def test_only_a_path_with_a_folder_can_be_the_tracer(tmp_path: Path) -> None:
+    path = TRACER.write(tmp_path / "ftrace.o")
     assert recordmcount_run("ftrace.o", cwd=tmp_path) == (0, "", "")
     assert is_recorded(path)
 
 
-def test_an_output_file_of_the_skipped_tracer_is_a_copy(tmp_path: Path) -> None:
-    tracer = SOUND.write(tmp_path / "ftrace.o")
+def test_an_output_file_of_the_tracer_is_a_copy(tmp_path: Path) -> None:
+    tracer = TRACER.write(tmp_path / "ftrace.o")
     output = tmp_path / "out.o"
-    assert recordmcount_run("-o", output, tracer) == (0, "", "")
-    assert output.read_bytes() == SOUND.data
+    assert recordmcount_run("-q", "-o", output, tracer) == (0, "", "")
+    assert output.read_bytes() == TRACER.data
 
 
 def test_a_path_may_be_any_bytes(tmp_path: Path) -> None:
@@ -384,12 +398,12 @@ def test_a_list_that_cannot_be_read_fails_before_any_file_is_touched(tmp_path: P
 
 
 def test_w_names_each_section_whose_calls_are_ignored_once(tmp_path: Path) -> None:
-    symbols = [Symbol("f", ".foo.text"), Symbol("__fentry__")]
-    path = build(X86_64, [text(".foo.text", 3), text(), text(".exit.text")], symbols).write(
+    symbols = [Symbol("f", ".exit.text"), Symbol("__fentry__")]
+    path = build(X86_64, [text(".exit.text", 3), text(), text(".fixup")], symbols).write(
         tmp_path / "x.o"
     )
     lines = [f"Section {name} has mcount callers being ignored\n" for name in (
-        ".foo.text", ".exit.text")]  # fmt: skip
+        ".exit.text", ".fixup")]  # fmt: skip
     assert recordmcount_run("-w", path) == (0, "".join(lines), "")
 
 
@@ -400,7 +414,10 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing(tmp_path: Path) -> None:
         status, stdout, stderr = recordmcount_run(option, path)
         assert (status, stderr) == (0, "")
         *sites, changes = stdout.splitlines()
-        assert sites == [f"{path}: .text+0x0: call -> entry", f"{path}: .foo.text+0x0: call -> nop"]
+        assert sites == [
+            f"{path}: .text+0x0: call -> entry",
+            f"{path}: .exit.text+0x0: call -> nop",
+        ]
         assert changes.startswith(f"{path}: 2 edits, ")
     assert path.read_bytes() == IGNORED.data
     assert path.stat().st_mtime_ns == before.st_mtime_ns

@@ -40,7 +40,7 @@ exec(compile(open(__file__).read(), __file__, "exec"))
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return caller(".text", ".foo.text").write(tmp_path / "x.o")
+    return caller(".text", ".exit.text").write(tmp_path / "x.o")
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,8 @@ SMALL = {
     "plain": lambda target: caller(target=target),
     "weak": lambda target: build(
         target,
-        [text(calls=2), text(".foo.text"), text(".text.g")],
-        [section_symbol(".foo.text"), Symbol("f", ".text", bind=STB_WEAK),
+        [text(calls=2), text(".exit.text"), text(".text.g")],
+        [section_symbol(".exit.text"), Symbol("f", ".text", bind=STB_WEAK),
          Symbol("g", ".text.g", bind=STB_WEAK), Symbol("__fentry__")],
         [Group("g", [".text.g"])],
         extended_numbering=True,

@@ -51,8 +51,11 @@ RECORDED = [
     ".text", ".text.unlikely", ".text.hot.f", ".textual", ".init.text", ".ref.text", ".sched.text",
     ".spinlock.text", ".irqentry.text", ".softirqentry.text", ".kprobes.text", ".cpuidle.text",
 ]  # fmt: skip
-IGNORED = [
-    ".exit.text", ".noinstr.text", ".init.text.f", ".foo.text", "text", ".fixup", ".meminit.text",
+OF_A_KERNEL = [
+    ".exit.text", ".noinstr.text", ".init.text.f", ".fixup", ".meminit.text", ".altinstr_aux",
+]  # fmt: skip
+OF_A_PROGRAM = [
+    "text", "plugin_code", ".ltext", ".ltext.unlikely.f", ".unlikely", "text.hot", ".init", ".fini",
 ]  # fmt: skip
 
 
@@ -72,7 +75,7 @@ def with_symbols(*symbols: Symbol, calls: int = 1, target: Target = X86_64) -> E
 
 def in_group(target: Target = X86_64) -> Elf:
     """A plain function and one in a COMDAT group, as of two inline C++ functions."""
-    sections = [text(".text"), text(".text.inline", 2), text(".foo.text")]
+    sections = [text(".text"), text(".text.inline", 2), text(".exit.text")]
     symbols = [
         section_symbol(".text.inline"),
         Symbol("plain", ".text", type=STT_FUNC),
@@ -85,24 +88,53 @@ def in_group(target: Target = X86_64) -> Elf:
 # --- which sections -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RECORDED)
-def test_calls_in_a_section_the_kernel_traces_get_entries(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [*RECORDED, *OF_A_PROGRAM])
+def test_calls_in_loaded_code_get_entries(name: str, tmp_path: Path) -> None:
     sound = caller(name)
     path = recorded(tmp_path / "x.o", sound)
     assert table_entries(path) == [Site(name, 1, 0)]
     assert path.read_bytes()[64 : len(sound.data)] == sound.data[64:]
 
 
-@pytest.mark.parametrize("name", IGNORED)
-def test_calls_in_any_other_section_become_nops(name: str, tmp_path: Path) -> None:
+def assert_nop(name: str, path: Path) -> None:
+    assert [site for site in table_entries(path) if site.section == name] == []
+    assert Read(path).named(name)[0].data() == x86.NOP5 + b"\xc3"
+
+
+@pytest.mark.parametrize("name", OF_A_KERNEL)
+def test_calls_that_no_kernel_may_trace_become_nops(name: str, tmp_path: Path) -> None:
     sound = caller(name)
     path = recorded(tmp_path / "x.o", sound)
-    assert table_entries(path) == []
-    assert Read(path).named(name)[0].data() == x86.NOP5 + b"\xc3"
+    assert_nop(name, path)
     assert len(path.read_bytes()) == len(sound.data)
 
 
-@pytest.mark.parametrize("name", IGNORED)
+@pytest.mark.parametrize("name", ["text", ".unlikely"])
+@pytest.mark.parametrize(
+    "sign",
+    [".init.text", ".modinfo", "__ksymtab+printk", ".discard.addressable", ".initcall6.init",
+     "__bug_table", ".altinstructions", ".data..percpu"],
+)  # fmt: skip
+def test_one_section_of_a_kernels_own_tells_that_an_object_is_a_kernels(
+    sign: str, name: str, tmp_path: Path
+) -> None:
+    symbols = [Symbol("f", name, type=STT_FUNC), Symbol("__fentry__")]
+    sections = [text(name), Section(sign, data=b"sign", flags=SHF_ALLOC)]
+    assert_nop(name, recorded(tmp_path / "x.o", build(X86_64, sections, symbols)))
+
+
+@pytest.mark.parametrize("name", [*OF_A_KERNEL, "text", ".foo.text"])
+def test_one_may_say_that_it_is_a_kernels(name: str, tmp_path: Path) -> None:
+    assert_nop(name, recorded(tmp_path / "x.o", caller(name), kernel=True))
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_kernels_list_is_the_same_whoever_says_so(name: str, tmp_path: Path) -> None:
+    path = recorded(tmp_path / "x.o", caller(name), kernel=True)
+    assert table_entries(path) == [Site(name, 1, 0)]
+
+
+@pytest.mark.parametrize("name", [*OF_A_KERNEL, *OF_A_PROGRAM, ".foo.text"])
 def test_with_all_sections_they_get_entries(name: str, tmp_path: Path) -> None:
     path = recorded(tmp_path / "x.o", caller(name), all_sections=True)
     assert table_entries(path) == [Site(name, 1, 0)]
@@ -134,30 +166,30 @@ def test_of_a_call_without_entry_only_code_and_relocation_type_change(
         Relocation(8 + len(form.prefix), kind, "mcount", form.addend),
         Relocation(8 + len(call), kind, "other"),
     ]
-    code = Section(".foo.text", flags=AX, data=bytes(8) + call + bytes(8), relocations=relocations)
+    code = Section(".exit.text", flags=AX, data=bytes(8) + call + bytes(8), relocations=relocations)
     sound = build(target, [code], [Symbol("mcount"), Symbol("other")])
     path = recorded(tmp_path / "x.o", sound)
-    expected = bytearray(sound.patch("relocations[.foo.text][1].r_type", 0))
-    start = sound.value("sections[.foo.text].sh_offset") + 8
+    expected = bytearray(sound.patch("relocations[.exit.text][1].r_type", 0))
+    start = sound.value("sections[.exit.text].sh_offset") + 8
     expected[start : start + len(call)] = form.nop
     assert path.read_bytes() == expected
 
 
 def test_entries_and_nops_may_come_together(tmp_path: Path) -> None:
-    sound = caller(".text", ".foo.text", ".init.text", ".exit.text")
+    sound = caller(".text", ".exit.text", ".init.text", ".fixup")
     path = recorded(tmp_path / "x.o", sound)
     assert [site.section for site in table_entries(path)] == [".text", ".init.text"]
     read = Read(path)
     for name, code in ((".text", CALL), (".exit.text", x86.NOP5 + b"\xc3")):
         assert read.named(name)[0].data() == code
-    neutral = read.relocations_of(read.named(".foo.text")[0]).get_relocation(0)
+    neutral = read.relocations_of(read.named(".exit.text")[0]).get_relocation(0)
     assert read.symbol_name(neutral["r_info_sym"]) == "__fentry__"
     assert (neutral["r_info_type"], neutral["r_addend"]) == (0, -4)
 
 
 def test_a_section_that_lies_over_a_header_is_not_made_nops(tmp_path: Path) -> None:
-    contents = caller(".foo.text").patch_all(
-        {"EI_PAD": 0xE8, "sections[.foo.text].sh_offset": 8, "sections[.foo.text].sh_size": 8}
+    contents = caller(".exit.text").patch_all(
+        {"EI_PAD": 0xE8, "sections[.exit.text].sh_offset": 8, "sections[.exit.text].sh_size": 8}
     )
     path = tmp_path / "x.o"
     path.write_bytes(contents)
@@ -228,7 +260,7 @@ def test_all_that_was_in_the_object_is_still_there(
     ]
 
 
-@pytest.mark.parametrize("shape", [caller(".text", ".foo.text"), in_group()])
+@pytest.mark.parametrize("shape", [caller(".text", ".exit.text"), in_group()])
 @pytest.mark.parametrize("options", [{}, {"gc_sections": True}, {"pic": True}], ids=str)
 def test_a_second_run_changes_nothing(shape: Elf, options: dict[str, bool], tmp_path: Path) -> None:
     path = recorded(tmp_path / "x.o", shape, **options)
@@ -372,7 +404,7 @@ def test_with_gc_sections_each_text_section_has_a_table_linked_to_it(
     assert [(table["sh_flags"], read.sections[table["sh_link"]].name) for table in read.tables] == [
         (flags, ".text"),
         (flags | SHF_GROUP, ".text.inline"),
-        (flags, ".foo.text"),
+        (flags, ".exit.text"),
     ]
     assert len(group_members(path)) == 4
 
@@ -448,10 +480,10 @@ def test_an_object_that_numbers_few_sections_as_if_they_were_many_stays_consiste
 def test_the_relocations_of_a_rel_call_keep_their_type_column(tmp_path: Path) -> None:
     """An i386 relocation's type is the lowest byte of r_info: the symbol beside it stays."""
     symbols = [*(Symbol(f"s{number}") for number in range(300)), Symbol("mcount")]
-    code = Section(".foo.text", flags=AX, data=CALL,
+    code = Section(".exit.text", flags=AX, data=CALL,
                    relocations=[Relocation(1, R_PLT32, "mcount", -4)])  # fmt: skip
     sound = build(I386, [code], symbols)
     path = recorded(tmp_path / "x.o", sound)
     read = Read(path)
-    row = read.relocations_of(read.named(".foo.text")[0]).get_relocation(0)
+    row = read.relocations_of(read.named(".exit.text")[0]).get_relocation(0)
     assert (row["r_info_sym"], row["r_info_type"]) == (301, 0)

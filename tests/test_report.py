@@ -49,7 +49,7 @@ def document(*words: str | Path, status: int = 0) -> Any:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with one.o, recorded: a call, and one that was turned off; and plain.o."""
-    recorded(tmp_path / "one.o", caller(".text", ".foo.text"))
+    recorded(tmp_path / "one.o", caller(".text", ".exit.text"))
     caller(".text").write(tmp_path / "plain.o")
     return tmp_path
 
@@ -58,7 +58,7 @@ ONE = """\
 one.o: object, ELF64 x86-64
   offset  state  recorded  kind  bytes           section    function
      0x0  call   yes       call  e8 00 00 00 00  .text      in.text
-     0x0  nop    no        call  0f 1f 44 00 00  .foo.text  in.foo.text
+     0x0  nop    no        call  0f 1f 44 00 00  .exit.text  in.exit.text
 2 sites: 1 call, 1 nop; 1 recorded
 """
 PLAIN = """\
@@ -183,9 +183,9 @@ def test_json_has_what_the_text_has(folder: Path) -> None:
                         "reason": None,
                     },
                     {
-                        "function": "in.foo.text",
+                        "function": "in.exit.text",
                         "function_offset": 0,
-                        "section": ".foo.text",
+                        "section": ".exit.text",
                         "offset": 0,
                         "kind": "call",
                         "bytes": "0f1f440000",

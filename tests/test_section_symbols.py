@@ -37,13 +37,13 @@ WEAK_FIXTURES = [
 
 def weak(target: Target = X86_64, *, extra: tuple[Section, ...] = (), many: int = 0) -> Elf:
     """Weak functions only: recorded, in a group, and one that is not recorded."""
-    names = (".text", ".text.group", ".foo.text")
+    names = (".text", ".text.group", ".exit.text")
     return build(
         target,
-        [text(".text", 2), text(".text.group"), text(".foo.text"), *extra],
+        [text(".text", 2), text(".text.group"), text(".exit.text"), *extra],
         [
             Symbol("file.c", 0xFFF1, bind=STB_LOCAL, type=STT_FILE),
-            section_symbol(".foo.text"),
+            section_symbol(".exit.text"),
             *(Symbol(f"f{name}", name, bind=STB_WEAK) for name in names),
             Symbol("__fentry__"),
             *(Symbol(f"s{number}") for number in range(many)),
@@ -130,7 +130,7 @@ def test_a_section_that_has_a_usable_symbol_gets_no_other(target: Target, tmp_pa
 
 
 def test_a_section_that_is_not_recorded_needs_no_symbol(tmp_path: Path) -> None:
-    sound = build(X86_64, [text(".foo.text")], [Symbol("f", ".foo.text", bind=STB_WEAK),
+    sound = build(X86_64, [text(".exit.text")], [Symbol("f", ".exit.text", bind=STB_WEAK),
                                                 Symbol("__fentry__")])  # fmt: skip
     path = recorded(tmp_path / "x.o", sound)
     assert len(path.read_bytes()) == len(sound.data)
@@ -148,8 +148,8 @@ def test_every_symbol_index_means_what_it_meant(
     if extended:
         sound = build(
             target,
-            [text(".text", 2), text(".foo.text")],
-            [Symbol("f", ".text", bind=STB_WEAK), Symbol("g", ".foo.text", bind=STB_WEAK),
+            [text(".text", 2), text(".exit.text")],
+            [Symbol("f", ".text", bind=STB_WEAK), Symbol("g", ".exit.text", bind=STB_WEAK),
              Symbol("absolute", 0xFFF1), Symbol("__fentry__")],
             extended_numbering=True,
         )  # fmt: skip
@@ -174,7 +174,7 @@ def test_every_symbol_index_of_a_compiled_object_means_what_it_meant(
 def test_nops_and_new_symbol_numbers_meet_in_one_relocation_section(tmp_path: Path) -> None:
     path = recorded(tmp_path / "x.o", weak())
     read = Read(path)
-    (foo,) = read.named(".foo.text")
+    (foo,) = read.named(".exit.text")
     row = read.relocations_of(foo).get_relocation(0)
     assert foo.data()[:1] != b"\xe8"
     assert (row["r_info_type"], row["r_addend"]) == (0, -4)
@@ -288,7 +288,7 @@ def test_a_symbol_table_without_a_sound_end_of_locals_is_refused(
 
 
 @pytest.mark.parametrize(
-    "field", ["relocations[.text][1].r_sym", "relocations[.foo.text][0].r_sym",
+    "field", ["relocations[.text][1].r_sym", "relocations[.exit.text][0].r_sym",
               "sections[.group].sh_info"],
 )  # fmt: skip
 @pytest.mark.parametrize("value", [0x7FFFFF, 0xFFFFFF, 0xFFFFFFFF])
@@ -315,7 +315,7 @@ static int calls;
 __attribute__((no_instrument_function, section(".callee"))) void __fentry__(void) { calls++; }
 __attribute__((weak)) int first(int n) { return n + 1; }
 __attribute__((weak)) int second(int n) { return first(n) + 1; }
-__attribute__((weak, section(".foo.text"))) int untraced(int n) { return second(n) + 1; }
+__attribute__((weak, section(".exit.text"))) int untraced(int n) { return second(n) + 1; }
 __attribute__((weak)) int main(void)
 {
     unsigned long *entry;

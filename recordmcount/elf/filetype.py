@@ -30,7 +30,7 @@ _MACHINES = (
 
 # What to do instead, where a command that reads objects meets one of these.
 ADVICE = {
-    BITCODE: "compile without -flto, or record after the link",
+    BITCODE: "join the objects with ld.lld -r, and record the result",
     THIN_ARCHIVE: "record the objects it names instead",
 }
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 ST_NAME, ST_VALUE, ST_SIZE, ST_INFO, ST_OTHER, ST_SHNDX = range(6)
 
 MAGIC = b"\x7fELF"
+SIGNATURE = b"~Module signature appended~\n"  # Linux: include/linux/module_signature.h
 ELFCLASS32, ELFCLASS64 = 1, 2
 ELFDATA2LSB = 1
 ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
@@ -63,6 +64,7 @@ SHF_ALLOC = 0x2
 SHF_EXECINSTR = 0x4
 SHF_LINK_ORDER = 0x80
 SHF_GROUP = 0x200
+SHF_COMPRESSED = 0x800
 
 STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
 STT_NOTYPE, STT_FUNC, STT_SECTION, STT_GNU_IFUNC = 0, 2, 3, 10
@@ -340,9 +342,20 @@ class Object:
             if named_so and self.content(index)[4:5] == b"\1":
                 raise FormatError(
                     self.path,
-                    "a slim LTO object without code: compile with -ffat-lto-objects, or record "
-                    "after the link",
+                    "a slim LTO object without code: join the objects with gcc -flto "
+                    "-flinker-output=nolto-rel -r, and record the result",
                 )
+
+    @property
+    def has_lto(self) -> bool:
+        """Whether there are sections of intermediate code, as gcc or clang leave them."""
+        return any(name in self._names for name in (b".gnu.lto_", b".llvm.lto"))
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the file ends with the mark behind a kernel module's signature."""
+        size = len(SIGNATURE)
+        return self.size > size and self.read(self.size - size, size, "the end") == SIGNATURE
 
     def extents(self) -> list[Extent]:
         """List which bytes are whose: those of the headers and of each section, by file offset.
@@ -419,10 +432,9 @@ class Object:
             yield first, self.read(start, count * size, f"section {self.symtab}")
 
     def symbols_named(self, names: "Iterable[bytes]") -> frozenset[int]:
-        """Return the indices of all symbols that have one of these names."""
+        """Return the indices of all symbols that have one of these names, in any version of it."""
         size = self.layout.sym.size
-        places = self._name_places(sorted(names, key=len))
-        patterns = {place.to_bytes(4, "little") for place in places}  # st_name
+        patterns = {place.to_bytes(4, "little") for place in self._name_places(names)}  # st_name
         low_bytes = {pattern[0] for pattern in patterns}
         return frozenset(
             first + i
@@ -431,23 +443,18 @@ class Object:
             if piece[i * size : i * size + 4] in patterns
         )
 
-    def _name_places(self, names: list[bytes]) -> set[int]:
-        """Find where in the symbols' string table these names, shortest first, can be named."""
+    def _name_places(self, names: "Iterable[bytes]") -> set[int]:
+        """Find where in the symbols' string table these names can be named."""
         places: set[int] = set()
         if self.symtab is None:
             return places
         offset, size = self._string_table_extent(self.headers[self.symtab][SH_LINK])
-        overlap = len(names[-1])
+        ordered = sorted(names, key=len)
+        overlap = len(ordered[-1])
         for start in range(0, size, STRINGS):
-            piece = self.read(
-                offset + start, min(STRINGS + overlap, size - start), "a string table"
-            )
-            absent: tuple[bytes, ...] = ()
-            for name in names:
-                if not name.endswith(absent):  # where its tail is not, the name is not
-                    found = string_places(piece, name)
-                    places.update([start + place for place in found])
-                    absent += () if found else (name,)
+            length = min(STRINGS + overlap, size - start)
+            piece = self.read(offset + start, length, "a string table")
+            places.update([start + place for place in name_places(piece, ordered)])
         return places
 
     def raw_symbols(self) -> "Iterator[RawSymbol]":
@@ -612,10 +619,30 @@ def string_at(table: bytes, offset: int) -> str:
 
 def string_places(table: bytes, name: bytes) -> set[int]:
     """Find at which offsets of a string table `name` stands, as a tail of longer names too."""
+    return _places(table, name, b"\0")
+
+
+def name_places(table: bytes, names: "Iterable[bytes]") -> dict[int, bytes]:
+    """Find at which offsets of a symbols' string table these names stand, the shortest first.
+
+    A name ends before an `@`: assemblers and linkers append the version.
+    """
+    found: dict[bytes, set[int]] = {}
+    for name in names:
+        tail = next(filter(name.endswith, found), None)
+        if tail is None:
+            found[name] = _places(table, name, b"\0") | _places(table, name, b"@")
+        else:  # where its tail is not, the name is not
+            starts = [place - len(name) + len(tail) for place in found[tail]]
+            found[name] = {at for at in starts if at >= 0 and table.startswith(name, at)}
+    return {place: name for name, places in found.items() for place in places}
+
+
+def _places(table: bytes, string: bytes, end: bytes) -> set[int]:
     places = set()
-    terminated = name + b"\0"
-    at = table.find(terminated)
+    string += end
+    at = table.find(string)
     while at >= 0:
         places.add(at)
-        at = table.find(terminated, at + 1)
+        at = table.find(string, at + 1)
     return places

@@ -30,7 +30,8 @@ def named(obj: Object, names: Sequence[bytes]) -> Iterator[tuple[bytes, int, int
     size = obj.layout.sym.size
     for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
         section = obj.section(index)
-        places = _places(obj.content(section.link), names)
+        strings = elf.name_places(obj.content(section.link), sorted(names, key=len))
+        places = {place.to_bytes(4, "little"): name for place, name in strings.items()}  # st_name
         low_bytes = {place[0] for place in places}
         step = elf.CHUNK * size
         for start in range(0, section.size - section.size % size, step):
@@ -38,26 +39,10 @@ def named(obj: Object, names: Sequence[bytes]) -> Iterator[tuple[bytes, int, int
             piece = obj.read(section.offset + start, length, f"section {index}")
             for number in positions(piece[::size], low_bytes) if places else ():
                 at = number * size
-                name = places.get(piece[at : at + 4])  # st_name
+                name = places.get(piece[at : at + 4])
                 if name is not None and at + size <= length:
                     fields = obj.layout.sym_fields(obj.layout.sym.unpack_from(piece, at))
                     yield name, fields[elf.ST_VALUE], fields[elf.ST_INFO], fields[elf.ST_SHNDX]
-
-
-def _places(strings: bytes, names: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Map st_name, as its four bytes, to the name, for each place of one of `names`."""
-    places = {}
-    absent: tuple[bytes, ...] = ()
-    for name in sorted(names, key=len):
-        if name.endswith(absent):  # where its tail is not, the name is not
-            continue
-        at = strings.find(name)
-        absent += () if at >= 0 else (name,)
-        while at >= 0:
-            if strings[at + len(name) : at + len(name) + 1] in (b"\0", b"@"):
-                places[at.to_bytes(4, "little")] = name
-            at = strings.find(name, at + 1)
-    return places
 
 
 _START, _RANK, _TABLE, _NAME, _SIZE = 0, 1, 3, 4, 5  # of a row

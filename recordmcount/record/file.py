@@ -12,14 +12,14 @@ from .plan import Plan, make_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from recordmcount.elf.object import Object
     from recordmcount.options import Options
 
 # Compilers put the symbols, most relocations and the section headers at the end of an object.
 TAIL = 1 << 15
-NEVER_RECORDED = "/ftrace.o"  # the tracer does not trace itself
+TRACER = "/ftrace.o"  # a kernel's, which does not trace itself
 # errno values (Linux); the `errno` module is one import more.
 EPERM, EACCES, ETXTBSY, EROFS = 1, 13, 26, 30
 
@@ -45,8 +45,6 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
     A large object is searched by so many `processes`, 0 of them being one a processor.
     """
     result = Result()
-    if path.endswith(NEVER_RECORDED) and not options.output:
-        return result
     try:
         _record(path, options, result, processes)
         if options.stats:
@@ -129,19 +127,20 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
     if obj.type != elf.ET_REL:
         compatible = f"unrecognized ET_REL file {obj.path}"
         raise UnrecognizedError(obj.path, "not a relocatable object", compatible)
-    if obj.path.endswith(NEVER_RECORDED):
-        return Plan([], [])
     if obj.named(mcount_loc.NAME):
         if not options.quiet:
             result.err.append(f"warning: {mcount_loc.NAME.decode()} already exists: {obj.path}")
         return Plan([], [])
     obj.refuse_slim_lto()
     found = calls.find(obj, options.symbols, processes)
-    if not options.quiet:
-        for section, offset, what in found.unsupported:
-            where = location(obj.section(section).name, offset)
-            result.err.append(f"{obj.path}: warning: {where}{what}, not recorded")
+    if found.sections and _is_tracer(obj, options):
+        if not options.quiet:
+            result.err.append(f"{obj.path}: warning: the kernel's tracer, not recorded")
+        return Plan([], [])
     plan = make_plan(obj, found, options)
+    if not options.quiet:
+        doubts = _doubts(obj, found, plan, options)
+        result.err += [f"{obj.path}: warning: {doubt}" for doubt in doubts]
     recorded = sum(map(len, plan.recorded))
     ignored = sum(map(len, plan.ignored))
     counts = (recorded, ignored, found.references)
@@ -153,6 +152,25 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
     if options.dry_run:
         result.out += _describe_plan(obj, plan)
     return plan
+
+
+def _is_tracer(obj: "Object", options: "Options") -> bool:
+    if not obj.path.endswith(TRACER):
+        return False
+    from .kernel_objects import is_of_kernel  # rare
+
+    return options.kernel or is_of_kernel(obj)
+
+
+def _doubts(obj: "Object", found: "calls.Found", plan: Plan, options: "Options") -> "Iterator[str]":
+    """Say what may be missing from the table."""
+    for section, offset, what in found.unsupported:
+        yield f"{location(obj.section(section).name, offset)}{what}, not recorded"
+    is_lost = bool(plan.ignored) and not options.kernel
+    if not found.sections or found.has_local or is_lost or obj.has_lto or (plan and obj.is_signed):
+        from . import doubts  # of most objects there are none
+
+        yield from doubts.of_plan(obj, found, plan)
 
 
 def _describe_plan(obj: "Object", plan: Plan) -> "list[str]":

@@ -4,8 +4,8 @@ The old contents stay where they are. Appended are, in this order, the section n
 section headers and the new data; the ELF header then points at the new headers, and that one
 write makes the object recorded. (The order is that of the kernel's recordmcount.)
 
-Sections whose code is freed or moved behind the tracer's back must have no entries: their calls
-become NOPs instead, and their relocations R_*_NONE.
+In a kernel, sections whose code is freed or moved behind the tracer's back must have no entries:
+their calls become NOPs instead, and their relocations R_*_NONE.
 """
 
 from recordmcount import mcount_loc, x86
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from recordmcount.options import Options
     from recordmcount.sites.calls import Found, SectionSites
 
-# Sections the kernel's tool records: these, and all whose name begins with ".text".
-RECORDED_SECTIONS = frozenset(
+# Sections of a kernel that are recorded: these, and .text*. (.ltext* is that of the large code
+# model, x86-64 psABI 1.0 section 4.2.1.)
+_TEXT = (".text", ".ltext")
+_TRACED_SECTIONS = frozenset(
     (
         ".init.text", ".ref.text", ".sched.text", ".spinlock.text", ".irqentry.text",
         ".softirqentry.text", ".kprobes.text", ".cpuidle.text",
@@ -79,8 +81,9 @@ def make_plan(obj: "Object", found: "Found", options: "Options") -> Plan:
     """
     recorded: list[SectionSites] = []
     ignored: list[SectionSites] = []
+    wanted = _Wanted(obj, options)
     for part in found.sections:
-        (recorded if is_recorded(obj, part.section, options) else ignored).append(part)
+        (recorded if part.section in wanted else ignored).append(part)
     result = Plan(recorded, ignored)
     if found.sections and not obj.shstrndx:
         raise FormatError(obj.path, "there are no section names, which say what to record")
@@ -99,12 +102,25 @@ def make_plan(obj: "Object", found: "Found", options: "Options") -> Plan:
     return result
 
 
-def is_recorded(obj: "Object", section: int, options: "Options") -> bool:
-    """Tell whether calls in text section `section` get entries; otherwise they become NOPs."""
-    text = obj.section(section)
-    if not text.flags & elf.SHF_ALLOC:
-        return False  # never loaded: an entry would name somebody else's memory
-    return options.all_sections or text.name.startswith(".text") or text.name in RECORDED_SECTIONS
+class _Wanted:
+    """Which text sections' calls get entries; the others' become NOPs."""
+
+    def __init__(self, obj: "Object", options: "Options") -> None:
+        self._obj = obj
+        self._all = options.all_sections
+        self._of_kernel: bool | None = options.kernel or None  # None: not looked at yet
+
+    def __contains__(self, section: int) -> bool:
+        text = self._obj.section(section)
+        if not text.flags & elf.SHF_ALLOC:
+            return False  # never loaded: an entry would name somebody else's memory
+        if self._all or text.name.startswith(_TEXT) or text.name in _TRACED_SECTIONS:
+            return True
+        from . import kernel_objects  # rarely needed
+
+        if self._of_kernel is None:
+            self._of_kernel = kernel_objects.is_of_kernel(self._obj)
+        return not (self._of_kernel or kernel_objects.is_named_as_there(text.name))
 
 
 def _to_nops(

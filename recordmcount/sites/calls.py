@@ -89,12 +89,15 @@ class Found:
     `sections` has the calls; `references` counts relocations that name mcount and are no call
     (a function pointer, a `lea`, a tail jump); `unsupported` lists what may be a call and can have
     no entry, as (section index, section offset of the relocated field, what it is). `turned_off`
-    has the relocations of calls that were turned into NOPs.
+    has the relocations of calls that were turned into NOPs. `symbols` are those of mcount, and
+    `has_local` tells whether one is local: assemblers may call it without a relocation.
     """
 
-    __slots__ = ("sections", "references", "unsupported", "turned_off")
+    __slots__ = ("sections", "references", "unsupported", "turned_off", "symbols", "has_local")
 
     def __init__(self) -> None:
+        self.symbols: frozenset[int] = frozenset()
+        self.has_local = False
         self.sections: list[SectionSites] = []
         self.references = 0
         self.unsupported: list[Unsupported] = []
@@ -113,9 +116,10 @@ def find(obj: "Object", extra_names: tuple[str, ...] = (), processes: int = 1) -
     FormatError where a relocation that matters cannot be trusted.
     """
     found = Found()
-    symbols = obj.symbols_named(x86.mcount_names(extra_names))
+    found.symbols = symbols = obj.symbols_named(x86.mcount_names(extra_names))
     if not symbols:
         return found
+    found.has_local = min(symbols) < obj.headers[obj.symtab or 0][elf.SH_INFO]
     pairs = text_relocations(obj)
     is_large = sum(obj.headers[index][elf.SH_SIZE] for index, _ in pairs) >= WORTH_FORKING
     answers = _in_parallel if is_large and processes != 1 else _one_by_one

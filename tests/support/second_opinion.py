@@ -17,6 +17,10 @@ RECORDED = (
     b".init.text", b".ref.text", b".sched.text", b".spinlock.text", b".irqentry.text",
     b".softirqentry.text", b".kprobes.text", b".cpuidle.text",
 )  # fmt: skip
+OF_A_KERNEL = re.compile(
+    rb"\.(init|exit|ref|meminit|sched|spinlock|irqentry|softirqentry|kprobes|cpuidle|noinstr)\."
+    rb"|\.(modinfo|fixup|discard|altinstr|initcall|data\.\.)|__(ex_table|bug_table|ksymtab|param)"
+)
 SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 4, 8, 9
 SHT_GROUP, SHT_SYMTAB_SHNDX, SHT_LLVM_ADDRSIG = 17, 18, 0x6FFF4C03
 SHF_ALLOC, SHF_EXECINSTR = 2, 4
@@ -193,7 +197,10 @@ class View:
     def is_recorded(self, text: int) -> bool:
         name = self.name(text)
         loaded = bool(self.sections[text].flags & SHF_ALLOC)
-        return loaded and (name.startswith(b".text") or name in RECORDED)
+        if name.startswith((b".text", b".ltext")) or name in RECORDED:
+            return loaded
+        of_a_kernel = any(map(OF_A_KERNEL.match, map(self.name, range(len(self.sections)))))
+        return loaded and not of_a_kernel and not re.match(rb"\..+\.text", name)
 
 
 def string(table: bytes, offset: int) -> bytes:

@@ -1,0 +1,165 @@
+"""What a person should hear of an object because its counts do not tell it: calls may be missing.
+
+Each doubt is a clause for a warning. They are asked for only where something is out of the usual.
+"""
+
+from recordmcount import x86
+from recordmcount.elf import object as elf
+from recordmcount.sites import calls
+
+from . import kernel_objects
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from recordmcount.elf.object import Object
+    from recordmcount.sites.calls import Found
+
+    from .plan import Plan
+
+# Of so many functions at most it is asked what they begin with,
+_ENOUGH = 64
+# in relocation sections of so many bytes at most.
+_LARGE = 4 << 20
+# Sections where gcc leaves the options it was given (DW_AT_producer; clang leaves none), and how it
+# spells the one for profiling there, between blanks or at the end.
+_PRODUCERS = (b".debug_str", b".debug_info")
+_PROFILING = (b" -p ", b" -pg ", b" -p\0", b" -pg\0")
+# Behind these a function's first call may stand; behind the latter only if it is profiled.
+_ENTRIES = (b"", *x86.ENDBR)
+_FRAMES = (b"\x55\x48\x89\xe5", b"\x55\x89\xe5")  # push %rbp; mov %rsp,%rbp
+_CALL_TYPES = {machine: {*forms} for machine, forms in x86.CALL_FORMS.items()}
+# What else compilers call there: -fsanitize, -fsanitize-coverage, retpolines.
+_OTHERS = ("__sanitizer_", "__asan_", "__tsan_", "__msan_", "__x86_")
+
+
+def of_plan(obj: "Object", found: "Found", plan: "Plan") -> "Iterator[str]":
+    """Tell what is doubtful about an object, of which these calls were found and so planned."""
+    of_kernel = kernel_objects.is_of_kernel(obj)
+    if not of_kernel:  # where its tracer wants them removed
+        yield from _lost_calls(obj, plan)
+    if not found.sections and not found.unsupported:
+        yield from _another_name(obj, of_kernel)
+    yield from _resolved_calls(obj, found)
+    if plan.recorded and obj.has_lto:
+        yield (
+            "a fat LTO object: a link with -flto makes the code anew and drops this table; join "
+            "the objects with gcc -flto -flinker-output=nolto-rel -r, and record the result"
+        )
+    if plan and obj.is_signed:
+        yield "its signature is no longer valid: sign the module again"
+
+
+def _lost_calls(obj: "Object", plan: "Plan") -> "Iterator[str]":
+    """Name the sections whose calls are removed though nothing says that a kernel needs it so."""
+    for part in plan.ignored:
+        text = obj.section(part.section)
+        if text.flags & elf.SHF_ALLOC:
+            yield (
+                f"{text.name}: its calls become NOPs, as in a kernel; with --all-sections "
+                "they are recorded, and --kernel says that it is one"
+            )
+
+
+# --- calls by another name ------------------------------------------------------------------------
+
+
+def _another_name(obj: "Object", of_kernel: bool) -> "Iterator[str]":
+    """Name what all functions begin with a call of: it may be their mcount.
+
+    Compilers say whether they were told to profile. Where they do not, half of at least two
+    functions must begin so; in a kernel, which calls much at once, that is no sign.
+    """
+    is_profiled = _is_profiled(obj)
+    callees = list(_first_callees(obj, _FRAMES if is_profiled else ()))
+    callee = max(filter(None, callees), key=callees.count, default=0)
+    count = callees.count(callee)
+    is_usual = count > 1 and 2 * count >= len(callees) and not of_kernel
+    if not callee or not (is_profiled or is_usual):
+        return
+    name = elf.string_at(obj.symbol_names, obj.raw_symbol(callee)[elf.ST_NAME]).partition("@")[0]
+    if not name.startswith(_OTHERS):
+        begin = "function begins" if count == 1 else "functions begin"
+        yield (
+            f"nothing is recorded, yet {count} {begin} with a call of {name}; if that is its "
+            f"mcount, say --symbol {name}"
+        )
+
+
+def _is_profiled(obj: "Object") -> bool:
+    for index in [index for name in _PRODUCERS for index in obj.named(name)]:
+        if not obj.headers[index][elf.SH_FLAGS] & elf.SHF_COMPRESSED:
+            content = obj.content(index)
+            if any(option in content for option in _PROFILING):
+                return True
+    return False
+
+
+def _first_callees(obj: "Object", frames: "tuple[bytes, ...]") -> "Iterator[int]":
+    """Yield for each function the undefined symbol that it calls first; 0 if it calls none so."""
+    starts: dict[int, list[int]] = {}
+    for _name, value, size, info, _other, shndx in obj.raw_symbols():
+        if info & 0xF == elf.STT_FUNC and size >= len(x86.NOP5):
+            starts.setdefault(shndx, []).append(value)
+    left = _ENOUGH
+    for relocations, text in calls.text_relocations(obj):
+        if obj.headers[relocations][elf.SH_SIZE] > _LARGE or text not in starts or left <= 0:
+            continue
+        named = {at: (kind, symbol) for at, kind, symbol, _ in obj.relocations(relocations)}
+        code = obj.content(text)
+        for start in starts[text][:left]:
+            yield _first_callee(obj, code, start, named, (*_ENTRIES, *frames))
+        left -= len(starts[text])
+
+
+def _first_callee(
+    obj: "Object",
+    code: bytes,
+    start: int,
+    named: "dict[int, tuple[int, int]]",
+    before: "tuple[bytes, ...]",
+) -> int:
+    for prologue in before:
+        call = start + len(prologue)
+        if not code.startswith(prologue, start):
+            continue
+        for prefix in (x86.CALL.prefix, x86.CALL_GOT.prefix, x86.CALL_GOT_386[0].prefix):
+            kind, symbol = named.get(call + len(prefix), (0, 0))
+            if code.startswith(prefix, call) and kind in _CALL_TYPES[obj.machine]:
+                is_defined = obj.raw_symbol(symbol)[elf.ST_SHNDX] != elf.SHN_UNDEF
+                return 0 if is_defined else symbol
+    return 0
+
+
+# --- calls without a relocation -------------------------------------------------------------------
+
+
+def _resolved_calls(obj: "Object", found: "Found") -> "Iterator[str]":
+    """Count the calls of an mcount in this very section: for those assemblers leave no relocation.
+
+    They do where the symbol is local: nothing else can ever be meant.
+    """
+    for symbol in sorted(found.symbols):
+        name, value, _size, info, _other, shndx = obj.raw_symbol(symbol)
+        is_text = shndx and obj.headers[shndx][elf.SH_FLAGS] & elf.SHF_EXECINSTR
+        if info >> 4 != elf.STB_LOCAL or not is_text:
+            continue
+        number = _count_calls(obj.content(shndx), value)
+        if number:
+            word = elf.string_at(obj.symbol_names, name).partition("@")[0]
+            yield (
+                f"calls of the local {word} without a relocation are not recorded ({number}); make "
+                "it a global symbol, or define it in another file"
+            )
+
+
+def _count_calls(code: bytes, target: int) -> int:
+    """Count the `call target` in code, the target being an offset in it."""
+    number = 0
+    at = code.find(x86.CALL.prefix)
+    while at >= 0:
+        distance = int.from_bytes(code[at + 1 : at + 5], "little", signed=True)
+        number += at + x86.CALL.length + distance == target
+        at = code.find(x86.CALL.prefix, at + 1)
+    return number
