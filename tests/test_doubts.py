@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import run
 from tests.support.elf_builder import (
     I386,
     STT_FUNC,
@@ -204,6 +205,59 @@ def ran(folder: Path, *objects: Path) -> str:
     assert doubts(objects[0]) == []
     tool("gcc", "-no-pie", *objects, "-o", folder / "program")
     return subprocess.run([folder / "program"], check=True, capture_output=True, text=True).stdout
+
+
+# --- tables that are there already ----------------------------------------------------------------
+
+
+def test_an_object_recorded_in_part_is_completed_as_the_warning_says(tmp_path: Path) -> None:
+    recorded_part, other = tmp_path / "one.o", tmp_path / "two.o"
+    assert doubts(caller().write(recorded_part)) == []
+    caller(".text.other").write(other)
+    joined = tmp_path / "joined.o"
+    tool("ld", "-r", recorded_part, other, "-o", joined)
+    exists, said = record_file(joined).err
+    assert exists == f"warning: __mcount_loc already exists: {joined}"
+    assert said == (
+        f"{joined}: warning: 1 of 2 calls have no entry: remove that table with "
+        "objcopy -R __mcount_loc, and record the object again"
+    )
+    tool("objcopy", "-R", "__mcount_loc", joined)
+    assert doubts(joined) == []
+    assert len(table_entries(joined)) == 2
+
+
+def test_of_a_whole_table_no_more_is_said_than_that_it_is_there(tmp_path: Path) -> None:
+    path = caller(".text", ".init.text", ".exit.text").write(tmp_path / "x.o")
+    assert doubts(path) == []
+    assert record_file(path).err == [f"warning: __mcount_loc already exists: {path}"]
+    assert record_file(path, quiet=True).err == []
+
+
+# --- files without code ---------------------------------------------------------------------------
+
+DEBUG = "a file of debug information alone: the code is in the file it was taken from"
+
+
+@pytest.mark.parametrize("command", ["recordmcount", "recordmcount report", "patcher nop"])
+def test_a_file_of_debug_information_is_named_as_that(command: str, tmp_path: Path) -> None:
+    path = compiled(tmp_path, FUNCTIONS, "-pg", "-g")
+    tool("objcopy", "--only-keep-debug", path)
+    before = path.read_bytes()
+    done = run(*command.split(), path)
+    assert done.status == 1
+    assert done.stderr.splitlines()[0] == f"{path}: {DEBUG}"
+    assert path.read_bytes() == before
+
+
+def test_so_is_that_of_a_program(tmp_path: Path) -> None:
+    path = compiled(tmp_path, "int main(void) { return 0; }\n", "-pg", "-g")
+    assert doubts(path) == []
+    debug = tmp_path / "program.debug"
+    tool("gcc", "-pg", path, "-o", tmp_path / "program")
+    tool("objcopy", "--only-keep-debug", tmp_path / "program", debug)
+    for words in (["recordmcount", "report"], ["patcher", "status"]):
+        assert run(*words, debug)[0::2] == (1, f"{debug}: {DEBUG}\n")
 
 
 # --- link-time optimization -----------------------------------------------------------------------

@@ -60,8 +60,8 @@ def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
         bitcode: "LLVM bitcode, not an object: patch what is linked from it",
         arm: "not for x86",
         wide: "not for x86",
-        slim: "a slim LTO object without code: compile with -ffat-lto-objects, or record "
-        "after the link",
+        slim: "a slim LTO object without code: join the objects with gcc -flto "
+        "-flinker-output=nolto-rel -r, and record the result",
         other: "not for x86",
         script: "not an ELF file",
         short: "not an ELF file",

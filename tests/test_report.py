@@ -56,8 +56,8 @@ def folder(tmp_path: Path) -> Path:
 
 ONE = """\
 one.o: object, ELF64 x86-64
-  offset  state  recorded  kind  bytes           section    function
-     0x0  call   yes       call  e8 00 00 00 00  .text      in.text
+  offset  state  recorded  kind  bytes           section     function
+     0x0  call   yes       call  e8 00 00 00 00  .text       in.text
      0x0  nop    no        call  0f 1f 44 00 00  .exit.text  in.exit.text
 2 sites: 1 call, 1 nop; 1 recorded
 """

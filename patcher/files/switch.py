@@ -130,6 +130,8 @@ def warnings(file: ElfFile, wanted: Plan) -> list[str]:
     makes_nops = wanted.state is State.NOP and len(wanted.numbers)
     is_module = file.object.type == elf.ET_REL and file.object.named(MODULE)
     found = [NOT_TO_LOAD] if makes_nops and is_module else []
+    if makes_nops and file.object.is_signed:
+        found.append("its signature is not valid before `patcher call`, or signing it again")
     if wanted.table.sites.loose:
         name = min(wanted.table.sites.loose.values())
         found.append(f"entries count from {name!r}, a global symbol: {LOOSE}")

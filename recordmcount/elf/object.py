@@ -327,13 +327,18 @@ class Object:
         """The section name string table."""
         return self._names
 
-    def refuse_slim_lto(self) -> None:
-        """Raise FormatError for an object of gcc -flto without -ffat-lto-objects.
+    def refuse_without_code(self) -> None:
+        """Raise FormatError for a file whose code is elsewhere: silence would lose its sites.
 
-        It has no code yet, so no site, and silence would lose them. `.gnu.lto_.lto.*` holds
-        versions (2 + 2 bytes) and the slim flag (gcc/lto-streamer.h, struct lto_section, since
-        gcc 10).
+        For one of `objcopy --only-keep-debug`, which leaves sections without their contents. And
+        for an object of gcc -flto without -ffat-lto-objects, which has no code yet:
+        `.gnu.lto_.lto.*` holds versions (2 + 2 bytes) and the slim flag (gcc/lto-streamer.h,
+        struct lto_section, since gcc 10).
         """
+        code = [header for header in self.headers if header[SH_FLAGS] & SHF_EXECINSTR]
+        if code and all(header[SH_TYPE] == SHT_NOBITS for header in code):
+            what = "a file of debug information alone: the code is in the file it was taken from"
+            raise FormatError(self.path, what)
         prefix = b".gnu.lto_.lto."
         if prefix not in self._names:
             return

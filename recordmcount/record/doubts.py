@@ -3,17 +3,20 @@
 Each doubt is a clause for a warning. They are asked for only where something is out of the usual.
 """
 
-from recordmcount import x86
+from recordmcount import mcount_loc, x86
 from recordmcount.elf import object as elf
+from recordmcount.errors import FormatError
 from recordmcount.sites import calls
 
 from . import kernel_objects
+from .plan import Wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from recordmcount.elf.object import Object
+    from recordmcount.options import Options
     from recordmcount.sites.calls import Found
 
     from .plan import Plan
@@ -34,13 +37,39 @@ _CALL_TYPES = {machine: {*forms} for machine, forms in x86.CALL_FORMS.items()}
 _OTHERS = ("__sanitizer_", "__asan_", "__tsan_", "__msan_", "__x86_")
 
 
-def of_plan(obj: "Object", found: "Found", plan: "Plan") -> "Iterator[str]":
+def of_plan(obj: "Object", found: "Found", plan: "Plan") -> "list[str]":
     """Tell what is doubtful about an object, of which these calls were found and so planned."""
-    of_kernel = kernel_objects.is_of_kernel(obj)
-    if not of_kernel:  # where its tracer wants them removed
-        yield from _lost_calls(obj, plan)
+    try:
+        return list(_all(obj, found, plan))
+    except FormatError:  # in what recording has no need of
+        return []
+
+
+def of_table(obj: "Object", options: "Options") -> "list[str]":
+    """Tell of calls that have no entry in the table that an object has already.
+
+    It was joined from objects of which not all were recorded, or recorded by a tool that misses
+    some.
+    """
+    try:
+        entries = mcount_loc.decode(obj).places
+        wanted = Wanted(obj, options)
+        parts = [
+            part for part in calls.find(obj, options.symbols).sections if part.section in wanted
+        ]
+        number = sum(map(len, parts))
+        missing = sum(
+            len({*part.starts}.difference(entries.get(part.section, ()))) for part in parts
+        )
+    except FormatError:
+        return []
+    advice = "remove that table with objcopy -R __mcount_loc, and record the object again"
+    return [f"{missing} of {number} calls have no entry: {advice}"] if missing else []
+
+
+def _all(obj: "Object", found: "Found", plan: "Plan") -> "Iterator[str]":
     if not found.sections and not found.unsupported:
-        yield from _another_name(obj, of_kernel)
+        yield from _another_name(obj)
     yield from _resolved_calls(obj, found)
     if plan.recorded and obj.has_lto:
         yield (
@@ -51,21 +80,10 @@ def of_plan(obj: "Object", found: "Found", plan: "Plan") -> "Iterator[str]":
         yield "its signature is no longer valid: sign the module again"
 
 
-def _lost_calls(obj: "Object", plan: "Plan") -> "Iterator[str]":
-    """Name the sections whose calls are removed though nothing says that a kernel needs it so."""
-    for part in plan.ignored:
-        text = obj.section(part.section)
-        if text.flags & elf.SHF_ALLOC:
-            yield (
-                f"{text.name}: its calls become NOPs, as in a kernel; with --all-sections "
-                "they are recorded, and --kernel says that it is one"
-            )
-
-
 # --- calls by another name ------------------------------------------------------------------------
 
 
-def _another_name(obj: "Object", of_kernel: bool) -> "Iterator[str]":
+def _another_name(obj: "Object") -> "Iterator[str]":
     """Name what all functions begin with a call of: it may be their mcount.
 
     Compilers say whether they were told to profile. Where they do not, half of at least two
@@ -75,11 +93,11 @@ def _another_name(obj: "Object", of_kernel: bool) -> "Iterator[str]":
     callees = list(_first_callees(obj, _FRAMES if is_profiled else ()))
     callee = max(filter(None, callees), key=callees.count, default=0)
     count = callees.count(callee)
-    is_usual = count > 1 and 2 * count >= len(callees) and not of_kernel
-    if not callee or not (is_profiled or is_usual):
+    is_usual = count > 1 and 2 * count >= len(callees)
+    if not callee or not (is_profiled or (is_usual and not kernel_objects.is_of_kernel(obj))):
         return
     name = elf.string_at(obj.symbol_names, obj.raw_symbol(callee)[elf.ST_NAME]).partition("@")[0]
-    if not name.startswith(_OTHERS):
+    if name and not name.startswith(_OTHERS):
         begin = "function begins" if count == 1 else "functions begin"
         yield (
             f"nothing is recorded, yet {count} {begin} with a call of {name}; if that is its "
@@ -142,10 +160,10 @@ def _resolved_calls(obj: "Object", found: "Found") -> "Iterator[str]":
     """
     for symbol in sorted(found.symbols):
         name, value, _size, info, _other, shndx = obj.raw_symbol(symbol)
-        is_text = shndx and obj.headers[shndx][elf.SH_FLAGS] & elf.SHF_EXECINSTR
-        if info >> 4 != elf.STB_LOCAL or not is_text:
+        if not shndx or info >> 4 != elf.STB_LOCAL:
             continue
-        number = _count_calls(obj.content(shndx), value)
+        is_text = obj.section(shndx).flags & elf.SHF_EXECINSTR
+        number = _count_calls(obj.content(shndx), value) if is_text else 0
         if number:
             word = elf.string_at(obj.symbol_names, name).partition("@")[0]
             yield (

@@ -127,11 +127,12 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
     if obj.type != elf.ET_REL:
         compatible = f"unrecognized ET_REL file {obj.path}"
         raise UnrecognizedError(obj.path, "not a relocatable object", compatible)
+    obj.refuse_without_code()
     if obj.named(mcount_loc.NAME):
         if not options.quiet:
             result.err.append(f"warning: {mcount_loc.NAME.decode()} already exists: {obj.path}")
+            result.err += _of_table(obj, options)
         return Plan([], [])
-    obj.refuse_slim_lto()
     found = calls.find(obj, options.symbols, processes)
     if found.sections and _is_tracer(obj, options):
         if not options.quiet:
@@ -139,7 +140,7 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
         return Plan([], [])
     plan = make_plan(obj, found, options)
     if not options.quiet:
-        doubts = _doubts(obj, found, plan, options)
+        doubts = _doubts(obj, found, plan)
         result.err += [f"{obj.path}: warning: {doubt}" for doubt in doubts]
     recorded = sum(map(len, plan.recorded))
     ignored = sum(map(len, plan.ignored))
@@ -162,15 +163,26 @@ def _is_tracer(obj: "Object", options: "Options") -> bool:
     return options.kernel or is_of_kernel(obj)
 
 
-def _doubts(obj: "Object", found: "calls.Found", plan: Plan, options: "Options") -> "Iterator[str]":
+def _doubts(obj: "Object", found: "calls.Found", plan: Plan) -> "Iterator[str]":
     """Say what may be missing from the table."""
     for section, offset, what in found.unsupported:
         yield f"{location(obj.section(section).name, offset)}{what}, not recorded"
-    is_lost = bool(plan.ignored) and not options.kernel
-    if not found.sections or found.has_local or is_lost or obj.has_lto or (plan and obj.is_signed):
-        from . import doubts  # of most objects there are none
+    for name in plan.lost:
+        yield (
+            f"{name}: its calls become NOPs, as in a kernel; with --all-sections they are "
+            "recorded, and --kernel says that it is one"
+        )
+    if found.has_local or not found.sections or obj.has_lto or (plan and obj.is_signed):
+        from . import doubts  # of most objects there are no others
 
         yield from doubts.of_plan(obj, found, plan)
+
+
+def _of_table(obj: "Object", options: "Options") -> "Iterator[str]":
+    """Say what the table that an object has already lacks."""
+    from . import doubts  # rare
+
+    return (f"{obj.path}: warning: {doubt}" for doubt in doubts.of_table(obj, options))
 
 
 def _describe_plan(obj: "Object", plan: Plan) -> "list[str]":

@@ -16,6 +16,8 @@ from .new_sections import NewSections
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from recordmcount.elf.object import Object
     from recordmcount.options import Options
     from recordmcount.sites.calls import Found, SectionSites
@@ -37,14 +39,21 @@ class Plan:
     `edits` are replacements of equal length, (file offset, bytes), disjoint and ascending;
     `appended` goes behind the old end of file. `header`, if any, is the new ELF header, which
     publishes what was appended; `all_edits` count it in. `recorded` and `ignored` are the sites
-    with and without entry.
+    with and without entry. `lost` names the sections of the latter that are loaded, where nothing
+    but their names says that the object is a kernel's.
     """
 
-    __slots__ = ("edits", "appended", "header", "recorded", "ignored")
+    __slots__ = ("edits", "appended", "header", "recorded", "ignored", "lost")
 
-    def __init__(self, recorded: "list[SectionSites]", ignored: "list[SectionSites]") -> None:
+    def __init__(
+        self,
+        recorded: "list[SectionSites]",
+        ignored: "list[SectionSites]",
+        lost: "Sequence[str]" = (),
+    ) -> None:
         self.recorded = recorded
         self.ignored = ignored
+        self.lost = lost
         self.edits: list[tuple[int, bytes]] = []
         self.appended = b""
         self.header = b""
@@ -81,10 +90,10 @@ def make_plan(obj: "Object", found: "Found", options: "Options") -> Plan:
     """
     recorded: list[SectionSites] = []
     ignored: list[SectionSites] = []
-    wanted = _Wanted(obj, options)
+    wanted = Wanted(obj, options)
     for part in found.sections:
         (recorded if part.section in wanted else ignored).append(part)
-    result = Plan(recorded, ignored)
+    result = Plan(recorded, ignored, wanted.lost)
     if found.sections and not obj.shstrndx:
         raise FormatError(obj.path, "there are no section names, which say what to record")
     rewritten: dict[int, bytearray] = {}
@@ -102,13 +111,14 @@ def make_plan(obj: "Object", found: "Found", options: "Options") -> Plan:
     return result
 
 
-class _Wanted:
+class Wanted:
     """Which text sections' calls get entries; the others' become NOPs."""
 
     def __init__(self, obj: "Object", options: "Options") -> None:
         self._obj = obj
         self._all = options.all_sections
         self._of_kernel: bool | None = options.kernel or None  # None: not looked at yet
+        self.lost: list[str] = []
 
     def __contains__(self, section: int) -> bool:
         text = self._obj.section(section)
@@ -120,7 +130,10 @@ class _Wanted:
 
         if self._of_kernel is None:
             self._of_kernel = kernel_objects.is_of_kernel(self._obj)
-        return not (self._of_kernel or kernel_objects.is_named_as_there(text.name))
+        if self._of_kernel or not kernel_objects.is_named_as_there(text.name):
+            return not self._of_kernel
+        self.lost.append(text.name)
+        return False
 
 
 def _to_nops(

@@ -23,10 +23,10 @@ def read(obj: Object, names: Sequence[str] = ()) -> RelocatableSites | LinkedSit
     mcount, as given to gcc's -mfentry-name. Raises FormatError for a file or a table that is not
     sound, and for an object that has no code yet.
     """
+    obj.refuse_without_code()
     if obj.type == elf.ET_REL:
         from . import relocatable
 
-        obj.refuse_slim_lto()
         return relocatable.read(obj, names)
     if obj.type not in (elf.ET_EXEC, elf.ET_DYN):
         raise FormatError(obj.path, "neither an object nor a linked file")
