@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     # Lines for stdout and for stderr, counts, whether it failed: of one file.
     Answer = tuple[list[str], list[str], tuple[int, ...], bool]
 
-VERBS = ("report",)
+VERBS = ("report", "diff")
 # Below this many files one process is done before others would have started.
 FILES_WORTH_FORKING = 16
 

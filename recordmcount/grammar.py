@@ -95,6 +95,13 @@ class Values:
     def __init__(self, **values: object) -> None:
         self.__dict__.update(values)
 
+    def check(self) -> None:
+        """Raise UsageError where words make no sense together."""
+        if not self.files:
+            raise UsageError("no files")
+        if getattr(self, "output", None) and len(self.files) > 1:
+            raise UsageError("-o is for one file")
+
 
 def parse(command: Command, words: "Sequence[str]", values: "Result") -> "Result":
     """Give `values` what the words say; nothing behind a word that asks for information counts.

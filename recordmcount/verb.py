@@ -26,10 +26,8 @@ def run(
     command, values = declared
     try:
         asked = parse(command, words, values)
-        if not (asked.files or asked.information):
-            raise UsageError("no files")
-        if getattr(asked, "output", None) and len(asked.files) > 1:
-            raise UsageError("-o is for one file")
+        if not asked.information:
+            asked.check()
     except UsageError as error:
         from .help import refuse
 
