@@ -1,8 +1,8 @@
 """Commit bytes to a file so that its path always holds the whole old or the whole new contents.
 
 `append` writes behind the end of the file, where nothing refers to it, and then publishes it by
-one write of the ELF header. `replace` writes a temporary beside the file and renames it over.
-What fails is taken back, bit for bit. Signals wait meanwhile, so that only a SIGKILL can come in
+one write of the ELF header. (Where that will not do, `replacement` puts a new file there.) What
+fails is taken back, bit for bit. Signals wait meanwhile, so that only a SIGKILL can come in
 between, and that leaves the old object, at worst with bytes behind it that no header refers to.
 
 Written data is on its way to the disk when this returns, as any compiler leaves it: a power
@@ -14,20 +14,20 @@ import _signal  # type: ignore[import-not-found]
 import posix
 from fcntl import LOCK_EX, flock
 
-from .elf.open import is_regular
-from .errors import NotRegularError, OutputError, reason
+from .elf.open import filled
+from .errors import OutputError, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable
     from types import TracebackType
 
     from .elf.object import Object
 
 COPY_SIZE = 1 << 20
 HELD_SIGNALS = _signal.valid_signals()
-# errno values (Linux); the `errno` module is one import more.
-ENOENT, EIO, EOPNOTSUPP = 2, 5, 95
+EIO = 5  # errno (Linux); the `errno` module is one import more
+CAPABILITIES = "security.capability"  # an extended attribute
 
 
 class SignalsHeld:
@@ -58,6 +58,21 @@ def lock(fd: int) -> None:
         pass  # a file system without locks
 
 
+def may_append(fd: int, status: posix.stat_result) -> bool:
+    """Tell whether a file stays what it is if it is written to, but for its contents.
+
+    Another name of it would name the new contents too; and of a file that is written to the kernel
+    takes set-user-ID, set-group-ID and capabilities away.
+    """
+    if status.st_nlink > 1 or status.st_mode & 0o6000:
+        return False
+    try:
+        posix.getxattr(fd, CAPABILITIES)
+    except OSError:  # it has none, or the file system
+        return True
+    return False
+
+
 def append(path: str, fd: int, size: int, header: tuple[bytes, bytes], appended: bytes) -> None:
     """Append to the object open for writing at `fd`, `size` bytes long, and flip its ELF header.
 
@@ -68,88 +83,50 @@ def append(path: str, fd: int, size: int, header: tuple[bytes, bytes], appended:
     with SignalsHeld():
         try:
             write_at(fd, size, appended)
-            _flush(fd)
+            flush(fd)
             written = posix.pwrite(fd, new_header, 0)
             touched = True
             if written != len(new_header):
                 raise OSError(EIO, "the ELF header was written in part")
-            _flush(fd)
-        except OSError as error:
+            flush(fd)
+        except BaseException as error:
             if touched:  # first, and if this fails the bytes it refers to must stay
                 posix.pwrite(fd, old_header, 0)
             posix.ftruncate(fd, size)
-            raise OutputError(path, reason(error)) from error
-
-
-def replace(
-    path: str,
-    like: int,
-    fill: "Callable[[int], object]",
-    *,
-    owner: bool = True,
-    before: "posix.stat_result | None" = None,
-) -> None:
-    """Put what `fill` writes in the place of `path`, with mode, owner and attributes of `like`.
-
-    `fill` is given the descriptor of an empty file, `like` is that of an open one. A symlink is
-    followed, a hard link is broken. Without `owner` the file is a new one of the user's own and
-    only the permissions are taken over. With it, `path` must still be the file of `like`,
-    unchanged since `before`, its status when it was read (if None, its status now): nobody else's
-    work is lost, but for what is done between that last look and the rename. Raises OutputError;
-    then the old file stands and no temporary is left.
-    """
-    try:
-        before = before or posix.fstat(like)
-        target = _resolve(path)
-        if not may_replace(target):
-            raise NotRegularError(path)
-    except OSError as error:
-        raise OutputError(path, reason(error)) from error
-    folder, slash, _ = target.rpartition("/")
-    temporary = f"{folder}{slash}.recordmcount-{posix.urandom(8).hex()}"
-    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
-    with SignalsHeld():
-        created = False
-        try:
-            fd = posix.open(temporary, flags, 0o600)
-            created = True
-            try:
-                fill(fd)
-                _copy_attributes(like, fd, owner)
-            except BaseException:
-                posix.close(fd)
-                raise
-            posix.close(fd)
-            if owner and _identity(posix.stat(target)) != _identity(before):
-                raise OutputError(path, "was changed by another program meanwhile")
-            posix.rename(temporary, target)
-        except BaseException as error:
-            if created:
-                posix.unlink(temporary)
             if isinstance(error, OSError):
                 raise OutputError(path, reason(error)) from error
             raise
 
 
-def patched(
-    obj: "Object", edits: "Iterable[tuple[int, bytes]]", appended: bytes = b""
-) -> "Iterator[bytes]":
-    """Yield the new contents of a file: the old ones with `edits`, then `appended`.
+def copy(
+    obj: "Object",
+    source: int,
+    target: int,
+    edits: "Iterable[tuple[int, bytes]]",
+    appended: bytes = b"",
+) -> None:
+    """Fill the empty file `target` with `obj`, open at `source`, as `patched` has it.
 
-    An edit is (file offset, bytes that take the place of as many); they ascend and are disjoint.
+    What is a hole in the old file is one in the new one.
     """
-    at = 0
+    for start, end in filled(source, 0, obj.size):
+        for at in range(start, end, COPY_SIZE):
+            write_at(target, at, obj.read(at, min(COPY_SIZE, end - at), "the file"))
     for offset, data in edits:
-        yield from _copied(obj, at, offset)
-        yield data
-        at = offset + len(data)
-    yield from _copied(obj, at, obj.size)
-    yield appended
+        write_at(target, offset, data)
+    write_at(target, obj.size, appended)
+    posix.ftruncate(target, obj.size + len(appended))  # it may end in a hole
 
 
-def _copied(obj: "Object", start: int, end: int) -> "Iterator[bytes]":
-    for at in range(start, end, COPY_SIZE):
-        yield obj.read(at, min(COPY_SIZE, end - at), "the file")
+def patched(content: bytes, edits: "Iterable[tuple[int, bytes]]", appended: bytes = b"") -> bytes:
+    """Return the new contents of a file: the old ones with `edits`, then `appended`.
+
+    An edit is (file offset, bytes that take the place of as many); they are disjoint.
+    """
+    new = bytearray(content)
+    for offset, data in edits:
+        new[offset : offset + len(data)] = data
+    return bytes(new + appended)
 
 
 def write_at(fd: int, offset: int, data: "bytes | bytearray") -> None:
@@ -161,12 +138,6 @@ def write_at(fd: int, offset: int, data: "bytes | bytearray") -> None:
         rest = rest[written:]
 
 
-def write_each(fd: int, chunks: "Iterable[bytes]") -> None:
-    """Write all of each chunk."""
-    for chunk in chunks:
-        write_all(fd, chunk)
-
-
 def write_all(fd: int, data: bytes) -> None:
     """Write all of `data`, however little the system takes at a time."""
     rest = memoryview(data)
@@ -174,51 +145,14 @@ def write_all(fd: int, data: bytes) -> None:
         rest = rest[posix.write(fd, rest) :]
 
 
-def _flush(fd: int) -> None:
+def flush(fd: int) -> None:
     """Make a file system that writes on close (NFS, FUSE, quotas) report its errors now."""
     posix.close(posix.dup(fd))
 
 
-def _copy_attributes(source: int, target: int, owner: bool) -> None:
-    want, have = posix.fstat(source), posix.fstat(target)
-    if owner:
-        if (want.st_uid, want.st_gid) != (have.st_uid, have.st_gid):
-            posix.fchown(target, want.st_uid, want.st_gid)
-        for name in _attribute_names(source):
-            posix.setxattr(target, name, posix.getxattr(source, name))
-    # Whose file it was is what a set-user-ID bit was trusted for.
-    posix.fchmod(target, want.st_mode & (0o7777 if owner else 0o777))
-
-
-def _attribute_names(fd: int) -> list[str]:
+def close(fd: int) -> None:
+    """Close a file; what was written to it has been flushed, and its errors have been told."""
     try:
-        return posix.listxattr(fd)
-    except OSError as error:
-        if error.errno == EOPNOTSUPP:  # this file system has none
-            return []
-        raise
-
-
-def _identity(status: posix.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _resolve(path: str) -> str:
-    """Return the file that `path` names after every symlink; it need not exist."""
-    try:
-        posix.readlink(path)
-    except OSError:  # no link, or not there yet
-        return path
-    from os.path import realpath  # rarely needed, and slow to import
-
-    return realpath(path)
-
-
-def may_replace(path: str) -> bool:
-    """Tell whether a regular file stands at `path`, or nothing yet: what a rename may replace."""
-    try:
-        return is_regular(posix.stat(path))
-    except OSError as error:
-        if error.errno == ENOENT:
-            return True
-        raise
+        posix.close(fd)
+    except OSError:
+        pass

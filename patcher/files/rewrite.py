@@ -7,6 +7,7 @@ The pieces of a large file are copied by as many processes as there are processo
 
 from __future__ import annotations
 
+import posix
 from _bisect import bisect_left
 from _operator import sub
 from _struct import Struct
@@ -15,6 +16,7 @@ from itertools import repeat
 from patcher.errors import ReadError
 from patcher.modify import check_shape, different
 from recordmcount.commit import write_at
+from recordmcount.elf.open import filled
 from recordmcount.errors import Error
 
 TYPE_CHECKING = False
@@ -58,7 +60,8 @@ def rewrite(file: ElfFile, batch: Batch, out: str | None = None) -> None:
 
 
 def _fill(target: int, file: ElfFile, batch: Batch, pieces: list[Piece]) -> None:
-    """Write all pieces to the file `target`."""
+    """Write all pieces to the empty file `target`."""
+    posix.ftruncate(target, file.object.size)  # it may end in a hole
 
     def work(number: int) -> bool:
         try:
@@ -99,7 +102,7 @@ def _pieces(file: ElfFile, batch: Batch) -> Iterator[Piece]:
             if not span.holds(start, end - start):
                 raise _outside(file, batch.addresses[after - 1])
             offset = span.offset_of(start)
-            yield from _unchanged(at, offset)
+            yield from _unchanged(file, at, offset)
             yield Piece(offset, end - start, start, range(first, after))
             at, first = offset + end - start, after
     if done < len(batch):
@@ -107,12 +110,14 @@ def _pieces(file: ElfFile, batch: Batch) -> Iterator[Piece]:
             one for one in batch.addresses if not any(span.holds(one, 1) for span in file.spans)
         )
         raise _outside(file, next(outside))
-    yield from _unchanged(at, file.object.size)
+    yield from _unchanged(file, at, file.object.size)
 
 
-def _unchanged(start: int, end: int) -> Iterator[Piece]:
-    for at in range(start, end, LARGE_PIECE):
-        yield Piece(at, min(LARGE_PIECE, end - at))
+def _unchanged(file: ElfFile, start: int, end: int) -> Iterator[Piece]:
+    """Cut what holds no site; holes are left out."""
+    for first, last in filled(file.fd, start, end):
+        for at in range(first, last, LARGE_PIECE):
+            yield Piece(at, min(LARGE_PIECE, last - at))
 
 
 def _outside(file: ElfFile, address: int) -> ReadError:

@@ -6,8 +6,9 @@ from recordmcount.errors import NotRegularError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+BLOCK = 512  # bytes that st_blocks counts in
 S_IFMT, S_IFREG = 0o170000, 0o100000
 # errno values (Linux); the `errno` module is one import more.
 ENXIO, EISDIR = 6, 21
@@ -50,3 +51,25 @@ def reader(fd: int) -> "Callable[[int, int], bytes]":
         return data
 
     return read
+
+
+def filled(fd: int, start: int, end: int) -> "Iterator[tuple[int, int]]":
+    """Yield (start, end) of what is no hole of these bytes of an open file: they are not all 0.
+
+    A file system that does not tell its holes has none.
+    """
+    status = posix.fstat(fd)
+    if status.st_blocks * BLOCK >= status.st_size:  # as nearly every file
+        yield start, end
+        return
+    while start < end:
+        try:
+            data = posix.lseek(fd, start, posix.SEEK_DATA)
+            hole = posix.lseek(fd, data, posix.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != ENXIO:  # which says: a hole, to the end of the file
+                yield start, end
+            return
+        if data < end:
+            yield data, min(hole, end)
+        start = hole

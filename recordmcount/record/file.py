@@ -12,7 +12,7 @@ from .plan import Plan, make_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from recordmcount.elf.object import Object
     from recordmcount.options import Options
@@ -85,13 +85,16 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
         plan = plan_object(obj, options, result, processes)
         if options.dry_run or not (plan or options.output):
             return
-        if options.output or plan.edits or not writable or status.st_nlink > 1:
-            chunks = commit.patched(obj, plan.all_edits, plan.appended)
-            _replace(path, fd, chunks, options, status)
+        if options.output or plan.edits or not (writable and commit.may_append(fd, status)):
+
+            def fill(target: int) -> None:
+                commit.copy(obj, fd, target, plan.all_edits, plan.appended)
+
+            _replace(path, fd, fill, options, status)
         else:
             commit.append(path, fd, obj.size, (obj.header, plan.header), plan.appended)
     finally:
-        _close(fd)
+        commit.close(fd)
 
 
 def _is_archive(path: str, read: "Callable[[int, int], bytes]") -> bool:
@@ -117,11 +120,11 @@ def _record_archive(
             return member
         obj = elf.Object(member_path, len(member), lambda at, size: member[at : at + size])
         plan = plan_object(obj, options, result)
-        return b"".join(commit.patched(obj, plan.all_edits, plan.appended)) if plan else member
+        return commit.patched(member, plan.all_edits, plan.appended) if plan else member
 
     new = archive.rebuild(path, content, new_member)
     if not options.dry_run and (options.output or new != content):
-        _replace(path, fd, [new], options, status)
+        _replace(path, fd, lambda target: commit.write_at(target, 0, new), options, status)
 
 
 def plan_object(obj: "Object", options: "Options", result: Result, processes: int = 1) -> Plan:
@@ -182,11 +185,11 @@ def _open(path: str, *, read_only: bool) -> tuple[int, bool]:
         try:
             is_there = _same_file(posix.fstat(fd), posix.stat(path))
         except OSError:
-            _close(fd)
+            commit.close(fd)
             raise
         if is_there:
             return fd, True
-        _close(fd)
+        commit.close(fd)
 
 
 def _same_file(one: posix.stat_result, other: posix.stat_result) -> bool:
@@ -218,24 +221,16 @@ def _reader(fd: int, size: int) -> "Callable[[int, int], bytes]":
     return read
 
 
-def _close(fd: int) -> None:
-    try:
-        posix.close(fd)
-    except OSError:
-        pass  # what was written has been flushed, and its errors have been told
-
-
 def _replace(
     path: str,
     fd: int,
-    chunks: "Iterable[bytes]",
+    fill: "Callable[[int], object]",
     options: "Options",
     before: posix.stat_result,
 ) -> None:
-    def fill(target: int) -> None:
-        commit.write_each(target, chunks)
+    from recordmcount import replacement  # not needed where a file is appended to
 
     if options.output:
-        commit.replace(options.output, fd, fill, owner=False)
+        replacement.output(options.output, fd, fill, before)
     else:
-        commit.replace(path, fd, fill, before=before)
+        replacement.replace(path, fd, fill, before)
