@@ -17,11 +17,10 @@ from patcher.errors import ReadError
 from patcher.modify import check_shape, different
 from recordmcount.commit import write_at
 from recordmcount.elf.open import filled
-from recordmcount.errors import Error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from patcher.memory.elffile import ElfFile
     from patcher.modify import Batch
@@ -63,23 +62,16 @@ def _fill(target: int, file: ElfFile, batch: Batch, pieces: list[Piece]) -> None
     """Write all pieces to the empty file `target`."""
     posix.ftruncate(target, file.object.size)  # it may end in a hole
 
-    def work(number: int) -> bool:
-        try:
-            _write(target, file, batch, pieces[number])
-        except (Error, OSError):
-            return False
-        return True
+    def work(number: int) -> None:
+        _write(target, file, batch, pieces[number])
 
-    if file.object.size < WORTH_FORKING:
-        for piece in pieces:
-            _write(target, file, batch, piece)
-        return
-    from recordmcount import jobs  # few files are so large
+    done: Iterable[None] = map(work, range(len(pieces)))
+    if file.object.size >= WORTH_FORKING:
+        from recordmcount import jobs  # few files are so large
 
-    done = jobs.run(len(pieces), jobs.available(), work)
-    for piece, is_done in zip(pieces, done, strict=True):
-        if not is_done:  # whatever it was is raised here
-            _write(target, file, batch, piece)
+        done = jobs.run(len(pieces), jobs.available(), work)
+    for _ in done:
+        pass
 
 
 # --- pieces ---------------------------------------------------------------------------------------

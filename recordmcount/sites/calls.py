@@ -141,9 +141,7 @@ def _in_parallel(
     processes = processes or jobs.available()
     parts = _parts(search.obj, pairs, processes)
     answers = jobs.run(len(parts), processes, lambda number: search.part(parts[number]))
-    for part, answer in zip(parts, answers, strict=True):
-        # A process that died tells no error: here it is raised where it can be seen.
-        yield part, answer or search.part(part)
+    yield from zip(parts, answers, strict=True)
 
 
 def _check_unique(obj: "Object", found: Found) -> None:
