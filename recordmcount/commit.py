@@ -14,15 +14,13 @@ import _signal  # type: ignore[import-not-found]
 import posix
 from fcntl import LOCK_EX, flock
 
-from .elf.open import filled
+from .elf.open import filled, reader
 from .errors import OutputError, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
-
-    from .elf.object import Object
 
 COPY_SIZE = 1 << 20
 HELD_SIGNALS = _signal.valid_signals()
@@ -99,34 +97,34 @@ def append(path: str, fd: int, size: int, header: tuple[bytes, bytes], appended:
 
 
 def copy(
-    obj: "Object",
     source: int,
     target: int,
-    edits: "Iterable[tuple[int, bytes]]",
-    appended: bytes = b"",
+    parts: "Iterable[bytes | tuple[int, int]]",
+    edits: "Iterable[tuple[int, bytes]]" = (),
 ) -> None:
-    """Fill the empty file `target` with `obj`, open at `source`, as `patched` has it.
+    """Fill the empty file `target` with `parts`, bytes or the (start, end) of some of `source`.
 
-    What is a hole in the old file is one in the new one.
+    Then `edits` are made in it: (file offset, bytes that take the place of as many). What is a
+    hole in the old file is one in the new one. Raises OSError.
     """
-    for start, end in filled(source, 0, obj.size):
-        for at in range(start, end, COPY_SIZE):
-            write_at(target, at, obj.read(at, min(COPY_SIZE, end - at), "the file"))
+    read = reader(source)
+    size = 0
+    for part in parts:
+        if isinstance(part, bytes):
+            write_at(target, size, part)
+            size += len(part)
+            continue
+        start, last = part
+        for first, end in filled(source, start, last):
+            for at in range(first, end, COPY_SIZE):
+                data = read(at, min(COPY_SIZE, end - at))
+                if len(data) < min(COPY_SIZE, end - at):
+                    raise OSError(EIO, "the file shrank while it was read")
+                write_at(target, size + at - start, data)
+        size += last - start
     for offset, data in edits:
         write_at(target, offset, data)
-    write_at(target, obj.size, appended)
-    posix.ftruncate(target, obj.size + len(appended))  # it may end in a hole
-
-
-def patched(content: bytes, edits: "Iterable[tuple[int, bytes]]", appended: bytes = b"") -> bytes:
-    """Return the new contents of a file: the old ones with `edits`, then `appended`.
-
-    An edit is (file offset, bytes that take the place of as many); they are disjoint.
-    """
-    new = bytearray(content)
-    for offset, data in edits:
-        new[offset : offset + len(data)] = data
-    return bytes(new + appended)
+    posix.ftruncate(target, size)  # it may end in a hole
 
 
 def write_at(fd: int, offset: int, data: "bytes | bytearray") -> None:

@@ -116,7 +116,8 @@ class ElfFile:
         file that another program has changed or replaced since it was opened is not replaced.
         """
         edits = sorted((span.offset, bytes(self._texts[span])) for span in self._changed)
-        self.replace(lambda target: commit.copy(self.object, self.fd, target, edits), path)
+        whole = [(0, self.object.size)]
+        self.replace(lambda target: commit.copy(self.fd, target, whole, edits), path)
 
     def replace(self, fill: Callable[[int], object], path: str | None = None) -> None:
         """Replace the file as `commit` does, by what `fill` writes to a descriptor."""

@@ -83,7 +83,7 @@ class Layout:
 
     __slots__ = (
         "is_64", "word", "highest", "ehdr", "shdr", "sym", "sym_fields", "sym_value", "sym_info",
-        "rel", "rela", "symbol_shift", "info_symbol",
+        "rel", "rela", "symbol_shift", "last_symbol", "info_symbol",
     )  # fmt: skip
 
     def __init__(self, is_64: bool) -> None:
@@ -101,15 +101,16 @@ class Layout:
         self.rel = Struct("<QQ" if is_64 else "<II")
         self.rela = Struct("<QQq" if is_64 else "<IIi")
         self.symbol_shift = 32 if is_64 else 8
+        self.last_symbol = 0xFFFFFFFF if is_64 else 0xFFFFFF  # that r_info has room for
         self.info_symbol = 12 if is_64 else 5  # offset of the symbol's lowest byte in an entry
 
     def info(self, symbol: int, relocation_type: int) -> int:
-        """Return r_info, as a signed word where it is one."""
+        """Return r_info, for a symbol that it has room for."""
         return symbol << self.symbol_shift | relocation_type
 
     def symbol_of(self, info: int) -> int:
         """Return ELF_R_SYM."""
-        return info >> self.symbol_shift & (0xFFFFFFFF if self.is_64 else 0xFFFFFF)
+        return info >> self.symbol_shift & self.last_symbol
 
     def type_of(self, info: int) -> int:
         """Return ELF_R_TYPE."""
@@ -409,6 +410,15 @@ class Object:
             return 0
         size: int = self.headers[self.symtab][SH_SIZE]
         return size // self.layout.sym.size
+
+    def require_nameable(self, symbol: int) -> None:
+        """Raise FormatError if no relocation can name this symbol."""
+        if symbol > self.layout.last_symbol:  # ELF64 has room for all there could be
+            raise FormatError(
+                self.path,
+                f"symbol {symbol} would have to be named, and relocations of ELF32 name none "
+                f"beyond {self.layout.last_symbol}",
+            )
 
     def _symbol_pieces(self) -> "Iterator[tuple[int, bytes]]":
         """Yield (index of the first, bytes) of CHUNK symbols at a time: most need but the first."""

@@ -45,10 +45,18 @@ def reader(fd: int) -> "Callable[[int, int], bytes]":
     """
 
     def read(offset: int, size: int) -> bytes:
-        data = posix.pread(fd, size, offset)
-        while len(data) < size and (more := posix.pread(fd, size - len(data), offset + len(data))):
-            data += more
-        return data
+        try:
+            data = posix.pread(fd, size, offset)
+        except OverflowError as error:  # more than any memory holds
+            raise MemoryError from error
+        if len(data) == size:
+            return data
+        pieces = [data]
+        while data and (size := size - len(data)):
+            offset += len(data)
+            data = posix.pread(fd, size, offset)
+            pieces.append(data)
+        return b"".join(pieces)
 
     return read
 
