@@ -47,14 +47,16 @@ def main(words: "Sequence[str]") -> int:
         files = list(_expand(options.files))
         if options.output and len(files) > 1:
             raise UsageError("-o is for one file")
+        return _record_all(files, options)
     except UsageError as error:
         from .help import refuse
 
         return refuse(command, error)
     except ListError as error:
         say(2, [str(error)])
-        return 1
-    return _record_all(files, options)
+    except MemoryError:  # of one file it is told with that file
+        say(2, [f"{command.name}: out of memory"])
+    return 1
 
 
 def _verb(name: str, words: "Sequence[str]") -> int:

@@ -1,14 +1,20 @@
 """Under any limit of the system: one clear line for what is refused, and the next file is done."""
 
 import os
+import posix
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from recordmcount import cli, commit
-from tests.support.command import RECORDMCOUNT, Finished
+from recordmcount.elf import object as elf
+from recordmcount.elf.open import reader
+from tests.support import objects
+from tests.support.command import RECORDMCOUNT, ROOT, Finished
+from tests.support.elf_builder import I386, STT_FUNC, X32, X86_64, Symbol, Target, build
 from tests.support.loc_table import table_entries
 from tests.support.specimens import caller
 
@@ -140,3 +146,192 @@ def test_the_descriptors_of_lists_are_closed(folder: Path) -> None:
     finished = limited(folder, "--nofile=16", *(f"@{name}.list" for name in FILES))
     assert finished == (0, "", "")
     assert recorded(folder) == FILES
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+GIB = 1 << 30
+
+
+def record_beside_another(path: Path, *words: str) -> Finished:
+    """Record a file, and one behind it that must be recorded whatever becomes of the first."""
+    behind = path.with_name("behind.o")
+    behind.write_bytes(SMALL)
+    done = subprocess.run(
+        [*RECORDMCOUNT, *words, path.name, behind.name],
+        check=False, capture_output=True, text=True, cwd=path.parent,
+    )  # fmt: skip
+    assert table_entries(behind)
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def readelf(path: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["readelf", "-W", *words, path], check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("target", [I386, X32], ids=["i386", "x32"])
+@pytest.mark.parametrize("names", [(".text",), (".text", ".exit.text")], ids=["append", "replace"])
+@pytest.mark.parametrize("size", [4 * GIB - 300, 4 * GIB - 1, 4 * GIB, 4 * GIB + 1, 6 * GIB])
+def test_what_would_be_larger_than_elf32_allows_is_refused(
+    target: Target, names: tuple[str, ...], size: int, tmp_path: Path
+) -> None:
+    path = objects.caller(*names, target=target).write(tmp_path / "x.o")
+    os.truncate(path, size)
+    before = path.stat()
+    status, _, said = record_beside_another(path)
+    assert status == 1
+    what, failed = said.splitlines()
+    assert what.startswith("x.o: the recorded object would be larger than ELF32 allows: 0x1")
+    assert failed == "x.o: failed"
+    after = path.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (
+        before.st_ino, size, before.st_mtime_ns
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("target", [I386, X32, X86_64], ids=["i386", "x32", "x86-64"])
+def test_what_just_fits_is_recorded(target: Target, tmp_path: Path) -> None:
+    path = objects.caller(".text", ".exit.text", target=target).write(tmp_path / "x.o")
+    os.truncate(path, 4 * GIB - 4096)
+    assert record_beside_another(path) == (0, "", "")
+    assert 4 * GIB - 4096 < path.stat().st_size < 4 * GIB
+    assert path.stat().st_blocks * 512 < 1 << 20
+    assert "__mcount_loc' at offset 0xffff" in readelf(path, "--relocs")
+
+
+def test_an_object_beyond_four_gib_is_recorded_where_its_format_can_hold_it(tmp_path: Path) -> None:
+    path = objects.caller(".text", ".exit.text").write(tmp_path / "x.o")
+    os.truncate(path, 5 * GIB)
+    assert record_beside_another(path) == (0, "", "")
+    assert "__mcount_loc' at offset 0x1400" in readelf(path, "--relocs")
+
+
+def test_an_archive_beyond_four_gib_is_recorded(tmp_path: Path) -> None:
+    def member(name: str, size: int) -> bytes:
+        return f"{name + '/':<16}{0:<12}{0:<6}{0:<6}{644:<8}{size:<10}`\n".encode()
+
+    path = tmp_path / "x.a"
+    with path.open("wb") as file:
+        file.write(b"!<arch>\n" + member("hole", 5 * GIB))
+        file.seek(5 * GIB, os.SEEK_CUR)
+        file.write(member("last.o", len(SMALL)) + SMALL)
+    assert record_beside_another(path) == (0, "", "")
+    assert path.stat().st_blocks * 512 < 1 << 20
+    with (tmp_path / "last.o").open("wb") as extracted:
+        subprocess.run(["ar", "p", path, "last.o"], check=True, stdout=extracted)
+    assert (tmp_path / "last.o").read_bytes() == (tmp_path / "behind.o").read_bytes()
+
+
+@pytest.mark.parametrize("size", [1 << 61, (1 << 63) - 4097])
+def test_more_than_any_memory_holds_is_out_of_memory(size: int) -> None:
+    """Some file systems have files so large, of nothing but a hole."""
+    fd = os.memfd_create("hole")
+    try:
+        os.ftruncate(fd, size)
+        with pytest.raises(MemoryError):
+            reader(fd)(0, size + 4096)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("most", [1, 100, 4096])
+def test_a_file_is_read_whole_however_little_a_system_call_gives(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives at most 2 GiB, and moves at most so much when it writes."""
+    path, other = tmp_path / "x.o", tmp_path / "y.o"
+    for each in (path, other):
+        each.write_bytes(objects.caller(".text", ".exit.text").data)
+    assert not objects.record_file(other).failed
+    pread, pwrite, write = posix.pread, posix.pwrite, posix.write
+    monkeypatch.setattr(posix, "pread", lambda fd, size, at: pread(fd, min(size, most), at))
+    monkeypatch.setattr(posix, "pwrite", lambda fd, data, at: pwrite(fd, data[:most], at))
+    monkeypatch.setattr(posix, "write", lambda fd, data: write(fd, data[:most]))
+    assert objects.record_file(path).err == []
+    assert path.read_bytes() == other.read_bytes()
+
+
+# --- symbols that relocations of ELF32 cannot name ------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [I386, X32], ids=["i386", "x32"])
+@pytest.mark.parametrize("last", [3, 7])
+def test_an_object_that_is_full_of_symbols_gets_no_more(
+    target: Target, last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relocations have 24 bits for a symbol; here fewer, for a test cannot make so many.
+
+    A section symbol has to be added, and a global one would move behind the last.
+    """
+    monkeypatch.setattr(elf.ELF32, "last_symbol", last)
+    symbols = [Symbol("f", ".text"), Symbol("g", ".text"), Symbol("__fentry__")]
+    path = build(target, [objects.text()], symbols).write(tmp_path / "x.o")
+    before = path.read_bytes()
+    result = objects.record_file(path)
+    if last == 7:
+        assert (result.failed, len(table_entries(path))) == (False, 1)
+    else:
+        what = "symbol 4 would have to be named, and relocations of ELF32 name none beyond 3"
+        assert result.err == [f"{path}: {what}", f"{path}: failed"]
+        assert path.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_an_object_of_all_the_symbols_that_can_be_named_is_refused(tmp_path: Path) -> None:
+    """16 million symbols, nearly all of them in a hole."""
+    contents, count, size = objects.caller(target=I386), 1 << 24, 16
+    at = len(contents.data) + -len(contents.data) % size
+    old = contents.value("sections[.symtab].sh_offset")
+    path = tmp_path / "x.o"
+    path.write_bytes(
+        contents.patch_all(
+            {
+                "sections[.symtab].sh_offset": at,
+                "sections[.symtab].sh_size": count * size,
+                "sections[.symtab].sh_info": count - 2,
+                "relocations[.text][0].r_sym": count - 1,
+            }
+        )
+    )
+    with path.open("r+b") as file:  # the two global symbols, behind local ones of zeros
+        file.seek(at + (count - 2) * size)
+        file.write(contents.data[old + size : old + 3 * size])
+    status, _, said = record_beside_another(path)
+    assert status == 1
+    what = f"symbol {count} would have to be named, and relocations of ELF32 name none beyond"
+    assert said == f"x.o: {what} {count - 1}\nx.o: failed\n"
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An object of so many sites that to tell them takes 100 MB and more."""
+    symbols = [Symbol("f", ".text", type=STT_FUNC), Symbol("__fentry__")]
+    path = tmp_path_factory.mktemp("many") / "many.o"
+    return build(X86_64, [objects.text(calls=100_000)], symbols).write(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", [40, 50, 60, 80, 100, 150, 200])
+@pytest.mark.parametrize(
+    "words",
+    [("recordmcount", "-n"), ("recordmcount", "report", "--json"), ("recordmcount", "report"),
+     ("patcher", "nop", "-n")],
+    ids=" ".join,
+)  # fmt: skip
+def test_without_memory_there_is_a_line_and_no_traceback(
+    many: Path, megabytes: int, words: tuple[str, ...]
+) -> None:
+    limit = ["prlimit", f"--as={megabytes << 20}"]
+    done = subprocess.run(
+        [*limit, sys.executable, "-m", *words, many],
+        check=False, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert done.returncode in {0, 1}
+    assert (done.returncode == 1) is bool(done.stderr)
