@@ -63,6 +63,7 @@ SHF_ALLOC = 0x2
 SHF_EXECINSTR = 0x4
 SHF_LINK_ORDER = 0x80
 SHF_GROUP = 0x200
+SHF_COMPRESSED = 0x800
 
 STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
 STT_NOTYPE, STT_FUNC, STT_SECTION, STT_GNU_IFUNC = 0, 2, 3, 10
@@ -196,7 +197,9 @@ class Object:
         self._check_machine()
         self.header_table, self.shstrndx = self._read_sections(fields)
         self.headers = list(self.layout.shdr.iter_unpack(self.header_table))
-        self._names = self._section_names() if self.shstrndx else b"\0"
+        self._names = b"\0"
+        if self.shstrndx:
+            self._names = self._section_names()
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -301,7 +304,17 @@ class Object:
         section = self.section(index)
         if section.type == SHT_NOBITS:
             return b""
+        self.require_plain(index)
         return self.read(section.offset, section.size, f"section {index}")
+
+    def require_plain(self, index: int) -> None:
+        """Raise FormatError if what stands in section `index` is not its contents but a packing.
+
+        (gABI, SHF_COMPRESSED. Tools compress debug information, which nobody here looks at.)
+        """
+        if self.headers[index][SH_FLAGS] & SHF_COMPRESSED:
+            name = self.section(index).name or f"section {index}"
+            raise FormatError(self.path, "compressed: decompress it first", name)
 
     def _string_table(self, index: int) -> bytes:
         offset, size = self._string_table_extent(index)
@@ -311,6 +324,7 @@ class Object:
         """Return (file offset, size in bytes) of a sound string table."""
         if self.section_type(index) != SHT_STRTAB:
             raise FormatError(self.path, f"section {index} is no string table")
+        self.require_plain(index)
         offset, size = self.headers[index][SH_OFFSET], self.headers[index][SH_SIZE]
         self._require(offset, size, f"string table {index}")
         if size and self.read(offset + size - 1, 1, f"string table {index}") != b"\0":
@@ -383,6 +397,7 @@ class Object:
                 raise FormatError(self.path, "symbol table with an unknown entry size")
             if header[SH_SIZE] % size:
                 raise FormatError(self.path, "the symbol table ends inside a symbol")
+            self.require_plain(tables[0])
             self._symtab = tables[0]
         return self._symtab
 
@@ -606,6 +621,7 @@ class Object:
         entry = self.layout.rela if header[SH_TYPE] == SHT_RELA else self.layout.rel
         if header[SH_ENTSIZE] != entry.size or size % entry.size:
             raise FormatError(self.path, f"relocation section {index} has an unknown entry size")
+        self.require_plain(index)
         return entry, offset, size
 
 

@@ -202,6 +202,7 @@ def text_relocations(obj: "Object") -> list[tuple[int, int]]:
         text_type, text_flags = headers[target][elf.SH_TYPE], headers[target][elf.SH_FLAGS]
         if text_type != elf.SHT_PROGBITS or not text_flags & elf.SHF_EXECINSTR:
             continue
+        obj.require_plain(target)
         if header[elf.SH_TYPE] == elf.SHT_CREL:
             raise FormatError(obj.path, f"section {index}: CREL relocations are not supported")
         if header[elf.SH_LINK] != obj.symtab:
