@@ -112,7 +112,7 @@ class ElfFile:
     def commit(self, path: str | None = None) -> None:
         """Replace the file, or write `path` instead. Raises WriteError; then no file has changed.
 
-        Mode, owner and extended attributes stay, a symlink is followed, a hard link is broken. A
+        What becomes of mode, owner, attributes and links is told in `recordmcount.replacement`. A
         file that another program has changed or replaced since it was opened is not replaced.
         """
         edits = sorted((span.offset, bytes(self._texts[span])) for span in self._changed)
