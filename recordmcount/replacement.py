@@ -73,7 +73,8 @@ def output(
     try:
         seen = before or posix.fstat(source)
         mode = seen.st_mode & 0o777
-        target, there = _opened(path, mode)
+        with SignalsHeld():  # what is made behind a link must not stay
+            target, there = _opened(path, mode)
         if there < 0:
             _put(path, target, mode, fill, None, unchanged)
         else:
@@ -184,7 +185,7 @@ def _take_over(like: int, target: int, *, whole: bool = False) -> None:
     want = posix.fstat(like)
     mode = want.st_mode & (0o7777 if whole else 0o777)
     names = _attribute_names(like)
-    if ACL not in names and ACL in _attribute_names(target):
+    if ACL in _attribute_names(target):
         posix.removexattr(target, ACL)
     try:
         have = posix.fstat(target)
@@ -219,11 +220,18 @@ def _identity(status: posix.stat_result) -> tuple[int, int, int, int]:
 # --- what was left behind -------------------------------------------------------------------------
 
 
+_cleaned: set[str] = set()
+
+
 def _clean(folder: str, new: posix.stat_result) -> None:
     """Remove the temporaries in a folder that runs of this user have left there when killed.
 
-    `new` is the status of one just made: its time is now, by the clock of that file system.
+    `new` is the status of one just made: its time is now, by the clock of that file system. Once
+    for each folder: a batch may replace thousands of files in it.
     """
+    if folder in _cleaned:
+        return
+    _cleaned.add(folder)
     try:
         names = posix.listdir(folder or ".")
     except OSError:

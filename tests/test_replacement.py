@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from recordmcount import replacement
 from tests.support.command import RECORDMCOUNT, Finished, run
+from tests.support.objects import record_file
 from tests.support.specimens import caller
 
 AS_ROOT = os.geteuid() == 0
@@ -87,19 +89,21 @@ def new(program: Callable[..., Finished], path: Path, tmp_path: Path) -> bytes:
 
 @pytest.fixture
 def guarded() -> Iterator[Callable[[str], None]]:
-    """Have the kernel guard sticky folders, by the sysctl of this name: root may."""
-    before = {}
+    """Have the kernel guard sticky folders, by the sysctl of this name: root may.
 
-    def guard(name: str) -> None:
-        setting = KERNEL / name
-        before[setting] = setting.read_text()
-        if AS_ROOT:
-            setting.write_text("1\n")
+    It holds for all of the machine, so one test has it at a time.
+    """
+    with ExitStack() as stack:
 
-    yield guard
-    for setting, value in before.items():
-        if AS_ROOT:
-            setting.write_text(value)
+        def guard(name: str) -> None:
+            setting = stack.enter_context((KERNEL / name).open("r+" if AS_ROOT else "r"))
+            fcntl.flock(setting, fcntl.LOCK_EX)
+            before = setting.read()
+            if AS_ROOT:
+                (KERNEL / name).write_text("1\n")
+                stack.callback((KERNEL / name).write_text, before)
+
+        yield guard
 
 
 @pytest.fixture
@@ -437,6 +441,7 @@ def test_an_output_in_the_place_of_a_colleagues_file_is_ones_own(tmp_path: Path)
     path.write_bytes(RECORDED)
     out.write_bytes(b"the colleague's")
     os.setxattr(out, ACCESS, granting(4, others=4))
+    os.setxattr(tmp_path, DEFAULT, granting(6, others=4))
     tmp_path.chmod(0o777)
     mode = 0o664
     if AS_ROOT:  # anybody else has no colleague, and keeps the file and its mode
@@ -595,6 +600,25 @@ def test_a_run_that_sleeps_keeps_its_temporary(
         replacement.replace(str(other), file.fileno(), fill)
     assert other.read_bytes() == b"done"
     assert path.read_bytes() == new
+
+
+def test_many_files_of_a_folder_are_replaced_and_it_is_read_once(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a batch would take time by the square of its files."""
+    listed: list[str] = []
+    listdir = posix.listdir
+
+    def remember(path: str) -> list[str]:
+        listed.append(path)
+        return listdir(path)
+
+    monkeypatch.setattr(posix, "listdir", remember)
+    for number in range(5):
+        path = tmp_path / f"{number}.o"
+        path.write_bytes(plain.read_bytes())
+        assert record_file(path).err == []
+    assert listed == [f"{tmp_path}/"]
 
 
 def test_a_killed_run_leaves_what_the_next_takes_for_left_behind(tmp_path: Path) -> None:
