@@ -19,7 +19,7 @@ from .errors import OutputError, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
 COPY_SIZE = 1 << 20
@@ -107,12 +107,30 @@ def copy(
     Then `edits` are made in it: (file offset, bytes that take the place of as many). What is a
     hole in the old file is one in the new one. Raises OSError.
     """
+    start = size = 0
+    waiting = bytearray()  # what is written next, at `start`: small parts are written together
+    for at, data in _pieces(source, parts):
+        if at != size or len(waiting) >= COPY_SIZE:
+            write_at(target, start, waiting)
+            start, waiting = at, bytearray()
+        waiting += data
+        size = at + len(data)
+    write_at(target, start, waiting)
+    for offset, data in edits:
+        write_at(target, offset, data)
+    posix.ftruncate(target, size)  # it may end in a hole
+
+
+def _pieces(
+    source: int, parts: "Iterable[bytes | tuple[int, int]]"
+) -> "Iterator[tuple[int, bytes]]":
+    """Yield (new file offset, bytes) of what is no hole, and at last the end, with none."""
     read = reader(source)
-    size = 0
+    place = 0
     for part in parts:
         if isinstance(part, bytes):
-            write_at(target, size, part)
-            size += len(part)
+            yield place, part
+            place += len(part)
             continue
         start, last = part
         for first, end in filled(source, start, last):
@@ -120,11 +138,9 @@ def copy(
                 data = read(at, min(COPY_SIZE, end - at))
                 if len(data) < min(COPY_SIZE, end - at):
                     raise OSError(EIO, "the file shrank while it was read")
-                write_at(target, size + at - start, data)
-        size += last - start
-    for offset, data in edits:
-        write_at(target, offset, data)
-    posix.ftruncate(target, size)  # it may end in a hole
+                yield place + at - start, data
+        place += last - start
+    yield place, b""
 
 
 def write_at(fd: int, offset: int, data: "bytes | bytearray") -> None:

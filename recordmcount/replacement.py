@@ -184,8 +184,11 @@ def _take_over(like: int, target: int, *, whole: bool = False) -> None:
     """
     want = posix.fstat(like)
     mode = want.st_mode & (0o7777 if whole else 0o777)
-    names = _attribute_names(like)
-    if ACL in _attribute_names(target):
+    attributes = {name: posix.getxattr(like, name) for name in _attribute_names(like)}
+    if not whole:
+        attributes.pop(CAPABILITIES, None)
+    inherited = _attribute_names(target)
+    if ACL in inherited:
         posix.removexattr(target, ACL)
     try:
         have = posix.fstat(target)
@@ -195,10 +198,11 @@ def _take_over(like: int, target: int, *, whole: bool = False) -> None:
         if whole:
             raise
         # It becomes one's own, and the others whoever they are may do what all of them could.
-        names, mode = [], mode & 0o700 | (mode >> 3 & mode & 7) * 0o11
-    for name in names:
-        if whole or name != CAPABILITIES:
-            posix.setxattr(target, name, posix.getxattr(like, name))
+        attributes, mode = {}, mode & 0o700 | (mode >> 3 & mode & 7) * 0o11
+    for name, value in attributes.items():
+        # A label that it has already (SELinux) is not everybody's to give.
+        if name == ACL or name not in inherited or posix.getxattr(target, name) != value:
+            posix.setxattr(target, name, value)
     posix.fchmod(target, mode)
     if mode & ~posix.fstat(target).st_mode & 0o6000:  # so the kernel decides, without a word
         raise OSError(EPERM, "set-user-ID or set-group-ID would be lost")
