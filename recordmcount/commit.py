@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 COPY_SIZE = 1 << 20
 HELD_SIGNALS = _signal.valid_signals()
 EIO = 5  # errno (Linux); the `errno` module is one import more
+# The name of a temporary: this, and so many hexadecimal digits.
+TEMPORARY, DIGITS = ".recordmcount-", 16
+HEXADECIMAL = frozenset("0123456789abcdef")
 CAPABILITIES = "security.capability"  # an extended attribute
 
 
@@ -170,3 +173,26 @@ def close(fd: int) -> None:
         posix.close(fd)
     except OSError:
         pass
+
+
+_looked_into: set[str] = set()
+
+
+def temporaries(folder: str) -> list[str]:
+    """List the temporaries of `replacement` in a folder, a path that ends in "/" or nothing.
+
+    None when asked again: a batch may write thousands of files in one folder.
+    """
+    if folder in _looked_into:
+        return []
+    _looked_into.add(folder)
+    try:
+        return [name for name in posix.listdir(folder or ".") if is_temporary(name)]
+    except OSError:  # nobody has to be able to
+        return []
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a file of this name is a temporary of ours."""
+    digits = name.removeprefix(TEMPORARY)
+    return len(digits) == DIGITS == len(name) - len(TEMPORARY) and HEXADECIMAL.issuperset(digits)

@@ -8,17 +8,23 @@ no temporary. Only a SIGKILL leaves one; the next run in that folder removes it 
 import posix
 from fcntl import LOCK_EX, LOCK_NB, flock
 
-from .commit import CAPABILITIES, SignalsHeld, close, flush, lock
+from .commit import (
+    CAPABILITIES,
+    DIGITS,
+    TEMPORARY,
+    SignalsHeld,
+    close,
+    flush,
+    lock,
+    temporaries,
+)
 from .elf.open import FLAGS, is_regular
 from .errors import NotRegularError, OutputError, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-# A temporary's name: this, and so many hexadecimal digits.
-TEMPORARY, DIGITS = ".recordmcount-", 16
-HEXADECIMAL = frozenset("0123456789abcdef")
 # Seconds after which a temporary that no run has locked is taken for left behind.
 OLD = 3600
 ACL = "system.posix_acl_access"
@@ -102,7 +108,7 @@ def _put(
         fd = posix.open(temporary, flags, mode)
         try:
             lock(fd)
-            _clean(folder + slash, posix.fstat(fd))
+            clean(folder + slash, temporaries(folder + slash), posix.fstat(fd))
             fill(fd)
             if finish:
                 finish(fd)
@@ -224,35 +230,16 @@ def _identity(status: posix.stat_result) -> tuple[int, int, int, int]:
 # --- what was left behind -------------------------------------------------------------------------
 
 
-_cleaned: set[str] = set()
+def clean(folder: str, names: "Iterable[str]", new: posix.stat_result) -> None:
+    """Remove those of these temporaries in a folder that killed runs of this user have left there.
 
-
-def _clean(folder: str, new: posix.stat_result) -> None:
-    """Remove the temporaries in a folder that runs of this user have left there when killed.
-
-    `new` is the status of one just made: its time is now, by the clock of that file system. Once
-    for each folder: a batch may replace thousands of files in it.
+    `new` is the status of a file just written: its time is now, by the clock of that file system.
     """
-    if folder in _cleaned:
-        return
-    _cleaned.add(folder)
-    try:
-        names = posix.listdir(folder or ".")
-    except OSError:
-        return
-    for name in filter(is_temporary, names):
+    for name in names:
         try:
             _remove(folder + name, new)
         except OSError:
             pass  # it is being written, or somebody else was here
-
-
-def is_temporary(name: str) -> bool:
-    """Tell whether a file of this name is a temporary of ours."""
-    digits = name.removeprefix(TEMPORARY)
-    return len(name) - len(digits) == len(TEMPORARY) and (
-        len(digits) == DIGITS and HEXADECIMAL.issuperset(digits)
-    )
 
 
 def _remove(path: str, new: posix.stat_result) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import posix
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,6 @@ from tests.support.loc_table import table_entries
 from tests.support.specimens import caller
 
 SMALL = caller(".text")
-# No compiled files: where files are limited Python cuts them short, and cannot read them then.
-PYTHON, *REST = RECORDMCOUNT
-COMMAND = [PYTHON, "-B", *REST]
 FILES = [f"{number:02}.o" for number in range(40)]
 
 
@@ -29,7 +27,7 @@ def limited(folder: Path, limit: str, *words: str, user: int = 0) -> Finished:
     """Run the recorder under a limit, in the words of prlimit; as another user, if that is root."""
     setpriv = ["setpriv", "--reuid", str(user), "--clear-groups"] if user else []
     done = subprocess.run(
-        [*setpriv, "prlimit", limit, *COMMAND, *words],
+        [*setpriv, "prlimit", limit, *RECORDMCOUNT, *words],
         check=False, capture_output=True, text=True, cwd=folder,
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
@@ -95,11 +93,25 @@ def test_whatever_descriptors_are_closed_every_file_is_recorded(folder: Path, cl
     """The numbers of those that are closed go to the files that are opened, and to pipes."""
     shell = ["sh", "-c", f'exec "$@" {closed}', "sh"]
     done = subprocess.run(
-        [*shell, *COMMAND, "-j3", *FILES], check=False, capture_output=True, cwd=folder
+        [*shell, *RECORDMCOUNT, "-j3", *FILES], check=False, capture_output=True, cwd=folder
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert recorded(folder) == FILES
     assert len({(folder / name).read_bytes() for name in FILES}) == 1
+
+
+@pytest.mark.parametrize("package", ["recordmcount", "patcher"])
+def test_a_limit_on_the_size_of_files_does_not_spoil_what_python_compiles(
+    package: str, tmp_path: Path
+) -> None:
+    """It would cut short the compiled files of a program not run before, and fail next time."""
+    for each in ("recordmcount", "patcher"):
+        shutil.copytree(ROOT / each, tmp_path / each, ignore=shutil.ignore_patterns("*.pyc"))
+    python, *options, _ = RECORDMCOUNT
+    words = [python, *options, tmp_path / package / "__main__.py", "--version"]
+    for limit in (["prlimit", "--fsize=1000"], []):
+        done = subprocess.run([*limit, *words], check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- processes that die ---------------------------------------------------------------------------

@@ -91,6 +91,7 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
             _replace(path, fd, status, options, parts, plan.all_edits)
         else:
             commit.append(path, fd, obj.size, (obj.header, plan.header), plan.appended)
+            _clean(path, fd)
     finally:
         commit.close(fd)
 
@@ -222,6 +223,15 @@ def _reader(fd: int, begin: int, size: int) -> "Callable[[int, int], bytes]":
         return pread(begin + offset, min(length, size - offset))
 
     return read
+
+
+def _clean(path: str, fd: int) -> None:
+    """Remove what runs that were killed have left in the folder of a file just written."""
+    folder, slash, _ = path.rpartition("/")
+    if names := commit.temporaries(folder + slash):
+        from recordmcount import replacement  # rarely needed
+
+        replacement.clean(folder + slash, names, posix.fstat(fd))
 
 
 def _replace(
