@@ -1,12 +1,17 @@
 """What a terminal is for: results and diagnostics, to whoever still listens, and Ctrl-C."""
 
 import _signal  # type: ignore[import-not-found]  # see commit.py
+from itertools import islice
 
 from .commit import write_all
+from .errors import reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+LINES = 4096  # that are written at once
 
 
 def end_when_interrupted() -> None:
@@ -23,14 +28,16 @@ def printable(name: str) -> str:
 def say(fd: int, lines: "Iterable[str]") -> bool:
     """Write lines to stdout (1) or stderr (2); False where nobody can read them.
 
-    Any path can be printed, valid UTF-8 or not. A stdout that is closed or full is no reason to
-    leave the rest of the files undone, so it is not raised.
+    Any path can be printed, valid UTF-8 or not. A stdout that is closed or full, or more than the
+    memory holds, is no reason to leave the rest of the files undone, so it is not raised.
     """
-    text = "".join(f"{line}\n" for line in lines)
+    rest = iter(lines)
     try:
-        write_all(fd, text.encode("utf-8", "surrogateescape"))
-    except OSError as error:
+        while text := "".join([f"{line}\n" for line in islice(rest, LINES)]):
+            write_all(fd, text.encode("utf-8", "surrogateescape"))
+    except (OSError, MemoryError) as error:
         if fd == 1 and not isinstance(error, BrokenPipeError):
-            say(2, [f"standard output: {error.strerror}"])
+            what = reason(error) if isinstance(error, OSError) else "out of memory"
+            say(2, [f"standard output: {what}"])
         return False
     return True

@@ -16,8 +16,9 @@ BITCODE = "LLVM bitcode, not an object"
 COMPRESSED = "compressed"
 OTHER = "not an ELF file"
 
+ARCHIVE_MAGIC = b"!<arch>\n"
 _MAGIC = {
-    ARCHIVE: (b"!<arch>\n",),
+    ARCHIVE: (ARCHIVE_MAGIC,),
     THIN_ARCHIVE: (b"!<thin>\n",),
     BITCODE: (b"BC\xc0\xde", b"\xde\xc0\x17\x0b"),  # raw, and in its wrapper
     # xz, zstd and gzip: how kernels may keep their modules.
