@@ -48,6 +48,7 @@ R_X86_64_PLTOFF64 = 31
 R_X86_64_GOTPCRELX = 41
 
 # The names profiled code calls. Compilers use `mcount` on Linux; `_mcount` is the older alias.
+# Their order is a format, to append to: NOPs of i386 objects have the number of one, from 1 on.
 MCOUNT_NAMES = ("mcount", "_mcount", "__fentry__")
 
 
@@ -245,32 +246,47 @@ def object_call(form: CallForm, *, in_place: bool) -> bytes:
     return form.prefix + field + form.suffix
 
 
-def object_nop(form: CallForm, relocation_type: int) -> bytes:
+def object_nop(form: CallForm, relocation_type: int, name: int = 0) -> bytes:
     """Spell the NOP in the place of a call in an object; its relocation is R_*_NONE meanwhile.
 
     It tells what it replaced: the relocation's type in the lowest byte of the displacement; for
     `call *disp32(%reg)` the register as base (%rsp: there is none); for `movabs` the register's
     number in the next byte. Its index is %rcx, and %rax in every other NOP of this project, so
     that none of a linked image is taken for one of these.
+
+    Where the relocation cannot tell which function was called, it has REL's `name`: the number of
+    one of MCOUNT_NAMES counted from 1, up to 15. The scale is its low half; the high half stands
+    above the type, for no type of a call has these two bits.
     """
+    scale, type_and_name = name % 4 << 6, name >> 2 << 6 | relocation_type
     if form.length == 5:
-        return bytes((0x0F, 0x1F, 0x44, 0x08, relocation_type))  # nopl TYPE(%rax,%rcx,1)
+        return bytes((0x0F, 0x1F, 0x44, scale | 0x08, type_and_name))  # nopl TYPE(%rax,%rcx,1)
     if form.length == 6:
         modrm = form.prefix[1]
         base = 4 if modrm == 0x15 else modrm & 7
         # nopw TYPE(%reg,%rcx,1)
-        return bytes((0x66, 0x0F, 0x1F, 0x44, 0x08 | base, relocation_type))
+        return bytes((0x66, 0x0F, 0x1F, 0x44, scale | 0x08 | base, type_and_name))
     # ... nopw TYPE+REGISTER*256(%rax,%rcx,1)
     return form.nop[:-5] + bytes((0x08, relocation_type, form.prefix[1] - 0xB8, 0, 0))
 
 
-def object_nops(machine: int) -> dict[bytes, tuple[CallForm, int]]:
-    """Map every NOP that `object_nop` gives to the (form, type of relocation) it tells."""
+def object_nops(machine: int) -> dict[bytes, tuple[CallForm, int, int]]:
+    """Map every NOP that `object_nop` gives to the (form, type of relocation, name) it tells."""
+    names = range(1 + len(MCOUNT_NAMES)) if machine == EM_386 else (0,)
     return {
-        object_nop(form, relocation_type): (form, relocation_type)
+        object_nop(form, relocation_type, name): (form, relocation_type, name)
         for relocation_type, forms in CALL_FORMS[machine].items()
         for form in forms
+        for name in names
     }
+
+
+def name_hash(name: bytes) -> int:
+    """Hash a symbol's name to 32 bits, as the dynamic linker does in DT_GNU_HASH."""
+    value = 5381
+    for byte in name:
+        value = value * 33 + byte & 0xFFFFFFFF
+    return value
 
 
 # --- after the link ---------------------------------------------------------------------------

@@ -554,6 +554,10 @@ class Object:
         """Return the symbol indices that relocations of section `index` name."""
         return set(map(self.layout.symbol_of, set(self._infos(index))))
 
+    def relocation_symbols(self, index: int) -> list[int]:
+        """Return the symbol index of each relocation of section `index`, in order."""
+        return list(map(self.layout.symbol_of, self._infos(index)))
+
     def highest_symbol(self, index: int) -> int:
         """Return the highest symbol index that relocations of section `index` name; 0 of none."""
         infos = self._infos(index)

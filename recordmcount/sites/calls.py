@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     Part = tuple[int, int, range]
     # Section index, section offset of the relocated field, what it is.
     Unsupported = tuple[int, int, str]
-    # Relocation section, text section; numbers, section offsets and addends of relocations.
-    TurnedOff = tuple[int, int, Sequence[int], Sequence[int], Sequence[int] | None]
+    # Relocation section, text section; numbers, section offsets, r_info and addends.
+    TurnedOff = tuple[int, int, Sequence[int], Sequence[int], Sequence[int], Sequence[int] | None]
     # Starts, entries, forms, types, references, unsupported, turned off: of a part, as below.
     Answer = tuple[list[int], bytes, bytes, bytes, int, list[Unsupported], list[TurnedOff]]
 
@@ -89,12 +89,13 @@ class Found:
     `sections` has the calls; `references` counts relocations that name mcount and are no call
     (a function pointer, a `lea`, a tail jump); `unsupported` lists what may be a call and can have
     no entry, as (section index, section offset of the relocated field, what it is). `turned_off`
-    has the relocations of calls that were turned into NOPs.
+    has the relocations of calls that were turned into NOPs, `symbols` the indices of the symbols.
     """
 
-    __slots__ = ("sections", "references", "unsupported", "turned_off")
+    __slots__ = ("sections", "references", "unsupported", "turned_off", "symbols")
 
-    def __init__(self) -> None:
+    def __init__(self, symbols: frozenset[int]) -> None:
+        self.symbols = symbols
         self.sections: list[SectionSites] = []
         self.references = 0
         self.unsupported: list[Unsupported] = []
@@ -105,21 +106,23 @@ class Found:
             yield from part
 
 
-def find(obj: "Object", extra_names: tuple[str, ...] = (), processes: int = 1) -> Found:
+def find(
+    obj: "Object", extra_names: tuple[str, ...] = (), processes: int = 1, *, all_off: bool = False
+) -> Found:
     """Find every call to mcount in the executable sections of a relocatable object.
 
     `extra_names` are further symbol names, as given to gcc's -mfentry-name. A large object is
-    searched by several processes, 0 of them being as many as there are processors. Raises
-    FormatError where a relocation that matters cannot be trusted.
+    searched by several processes, 0 of them being as many as there are processors. With `all_off`
+    those of `turned_off` are found that name no symbol, and whatever else is R_*_NONE without one.
+    Raises FormatError where a relocation that matters cannot be trusted.
     """
-    found = Found()
-    symbols = obj.symbols_named(x86.mcount_names(extra_names))
-    if not symbols:
+    found = Found(obj.symbols_named(x86.mcount_names(extra_names)))
+    if not found.symbols and not all_off:
         return found
     pairs = text_relocations(obj)
     is_large = sum(obj.headers[index][elf.SH_SIZE] for index, _ in pairs) >= WORTH_FORKING
     answers = _in_parallel if is_large and processes != 1 else _one_by_one
-    search = _Search(obj, symbols)
+    search = _Search(obj, found.symbols, all_off=all_off)
     for part, answer in answers(search, pairs, processes):
         _add(found, part, answer)
     _check_unique(obj, found)
@@ -218,9 +221,9 @@ def text_relocations(obj: "Object") -> list[tuple[int, int]]:
 class _Search:
     """The search of one object, part by part."""
 
-    def __init__(self, obj: "Object", symbols: frozenset[int]) -> None:
+    def __init__(self, obj: "Object", symbols: frozenset[int], *, all_off: bool) -> None:
         self.obj = obj
-        self.symbols = symbols
+        self.sought = symbols | {0} if all_off else symbols
         self.plain, types = x86.PLAIN_CALL[obj.machine]
         self.plain_infos = {obj.layout.info(symbol, each) for symbol in symbols for each in types}
         branch = x86.BRANCH_ONLY[obj.machine]
@@ -231,24 +234,32 @@ class _Search:
         relocations, target, pieces = part
         code = _Code(self.obj, target)
         seen = _Seen()
-        for piece in self.obj.relocations_naming(relocations, self.symbols, pieces):
-            off = {
-                info
-                for info in piece.distinct
-                if self.obj.layout.type_of(info) == x86.RELOCATION_NONE
-            }
+        for piece in self.obj.relocations_naming(relocations, self.sought, pieces):
+            off = {info for info in piece.distinct if self.is_off(info)}
             if off:
                 gone = piece.having(off)
-                code.require(*_range(gone.offsets))
-                columns = gone.numbers, gone.offsets, gone.addends
+                if any(off):
+                    code.require(*_range(gone.having(off - {0}).offsets))
+                if 0 in off:  # what names no symbol may be anybody's, and stand anywhere
+                    gone = gone.chosen([0 <= offset < code.size for offset in gone.offsets])
+                columns = gone.numbers, gone.offsets, gone.infos, gone.addends
                 seen.turned_off.append((relocations, target, *columns))
-                piece = piece.having(piece.distinct - off)
+            if off or 0 in self.sought:
+                piece = piece.having({info for info in piece.distinct - off if self.names(info)})
             plain = self.plain_calls(code, piece)
             if plain is not None:
                 seen.add_plain(plain, piece.numbers, self.plain.number, self.types(piece.infos))
             elif piece.numbers:
                 self.decode_each(code, piece, seen)
         return seen.answer()
+
+    def is_off(self, info: int) -> bool:
+        """Tell whether a relocation with this r_info is R_*_NONE."""
+        return self.obj.layout.type_of(info) == x86.RELOCATION_NONE
+
+    def names(self, info: int) -> bool:
+        """Tell whether a relocation with this r_info names a symbol."""
+        return self.obj.layout.symbol_of(info) != 0
 
     def types(self, infos: "Sequence[int]") -> bytes:
         """Give the relocations' types; none of a call is greater than 255."""
