@@ -70,6 +70,8 @@ LONGEST_SITE = len(NOP13)
 NOP5_386 = bytes((0x3E, 0x8D, 0x74, 0x26, 0x00))  # lea %ds:0x0(%esi,%eiz,1),%esi
 NOP6_386 = bytes((0x8D, 0xB6, 0x00, 0x00, 0x00, 0x00))  # lea 0x0(%esi),%esi
 
+# How many bytes an instruction may have; a site that is one is made one NOP.
+LONGEST_INSTRUCTION = 15
 INT3 = bytes((0xCC,))  # int3: a breakpoint
 
 
@@ -81,10 +83,13 @@ class CallForm:
 
     `addend` is what the relocation must carry for the target to be the function's first byte.
     `pic` marks the forms that only position-independent code contains. `width` is the field's
-    size in bytes, `length` that of the whole site, `number` the place in ALL_FORMS.
+    size in bytes, `length` that of the whole site, `number` the place in ALL_FORMS. `idle` are
+    prefixes before the instruction, as `behind` puts them there: the first bytes of `prefix`.
     """
 
-    __slots__ = ("number", "name", "prefix", "width", "suffix", "addend", "pic", "nop", "length")
+    __slots__ = (
+        "number", "name", "prefix", "width", "suffix", "addend", "pic", "nop", "length", "idle",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -96,8 +101,10 @@ class CallForm:
         suffix: bytes = b"",
         addend: int = -4,
         pic: bool = False,
+        idle: bytes = b"",
+        number: int = -1,
     ) -> None:
-        self.number = len(ALL_FORMS)
+        self.number = len(ALL_FORMS) if number < 0 else number
         self.name = name
         self.prefix = prefix
         self.width = width
@@ -106,7 +113,9 @@ class CallForm:
         self.pic = pic
         self.nop = nop
         self.length = len(prefix) + width + len(suffix)
-        ALL_FORMS.append(self)
+        self.idle = idle
+        if number < 0:
+            ALL_FORMS.append(self)
 
     def matches(self, code: bytes, field: int) -> bool:
         """Tell whether `code` spells this call around the relocated field at index `field`."""
@@ -140,6 +149,25 @@ CALL_ABS = tuple(
     for register in range(8)
 )
 
+
+def behind(idle: bytes, form: CallForm) -> CallForm:
+    """Give the form of a call behind prefixes that do not change it; its number is that of `form`.
+
+    In its NOP they become cs, for behind another `lea` may not be one.
+    """
+    if not idle:
+        return form
+    return CallForm(
+        form.name, idle + form.prefix, b"\x2e" * len(idle) + form.nop, width=form.width,
+        suffix=form.suffix, addend=form.addend, pic=form.pic, idle=idle, number=form.number,
+    )  # fmt: skip
+
+
+def can_be_behind(idle: bytes, form: CallForm) -> bool:
+    """Tell whether a NOP can be as long as the call behind these prefixes."""
+    return len(idle) + form.length <= LONGEST_INSTRUCTION
+
+
 # Relocation type -> the forms it may stand in.
 CALL_FORMS: dict[int, dict[int, tuple[CallForm, ...]]] = {
     EM_X86_64: {
@@ -163,12 +191,27 @@ PLAIN_CALL: dict[int, tuple[CallForm, frozenset[int]]] = {
     EM_386: (CALL_386, frozenset((R_386_PC32, R_386_PLT32))),
 }
 
-# A PLT32 relocation can only be that of a branch. With the other type, and behind one of these
-# bytes, e8 may as well be the ModRM byte of an instruction whose 4-byte immediate is the field:
-# imul $imm32,%eax,%ebp (69 /r) or sub $imm32,%eax (81 /5).
-BRANCH_ONLY = {EM_X86_64: R_X86_64_PLT32, EM_386: R_386_PLT32}
-BEFORE_MODRM = frozenset((0x69, 0x81))
-FUNCTION_ALIGNMENT = 16  # of gcc and clang, but for -Os and cold code
+# These relocations prove that the bytes before them are an opcode: PLT32 is that of a branch, the
+# psABIs list the instructions of GOTPCRELX and GOT32X, and what has 8 bytes to fill is a movabs.
+# Any other may be that of a displacement or an immediate behind a byte that looks like an opcode:
+# movl $mcount-7-., -24(%rbp) is c7 45 e8 and then the field.
+PROVING_TYPES = {
+    EM_X86_64: frozenset((R_X86_64_PLT32, R_X86_64_GOTPCRELX, R_X86_64_64)),
+    EM_386: frozenset((R_386_PLT32, R_386_GOT32X)),
+}
+
+# Bytes that belong to the instruction behind them (Intel SDM vol. 2, 2.1.1): es cs ss ds fs gs,
+# data16, addr32, lock, repne (bnd), rep; and in 64-bit code REX (2.2.1).
+PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3))
+REX = frozenset(range(0x40, 0x50))
+MAY_BE_PREFIXES = {EM_X86_64: PREFIXES | REX, EM_386: PREFIXES}
+# Those with which a call is the same call. Not data16: in 16-bit code it makes the operand one of
+# 4 bytes, and what stands there instead of the call would have 2.
+IDLE_PREFIXES = {
+    EM_X86_64: MAY_BE_PREFIXES[EM_X86_64] - {0x66, 0xF0, 0xF3},
+    EM_386: PREFIXES - {0x65, 0x66, 0xF0, 0xF3},
+}
+
 
 # Types that only a call through the large PIC model's GOT arithmetic uses: 36 bytes of lea,
 # movabs, add and `call *%r10`, which no table entry can name as one instruction.

@@ -49,7 +49,7 @@ def calls(
     """Find the calls of a part that have these numbers; `symbols` has what each call names."""
     entries = unpack(f"<{len(part)}Q", part.entries)
     for number in numbers:
-        form = x86.ALL_FORMS[part.forms[number]]
+        form = part.form(part.starts[number], part.forms[number])
         types = part.types[number]
         known = Relocation(part.relocations, entries[number], form, types, symbols[number])
         why = callees.why_not(known)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DOUBLE = "two symbols are named {}: which of them it calls would not be known any more"
 NO_ROOM = "a NOP has no room for the name of {}, which is none of the known ones"
+PREFIXED = "a NOP has no room for the prefix of the call"
 ODD = "its relocation is not of the usual kind, and has no room for a name"
 UNKNOWN = (
     "a NOP in the place of a call of a function that is not known: say its name with --symbol, "
@@ -100,6 +101,8 @@ class Callees:
         """Tell why a call with this relocation cannot be turned off and on; empty if it can."""
         if known.names_it:
             return ""
+        if known.form.idle:
+            return PREFIXED
         if self._in_addend and self._obj.section_type(known.section) == elf.SHT_REL:
             return ODD
         if known.symbol in self._by_symbol:
