@@ -348,12 +348,12 @@ class LinkedCall:
     GOT in a register. With `through_slot` the result is the address of a GOT slot, else that of
     code. No two forms of one length share a NOP, so a NOP tells which form stood there. The lowest
     byte of its displacement, at index `selector_at`, tells which target was called: a NOP computes
-    no address.
+    no address. `idle` is a prefix before the call, the first byte of `prefix`.
     """
 
     __slots__ = (
         "name", "prefix", "width", "suffix", "origin", "through_slot", "nop", "selector_at",
-        "length",
+        "length", "idle",
     )  # fmt: skip
 
     def __init__(
@@ -367,6 +367,7 @@ class LinkedCall:
         suffix: bytes = b"",
         origin: int = FROM_END,
         through_slot: bool = False,
+        idle: bytes = b"",
     ) -> None:
         self.name = name
         self.prefix = prefix
@@ -376,6 +377,7 @@ class LinkedCall:
         self.through_slot = through_slot
         self.nop = nop
         self.selector_at = selector_at
+        self.idle = idle
         self.length = len(prefix) + width + len(suffix)
 
     def operand(self, code: bytes) -> int | None:
@@ -431,19 +433,40 @@ def linked_calls(machine: int) -> tuple[LinkedCall, ...]:
     plain = LinkedCall("call", CALL.prefix, NOP5, 4)
     nop_first = LinkedCall("nop-call", b"\x90\xe8", _nop6_with(0x80), 5)
     if machine == EM_386:
-        return (
+        alone = (
             plain,
             LinkedCall("call-addr16", b"\x67\xe8", _nop6_with(0x40), 5),
             nop_first,
             *map(_linked_call_got_386, CALL_GOT_386),
         )
+    else:
+        alone = (
+            plain,
+            LinkedCall("call-got", CALL_GOT.prefix, NOP6, 5, through_slot=True),
+            LinkedCall("call-addr32", b"\x67\xe8", _nop6_with(0x40), 5),
+            nop_first,
+            *map(_linked_call_abs, CALL_ABS),
+        )
     return (
-        plain,
-        LinkedCall("call-got", CALL_GOT.prefix, NOP6, 5, through_slot=True),
-        LinkedCall("call-addr32", b"\x67\xe8", _nop6_with(0x40), 5),
-        nop_first,
-        *map(_linked_call_abs, CALL_ABS),
+        *alone,
+        *(_linked_behind(idle, form) for form in alone if form.width == 4 for idle in LINKED_IDLE),
     )
+
+
+# Prefixes that assemblers put before calls: bnd (-madd-bnd-prefix), cs, ss and ds.
+LINKED_IDLE = (b"\xf2", b"\x2e", b"\x36", b"\x3e")
+
+
+def _linked_behind(idle: bytes, form: LinkedCall) -> LinkedCall:
+    """Let the NOP have the call's prefix, data16 for bnd; the plain call's then %rcx as base."""
+    if idle == b"\xf2":
+        nop = _nop6_with(0x01) if form.length == 5 else b"\x66" + form.nop
+    else:
+        nop = idle + form.nop
+    return LinkedCall(
+        form.name, idle + form.prefix, nop, form.selector_at + 1, origin=form.origin,
+        through_slot=form.through_slot, idle=idle,
+    )  # fmt: skip
 
 
 def _nop6_with(sib: int) -> bytes:
@@ -611,11 +634,12 @@ def first_instruction(code: bytes) -> int:
 
     Known are the calls, jumps and NOPs of this module. What a short jump skips counts as its own.
     """
-    if length := _FIRST_INSTRUCTIONS.get(code[:1]) or _FIRST_INSTRUCTIONS.get(code[:2]):
-        return length
+    branch = code.lstrip(b"".join(LINKED_IDLE))
+    if length := _FIRST_INSTRUCTIONS.get(branch[:1]) or _FIRST_INSTRUCTIONS.get(branch[:2]):
+        return len(code) - len(branch) + length
     if code.startswith(SHORT_JUMP) and len(code) > 1:
         return 2 + code[1]
-    bare = code.lstrip(b"\x66\x2e")
+    bare = code.lstrip(b"\x66\x2e\x36\x3e")
     prefixes = len(code) - len(bare)
     if bare.startswith(NOPS[1]):
         return prefixes + 1
