@@ -639,7 +639,7 @@ def first_instruction(code: bytes) -> int:
         return len(code) - len(branch) + length
     if code.startswith(SHORT_JUMP) and len(code) > 1:
         return 2 + code[1]
-    bare = code.lstrip(b"\x66\x2e\x36\x3e")
+    bare = code.lstrip(b"\x66\x2e\x36\x3e\xf2")
     prefixes = len(code) - len(bare)
     if bare.startswith(NOPS[1]):
         return prefixes + 1
