@@ -66,8 +66,8 @@ SHF_EXECINSTR = 0x4
 SHF_LINK_ORDER = 0x80
 SHF_GROUP = 0x200
 
-STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
-STT_NOTYPE, STT_FUNC, STT_SECTION, STT_GNU_IFUNC = 0, 2, 3, 10
+STB_LOCAL, STB_GLOBAL, STB_WEAK, STB_GNU_UNIQUE = 0, 1, 2, 10
+STT_NOTYPE, STT_FUNC, STT_SECTION, STT_FILE, STT_TLS, STT_GNU_IFUNC = 0, 2, 3, 4, 6, 10
 
 # Relocations are searched in pieces of this many entries: memory stays small and in the cache.
 CHUNK = 16384
@@ -585,6 +585,12 @@ class Object:
         )
         offsets = self.layout.column(content, 0, entry.size)
         return offsets, content[self.layout.word :: entry.size]
+
+    def relocated_symbol(self, index: int, number: int) -> int:
+        """Return the symbol index that one relocation of section `index` names."""
+        entry, offset, _ = self._relocation_section(index)
+        row = self.read(offset + number * entry.size, entry.size, "a relocation")
+        return self.layout.symbol_of(entry.unpack(row)[1])
 
     def relocations(self, index: int) -> "Iterator[Relocation]":
         """Return all relocations of section `index`, in file order."""

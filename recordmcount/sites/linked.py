@@ -29,7 +29,7 @@ from recordmcount.errors import FormatError
 from .decoder import Decoder, Found, Way
 from .linked_code import LinkedCode
 from .state import State, in_state
-from .targets import Targets, Words
+from .targets import Definitions, Targets, Words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,14 +90,14 @@ class LinkedSites:
         else:
             found = self._told(vaddr, self._alone[number % len(self)])
         section, file_offset = self._code.place(vaddr)
-        function, distance = self._code.function_at(vaddr)
         way = found.way
+        function, distance = self._function_at(vaddr, way)
         return Site(
             section, vaddr, file_offset, False, self._code.machine,
             function, distance, self._code.names(vaddr - distance, vaddr),
             found.code, found.state, way.form.name if way else "", True,
             way.call(vaddr) if way else None, way.nop if way else None,
-            found.reason, way.name if way else "", found.expected,
+            found.reason or self._code.unnamed(function), way.name if way else "", found.expected,
         )  # fmt: skip
 
     def _told(self, vaddr: int, found: Found) -> Found:
@@ -118,8 +118,16 @@ class LinkedSites:
 
     def names(self, number: int) -> tuple[str, ...]:
         """Give all names of the function that a site is in, the best first."""
-        vaddr = self.vaddrs[number]
-        return self._code.names(vaddr - self._code.function_at(vaddr)[1], vaddr)
+        vaddr, way = self.vaddrs[number], self._way(number)
+        return self._code.names(vaddr - self._function_at(vaddr, way)[1], vaddr)
+
+    def _way(self, number: int) -> Way | None:
+        way_number = self._column[number]
+        return self._ways[way_number - 1] if way_number else self._alone[number].way
+
+    def _function_at(self, vaddr: int, way: Way | None) -> tuple[str | None, int]:
+        is_first = way is not None and way.name == x86.FENTRY
+        return self._code.function_at(vaddr, is_first=is_first)
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Choose those of ascending `numbers` whose sites are in `state`."""
@@ -241,11 +249,13 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> LinkedSites:
         raise FormatError(obj.path, f"no {mcount_loc.NAME.decode()} table")
     names = x86.mcount_names(extra_names)
     gots = [obj.section(index) for name in (b".got", b".got.plt") for index in obj.named(name)]
-    words = Words(view, [*tables, *gots], names)
-    targets = Targets(view, words, gots, names)
+    definitions = Definitions(view, names)
+    wanted = [range(one.vaddr, one.vaddr + one.size) for one in (*tables, *gots)]
+    words = Words(view, wanted, definitions)
+    code = LinkedCode(view)
+    targets = Targets(code, words, gots, definitions)
     addresses = [mcount_loc.addresses(obj, table, words.values) for table in tables]
     entries = Entries(sorted(chain.from_iterable(addresses)), obj.layout.highest)
-    code = LinkedCode(view)
     decoder = Decoder(obj, targets, code, words.in_code)
     return LinkedSites(entries, code, decoder, targets)
 
