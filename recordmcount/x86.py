@@ -473,7 +473,7 @@ def slot_fields(
 
     They are relative to their end in 64-bit code, else addresses or relative to the GOT.
     """
-    found = []
+    found: list[int] = []
     for first in range(min(4, len(code))):
         count = (len(code) - first) // 4
         places = range(first, first + 4 * count, 4)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from elftools.dwarf.callframe import FDE
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from recordmcount.elf import frames
 from tests.support import images
@@ -81,6 +82,7 @@ def test_ranges_of_objects_are_where_the_compiler_s_functions_are(
     with path.open("rb") as stream:
         file = ELFFile(stream)
         symbols = file.get_section_by_name(".symtab")
+        assert isinstance(symbols, SymbolTableSection)
         sized = {
             (one["st_shndx"], one["st_value"], one["st_value"] + one["st_size"])
             for one in symbols.iter_symbols()
@@ -105,6 +107,14 @@ def section(*bodies: bytes) -> bytes:
     return content
 
 
+def wide(*words: int) -> bytes:
+    return b"".join(word.to_bytes(8, "little") for word in words)
+
+
+def narrow(*words: int) -> bytes:
+    return b"".join(word.to_bytes(4, "little") for word in words)
+
+
 def entry(at: int, fields: bytes) -> bytes:
     """The body of an FDE at that index of the section, whose CIE is at its start."""
     return (at + 4).to_bytes(4, "little") + fields
@@ -113,13 +123,13 @@ def entry(at: int, fields: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("letters", "data", "fields"),
     [
-        pytest.param(b"", b"", (0x40_1000).to_bytes(8, "little") + (8).to_bytes(8, "little"), id="absptr"),
-        pytest.param(b"zR", b"\x03", (0x40_1000).to_bytes(4, "little") + (8).to_bytes(4, "little"), id="udata4"),
-        pytest.param(b"zR", b"\x0c", (0x40_1000).to_bytes(8, "little") + (8).to_bytes(8, "little"), id="sdata8"),
-        pytest.param(b"zPLR", b"\x9b\0\0\0\0\x1b\x03", (0x40_1000).to_bytes(4, "little") + (8).to_bytes(4, "little"), id="personality"),
-        pytest.param(b"zRS", b"\x03", (0x40_1000).to_bytes(4, "little") + (8).to_bytes(4, "little"), id="signal"),
+        pytest.param(b"", b"", wide(0x40_1000, 8), id="absptr"),
+        pytest.param(b"zR", b"\x03", narrow(0x40_1000, 8), id="udata4"),
+        pytest.param(b"zR", b"\x0c", wide(0x40_1000, 8), id="sdata8"),
+        pytest.param(b"zPLR", b"\x9b\0\0\0\0\x1b\x03", narrow(0x40_1000, 8), id="personality"),
+        pytest.param(b"zRS", b"\x03", narrow(0x40_1000, 8), id="signal"),
     ],
-)  # fmt: skip
+)
 def test_every_encoding_is_read(letters: bytes, data: bytes, fields: bytes, tmp_path: Path) -> None:
     first = cie(letters, data)
     content = section(first, entry(4 + len(first), fields))
@@ -134,8 +144,12 @@ def test_every_encoding_is_read(letters: bytes, data: bytes, fields: bytes, tmp_
         pytest.param(section(cie(b"zX", b"\3")) + section(entry(18, bytes(8))), id="a letter"),
         pytest.param(section(cie(b"zR", b"\x8b")) + section(entry(18, bytes(8))), id="indirect"),
         pytest.param(section(b"\1\0\0\0" * 8), id="a CIE outside"),
-        pytest.param(section(bytes(4) + b"\1" + b"z" * 40) + section(entry(49, bytes(8))), id="no end"),
-        pytest.param(section(bytes(4) + b"\1\0" + b"\x80" * 40) + section(entry(50, bytes(16))), id="a number"),
+        pytest.param(
+            section(bytes(4) + b"\1" + b"z" * 40, entry(49, bytes(8))), id="no end of letters"
+        ),
+        pytest.param(
+            section(bytes(4) + b"\1\0" + b"\x80" * 40, entry(50, bytes(16))), id="no end, number"
+        ),
     ],
 )  # fmt: skip
 def test_what_is_broken_proves_nothing(content: bytes, tmp_path: Path) -> None:

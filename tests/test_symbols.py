@@ -64,7 +64,8 @@ PLACES = [
     (16, "sized", 0), (23, "sized", 7), (24, None, 0), (31, None, 0),
     (32, "outer", 0), (39, "outer", 7), (40, "inner", 0), (43, "inner", 3),
     (44, "label", 0), (45, "outer", 13), (55, "outer", 23), (56, None, 0), (63, None, 0),
-    (64, "typed", 0), (67, "typed", 3), (68, "data_in_code", 0), (72, "tagged", 0), (75, "tagged", 3),
+    (64, "typed", 0), (67, "typed", 3), (68, "data_in_code", 0),
+    (72, "tagged", 0), (75, "tagged", 3),
 ]  # fmt: skip
 
 

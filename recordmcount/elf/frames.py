@@ -32,7 +32,7 @@ ABSPTR, ALIGNED, FROM_ZERO, FROM_FIELD = 0x00, 0x50, 0x00, 0x10
 _FORMATS = {0x00: "", 0x02: "H", 0x03: "I", 0x04: "Q", 0x0A: "h", 0x0B: "i", 0x0C: "q"}
 
 
-class _Broken(Exception):
+class _BrokenError(Exception):
     """An entry that cannot be read."""
 
 
@@ -112,14 +112,14 @@ def _entries(content: bytes, word: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _encoding_at(content: bytes, at: int, word: int) -> tuple[Struct, int] | None:
-    """Tell how FDEs of the CIE there have their range: (start and size, what the start counts from).
+    """Tell how FDEs of a CIE have their range, None where that is not known.
 
-    None where that is not known.
+    That is (start and size, what the start counts from).
     """
     try:
         encoding = _encoding(content, at, word)
         return _pair(encoding, word), encoding & 0xF0
-    except (_Broken, IndexError):
+    except (_BrokenError, IndexError):
         return None
 
 
@@ -127,7 +127,7 @@ def _pair(encoding: int, word: int) -> Struct:
     """Lay out a start and a size."""
     code = _FORMATS.get(encoding & 0x0F)
     if code is None or encoding & 0xF0 not in (FROM_ZERO, FROM_FIELD):
-        raise _Broken
+        raise _BrokenError
     return Struct("<" + 2 * (code or ("Q" if word == 8 else "I")))
 
 
@@ -135,10 +135,10 @@ def _encoding(content: bytes, at: int, word: int) -> int:
     """Return the DW_EH_PE_* byte of a CIE; IndexError where it ends before."""
     at += 12 if content[at : at + 4] == b"\xff" * 4 else 4
     if content[at : at + 4] != bytes(4):  # no CIE
-        raise _Broken
+        raise _BrokenError
     version, end = content[at + 4], content.find(b"\0", at + 5, at + 6 + LONGEST_AUGMENTATION)
     if version not in (1, 3, 4) or end < 0:
-        raise _Broken
+        raise _BrokenError
     letters, at = content[at + 5 : end], end + 1
     if letters.startswith(b"eh"):  # gcc 2
         letters, at = letters[2:], at + word
@@ -147,7 +147,7 @@ def _encoding(content: bytes, at: int, word: int) -> int:
     at = at + 1 if version == 1 else _behind_number(content, at)  # register of the return address
     if letters[:1] != b"z":
         if letters:
-            raise _Broken
+            raise _BrokenError
         return ABSPTR
     at = _behind_number(content, at)  # length of what follows
     for letter in letters[1:].decode("latin-1"):
@@ -156,10 +156,10 @@ def _encoding(content: bytes, at: int, word: int) -> int:
         if letter == "P":
             personality = content[at]
             if personality & 0xF0 == ALIGNED:
-                raise _Broken
+                raise _BrokenError
             at += _pair(personality & 0x0F, word).size // 2
         elif letter not in "LS":
-            raise _Broken
+            raise _BrokenError
         at += letter in "PL"
     return ABSPTR
 
@@ -169,4 +169,4 @@ def _behind_number(content: bytes, at: int) -> int:
     for end in range(at + 1, at + 1 + LONGEST_NUMBER):
         if not content[end - 1] & 0x80:
             return end
-    raise _Broken
+    raise _BrokenError

@@ -26,6 +26,7 @@ from recordmcount.columns import pick, positions
 from recordmcount.elf.segments import LoadView
 from recordmcount.errors import FormatError
 
+from . import tables
 from .decoder import Decoder, Found, Way
 from .linked_code import LinkedCode
 from .state import State, in_state
@@ -244,17 +245,21 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> LinkedSites:
     view = obj.once(LoadView)
     if not obj.headers:
         raise FormatError(obj.path, "no section headers, by which a table is found")
-    tables = [obj.section(index) for index in obj.named(mcount_loc.NAME)]
-    if not tables:
+    found = obj.once(tables.find)
+    if not found:
         raise FormatError(obj.path, f"no {mcount_loc.NAME.decode()} table")
     names = x86.mcount_names(extra_names)
     gots = [obj.section(index) for name in (b".got", b".got.plt") for index in obj.named(name)]
     definitions = Definitions(view, names)
-    wanted = [range(one.vaddr, one.vaddr + one.size) for one in (*tables, *gots)]
+    wanted = [range(got.vaddr, got.vaddr + got.size) for got in gots]
+    wanted += [table.vaddrs for table in found]
     words = Words(view, wanted, definitions)
     code = LinkedCode(view)
     targets = Targets(code, words, gots, definitions)
-    addresses = [mcount_loc.addresses(obj, table, words.values) for table in tables]
+    addresses = [
+        mcount_loc.addresses(obj, one.name, one.vaddrs.start, one.content, words.values)
+        for one in found
+    ]
     entries = Entries(sorted(chain.from_iterable(addresses)), obj.layout.highest)
     decoder = Decoder(obj, targets, code, words.in_code)
     return LinkedSites(entries, code, decoder, targets)

@@ -31,7 +31,7 @@ class Slot:
         self.address = address
 
 
-class _Unknown(Exception):
+class _UnknownError(Exception):
     """An instruction that is not followed."""
 
 
@@ -72,7 +72,7 @@ class Follower:
                 if instruction is None:
                     return None
                 at = run.step(instruction)
-        except _Unknown:
+        except _UnknownError:
             return None
         return at.address if isinstance(at, Slot) and run.is_balanced else None
 
@@ -111,12 +111,12 @@ class _Run:
         elif kind == x86_const.X86_INS_LEA:
             self._assign(operands[0], self._address(operands[1]))
         elif kind not in _IDLE:
-            raise _Unknown
+            raise _UnknownError
         return end
 
     def _value(self, operand: _Operand) -> Value:
         if operand.is_immediate:
-            return operand.displacement
+            return int(operand.displacement)
         if operand.register:
             return self._registers.get(operand.register)
         if operand.base == _STACK:
@@ -131,11 +131,11 @@ class _Run:
         elif operand.base == _STACK and self._stack_place(operand) >= 0:
             self._stack[self._stack_place(operand)] = value
         else:
-            raise _Unknown
+            raise _UnknownError
 
     def _stack_place(self, operand: _Operand) -> int:
         if operand.has_index or operand.displacement % self._word:
-            raise _Unknown
+            raise _UnknownError
         return len(self._stack) - 1 - operand.displacement // self._word
 
     def _address(self, operand: _Operand) -> int | None:
@@ -163,7 +163,7 @@ class _Operand:
             self.register = _wide(instruction.reg_name(operand.reg))
         elif operand.type == x86_const.X86_OP_MEM:
             if operand.mem.segment:
-                raise _Unknown
+                raise _UnknownError
             self.has_index = bool(operand.mem.index)
             self.displacement = operand.mem.disp
             if operand.mem.base == x86_const.X86_REG_RIP:
@@ -178,4 +178,4 @@ def _wide(name: str) -> str:
         return "r" + name[1:]
     if name.startswith("r"):
         return name.removesuffix("d")
-    raise _Unknown
+    raise _UnknownError

@@ -230,7 +230,7 @@ class Targets:
                     yield found
 
     def _stub(self, section: Section, content: bytes, field: int) -> tuple[int, int] | None:
-        """Find the stub that names a slot in the field there: (slot, the stub's address), or None."""
+        """Find the stub that names a slot in the field there: (slot, its own address), or None."""
         nearest = field - field % STUB_ALIGNMENT
         starts = range(nearest, max(-1, nearest - LONGEST_STUB), -STUB_ALIGNMENT)
         for at in starts:
