@@ -289,6 +289,35 @@ def before_fentry(code: bytes) -> int:
     return len(code) - len(bare) + (4 if bare.endswith(ENDBR) else 0)
 
 
+LONGEST_INSTRUCTION = 15
+# What compilers put before the call of mcount, as instructions of known length: most of it is this.
+_PROLOGUES = {
+    EM_X86_64: (
+        rb"\xf3\x0f\x1e\xfa",  # endbr64
+        rb"[\x50-\x57]|\x41[\x50-\x57]",  # push
+        rb"\x48\x89\xe5",  # mov %rsp,%rbp
+        rb"\x48\x83\xec.|\x48\x81\xec.{4}",  # sub $imm,%rsp
+        rb"\x4c\x8d\x54\x24\x08|\x48\x83\xe4.|\x41\xff\x72\xf8",  # the stack is realigned
+    ),
+    EM_386: (
+        rb"\xf3\x0f\x1e\xfb",  # endbr32
+        rb"[\x50-\x57]|[\x58-\x5f]",  # push, pop
+        rb"\x89\xe5",  # mov %esp,%ebp
+        rb"\x83\xec.|\x81\xec.{4}",  # sub $imm,%esp
+        rb"\x8d\x4c\x24\x04|\x83\xe4.|\xff\x71\xfc",  # the stack is realigned
+        rb"\xe8.{4}|\x81[\xc0-\xc7].{4}|\x05.{4}",  # call of a thunk; add $imm,%reg: the GOT
+    ),
+}
+
+
+def is_prologue(machine: int, code: bytes) -> bool:
+    """Tell whether `code` is whole instructions, all of them such as stand before most sites."""
+    import re
+
+    pattern = b"(?:" + b"|".join(_PROLOGUES[machine]) + b")*"
+    return re.fullmatch(pattern, code, re.DOTALL) is not None  # `re` keeps what it compiled
+
+
 # What the operand of a linked call counts from.
 FROM_END, FROM_ZERO, FROM_GOT = range(3)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from _bisect import bisect_left, bisect_right
 from itertools import accumulate
 
-from recordmcount.columns import positions
+from recordmcount.columns import pick, positions
 from recordmcount.errors import FormatError
 
 from . import frames
@@ -43,6 +43,21 @@ def named(obj: Object, names: Sequence[bytes]) -> Iterator[tuple[bytes, int, int
                 if name is not None and at + size <= length:
                     fields = obj.layout.sym_fields(obj.layout.sym.unpack_from(piece, at))
                     yield name, fields[elf.ST_VALUE], fields[elf.ST_INFO], fields[elf.ST_SHNDX]
+
+
+def places(obj: Object, *types: int) -> list[int]:
+    """Return st_value of all symbols of these types, of both tables, in any order."""
+    layout = obj.layout
+    size = layout.sym.size
+    found: list[int] = []
+    infos = {binding << 4 | each for binding in _BINDINGS for each in types}
+    for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
+        content = obj.content(index)
+        content = content[: len(content) - len(content) % size]
+        values = layout.column(content, layout.sym_value, size)
+        chosen = pick(values, positions(content[layout.sym_info :: size], infos))
+        found += chosen if min(chosen, default=0) >= 0 else [one & layout.highest for one in chosen]
+    return found
 
 
 def _places(strings: bytes, names: Sequence[bytes]) -> dict[bytes, bytes]:

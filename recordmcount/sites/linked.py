@@ -27,6 +27,7 @@ from recordmcount.elf.segments import LoadView
 from recordmcount.errors import FormatError
 
 from . import tables
+from .boundaries import Boundaries
 from .decoder import Decoder, Found, Way
 from .linked_code import LinkedCode
 from .state import State, in_state
@@ -74,6 +75,7 @@ class LinkedSites:
         # For each site 1 + the number of its way; 0: it was decoded alone, and is in `_alone`.
         self._column = bytearray(len(self.vaddrs))
         self._alone: dict[int, Found] = {}
+        self._boundaries = Boundaries(code)
         for numbers, start, text in code.pieces(self.vaddrs):
             self._decode(numbers, start, text)
         alone = [found.way for found in self._alone.values() if found.way]
@@ -179,12 +181,23 @@ class LinkedSites:
         vaddr = self.vaddrs[number]
         return self._decoder.decode(vaddr, *self._code.around(vaddr))
 
-    def _decode(self, numbers: Sequence[int], start: int, text: bytes) -> None:
+    def _decode(self, numbers: range, start: int, text: bytes) -> None:
         """Decode the sites that are in `text`, whose first byte is at `start`."""
+        left: Sequence[int] = numbers
         for way in range(1, len(self._ways) + 1):
-            numbers = self._compare(way, numbers, start, text)
-        while numbers:
-            numbers = self._decode_alone(numbers, start, text)
+            left = self._compare(way, left, start, text)
+        while left:
+            left = self._decode_alone(left, start, text)
+        self._doubt(numbers, start, text)
+
+    def _doubt(self, numbers: range, start: int, text: bytes) -> None:
+        """Make foreign what does not stand where an instruction begins."""
+        vaddrs = self.vaddrs[numbers.start : numbers.stop]
+        for index, reason in self._boundaries.doubtful(vaddrs, start, text):
+            number = numbers[index]
+            if self._column[number] or self._alone[number].way:
+                self._column[number] = 0
+                self._alone[number] = Found(self.codes[number], reason=reason)
 
     def _compare(
         self, way_number: int, numbers: Sequence[int], start: int, text: bytes
@@ -245,6 +258,8 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> LinkedSites:
     view = obj.once(LoadView)
     if not obj.headers:
         raise FormatError(obj.path, "no section headers, by which a table is found")
+    obj.extents()  # a site in one section is code of that alone
+    obj.loaded_extents()
     found = obj.once(tables.find)
     if not found:
         raise FormatError(obj.path, f"no {mcount_loc.NAME.decode()} table")

@@ -45,7 +45,7 @@ class LinkedCode:
 
     def some(self, vaddr: int, size: int) -> bytes:
         """Read `size` bytes of code at `vaddr`, or fewer: none where no code is loaded."""
-        section = self._section_at(vaddr)
+        section = self.section_at(vaddr)
         if section is None:
             return b""
         size = min(size, section.vaddr + section.size - vaddr)
@@ -105,7 +105,7 @@ class LinkedCode:
         `is_first` tells that a call stands there which is a function's first instruction, but for
         what x86.before_fentry knows.
         """
-        section = self._section_at(vaddr)
+        section = self.section_at(vaddr)
         if section is None:
             return None, 0
         found = self._functions.at(section.index, vaddr, vaddr if is_first else 0)
@@ -121,20 +121,21 @@ class LinkedCode:
 
     def begins_function(self, vaddr: int) -> bool:
         """Tell whether a symbol of type STT_FUNC stands at `vaddr`."""
-        section = self._section_at(vaddr)
+        section = self.section_at(vaddr)
         return section is not None and self._functions.begins(section.index, vaddr)
 
     def names(self, start: int, vaddr: int) -> tuple[str, ...]:
         """Return all names of the function that begins at `start`, in the section of `vaddr`."""
         return self._functions.names(self._section(vaddr).index, start)
 
-    def _section_at(self, vaddr: int) -> Section | None:
+    def section_at(self, vaddr: int) -> Section | None:
+        """Return the executable section that has `vaddr`, or None."""
         number = bisect_right(self._starts, vaddr) - 1
         section = self._sections[number] if number >= 0 else None
         return section if section and vaddr < section.vaddr + section.size else None
 
     def _section(self, vaddr: int) -> Section:
-        section = self._section_at(vaddr)
+        section = self.section_at(vaddr)
         if section is None:
             raise FormatError(
                 self.view.obj.path, f"entry {vaddr:#x} is not in an executable section",

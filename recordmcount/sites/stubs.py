@@ -1,15 +1,17 @@
 """Where linker-made code leads, told by what it does: for stubs whose shape is not a known one.
 
 A stub is executed in the head: what registers and the stack hold is followed as far as it is known,
-until the stub leaves by a jump, or by the `ret` of a retpoline. Instructions come from capstone,
-which is imported here alone and is slow to: nearly all stubs have a shape that x86 knows.
+until the stub leaves by a jump, or by the `ret` of a retpoline. Nearly all stubs have a shape that
+x86 knows, and are not looked at here.
 """
 
 from __future__ import annotations
 
-from capstone import CS_ARCH_X86, CS_MODE_32, CS_MODE_64, Cs, x86_const
+from capstone import x86_const
 
 from recordmcount import x86
+
+from .disassembler import decoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 MOST_STEPS = 32  # instructions; the longest stub known, lld's retpoline on i386, has ten
-LONGEST_INSTRUCTION = 15  # bytes
 _STACK = "rsp"
 _IDLE = (x86_const.X86_INS_ENDBR64, x86_const.X86_INS_ENDBR32, x86_const.X86_INS_NOP)
 
@@ -50,7 +51,7 @@ class Follower:
         self, machine: int, read: Callable[[int, int], bytes], got_base: int | None
     ) -> None:
         is_386 = machine == x86.EM_386
-        self._decoder = Cs(CS_ARCH_X86, CS_MODE_32 if is_386 else CS_MODE_64)
+        self._decoder = decoder(machine)
         self._decoder.detail = True
         self._word = 4 if is_386 else 8
         self._read = read
@@ -67,7 +68,7 @@ class Follower:
             for _ in range(MOST_STEPS):
                 if not isinstance(at, int):
                     break
-                code = self._read(at, LONGEST_INSTRUCTION)
+                code = self._read(at, x86.LONGEST_INSTRUCTION)
                 instruction = next(self._decoder.disasm(code, at, 1), None)
                 if instruction is None:
                     return None
@@ -92,7 +93,7 @@ class _Run:
 
     def step(self, instruction: Any) -> Value:
         """Execute one; where it goes on, which may be what a slot holds."""
-        kind, end = instruction.id, instruction.address + instruction.size
+        kind, end = instruction.id, int(instruction.address + instruction.size)
         operands = [_Operand(instruction, each) for each in instruction.operands]
         if kind == x86_const.X86_INS_CALL:
             goal = self._value(operands[0])
@@ -118,7 +119,7 @@ class _Run:
         if operand.is_immediate:
             return int(operand.displacement)
         if operand.register:
-            return self._registers.get(operand.register)
+            return self._registers.get(str(operand.register))
         if operand.base == _STACK:
             at = self._stack_place(operand)
             return self._stack[at] if at >= 0 else None

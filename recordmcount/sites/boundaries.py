@@ -1,0 +1,134 @@
+"""Which sites of a linked file stand where an instruction begins.
+
+The bytes of a call may be those of anything: a constant, a table. So each site has to be reached by
+decoding, from where a function is known to begin. Nearly all need none: they are a function's first
+instruction, or stand behind a prologue that was decoded before. Functions are known by symbols, and
+where those do not lead to a site, by unwind entries.
+"""
+
+from __future__ import annotations
+
+from _bisect import bisect_left, bisect_right
+
+from recordmcount import x86
+from recordmcount.elf import frames
+from recordmcount.elf import object as elf
+from recordmcount.elf.symbols import places
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from recordmcount.elf.object import Section
+
+    from .linked_code import LinkedCode
+
+NO_START = "no symbol or unwind entry tells where its function begins"
+INSIDE = "not where an instruction begins"
+# What is between a function's start and its site is kept up to this many bytes, and so many times.
+LONGEST_PROLOGUE, MOST_PROLOGUES = 64, 1 << 16
+SWEEP = 1 << 16  # bytes that are decoded at a time
+
+
+class Boundaries:
+    """Tells which of ascending link-time virtual addresses of code are no sites, and why."""
+
+    def __init__(self, code: LinkedCode) -> None:
+        obj = code.view.obj
+        self._obj = obj
+        self._code = code
+        entry = obj.layout.ehdr.unpack(obj.header)[elf.E_ENTRY]
+        self._typed = {entry, *places(obj, elf.STT_FUNC, elf.STT_GNU_IFUNC)}
+        self._untyped = {*places(obj, elf.STT_NOTYPE)}
+        self._known: tuple[list[int], list[int]] | None = None
+        self._has_frames = False
+        self._prologues = {b""}
+        self._sweep = _Sweep(code)
+
+    def doubtful(self, vaddrs: list[int], start: int, text: bytes) -> Iterator[tuple[int, str]]:
+        """Yield (index, reason) of those that are not proven; code from `start` on is `text`."""
+        typed, untyped = self._typed, self._untyped
+        for index, vaddr in enumerate(vaddrs):
+            if vaddr not in typed and vaddr not in untyped:
+                reason = self._why_not(vaddr, start, text)
+                if reason:
+                    yield index, reason
+
+    def _why_not(self, vaddr: int, start: int, text: bytes) -> str:
+        section = self._code.section_at(vaddr)
+        origin = self._origin(section, vaddr)
+        if origin is not None and self._leads(origin, vaddr, start, text):
+            return ""
+        if not self._has_frames:
+            self._add_frames()
+            return self._why_not(vaddr, start, text)
+        return NO_START if origin is None else INSIDE
+
+    def _origin(self, section: Section | None, vaddr: int) -> int | None:
+        """Return the last place up to `vaddr` at which a function begins in its section.
+
+        Symbols without a type count where one with a type, or an unwind entry, shows that the
+        section is code.
+        """
+        if section is None:
+            return None
+        if self._known is None:
+            self._known = sorted(self._typed), sorted(self._typed | self._untyped)
+        typed, every = self._known
+        at = bisect_left(typed, section.vaddr)
+        if at == len(typed) or typed[at] >= section.vaddr + section.size:
+            return None
+        number = bisect_right(every, vaddr) - 1
+        return every[number] if number >= 0 and every[number] >= section.vaddr else None
+
+    def _add_frames(self) -> None:
+        for each in self._obj.once(frames.ranges).values():
+            self._typed.update(start for start, _ in each)
+        self._known = None
+        self._has_frames = True
+
+    def _leads(self, origin: int, vaddr: int, start: int, text: bytes) -> bool:
+        """Tell whether decoding from `origin` comes by `vaddr`."""
+        distance = vaddr - origin
+        if distance > LONGEST_PROLOGUE:
+            return self._sweep.reaches(origin, vaddr)
+        if origin >= start:
+            prologue = text[origin - start : vaddr - start]
+        else:
+            prologue = self._code.some(origin, distance)
+        if prologue in self._prologues:
+            return True
+        is_so = x86.is_prologue(self._code.machine, prologue) or self._sweep.reaches(origin, vaddr)
+        if is_so and len(self._prologues) < MOST_PROLOGUES:
+            self._prologues.add(prologue)
+        return is_so
+
+
+class _Sweep:
+    """Decodes onwards from an origin; what it has come by is not decoded again."""
+
+    def __init__(self, code: LinkedCode) -> None:
+        self._code = code
+        self._origin = self._at = -1
+        self._is_stuck = False
+
+    def reaches(self, origin: int, vaddr: int) -> bool:
+        """Tell whether an instruction begins at `vaddr`, which ascends for one origin."""
+        if origin != self._origin or vaddr < self._origin:
+            self._origin = self._at = origin
+            self._is_stuck = False
+        while self._at < vaddr and not self._is_stuck:
+            self._advance(vaddr)
+        return self._at == vaddr
+
+    def _advance(self, vaddr: int) -> None:
+        """Decode a piece, up to `vaddr` or behind it."""
+        from .disassembler import lengths  # slow to import, rarely needed
+
+        at = self._at
+        code = self._code.some(at, min(SWEEP, vaddr - at + x86.LONGEST_INSTRUCTION))
+        for length in lengths(self._code.machine, code):
+            if self._at >= vaddr:
+                return
+            self._at += length
+        self._is_stuck = self._at == at
