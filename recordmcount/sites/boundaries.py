@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NO_START = "no symbol or unwind entry tells where its function begins"
 INSIDE = "not where an instruction begins"
 # What is between a function's start and its site is kept up to this many bytes, and so many times.
-LONGEST_PROLOGUE, MOST_PROLOGUES = 64, 1 << 16
+LONGEST_PROLOGUE, MOST_PROLOGUES = 64, 1 << 12
 SWEEP = 1 << 16  # bytes that are decoded at a time
 
 
@@ -57,29 +57,31 @@ class Boundaries:
     def _why_not(self, vaddr: int, start: int, text: bytes) -> str:
         section = self._code.section_at(vaddr)
         origin = self._origin(section, vaddr)
-        if origin is not None and self._leads(origin, vaddr, start, text):
+        if origin is not None and self._leads(section, origin, vaddr, start, text):
             return ""
         if not self._has_frames:
             self._add_frames()
             return self._why_not(vaddr, start, text)
-        return NO_START if origin is None else INSIDE
+        return NO_START if origin is None or not self._is_code(section) else INSIDE
 
     def _origin(self, section: Section | None, vaddr: int) -> int | None:
-        """Return the last place up to `vaddr` at which a function begins in its section.
-
-        Symbols without a type count where one with a type, or an unwind entry, shows that the
-        section is code.
-        """
+        """Return the last place up to `vaddr` at which a function begins in its section."""
         if section is None:
             return None
-        if self._known is None:
-            self._known = sorted(self._typed), sorted(self._typed | self._untyped)
-        typed, every = self._known
-        at = bisect_left(typed, section.vaddr)
-        if at == len(typed) or typed[at] >= section.vaddr + section.size:
-            return None
+        every = self._sorted()[1]
         number = bisect_right(every, vaddr) - 1
         return every[number] if number >= 0 and every[number] >= section.vaddr else None
+
+    def _is_code(self, section: Section | None) -> bool:
+        """Tell whether a typed symbol or an unwind entry shows that a section is code."""
+        typed = self._sorted()[0]
+        at = bisect_left(typed, section.vaddr) if section else len(typed)
+        return section is not None and at < len(typed) and typed[at] < section.vaddr + section.size
+
+    def _sorted(self) -> tuple[list[int], list[int]]:
+        if self._known is None:
+            self._known = sorted(self._typed), sorted(self._typed | self._untyped)
+        return self._known
 
     def _add_frames(self) -> None:
         for each in self._obj.once(frames.ranges).values():
@@ -87,21 +89,25 @@ class Boundaries:
         self._known = None
         self._has_frames = True
 
-    def _leads(self, origin: int, vaddr: int, start: int, text: bytes) -> bool:
-        """Tell whether decoding from `origin` comes by `vaddr`."""
+    def _leads(
+        self, section: Section | None, origin: int, vaddr: int, start: int, text: bytes
+    ) -> bool:
+        """Tell whether decoding from `origin` comes by `vaddr`.
+
+        In a section that nothing shows to be code, only by what compilers put before a call.
+        """
         distance = vaddr - origin
-        if distance > LONGEST_PROLOGUE:
-            return self._sweep.reaches(origin, vaddr)
-        if origin >= start:
+        if distance <= LONGEST_PROLOGUE:
             prologue = text[origin - start : vaddr - start]
-        else:
-            prologue = self._code.some(origin, distance)
-        if prologue in self._prologues:
-            return True
-        is_so = x86.is_prologue(self._code.machine, prologue) or self._sweep.reaches(origin, vaddr)
-        if is_so and len(self._prologues) < MOST_PROLOGUES:
-            self._prologues.add(prologue)
-        return is_so
+            if origin < start:
+                prologue = self._code.some(origin, distance)
+            if prologue in self._prologues:
+                return True
+            if x86.is_prologue(self._code.machine, prologue):
+                if len(self._prologues) < MOST_PROLOGUES:
+                    self._prologues.add(prologue)
+                return True
+        return self._is_code(section) and self._sweep.reaches(origin, vaddr)
 
 
 class _Sweep:
