@@ -1,234 +1,246 @@
-"""What looks like a call is one only where an instruction begins.
+"""A site of a linked file stands where an instruction begins, in a section of its own."""
 
-The assembler says what it made; which relocation types it gives to which fields is its own choice.
-"""
-
-import itertools
 import random
-import subprocess
+from itertools import product
 from pathlib import Path
 
 import capstone
 import pytest
+from elftools.elf.elffile import ELFFile
 
-from recordmcount import x86_length
-from recordmcount.sites import calls
+from recordmcount import x86
+from recordmcount.errors import FormatError
+from recordmcount.sites import linked as linked_sites
+from recordmcount.sites.site import Site
+from recordmcount.sites.state import State
 from tests.support import command, images
-from tests.support.loc_table import table_entries
-from tests.support.objects import Read, found, record_file
+from tests.support.objects import parsed
 
-BITS = pytest.mark.parametrize("bits", [64, 32])
-
-
-def assembled(folder: Path, source: str, bits: int, *flags: str) -> Path:
-    path = folder / f"{bits}.s"
-    path.write_text(source)
-    images.tool("as", f"--{bits}", *flags, "-o", path.with_suffix(".o"), path)
-    return path.with_suffix(".o")
+INSIDE = "not where an instruction begins"
+NO_START = "no symbol or unwind entry tells where its function begins"
 
 
-def function(*lines: str) -> str:
-    return "\n".join([".text", ".type f, @function", "f: nop", *lines, " ret", ""])
+def sites_of(path: Path) -> list[Site]:
+    return list(linked_sites.read(parsed(path.read_bytes(), "image")))
 
 
-def operands(bits: int) -> list[str]:
-    """Memory operands whose last byte, be it ModRM, SIB or displacement, looks like an opcode."""
-    base, index, other = ("rbp", "rbp", "rax") if bits == 64 else ("ebp", "ebp", "eax")
-    signed = [0xE8112233 - (1 << 32), 0x15FF1122, 0x93FF1122 - (1 << 32)]
-    return [
-        f"-24(%{base})", f"-24(%{other},%{index},8)", f"(%{other},%{index},8)", "-24(%esp)",
-        *(f"{value}(%{other})" for value in signed),
-        *(f"{value}(%{other},%{index},8)" for value in signed),
-        f"0x15(%{other.replace('ax', 'di')},%{other.replace('ax', 'di')},8)",
-        f"-0x6d(%{other.replace('ax', 'di')},%{other.replace('ax', 'di')},8)",
-    ]  # fmt: skip
+# --- what compilers put before a call -------------------------------------------------------------
 
-
-def with_immediates(bits: int) -> list[str]:
-    value = "$mcount - 4 - (. + {})"  # of a call at the right distance: the addend of one
-    names = ["mov", "cmp", "add", "or", "adc", "sbb", "and", "sub", "xor", "test"]
-    lines = [f"{name}l {value}, {place}" for name in names for place in operands(bits)]
-    lines += [f"imul {value}, {place}, %ebp" for place in [*operands(bits), "%eax"]]
-    lines += [f"{name} {value}, %eax, %ebp" for name in ("imul", "bextr")]
-    return [*lines, f"sub {value}, %eax", f"sub {value}, %ebp", f"cmp {value}, %ecx"]
-
-
-def with_displacements(bits: int) -> list[str]:
-    registers = ("%rax,%rbp", "%rdi,%rdi") if bits == 64 else ("%eax,%ebp", "%edi,%edi")
-    value = "mcount - 4 - (. + {})"
-    return [
-        f"{name} {value}({pair},8){rest}"
-        for name, rest in (("mov", ",%eax"), ("mov", ",%cl"), ("lea", ",%ecx"), ("incl", ""),
-                           ("movups", ",%xmm5"), ("vaddps", ",%xmm1,%xmm2"), ("fld", ""))
-        for pair in registers
-    ]  # fmt: skip
-
-
-def fields(path: Path) -> list[tuple[int, int, int]]:
-    """(offset, addend, the two bytes before it) of every relocation of mcount."""
-    read = Read(path)
-    (text,) = read.named(".text")
-    code = text.data()
-    return [
-        (at, row.entry.get("r_addend", int.from_bytes(code[at : at + 4], "little", signed=True)),
-         int.from_bytes(code[at - 2 : at], "little"))
-        for row in read.relocations_of(text).iter_relocations()
-        for at in [row["r_offset"]]
-    ]  # fmt: skip
-
-
-def at_the_distance_of_a_call(folder: Path, lines: list[str], bits: int) -> Path:
-    """Assemble each line so that its relocation has the addend that one of a call has."""
-    first = assembled(folder, function(*(line.format(0) for line in lines)), bits)
-    shifts = [addend + 4 for _, addend, _ in fields(first)]
-    assert len(shifts) == len(lines)
-    pairs = zip(lines, shifts, strict=True)
-    return assembled(folder, function(*(line.format(shift) for line, shift in pairs)), bits)
-
-
-@BITS
-@pytest.mark.parametrize("make", [with_immediates, with_displacements])
-def test_an_instruction_that_ends_like_a_call_is_a_reference(
-    make: object, bits: int, tmp_path: Path
-) -> None:
-    assert callable(make)
-    lines = make(bits)
-    path = at_the_distance_of_a_call(tmp_path, lines, bits)
-    rows = fields(path)
-    assert {addend for _, addend, _ in rows} == {-4}
-    assert sum(before >> 8 == 0xE8 for _, _, before in rows) >= len(lines) // 4
-    result = found(path.read_bytes())
-    assert [(site.offset) for site in result] == []
-    assert (result.references, result.unsupported) == (len(lines), [])
-    before = path.read_bytes()
-    assert record_file(path, all_sections=True).err == []
-    assert path.read_bytes() == before
-
-
-@BITS
-def test_the_calls_between_them_are_found(bits: int, tmp_path: Path) -> None:
-    """Those with a relocation that proves nothing too: i386 assemblers give calls PC32."""
-    lines = [*with_immediates(bits), *with_displacements(bits)]
-    both = list(itertools.chain(*((line, "call mcount; call mcount") for line in lines)))
-    path = assembled(tmp_path, function(*(line.format(0) for line in both)), bits)
-    said = subprocess.run(["objdump", "-d", path], check=True, capture_output=True, text=True)
-    expected = [
-        int(line.split(":")[0], 16)
-        for line in said.stdout.splitlines()
-        if "\tcall " in line and "\te8 " in line
-    ]
-    assert len(expected) == 2 * len(lines)
-    assert [site.offset for site in found(path.read_bytes())] == expected
-
-
-@pytest.mark.parametrize(
-    ("bits", "line"),
-    [(32, "ud0 mcount@GOT(%ebx), %edx"), (32, "movl $mcount@GOT, -0x6d(%edi,%edi,8)"),
-     (32, "addl $mcount@GOT, -1828388608(%eax)"), (64, "ud0 mcount@GOTPCREL(%rip), %edx")],
-)  # fmt: skip
-def test_what_ends_like_a_call_through_the_got_is_a_reference(
-    bits: int, line: str, tmp_path: Path
-) -> None:
-    path = assembled(tmp_path, function(line), bits)
-    result = found(path.read_bytes())
-    assert (list(result), result.references, result.unsupported) == ([], 1, [])
-
-
-def test_what_cannot_be_decoded_is_a_warning(tmp_path: Path) -> None:
-    path = assembled(tmp_path, function(".byte 0x0f, 0x04", "call mcount"), 32)
-    result = found(path.read_bytes())
-    assert (list(result), [what for _, _, what in result.unsupported]) == ([], [calls.UNPROVEN])
-
-
-# --- prefixes -------------------------------------------------------------------------------------
-
-IDLE = {
-    64: ["bnd", "cs", "ds", "cs; cs; cs; cs; cs", "addr32", "rex", "rex64", "cs; bnd"],
-    32: ["bnd", "cs", "ds", "ss", "ds; ds; ds; ds; ds", "cs; bnd"],
+# Frames of every sort: none, large, of variable size, realigned; many and variable arguments.
+SOURCE = """
+#include <stdarg.h>
+extern int printf(const char *, ...);
+void use(void *);
+int leaf(int x) { return x; }
+int large(int x) { char b[200000]; use(b); return b[x]; }
+int small(int x) { char b[40]; use(b); return b[x]; }
+int variable(int x) { char b[x]; use(b); return b[0]; }
+int aligned(int x) { int b[16] __attribute__((aligned(64))); use(b); return b[x]; }
+int many(int a, int b, int c, int d, int e, int f, int g, long long h, double i) {
+    return a + b + c + d + e + f + g + h + i;
 }
-PREFIXED = [(bits, each) for bits, prefixes in IDLE.items() for each in prefixes]
-CODES = {"bnd": 0xF2, "cs": 0x2E, "ds": 0x3E, "ss": 0x36, "addr32": 0x67, "rex": 0x40,
-         "rex64": 0x48}  # fmt: skip
-
-
-def prefixed(prefixes: str) -> str:
-    return "; ".join(f".byte {CODES[each]}" for each in prefixes.split("; "))
-
-
-@pytest.mark.parametrize("form", ["call mcount", "call *mcount@GOT{}"])
-@pytest.mark.parametrize(("bits", "prefixes"), PREFIXED)
-def test_an_entry_names_the_first_prefix_of_its_call(
-    bits: int, prefixes: str, form: str, tmp_path: Path
-) -> None:
-    call = form.format("PCREL(%rip)" if bits == 64 else "(%ebx)")
-    source = function(f"mov $0x{'2e' * 4},%ecx", f"{prefixed(prefixes)}; {call}", call)
-    path = assembled(tmp_path, source, bits)
-    assert record_file(path).err == []
-    sites = [site.offset for site in table_entries(path)]
-    length = (5 if "GOT" not in call else 6) + len(prefixes.split("; "))
-    assert sites == [6, 6 + length]
-    other = assembled(tmp_path, source.replace(".text", '.section .exit.text,"ax"'), bits)
-    assert record_file(other).err == []
-    code = Read(other).named(".exit.text")[0].data()
-    mode = capstone.CS_MODE_64 if bits == 64 else capstone.CS_MODE_32
-    decoded = [*capstone.Cs(capstone.CS_ARCH_X86, mode).disasm(code, 0)]
-    assert [each.size for each in decoded] == [1, 5, length, length - len(prefixes.split("; ")), 1]
-    assert {each.mnemonic for each in decoded[2:4]} <= {"nop", "lea"}
-
-
-@pytest.mark.parametrize("last", ["$0x2e2e2e2e", "$0x48484848", "$0xf2f2f2f2", "$0x66666666"])
-@BITS
-def test_the_end_of_the_instruction_before_is_no_prefix(
-    bits: int, last: str, tmp_path: Path
-) -> None:
-    path = assembled(tmp_path, function(f"mov {last}, %ecx", "call mcount"), bits)
-    result = found(path.read_bytes())
-    if (bits, last) == (32, "$0x66666666"):  # as 16-bit code the same bytes are otherwise
-        assert [what for _, _, what in result.unsupported] == [calls.UNPROVEN]
-    else:
-        assert [site.offset for site in result] == [6]
+int varargs(int n, ...) { va_list v; va_start(v, n); int x = va_arg(v, int); va_end(v); return x; }
+struct s { long a[9]; };
+struct s by_value(struct s x) { x.a[1]++; return x; }
+int says(int x) { return printf("%d", x); }
+int cases(int x) { switch (x) { case 1: return 4; case 2: return leaf(x); case 3: return says(x);
+    case 4: return small(x); case 5: return 9; default: return large(x); } }
+__attribute__((cold, noinline)) int cold(int x) { if (x) __builtin_trap(); return 1; }
+void use(void *x) { *(char *)x = cold(0); }
+int work(int x) { return cases(x) + aligned(x) + variable(x + 1); }
+"""
+FLAGS = [
+    "-fno-pic", "-fPIC", "-fno-pic -mfentry", "-fno-pic -fcf-protection", "-fno-pic -mstackrealign",
+    "-fPIC -fstack-protector-all", "-fno-pic -fstack-clash-protection", "-fPIC -mno-red-zone",
+    "-fno-pic -mcmodel=large", "-fno-pic -mfentry -fcf-protection", "-fno-pic -mavx",
+    "-fno-pic -mno-omit-leaf-frame-pointer", "-fno-pic -Os",
+]  # fmt: skip
 
 
 @pytest.mark.matrix
+@pytest.mark.parametrize("machine", ["-m64", "-m32"])
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-@pytest.mark.parametrize("flags", ["-mfentry", "", "-O0"])
-@pytest.mark.parametrize("section", [".text", ".exit.text"])
-def test_calls_of_16_bit_code_are_left_alone(
-    section: str, flags: str, compiler: str, tmp_path: Path
+@pytest.mark.parametrize("flags", FLAGS)
+def test_whatever_compilers_put_before_a_call_it_is_a_site(
+    flags: str, compiler: str, machine: str, tmp_path: Path
 ) -> None:
-    source = f'__attribute__((section("{section}"))) int f(int x) {{ return x; }}'
-    path = images.compile_object(
-        tmp_path, "real", source, compiler, "-O2", "-m16", "-pg", "-fno-pic", *flags.split()
-    )
+    if machine == "-m32":  # gcc -m32 has no large model; without it the flags are others' again
+        flags = flags.replace("-mcmodel=large", "-mregparm=2")
+    objects = []
+    for level in ("-O0", "-O1", "-O2", "-O3"):
+        source = SOURCE.replace("work", f"work_{level[2]}")
+        words = [machine, "-pg", level, *flags.split()]
+        one = images.compile_object(tmp_path, f"code{level}", source, compiler, *words)
+        objects.append(one)
+    assert command.run("recordmcount", *objects).status == 0
+    main = images.compile_object(tmp_path, "main", "int main(void) { return 0; }", "gcc", machine)
+    own = images.compile_object(tmp_path, "own", images.COUNTER, "gcc", machine, "-fPIC")
+    program = tmp_path / "program"
+    link = [machine, "-no-pie", "-z", "muldefs"]
+    images.tool("gcc", *link, "-o", program, main, own, *objects)
+    assert_all_are_sites(program, 4 * 13)
+    # Then unwind entries alone tell where functions begin.
+    images.tool("objcopy", "-w", "--strip-symbol=!m*count", "--strip-symbol=!__f*", program)
+    assert_all_are_sites(program, 4 * 13)
+
+
+def assert_all_are_sites(program: Path, least: int) -> None:
+    sites = sites_of(program)
+    assert len(sites) >= least
+    assert {site.state for site in sites} == {State.CALL}
+    before = program.read_bytes()
+    assert command.run("patcher", "nop", "-q", program) == (0, "", "")
+    assert {site.state for site in sites_of(program)} == {State.NOP}
+    assert command.run("patcher", "call", "-q", program) == (0, "", "")
+    assert program.read_bytes() == before
+
+
+MODES = {x86.EM_X86_64: capstone.CS_MODE_64, x86.EM_386: capstone.CS_MODE_32}
+
+
+@pytest.mark.parametrize("machine", MODES)
+def test_prologues_that_are_known_are_whole_instructions(machine: int) -> None:
+    chance = random.Random(2012)
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, MODES[machine])
+    known = 0
+    for first, second in product(range(256), repeat=2):
+        rest = bytes(chance.randrange(256) for _ in range(8))
+        for length in range(1, 8):
+            code = (bytes((first, second)) + rest)[:length]
+            if x86.is_prologue(machine, code):
+                known += 1
+                assert sum(size for _, size, _, _ in decoder.disasm_lite(code, 0)) == length
+    assert known > 256
+
+
+# --- forged files ---------------------------------------------------------------------------------
+
+# A constant whose bytes are those of a call of mcount, and one in data that nothing executes.
+CONSTANT = """
+    .text
+    .globl work, mcount
+    .type work, @function
+    .type mcount, @function
+work:
+    push %rbp
+    mov %rsp, %rbp
+    call mcount
+    .byte 0x48, 0xb8    # movabs $imm64, %rax
+constant_at = .
+    .byte 0xe8
+    .long mcount - . - 4
+    .byte 0, 0, 0
+    pop %rbp
+    ret
+    .size work, . - work
+mcount:
+    ret
+    .size mcount, . - mcount
+    .globl constant
+    .set constant, constant_at
+    .section .rodata, "a", @progbits
+    .byte 0, 0, 0, 0, 0, 0, 0, 0
+    .byte 0xe8
+    .long mcount - . - 4
+    .byte 0, 0, 0
+    .section .note.GNU-stack, "", @progbits
+"""
+
+
+@pytest.fixture
+def forged(tmp_path: Path) -> Path:
+    """A program with such constants; its table has one entry, that of `work`."""
+    (tmp_path / "code.s").write_text(CONSTANT.replace(".globl constant", ".local constant"))
+    images.tool("gcc", "-c", tmp_path / "code.s", "-o", tmp_path / "code.o")
+    assert command.run("recordmcount", tmp_path / "code.o") == (0, "", "")
+    main = images.compile_object(tmp_path, "main", "int main(void) { return 0; }", "gcc")
+    link = [
+        "-no-pie",
+        "-Wl,-z,noseparate-code",
+    ]  # .rodata and the headers are in the code's segment
+    images.tool("gcc", *link, "-o", tmp_path / "forged", tmp_path / "code.o", main)
+    images.tool("objcopy", "-N", "constant", "-N", "constant_at", tmp_path / "forged")
+    return tmp_path / "forged"
+
+
+def name(path: Path, vaddr: int) -> None:
+    """Have the table name another address."""
+    offset, _, size = images.section(path, "__mcount_loc")
+    assert size == 8
+    images.write(path, offset, vaddr.to_bytes(8, "little"))
+
+
+def header(path: Path, section: str) -> int:
+    """The file offset of a section's header."""
+    with path.open("rb") as stream:
+        file = ELFFile(stream)
+        (index,) = [i for i, s in enumerate(file.iter_sections()) if s.name == section]
+        return int(file["e_shoff"] + index * file["e_shentsize"])
+
+
+def assert_refused(path: Path, reason: str) -> None:
     before = path.read_bytes()
-    done = command.run("recordmcount", path)
-    assert (done.status, done.stdout) == (0, "")
-    assert calls.CHANGED in done.stderr
+    (site,) = sites_of(path)
+    assert (site.state, site.reason, site.call) == (State.FOREIGN, reason, None)
+    done = command.run("patcher", "nop", path)
+    assert (done.status, done.stderr.count("\n")) == (1, 1)
     assert path.read_bytes() == before
 
 
-# --- lengths --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("stripped", [False, True])
+def test_a_call_inside_of_a_constant_is_no_site(stripped: bool, forged: Path) -> None:
+    (site,) = sites_of(forged)
+    assert site.state is State.CALL
+    name(forged, site.position + 7)
+    if stripped:
+        images.tool("objcopy", "-N", "work", forged)
+    assert_refused(forged, INSIDE)
 
-# Processors differ about these, and capstone and GNU as: whether ModRM follows; operand sizes.
-DISPUTED = ("ud0", "ud1")
+
+def test_data_in_a_section_that_is_called_code_is_no_site(forged: Path) -> None:
+    offset, vaddr, size = images.section(forged, ".rodata")
+    name(forged, vaddr + forged.read_bytes()[offset : offset + size].index(b"\xe8"))
+    with pytest.raises(FormatError, match="is not in an executable section"):
+        sites_of(forged)
+    images.write(forged, header(forged, ".rodata") + 8, b"\x06")  # SHF_ALLOC, SHF_EXECINSTR
+    assert_refused(forged, NO_START)
 
 
 @pytest.mark.parametrize(
-    ("bits", "mode"),
-    [(64, capstone.CS_MODE_64), (32, capstone.CS_MODE_32), (16, capstone.CS_MODE_16)],
+    ("over", "message"),
+    [
+        ((0x40_0000, 0, 64), "the ELF header and section "),
+        ((0x40_0040, 64, 56), "the program headers and section "),
+    ],
 )
-def test_a_length_is_that_of_a_disassembler_or_unknown(bits: int, mode: int) -> None:
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
-    chance = random.Random(bits)
-    known = unknown = 0
-    for _ in range(60_000):
-        code = bytearray(chance.randbytes(16))
-        code[0] = chance.choice((code[0], code[0], 0x0F, 0x66, 0xC4, 0xC5, 0x62, 0x67, 0x48))
-        instruction = next(decoder.disasm(bytes(code), 0, 1), None)
-        if instruction is None or instruction.mnemonic in DISPUTED:
-            continue
-        measured = x86_length.length(bytes(code), 0, bits)
-        assert measured in (0, instruction.size), (code.hex(), str(instruction))
-        known += measured > 0
-        unknown += measured == 0
-    assert unknown * 200 < known
+def test_a_section_over_the_headers_is_refused(
+    over: tuple[int, int, int], message: str, forged: Path
+) -> None:
+    place = b"".join(each.to_bytes(8, "little") for each in over)
+    images.write(forged, header(forged, ".init") + 16, place)
+    before = forged.read_bytes()
+    with pytest.raises(FormatError, match=f"^image: {message}[0-9]+ overlap at file offset 0x"):
+        sites_of(forged)
+    done = command.run("patcher", "nop", forged)
+    assert (done.status, done.stderr.count("\n"), forged.read_bytes()) == (1, 1, before)
+
+
+@pytest.mark.parametrize(("field", "where"), [(16, "address"), (24, "file offset")])
+def test_sections_over_each_other_are_refused(field: int, where: str, forged: Path) -> None:
+    offset, vaddr, _ = images.section(forged, ".text")
+    value = vaddr if where == "address" else offset
+    images.write(forged, header(forged, ".fini") + field, (value + 2).to_bytes(8, "little"))
+    with pytest.raises(FormatError, match=rf"overlap at {where} 0x[0-9a-f]+$"):
+        sites_of(forged)
+
+
+def test_a_site_in_a_file_that_tells_of_no_function_is_doubtful(tmp_path: Path) -> None:
+    """Neither symbols nor unwind entries: nothing is known to be an instruction."""
+    flags = ["-pg", "-fPIC", "-fno-asynchronous-unwind-tables", "-fvisibility=hidden"]
+    work = images.compile_object(tmp_path, "work", images.WORK, "gcc", *flags)
+    assert command.run("recordmcount", "--pic", work) == (0, "", "")
+    library = tmp_path / "library.so"
+    images.tool("gcc", "-shared", "-nostdlib", "-o", library, work, "-lc")
+    assert {site.state for site in sites_of(library)} == {State.CALL}
+    images.tool("strip", "-R", ".eh_frame", library)
+    assert {(site.state, site.reason) for site in sites_of(library)} == {(State.FOREIGN, NO_START)}

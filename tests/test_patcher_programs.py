@@ -49,7 +49,7 @@ class Way(NamedTuple):
 
     @property
     def pic(self) -> bool:
-        return "pie" in self.link and self.link != "-no-pie"
+        return "pie" in self.link and not self.link.startswith("-no-pie")
 
     def __str__(self) -> str:
         return f"{self.compiler}{self.machine}-{self.linker}{self.link.replace(' ', '')}"
@@ -180,6 +180,7 @@ PROGRAMS: list[tuple[Build, Way]] = [
     *((words, Way("-no-pie", "gcc", linker, "-m32")) for linker in ("bfd", "lld")),
     *((words, Way("-static -no-pie", "gcc", linker, "-m32")) for linker in ("bfd", "mold")),
     (words, Way("-pie", "clang", "bfd", "-m32")),
+    *((words, Way("-no-pie -Wl,-z,retpolineplt", "gcc", "lld", m)) for m in ("-m64", "-m32")),
     *((calculator, Way("-pie", "gcc", linker)) for linker in LINKERS),
     (calculator, Way("-no-pie", "clang", "lld")),
     (calculator, Way("-pie", "gcc", "bfd", "-m32")),

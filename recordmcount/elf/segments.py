@@ -12,6 +12,7 @@ from _struct import Struct, unpack_from
 from itertools import pairwise
 
 from recordmcount.errors import FormatError
+from recordmcount.x86 import EM_386, EM_X86_64
 
 from . import object as elf
 
@@ -34,8 +35,11 @@ PACKED = {
     0x6000000F: "DT_ANDROID_REL", 0x60000011: "DT_ANDROID_RELA", 0x6FFFE000: "DT_ANDROID_RELR",
 }  # fmt: skip
 
+LONGEST_NAME = 4096  # bytes of a dynamic symbol's that are looked at
+
 # The same numbers on both machines (psABI x86-64 table 4.9, i386 table 2.3).
 R_GLOB_DAT, R_JUMP_SLOT, R_RELATIVE = 6, 7, 8
+R_IRELATIVE = {EM_X86_64: 37, EM_386: 42}
 
 
 class Segment:
@@ -89,6 +93,7 @@ class LoadView:
         self._loaded = _loaded(obj.path, self.segments)
         self._starts = [segment.vaddr for segment in self._loaded]
         self.dynamic = self._read_dynamic()
+        self._symbols = self._strings = b""
 
     def file_offset(self, vaddr: int, size: int, *, executable: bool = False) -> int | None:
         """Return the file offset of `size` bytes at link-time virtual address `vaddr`, or None.
@@ -138,24 +143,41 @@ class LoadView:
         return entries
 
     def symbol(self, index: int) -> tuple[bytes, int, int]:
-        """Read (name, st_value, st_shndx) of a dynamic symbol, or raise FormatError."""
-        layout, dynamic = self.obj.layout, self.dynamic
+        """Return (name, st_value, st_shndx) of a dynamic symbol, or raise FormatError.
+
+        Symbols and names are read once, all together: a library has thousands.
+        """
+        layout = self.obj.layout
+        at = index * layout.sym.size
+        if at + layout.sym.size > len(self._symbols):
+            self._symbols = self._read_symbols(index + 1)
+        fields = layout.sym_fields(layout.sym.unpack_from(self._symbols, at))
+        start = fields[elf.ST_NAME]
+        if start >= len(self._strings):
+            raise FormatError(self.obj.path, f"dynamic symbol {index} has no name")
+        end = self._strings.find(b"\0", start, start + LONGEST_NAME)
+        name = self._strings[start : max(end, start)]
+        return name, fields[elf.ST_VALUE], fields[elf.ST_SHNDX]
+
+    def _read_symbols(self, count: int) -> bytes:
+        """Read the first `count` dynamic symbols, or more, and all names if they are not there."""
+        dynamic, size = self.dynamic, self.obj.layout.sym.size
         if DT_SYMTAB not in dynamic or DT_STRTAB not in dynamic:
             raise FormatError(self.obj.path, "a dynamic relocation names a symbol; there are none")
-        raw = self.read(
-            dynamic[DT_SYMTAB] + index * layout.sym.size, layout.sym.size, "a dynamic symbol"
-        )
-        name, value, _size, _info, _other, shndx = layout.sym_fields(layout.sym.unpack(raw))
-        size = dynamic.get(DT_STRSZ, 0)
-        if name >= size:
-            raise FormatError(self.obj.path, f"dynamic symbol {index} has no name")
-        strings = self.read(dynamic[DT_STRTAB] + name, min(size - name, 4096), "a symbol's name")
-        return strings.partition(b"\0")[0], value, shndx
+        if not self._symbols:
+            length = dynamic.get(DT_STRSZ, 0)
+            self._strings = self.read(dynamic[DT_STRTAB], length, "the dynamic strings")
+        # The table does not tell how long it is. Twice as much as before bounds what is read.
+        for number in (max(count, 2 * len(self._symbols) // size), count):
+            if self.file_offset(dynamic[DT_SYMTAB], number * size) is not None:
+                break
+        return self.read(dynamic[DT_SYMTAB], number * size, "the dynamic symbols")
 
     def relocations(self) -> Iterator[DynamicRelocations]:
         """Return the dynamic relocations, table by table: DT_RELR, DT_RELA, DT_REL, DT_JMPREL.
 
-        Raises FormatError where there are others, in a format that is not supported.
+        A file without a dynamic segment relocates itself when it starts, by the tables that are
+        loaded. Raises FormatError where there are others, in a format that is not supported.
         """
         layout, dynamic = self.obj.layout, self.dynamic
         for tag in PACKED.keys() & dynamic.keys():
@@ -173,21 +195,26 @@ class LoadView:
             (DT_JMPREL, DT_PLTRELSZ, plt_entry),
         ):
             size = dynamic.get(size_tag, 0)
-            if tag not in dynamic or not size:
-                continue
-            if size % entry.size:
-                raise FormatError(self.obj.path, f"dynamic tag {size_tag}: a size of {size:#x}")
-            content = self.read(dynamic[tag], size, "the dynamic relocations")
-            words = layout.words(content)
-            width = entry.size // layout.word
-            slots = list(words[::width])
-            if min(slots) < 0:
-                slots = [slot & layout.highest for slot in slots]
-            yield DynamicRelocations(
-                slots,
-                list(words[1::width]),
-                list(words[2::width]) if width == 3 else None,
-            )
+            if tag in dynamic and size:
+                if size % entry.size:
+                    raise FormatError(self.obj.path, f"dynamic tag {size_tag}: a size of {size:#x}")
+                content = self.read(dynamic[tag], size, "the dynamic relocations")
+                yield self._columns(content, entry)
+        for index in self.obj.of_type(elf.SHT_RELA, elf.SHT_REL) if not dynamic else ():
+            section = self.obj.section(index)
+            entry = layout.rela if section.type == elf.SHT_RELA else layout.rel
+            if section.flags & elf.SHF_ALLOC and section.size and not section.size % entry.size:
+                yield self._columns(self.obj.content(index), entry)
+
+    def _columns(self, content: bytes, entry: Struct) -> DynamicRelocations:
+        layout = self.obj.layout
+        words = layout.words(content)
+        width = entry.size // layout.word
+        slots = list(words[::width])
+        if min(slots) < 0:
+            slots = [slot & layout.highest for slot in slots]
+        addends = list(words[2::width]) if width == 3 else None
+        return DynamicRelocations(slots, list(words[1::width]), addends)
 
 
 def _segments(obj: Object) -> list[Segment]:

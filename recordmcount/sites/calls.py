@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from recordmcount.elf.object import Object
     from recordmcount.x86 import CallForm
 
-    from .boundaries import Boundaries, Verdict
+    from .opcodes import Opcodes, Verdict
 
     # Relocation section, text section, pieces of the former (see Object.relocation_pieces).
     Part = tuple[int, int, range]
@@ -252,7 +252,7 @@ class _Search:
         }
         self.no_prefixes = bytes({*range(256)} - x86.MAY_BE_PREFIXES[obj.machine])
         self.idle = x86.IDLE_PREFIXES[obj.machine]
-        self._boundaries: Boundaries | None = None
+        self._opcodes: Opcodes | None = None
 
     def part(self, part: "Part") -> "Answer":
         """Tell what is in one part, in values that can go from process to process."""
@@ -333,12 +333,12 @@ class _Search:
         """Judge all of `opcodes` at which no function begins: (verdicts, those without one)."""
         if not opcodes:
             return {}, set()
-        if self._boundaries is None:
-            from .boundaries import Boundaries  # few calls are in doubt
+        if self._opcodes is None:
+            from .opcodes import Opcodes  # few calls are in doubt
 
-            self._boundaries = Boundaries(self.obj)
-        doubtful = self._boundaries.doubtful(code.section, opcodes)
-        judged = self._boundaries.judge(code.section, doubtful, code.read)
+            self._opcodes = Opcodes(self.obj)
+        doubtful = self._opcodes.doubtful(code.section, opcodes)
+        judged = self._opcodes.judge(code.section, doubtful, code.read)
         return judged, doubtful - judged.keys()
 
     def decode_each(self, code: "_Code", piece: "Relocations", seen: "_Seen") -> None:
