@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from recordmcount import __version__
 from recordmcount.console import end_when_interrupted
-from recordmcount.grammar import UsageError, parse
+from recordmcount.errors import UsageError
+from recordmcount.grammar import parse
 from recordmcount.verb import inform, run
 
 from .options import VERBS, declare
@@ -29,8 +30,7 @@ def main(words: Sequence[str]) -> int:
     try:
         parse(command, words[:1], asked)
         if not asked.information:
-            what = f"unknown verb '{words[0]}'" if words else "no verb"
-            raise UsageError(f"{what}: say {', '.join(VERBS)}")
+            raise UsageError(_no_verb(words))
     except UsageError as error:
         from recordmcount.help import refuse
 
@@ -40,3 +40,16 @@ def main(words: Sequence[str]) -> int:
     from recordmcount.help import help_of
 
     return inform(help_of(command))
+
+
+def _no_verb(words: Sequence[str]) -> str:
+    """Say what is wrong where there should be a verb."""
+    from recordmcount.cli import VERBS as RECORDER_VERBS
+    from recordmcount.nearest import question
+
+    all_verbs = f": say {', '.join(VERBS)}"
+    if not words:
+        return f"no verb{all_verbs}"
+    if words[0] in RECORDER_VERBS:
+        return f"unknown verb '{words[0]}'; it is one of recordmcount: recordmcount {words[0]}"
+    return f"unknown verb '{words[0]}'{question(words[0], VERBS) or all_verbs}"

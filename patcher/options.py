@@ -33,7 +33,6 @@ class PatcherOptions(Values):
     functions: tuple[str, ...] = ()
     notrace: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
-    output: str | None = None
     dry_run = False
     quiet = False
     json = False

@@ -8,8 +8,9 @@ import posix
 import sys
 
 from . import __version__
-from .console import end_when_interrupted, say
-from .grammar import UsageError, parse
+from .console import end_when_interrupted, put, say
+from .errors import Error, RecordError, UsageError, reason
+from .grammar import check_files, parse
 from .options import Options, declare
 
 TYPE_CHECKING = False
@@ -26,10 +27,6 @@ VERBS = ("report",)
 FILES_WORTH_FORKING = 16
 
 
-class ListError(Exception):
-    """A @LIST cannot be read; the text says which and why."""
-
-
 def main(words: "Sequence[str]") -> int:
     """Run `recordmcount` with these words; returns the exit status."""
     end_when_interrupted()
@@ -39,17 +36,15 @@ def main(words: "Sequence[str]") -> int:
     try:
         parse(command, words, options)
         if options.information:
-            return 0 if say(1, _inform(options.information, command)) else 1
-        if not options.files:
-            raise UsageError("no files")
+            return 0 if _inform(options.information, command) else 1
         files = list(_expand(options.files))
-        if options.output and len(files) > 1:
-            raise UsageError("-o is for one file")
+        check_files(options, files)
+        _refuse_verb(options.files[0])
     except UsageError as error:
         from .help import refuse
 
         return refuse(command, error)
-    except ListError as error:
+    except Error as error:  # a @LIST
         say(2, [str(error)])
         return 1
     return _record_all(files, options)
@@ -62,6 +57,21 @@ def _verb(name: str, words: "Sequence[str]") -> int:
 
     module = import_module(f"recordmcount.{name}.command")
     return run(module.declare(), module.execute, words)
+
+
+def _refuse_verb(word: str) -> None:
+    """Raise UsageError where the first file is none, but most likely meant as a verb."""
+    if "." in word or "/" in word or word.startswith("@"):  # nearly always
+        return
+    try:
+        posix.stat(word)
+    except OSError:
+        from .nearest import question
+
+        if word in VERBS:
+            raise UsageError(f"the verb '{word}' must be the first word") from None
+        if meant := question(word, VERBS):
+            raise UsageError(f"no verb '{word}'{meant} (a file of that name: ./{word})") from None
 
 
 def _expand(files: "Iterable[str]") -> "Iterator[str]":
@@ -84,7 +94,7 @@ def _read_list(path: str) -> bytes:
         while piece := posix.read(fd, 1 << 16):
             content += piece
     except OSError as error:
-        raise ListError(f"{path}: {error.strerror}") from error
+        raise RecordError(path, reason(error)) from error
     return content
 
 
@@ -121,19 +131,19 @@ def _died(file: str) -> "Answer":
     return [], [f"{file}: the process that recorded it died", f"{file}: failed"], (), True
 
 
-def _inform(what: str, command: "Command") -> list[str]:
-    """Answer a question about the program."""
+def _inform(what: str, command: "Command") -> bool:
+    """Answer a question about the program; False where nobody can read it."""
     folder = __file__.rpartition("/")[0]
     if what == "version":
-        return [f"recordmcount {__version__}"]
+        return say(1, [f"recordmcount {__version__}"])
     if what == "print_dir":
-        return [f"{folder}/glue"]
+        return put(f"{folder}/glue")
     if what == "print_command":
         from shlex import join
 
         # A virtual environment's python starts more slowly than the one behind it.
         python: str = getattr(sys, "_base_executable", sys.executable)
-        return [join([python, "-I", "-S", f"{folder}/__main__.py"])]
+        return put(join([python, "-I", "-S", f"{folder}/__main__.py"]))
     from .help import help_of
 
-    return help_of(command)
+    return say(1, help_of(command))

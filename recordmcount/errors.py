@@ -16,6 +16,16 @@ class Error(Exception):
         return f"{self.path}: {self.what}"
 
 
+class UsageError(Error):
+    """The words of a command line make no sense; `what` says why, and no path has to do with it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("", what)
+
+    def __str__(self) -> str:
+        return self.what
+
+
 class RecordError(Error):
     """A file could not be read or recorded; the file is as it was.
 

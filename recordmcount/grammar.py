@@ -7,6 +7,8 @@ value was forgotten the next option is not swallowed. (`argparse` takes longer t
 recording takes.)
 """
 
+from .errors import UsageError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,10 +17,6 @@ if TYPE_CHECKING:
     Result = TypeVar("Result", bound="Values")
 
 LONGEST_NUMBER = 9  # digits
-
-
-class UsageError(Exception):
-    """The words of a command line make no sense; the text says why."""
 
 
 class Option:
@@ -90,6 +88,7 @@ class Values:
     """
 
     files: "tuple[str, ...]" = ()
+    output: "str | None" = None
     information = ""
 
     def __init__(self, **values: object) -> None:
@@ -119,6 +118,14 @@ def parse(command: Command, words: "Sequence[str]", values: "Result") -> "Result
     return values
 
 
+def check_files(values: Values, files: "Sequence[str]") -> None:
+    """Raise UsageError where there are no files, or too many; `files` are all that words name."""
+    if not values.files:
+        raise UsageError("no files")
+    if values.output and len(files) > 1:
+        raise UsageError("-o is for one file")
+
+
 def _options(
     word: str, known: dict[str, Option], rest: "Iterator[str]"
 ) -> "Iterator[tuple[str, Option, str]]":
@@ -135,7 +142,7 @@ def _options(
         name, letters = f"-{letters[0]}", letters[1:]
         if name not in known:
             where = "" if name == word else f" in '{word}'"
-            raise UsageError(f"unknown option '{name}'{where}")
+            raise UsageError(f"unknown option '{name}'{where}{_instead(word, known)}")
         option, value = known[name], ""
         if option.value and letters.startswith("="):
             raise UsageError(f"option '{name}' takes its value without '='")
@@ -152,7 +159,17 @@ def _long(name: str, known: dict[str, Option]) -> Option:
         return known[meant[0]]
     if meant:
         raise UsageError(f"option '{name}' is not clear: {', '.join(meant)}")
-    raise UsageError(f"unknown option '{name}'")
+    raise UsageError(f"unknown option '{name}'{_instead(name, known)}")
+
+
+def _instead(word: str, known: dict[str, Option]) -> str:
+    """Say what to write instead of a word with an option that there is not."""
+    from .nearest import question  # rare
+
+    long_names = [each for each in known if each.startswith("--")]
+    is_long = len(word) > 3  # a few letters are like anything
+    meant = question(f"--{word.lstrip('-')}", long_names) if is_long else ""
+    return meant or "; see --help"
 
 
 def _next(name: str, option: Option, rest: "Iterator[str]") -> str:

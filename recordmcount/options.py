@@ -21,7 +21,6 @@ class Options(Values):
     """The recording options; every step may read them and none changes them."""
 
     warn = False
-    output: "str | None" = None
     dry_run = False
     stats = False
     jobs = 0  # as many as there are processors

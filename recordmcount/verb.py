@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 
-from .console import say
-from .grammar import Command, UsageError, Values, parse
+from .console import put, say
+from .errors import UsageError
+from .grammar import Command, Values, check_files, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,10 +27,8 @@ def run(
     command, values = declared
     try:
         asked = parse(command, words, values)
-        if not (asked.files or asked.information):
-            raise UsageError("no files")
-        if getattr(asked, "output", None) and len(asked.files) > 1:
-            raise UsageError("-o is for one file")
+        if not asked.information:
+            check_files(asked, asked.files)
     except UsageError as error:
         from .help import refuse
 
@@ -48,5 +47,10 @@ def run(
 
 
 def inform(lines: Sequence[str]) -> int:
-    """Print what was asked for; returns the exit status."""
+    """Print for people what was asked for; returns the exit status."""
     return 0 if say(1, lines) else 1
+
+
+def give(text: str) -> int:
+    """Print for programs what was asked for; returns the exit status."""
+    return 0 if put(text) else 1

@@ -24,6 +24,7 @@ SOUND, IGNORED = caller(), caller(".text", ".exit.text")
 
 
 BITCODE = "LLVM bitcode, not an object: join the objects with ld.lld -r, and record the result"
+REPORT = "did you mean 'report'?"
 SLIM_LTO = (
     "a slim LTO object without code: join the objects with gcc -flto -flinker-output=nolto-rel -r, "
     "and record the result"
@@ -115,9 +116,9 @@ def test_a_single_dash_is_a_file() -> None:
         ([], "no files"),
         (["-w"], "no files"),
         (["--", "-w"][:1], "no files"),
-        (["-x", "x.o"], "unknown option '-x'"),
-        (["-wx", "x.o"], "unknown option '-x' in '-wx'"),
-        (["--foo=1", "x.o"], "unknown option '--foo'"),
+        (["-x", "x.o"], "unknown option '-x'; see --help"),
+        (["-wx", "x.o"], "unknown option '-x' in '-wx'; see --help"),
+        (["--foo=1", "x.o"], "unknown option '--foo'; see --help"),
         (["x.o", "-o"], "option '-o' wants a value"),
         (["--output=", "x.o"], "option '--output' wants a value"),
         (["x.o", "--symbol"], "option '--symbol' wants a value"),
@@ -153,6 +154,44 @@ def test_every_option_of_the_help_is_understood() -> None:
     assert {"-w", "--output", "-j", "--symbol", "--print-dir"} < {*options}
     for option in options:
         parse([option, "1", "x.o"])  # raises UsageError for what it does not know
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            ["reprot", "x.o"],
+            "no verb 'reprot'; did you mean 'report'? (a file of that name: ./reprot)",
+        ),
+        (["reports"], "no verb 'reports'; did you mean 'report'? (a file of that name: ./reports)"),
+        (["-w", "report", "x.o"], "the verb 'report' must be the first word"),
+        (["--all-section=1", "x.o"], "option '--all-section' takes no value"),
+        (["--dryrun", "x.o"], "unknown option '--dryrun'; did you mean '--dry-run'?"),
+        (["-dry-run", "x.o"], "unknown option '-d' in '-dry-run'; did you mean '--dry-run'?"),
+        (["report", "--jsn", "x.o"], "unknown option '--jsn'; did you mean '--json'?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_slip_of_the_pen_is_told_from_a_file(words: list[str], why: str, tmp_path: Path) -> None:
+    SOUND.write(tmp_path / "x.o")
+    done = recordmcount_run(*words, cwd=tmp_path)
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0].partition(": ")[2] == why
+    assert not is_recorded(tmp_path / "x.o")
+
+
+@pytest.mark.parametrize("name", ["reprot", "report"])
+def test_a_file_may_have_the_name_of_a_verb(name: str, tmp_path: Path) -> None:
+    path = SOUND.write(tmp_path / name)
+    word = "reprot" if name == "reprot" else "./report"
+    assert recordmcount_run(word, cwd=tmp_path) == (0, "", "")
+    assert is_recorded(path)
+
+
+@pytest.mark.parametrize("name", ["x.o", "main", "sub/reprot"])
+def test_a_file_that_is_not_there_is_no_verb(name: str, tmp_path: Path) -> None:
+    expected = (1, "", f"{name}: No such file or directory\n{name}: failed\n")
+    assert recordmcount_run(name, cwd=tmp_path) == expected
 
 
 # --- information ----------------------------------------------------------------------------------
@@ -331,8 +370,9 @@ def test_a_path_may_be_any_bytes(tmp_path: Path) -> None:
     command = [os.fsencode(sys.executable), b"-m", b"recordmcount", b"--stats", good, bad]
     done = subprocess.run(command, check=False, capture_output=True, cwd=ROOT)
     assert done.returncode == 1
-    assert done.stdout.splitlines()[0] == good + b": 1 recorded, 0 made NOPs, 0 other references"
-    assert done.stderr.splitlines()[-1] == bad + b": failed"
+    first, *_ = done.stdout.splitlines()
+    assert first.endswith(rb"/\xff\xfe \xc3.o: 1 recorded, 0 made NOPs, 0 other references")
+    assert done.stderr.endswith(rb"/b\xff.o: failed" + b"\n")
     assert is_recorded(Path(os.fsdecode(good)))
 
 

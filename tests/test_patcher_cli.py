@@ -248,6 +248,21 @@ def test_without_a_verb_all_are_named_in_one_line(words: list[str]) -> None:
     assert usage == "usage: patcher VERB [options] FILE..."
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("statsu x", "unknown verb 'statsu'; did you mean 'status'?"),
+        ("report x", "unknown verb 'report'; it is one of recordmcount: recordmcount report"),
+        ("nop --dryrun x", "unknown option '--dryrun'; did you mean '--dry-run'?"),
+        ("--versoin", "unknown option '--versoin'; did you mean '--version'?"),
+    ],
+)
+def test_of_a_slip_of_the_pen_the_nearest_is_named(words: str, why: str) -> None:
+    done = command.run("patcher", *words.split())
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0].partition(": ")[2] == why
+
+
 def test_help_says_what_a_verb_does() -> None:
     assert "\n\nTurn calls to mcount into NOPs.\n\n" in patch("nop", "--help")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from patcher.errors import CompareError, NoSiteError
 from patcher.modify import verify
-from recordmcount.console import printable
 from recordmcount.elf import object as elf
 from recordmcount.mcount_loc import MODULE
 from recordmcount.mcount_loc import NAME as TABLE
@@ -85,7 +84,7 @@ def select(
 
     selected, idle = by_name.select(table.sites, globs, notrace)
     if idle:
-        raise NoSiteError(path, f"no site in a function like {' or '.join(map(printable, idle))}")
+        raise NoSiteError(path, f"no site in a function like {' or '.join(idle)}")
     return selected
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from recordmcount.console import say
+from recordmcount.console import put, say
 from recordmcount.grammar import Command, Values
 from recordmcount.options import HELP, JSON, SCHEMA, SYMBOL
-from recordmcount.verb import inform
+from recordmcount.verb import give
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def execute(options: ReportOptions) -> int:
     from .text import lines
 
     if options.information == "schema":
-        return inform([dump(schema())])
+        return give(dump(schema()))
     files: list[ReportedFile] = []
     errors: list[Error] = []
     for path in options.files:
@@ -58,7 +58,9 @@ def execute(options: ReportOptions) -> int:
                 say(2, [str(result)])
             else:
                 files.append(result)
-    colour = os.isatty(1) and not os.environ.get("NO_COLOR")
-    told = [dump(report(files, errors))] if options.json else lines(files, colour=colour)
-    written = say(1, told)
+    if options.json:
+        written = put(dump(report(files, errors)))
+    else:
+        colour = os.isatty(1) and not os.environ.get("NO_COLOR")
+        written = say(1, lines(files, colour=colour))
     return 0 if written and not errors else 1

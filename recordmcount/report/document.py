@@ -7,6 +7,7 @@ it. Other commands build their own of the same parts.
 from __future__ import annotations
 
 from recordmcount import x86
+from recordmcount.console import spelled
 from recordmcount.elf import object as elf
 from recordmcount.elf import segments
 from recordmcount.errors import FormatError
@@ -29,7 +30,9 @@ DT_FLAGS_1, DF_1_PIE = 0x6FFFFFFB, 0x08000000
 
 def report(files: list[ReportedFile], errors: list[Error]) -> Report:
     """Make the document of one run."""
-    told: list[ReportedError] = [{"path": error.path, "message": str(error)} for error in errors]
+    told: list[ReportedError] = [
+        {"path": error.path, "message": spelled(str(error))} for error in errors
+    ]
     return {"version": VERSION, "files": files, "errors": told}
 
 
