@@ -10,7 +10,7 @@ import sys
 from . import __version__
 from .console import end_when_interrupted, put, say
 from .errors import Error, RecordError, UsageError, reason
-from .grammar import check_files, parse
+from .grammar import parse
 from .options import Options, declare
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     # Lines for stdout and for stderr, counts, whether it failed: of one file.
     Answer = tuple[list[str], list[str], tuple[int, ...], bool]
 
-VERBS = ("report",)
+VERBS = ("report", "diff")
 # Below this many files one process is done before others would have started.
 FILES_WORTH_FORKING = 16
 
@@ -37,9 +37,11 @@ def main(words: "Sequence[str]") -> int:
         parse(command, words, options)
         if options.information:
             return 0 if _inform(options.information, command) else 1
-        files = list(_expand(options.files))
-        check_files(options, files)
+        options.check()
         _refuse_verb(options.files[0])
+        options.files = tuple(_expand(options.files))
+        if options.files:  # a @LIST may be empty
+            options.check()
     except UsageError as error:
         from .help import refuse
 
@@ -47,7 +49,7 @@ def main(words: "Sequence[str]") -> int:
     except Error as error:  # a @LIST
         say(2, [str(error)])
         return 1
-    return _record_all(files, options)
+    return _record_all(options.files, options)
 
 
 def _verb(name: str, words: "Sequence[str]") -> int:
@@ -98,7 +100,7 @@ def _read_list(path: str) -> bytes:
     return content
 
 
-def _record_all(files: list[str], options: Options) -> int:
+def _record_all(files: "Sequence[str]", options: Options) -> int:
     from .record.file import describe, record
 
     # Many files are shared out; of few, each is: a large object is worth several processes.

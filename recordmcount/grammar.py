@@ -94,6 +94,13 @@ class Values:
     def __init__(self, **values: object) -> None:
         self.__dict__.update(values)
 
+    def check(self) -> None:
+        """Raise UsageError where words make no sense together."""
+        if not self.files:
+            raise UsageError("no files")
+        if self.output and len(self.files) > 1:
+            raise UsageError("-o is for one file")
+
 
 def parse(command: Command, words: "Sequence[str]", values: "Result") -> "Result":
     """Give `values` what the words say; nothing behind a word that asks for information counts.
@@ -116,14 +123,6 @@ def parse(command: Command, words: "Sequence[str]", values: "Result") -> "Result
                 _set(values, name, option, value)
     values.files = tuple(files)
     return values
-
-
-def check_files(values: Values, files: "Sequence[str]") -> None:
-    """Raise UsageError where there are no files, or too many; `files` are all that words name."""
-    if not values.files:
-        raise UsageError("no files")
-    if values.output and len(files) > 1:
-        raise UsageError("-o is for one file")
 
 
 def _options(

@@ -36,7 +36,7 @@ def declare() -> tuple[Command, Options]:
     """Declare the command line of recording."""
     command = Command(
         "recordmcount",
-        ["[-w] [options] FILE... | @LIST", "report [options] FILE..."],
+        ["[-w] [options] FILE... | @LIST", "report [options] FILE...", "diff [options] OLD NEW"],
         "Record every call to mcount or __fentry__ in relocatable x86 objects (and in the members "
         "of static libraries) in a __mcount_loc table, as the Linux build's recordmcount does.",
         [
@@ -87,8 +87,11 @@ def declare() -> tuple[Command, Options]:
             ("FILE", "an object (.o, .ko) or an archive (.a); changed in place"),
             ("@LIST", "a file that names one FILE a line (or separated by NULs); @- is stdin"),
         ],
-        verbs=[("report", "show every call site of objects, libraries and linked files")],
-        epilog="`recordmcount report --help` tells more.\n"
+        verbs=[
+            ("report", "show every call site of objects, libraries and linked files"),
+            ("diff", "show what changed between two builds"),
+        ],
+        epilog="`recordmcount VERB --help` tells more.\n"
         "exit status: 0 done, 1 a file failed, 2 usage",
     )  # fmt: skip
     return command, Options()

@@ -10,7 +10,7 @@ import sys
 
 from .console import put, say
 from .errors import UsageError
-from .grammar import Command, Values, check_files, parse
+from .grammar import Command, Values, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run(
     try:
         asked = parse(command, words, values)
         if not asked.information:
-            check_files(asked, asked.files)
+            asked.check()
     except UsageError as error:
         from .help import refuse
 

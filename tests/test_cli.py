@@ -136,7 +136,8 @@ def test_words_that_make_no_sense_end_with_the_usage_and_status_2(
 ) -> None:
     usage = (
         "usage: recordmcount [-w] [options] FILE... | @LIST\n"
-        "       recordmcount report [options] FILE..."
+        "       recordmcount report [options] FILE...\n"
+        "       recordmcount diff [options] OLD NEW"
     )
     assert recordmcount_run(*words) == (2, "", f"recordmcount: {why}\n{usage}\n")
 
