@@ -1,5 +1,7 @@
 """The command as make and people call it: words, lists of files, messages and exit status."""
 
+import gzip
+import lzma
 import os
 import shlex
 import shutil
@@ -24,6 +26,9 @@ SOUND, IGNORED = caller(), caller(".text", ".exit.text")
 
 
 BITCODE = "LLVM bitcode, not an object: join the objects with ld.lld -r, and record the result"
+LINKED = "recordmcount works on objects, before the link; `recordmcount report` shows its sites"
+TEXT = "text, not an ELF file: compile it first, with -pg -mfentry -c, and name the object"
+SCRIPT = "a script, not an ELF file: name the program that it runs; libtool keeps those in .libs"
 REPORT = "did you mean 'report'?"
 SLIM_LTO = (
     "a slim LTO object without code: join the objects with gcc -flto -flinker-output=nolto-rel -r, "
@@ -271,20 +276,28 @@ def make_link_to_a_device(path: Path) -> None:
 def test_what_is_no_regular_file_is_refused(make: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "x.o"
     make(path)
-    assert recordmcount_run(path) == (1, "", f"not a regular file: {path}\n{path}: failed\n")
+    advice = f"{path}: a folder: name the files in it\n" if make is make_folder else ""
+    expected = f"not a regular file: {path}\n{advice}{path}: failed\n"
+    assert recordmcount_run(path) == (1, "", expected)
 
 
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (b"", "unrecognized ELF data encoding 0: PATH"),
-        (b"text\n", "unrecognized ELF data encoding 0: PATH"),
-        (b"int main;\n", "unrecognized ELF data encoding 97: PATH"),
+        (b"", "unrecognized ELF data encoding 0: PATH\nPATH: an empty file: build it again"),
+        (b"text\n", f"unrecognized ELF data encoding 0: PATH\nPATH: {TEXT}"),
+        (b"int main;\n", f"unrecognized ELF data encoding 97: PATH\nPATH: {TEXT}"),
+        ("// grüße\n".encode(), f"unrecognized ELF data encoding 195: PATH\nPATH: {TEXT}"),
+        (b"#!/bin/sh\n", f"unrecognized ELF data encoding 110: PATH\nPATH: {SCRIPT}"),
+        (b"\0\1\2\3\4\5\6", "unrecognized ELF data encoding 5: PATH"),
         (SOUND.patch("EI_DATA", 2), "unrecognized ELF data encoding 2: PATH"),
         (SOUND.patch("EI_MAG", 1), "unrecognized ET_REL file PATH"),
-        (SOUND.patch("e_type", 2), "unrecognized ET_REL file PATH"),
+        (SOUND.patch("e_type", 2), f"unrecognized ET_REL file PATH\nPATH: an executable: {LINKED}"),
+        (SOUND.patch("e_type", 4), "unrecognized ET_REL file PATH"),
         (SOUND.patch("e_machine", 183), "unrecognized e_machine 183 PATH"),
         (b"BC\xc0\xde" + bytes(60), f"PATH: {BITCODE}"),
+        (lzma.compress(SOUND.data), "PATH: compressed: decompress it first"),
+        (gzip.compress(SOUND.data), "PATH: compressed: decompress it first"),
         (b"!<thin>\n", "PATH: a thin archive: record the objects it names instead"),
     ],
 )  # fmt: skip

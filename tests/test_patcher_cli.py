@@ -54,7 +54,7 @@ def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
     arm.write_bytes(header[:18] + b"\x28\0" + header[20:])
     wide.write_bytes(header[:18] + b"\3\0" + header[20:])
     reasons = {
-        tmp_path / "main.o": "no __mcount_loc table",
+        tmp_path / "main.o": "no __mcount_loc table: compile with -pg -mfentry, and record then",
         archive: "an archive: patch its members before they go in, or what is linked from it",
         module: "compressed: decompress it first",
         bitcode: "LLVM bitcode, not an object: patch what is linked from it",
@@ -63,12 +63,14 @@ def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
         slim: "a slim LTO object without code: join the objects with gcc -flto "
         "-flinker-output=nolto-rel -r, and record the result",
         other: "not for x86",
-        script: "not an ELF file",
+        script: "a script, not an ELF file: name the program that it runs; libtool keeps those in "
+        ".libs",
         short: "not an ELF file",
         fifo: "not a regular file",
-        tmp_path: "not a regular file",
+        tmp_path: "a folder: name the files in it",
         tmp_path / "nothing": "No such file or directory",
-        tmp_path / "libcounter.so": "no __mcount_loc table",
+        tmp_path / "libcounter.so": "no __mcount_loc table: compile with -pg -mfentry, run "
+        "recordmcount on the objects, and link them",
     }
     before = {path: path.read_bytes() for path in reasons if path.is_file()}
     done = command.run("patcher", "nop", *reasons, built.image)

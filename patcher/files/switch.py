@@ -6,10 +6,9 @@ from patcher.errors import CompareError, NoSiteError
 from patcher.modify import verify
 from recordmcount.elf import object as elf
 from recordmcount.mcount_loc import MODULE
-from recordmcount.mcount_loc import NAME as TABLE
 from recordmcount.sites import image
 from recordmcount.sites.state import STATES, State
-from recordmcount.sites.words import sites_in_words
+from recordmcount.sites.words import no_table, sites_in_words
 
 from .rewrite import rewrite
 
@@ -61,7 +60,8 @@ def read(file: ElfFile, names: Sequence[str]) -> Switchable:
     """Read the file's sites. NoSiteError without a table, FormatError for an unsound one."""
     sites = image.read(file.object, names)
     if sites is None or not sites.has_table:
-        raise NoSiteError(file.path, f"no {TABLE.decode()} table")
+        in_object = file.object.type == elf.ET_REL
+        raise NoSiteError(file.path, no_table(in_object=in_object, has_calls=bool(sites)))
     if sites.in_object is True:
         from .objects import ObjectSwitch
 

@@ -51,7 +51,8 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
             result.out.append(f"{path}: {describe(result.counts)}")
         return result
     except UnrecognizedError as error:
-        why = error.compatible
+        result.err.append(error.compatible)
+        why = str(error) if error.advice else ""
     except RecordError as error:
         why = str(error)
     except OSError as error:
@@ -61,7 +62,7 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
     except ImportError as error:  # a part of this program that is read only when it is needed
         why = f"{path}: {error}"
     result.failed = True
-    result.err += [why, f"{path}: failed"]
+    result.err += [line for line in (why, f"{path}: failed") if line]
     return result
 
 
@@ -96,8 +97,11 @@ def _is_archive(path: str, read: "Callable[[int, int], bytes]") -> bool:
     """Tell whether what does not begin as ELF is an archive; refuse what has no code."""
     from recordmcount.elf import filetype  # rare: not imported for an object
 
-    found = filetype.of(read(0, filetype.START))
-    filetype.refuse(path, found, filetype.ADVICE)
+    start = read(0, filetype.START)
+    found = filetype.of(start)
+    if found in filetype.NOT_CODE:
+        raise elf.unrecognized(path, start, found, filetype.ADVICE_ON_FILES[found])
+    filetype.refuse(path, found, filetype.ADVICE_ON_FILES)
     return found == filetype.ARCHIVE
 
 
@@ -107,17 +111,21 @@ def _record_archive(
     from recordmcount.elf import archive, filetype  # rare: not imported for an object
 
     content = reader(fd)(0, status.st_size)
+    objects: list[str] = []
 
     def new_member(name: str, member: bytes) -> bytes:
         member_path = f"{path}({name})"
         filetype.refuse(member_path, filetype.of(member), filetype.ADVICE)
         if not member.startswith(elf.MAGIC):
             return member
+        objects.append(name)
         obj = elf.Object(member_path, len(member), lambda at, size: member[at : at + size])
         plan = plan_object(obj, options, result)
         return b"".join(commit.patched(obj, plan.all_edits, plan.appended)) if plan else member
 
     new = archive.rebuild(path, content, new_member)
+    if not objects and not options.quiet:
+        result.err.append(f"{path}: warning: {filetype.NO_OBJECTS}")
     if not options.dry_run and (options.output or new != content):
         _replace(path, fd, [new], options, status)
 
@@ -125,8 +133,9 @@ def _record_archive(
 def plan_object(obj: "Object", options: "Options", result: Result, processes: int = 1) -> Plan:
     """Plan one object; counts and messages go to `result`. Raises RecordError."""
     if obj.type != elf.ET_REL:
-        compatible = f"unrecognized ET_REL file {obj.path}"
-        raise UnrecognizedError(obj.path, "not a relocatable object", compatible)
+        from recordmcount.elf import filetype  # rare
+
+        raise elf.unrecognized(obj.path, obj.header, *filetype.no_object(obj))
     obj.refuse_without_code()
     if obj.named(mcount_loc.NAME):
         if not options.quiet:

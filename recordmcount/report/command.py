@@ -40,6 +40,7 @@ def declare() -> tuple[Command, ReportOptions]:
 
 def execute(options: ReportOptions) -> int:
     """Report on all files; returns the exit status."""
+    from recordmcount.elf.filetype import NO_OBJECTS
     from recordmcount.errors import Error
 
     from .document import report
@@ -52,12 +53,16 @@ def execute(options: ReportOptions) -> int:
     files: list[ReportedFile] = []
     errors: list[Error] = []
     for path in options.files:
+        told = False
         for result in examine(path, options.symbols):
+            told = True
             if isinstance(result, Error):
                 errors.append(result)
                 say(2, [str(result)])
             else:
                 files.append(result)
+        if not told:
+            say(2, [f"{path}: warning: {NO_OBJECTS}"])
     if options.json:
         written = put(dump(report(files, errors)))
     else:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from recordmcount import mcount_loc
 from recordmcount.console import Painted, printable
 from recordmcount.sites.state import STATES, State
-from recordmcount.sites.words import in_function, odd_entries, sites_in_words
+from recordmcount.sites.words import in_function, no_table, odd_entries, sites_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +62,8 @@ def _cells(site: ReportedSite) -> tuple[str, ...]:
 def _summary(file: ReportedFile) -> str:
     parts = _counts(file["sites"]) if file["sites"] or file["type"] == "object" else []
     if not file["has_table"]:
-        parts.append(f"no {mcount_loc.NAME.decode()} table")
+        in_object = file["type"] == "object"
+        parts.append(no_table(in_object=in_object, has_calls=bool(file["sites"])))
     elif not file["sites"] and not file["dead_entries"]:
         parts.append("the table is empty")
     return "; ".join(parts + odd_entries(file["dead_entries"], file["repeated_entries"]))

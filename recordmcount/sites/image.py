@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from recordmcount import mcount_loc
+from recordmcount.elf import filetype
 from recordmcount.elf import object as elf
-from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ def read(obj: Object, names: Sequence[str] = ()) -> RelocatableSites | LinkedSit
         from . import relocatable
 
         return relocatable.read(obj, names)
-    if obj.type not in (elf.ET_EXEC, elf.ET_DYN):
-        raise FormatError(obj.path, "neither an object nor a linked file")
+    filetype.refuse_unlinked(obj)
     if obj.headers and not obj.named(mcount_loc.NAME):
         return None
     from . import linked
