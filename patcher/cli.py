@@ -13,19 +13,15 @@ from .options import VERBS, declare
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 
 def main(words: Sequence[str]) -> int:
     """Run `patcher` with these words; returns the exit status."""
     end_when_interrupted()
-    if words and words[0] == "status":
-        from .verbs import status
-
-        return run(status.declare("status"), status.execute, words[1:])
     if words and words[0] in VERBS:
-        from .verbs import switch
-
-        return run(switch.declare(words[0]), switch.execute, words[1:])
+        module = module_of(words[0])
+        return run(module.declare(words[0]), module.execute, words[1:])
     command, asked = declare()
     try:
         parse(command, words[:1], asked)
@@ -40,6 +36,17 @@ def main(words: Sequence[str]) -> int:
     from recordmcount.help import help_of
 
     return inform(help_of(command))
+
+
+def module_of(verb: str) -> Any:
+    """Import what a verb is made of: `declare` and `execute`, as recordmcount.verb has them."""
+    if verb == "status":
+        from .verbs import status
+
+        return status
+    from .verbs import switch
+
+    return switch
 
 
 def _no_verb(words: Sequence[str]) -> str:

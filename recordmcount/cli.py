@@ -16,6 +16,7 @@ from .options import Options, declare
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any
 
     from .grammar import Command
 
@@ -53,12 +54,17 @@ def main(words: "Sequence[str]") -> int:
 
 
 def _verb(name: str, words: "Sequence[str]") -> int:
-    from importlib import import_module
-
     from .verb import run
 
-    module = import_module(f"recordmcount.{name}.command")
+    module = module_of(name)
     return run(module.declare(), module.execute, words)
+
+
+def module_of(verb: str) -> "Any":
+    """Import what a verb is made of: `declare` and `execute`, as `verb` has them."""
+    from importlib import import_module
+
+    return import_module(f"recordmcount.{verb}.command")
 
 
 def _refuse_verb(word: str) -> None:
