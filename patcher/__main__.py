@@ -8,9 +8,25 @@ if not __package__:
     sys.path.insert(0, __file__.rpartition("/patcher/")[0] or ".")
 
 
+def files_are_limited() -> bool:
+    """Tell whether files are: Python would cut short what it compiles, and fail the next time.
+
+    (RLIMIT_FSIZE. `resource` would take longer to import.)
+    """
+    try:
+        fd = posix.open("/proc/self/limits", posix.O_RDONLY | posix.O_CLOEXEC)
+        limits = posix.read(fd, 4096)
+        posix.close(fd)
+    except OSError:
+        return False
+    return b"Max file size             unlimited" not in limits
+
+
 def main() -> int:
     """The console script; returns the exit status."""
     gc.disable()  # hardly any cycles are made, and looking for them takes long
+    if files_are_limited():
+        sys.dont_write_bytecode = True
     from patcher.cli import main
 
     return main(sys.argv[1:])

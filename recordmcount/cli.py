@@ -8,6 +8,7 @@ import posix
 import sys
 
 from . import __version__
+from .commit import close
 from .console import end_when_interrupted, put, say
 from .errors import Error, RecordError, UsageError, reason
 from .grammar import parse
@@ -43,14 +44,16 @@ def main(words: "Sequence[str]") -> int:
         options.files = tuple(_expand(options.files))
         if options.files:  # a @LIST may be empty
             options.check()
+        return _record_all(options.files, options)
     except UsageError as error:
         from .help import refuse
 
         return refuse(command, error)
     except Error as error:  # a @LIST
         say(2, [str(error)])
-        return 1
-    return _record_all(options.files, options)
+    except MemoryError:  # of one file it is told with that file
+        say(2, [f"{command.name}: out of memory"])
+    return 1
 
 
 def _verb(name: str, words: "Sequence[str]") -> int:
@@ -96,14 +99,18 @@ def _expand(files: "Iterable[str]") -> "Iterator[str]":
 
 
 def _read_list(path: str) -> bytes:
-    content = b""
+    content = bytearray()
     try:
         fd = 0 if path == "-" else posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-        while piece := posix.read(fd, 1 << 16):
-            content += piece
+        try:
+            while piece := posix.read(fd, 1 << 16):
+                content += piece
+        finally:
+            if fd:
+                close(fd)
     except OSError as error:
         raise RecordError(path, reason(error)) from error
-    return content
+    return bytes(content)
 
 
 def _record_all(files: "Sequence[str]", options: Options) -> int:
@@ -117,15 +124,21 @@ def _record_all(files: "Sequence[str]", options: Options) -> int:
         result = record(files[number], options, inner)
         return result.out, result.err, result.counts, result.failed
 
-    answers: Iterable[Answer | None] = map(work, range(len(files)))
+    def again(number: int) -> "Answer":
+        out, err, counts, failed = work(number)
+        if err and not failed and not any(counts):
+            # It has a table, and that may be the work of the process that did not live to tell.
+            err = [f"{files[number]}: warning: a process died over it: what it did is not counted"]
+        return out, err, counts, failed
+
+    answers: Iterable[Answer] = map(work, range(len(files)))
     if shared_out:
         from . import jobs
 
-        answers = jobs.run(len(files), options.jobs or jobs.available(), work)
+        answers = jobs.run(len(files), options.jobs or jobs.available(), work, again)
     totals: tuple[int, ...] = (0, 0, 0)
     good = readable = True
-    for file, answer in zip(files, answers, strict=True):
-        out, err, counts, failed = answer or _died(file)
+    for out, err, counts, failed in answers:
         readable = readable and say(1, out)
         good &= say(2, err) and not failed
         if not failed:
@@ -133,10 +146,6 @@ def _record_all(files: "Sequence[str]", options: Options) -> int:
     if options.stats and len(files) > 1:
         readable = readable and say(1, [f"total: {describe(totals)}"])
     return 0 if good and readable else 1
-
-
-def _died(file: str) -> "Answer":
-    return [], [f"{file}: the process that recorded it died", f"{file}: failed"], (), True
 
 
 def _inform(what: str, command: "Command") -> bool:

@@ -1,8 +1,10 @@
 """What a terminal is for: results and diagnostics, to whoever still listens, and Ctrl-C."""
 
 import _signal  # type: ignore[import-not-found]  # see commit.py
+from itertools import islice
 
 from .commit import write_all
+from .errors import reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 LONGEST = 1 << 14
 CUT = "[...]"
 HALF = (LONGEST - len(CUT)) // 2
+LINES = 4096  # that are written at once
 
 
 def end_when_interrupted() -> None:
@@ -65,23 +68,25 @@ def say(fd: int, lines: "Iterable[str | Painted]") -> bool:
     """Write lines for people to stdout (1) or stderr (2); False where nobody can read them.
 
     Names in them come from files, and whatever they are made of, they cannot write on a terminal
-    what is no line of ours: every line is spelled here. A stdout that is closed or full is no
-    reason to leave the rest of the files undone, so it is not raised.
+    what is no line of ours: every line is spelled here. A stdout that is closed or full, or more
+    than the memory holds, is no reason to leave the rest of the files undone, so it is not raised.
     """
-    told = [f"{spelled(line) if isinstance(line, str) else line}\n" for line in lines]
-    return _write(fd, "".join(told))
+    return _write(fd, (spelled(line) if isinstance(line, str) else str(line) for line in lines))
 
 
 def put(text: str) -> bool:
     """Write for programs what stdout is asked for, as it is; False as `say` gives it."""
-    return _write(1, f"{text}\n")
+    return _write(1, [text])
 
 
-def _write(fd: int, text: str) -> bool:
+def _write(fd: int, lines: "Iterable[str]") -> bool:
+    rest = iter(lines)
     try:
-        write_all(fd, text.encode("utf-8", "surrogateescape"))
-    except OSError as error:
+        while text := "".join([f"{line}\n" for line in islice(rest, LINES)]):
+            write_all(fd, text.encode("utf-8", "surrogateescape"))
+    except (OSError, MemoryError) as error:
         if fd == 1 and not isinstance(error, BrokenPipeError):
-            say(2, [f"standard output: {error.strerror}"])
+            what = reason(error) if isinstance(error, OSError) else "out of memory"
+            say(2, [f"standard output: {what}"])
         return False
     return True

@@ -55,7 +55,7 @@ def encode(obj: "Object", runs: list[tuple[int, list[int]]]) -> tuple[bytes, byt
     code: Code = "q" if layout.is_64 else "I"
     at = 0
     for symbol, run in runs:
-        info = pack(f"<{code}", layout.info(symbol, relocation_type))
+        info = layout.info(symbol, relocation_type).to_bytes(layout.word, "little")
         for start in range(0, len(run), BLOCK):
             values = run[start : start + BLOCK]
             count = len(values)

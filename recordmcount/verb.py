@@ -37,7 +37,11 @@ def run(
         from .help import help_of
 
         return inform(help_of(command))
-    status = execute(asked)
+    try:
+        status = execute(asked)
+    except MemoryError:
+        say(2, [f"{command.name}: out of memory"])
+        return 1
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recordmcount import commit
+from recordmcount import replacement
 from recordmcount.errors import OutputError
 from tests.support.command import RECORDMCOUNT, Finished, run
 from tests.support.specimens import caller
@@ -347,7 +347,7 @@ def test_a_file_that_another_program_put_there_meanwhile_stays(tmp_path: Path) -
         (tmp_path / "theirs").rename(path)
 
     with path.open("rb") as file, pytest.raises(OutputError, match="changed by another program"):
-        commit.replace(str(path), file.fileno(), fill)
+        replacement.replace(str(path), file.fileno(), fill)
     assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == {
         "object.o": b"what they made"
     }

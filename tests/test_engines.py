@@ -101,7 +101,7 @@ def test_both_engines_begin_with_the_one_check(
 
 # What can put bytes anywhere, by the name it is called by.
 WRITERS = {
-    "write", "scatter", "write_at", "write_all", "write_each", "pwrite", "pwritev", "writev",
+    "write", "scatter", "write_at", "write_all", "copy", "pwrite", "pwritev", "writev",
     "pack_into", "memmove", "memset", "mmap", "process_vm_writev", "ptrace",
 }  # fmt: skip
 # Who may call which. Memories carry out what the engines ask for; the trial runs instructions in a
@@ -111,7 +111,7 @@ ALLOWED = {
     "protocols/steps.py": {"scatter"},
     "files/rewrite.py": {"write_at", "pack_into"},
     "memory/buffer.py": {"write"},
-    "memory/elffile.py": {"write", "write_each"},
+    "memory/elffile.py": {"write", "copy"},
     "cpu/trial.py": {"write", "pack_into", "mmap"},
 }
 

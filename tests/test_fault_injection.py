@@ -21,7 +21,7 @@ from tests.support.strace import Call, Fault, Outcome, run_with_faults, system_c
 pytestmark = pytest.mark.slow
 
 # What is imported only when it is needed, and may then not be there.
-LATE_IMPORTS = ("archive", "filetype", "section_symbols", "kernel_objects")
+LATE_IMPORTS = ("archive", "filetype", "kernel_objects", "replacement", "section_symbols")
 # No file is behind these; and without memory the interpreter ends as it likes.
 OF_THE_PROCESS = frozenset(
     ("execve", "exit_group", "brk", "mmap", "munmap", "mremap", "mprotect", "madvise",
@@ -54,6 +54,14 @@ def replace_the_output(folder: Path) -> list[str]:
     return ["-o", "target", "input"]
 
 
+def replace_an_output_of_another_kind(folder: Path) -> list[str]:
+    """What is there has an attribute, the input a hole."""
+    replace_the_output(folder)
+    os.setxattr(folder / "target", "user.note", b"made by hand")
+    os.truncate(folder / "input", 1 << 18)
+    return ["-o", "target", "input"]
+
+
 def rebuild_an_archive(folder: Path) -> list[str]:
     member = caller(".text")
     header = f"{'member.o/':16}{0:<12}{0:<6}{0:<6}{644:<8}{len(member):<10}`\n"
@@ -63,7 +71,7 @@ def rebuild_an_archive(folder: Path) -> list[str]:
 
 WAYS = (
     append_and_flip, break_a_hard_link, turn_calls_into_nops, replace_the_output,
-    rebuild_an_archive,
+    replace_an_output_of_another_kind, rebuild_an_archive,
 )  # fmt: skip
 
 

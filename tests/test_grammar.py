@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from patcher import options as patcher_options
 from patcher.verbs import status, switch
 from recordmcount import options as recorder_options
+from recordmcount.diff import command as diff_command
 from recordmcount.errors import UsageError
 from recordmcount.grammar import Command, Option, Values, parse
 from recordmcount.help import WIDTH, help_of, refusal
@@ -193,7 +194,7 @@ def test_of_an_unknown_option_the_nearest_is_named(words: str, meant: str) -> No
 DECLARED = {
     command.name: (command, values)
     for command, values in (
-        recorder_options.declare(), report_command.declare(), patcher_options.declare(),
+        recorder_options.declare(), report_command.declare(), diff_command.declare(), patcher_options.declare(),
         status.declare("status"), switch.declare("nop"), switch.declare("call"),
     )
 }  # fmt: skip

@@ -1,7 +1,8 @@
-"""Work in several processes: every answer once, in order, and what dies is told."""
+"""Work in several processes: every answer once, in order, whatever dies."""
 
 import os
 import posix
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -67,41 +68,77 @@ def leave(_: int) -> None:
     os._exit(7)
 
 
-@pytest.mark.parametrize("end", [kill, leave])
-def test_only_the_item_of_a_process_that_died_has_no_answer(end: Callable[[int], None]) -> None:
-    def work(number: int) -> int:
-        if number == 3:
+def break_off(_: int) -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("end", [kill, leave, break_off])
+@pytest.mark.parametrize("dying", [{3}, {3, 4}, {0, 1, 2}, set(range(20))], ids=str)
+def test_what_a_process_that_died_had_is_done_here(
+    end: Callable[[int], None], dying: set[int]
+) -> None:
+    parent = os.getpid()
+
+    def work(number: int) -> tuple[int, bool]:
+        if number in dying and os.getpid() != parent:
             end(number)
-        return number
-
-    assert list(jobs.run(20, 2, work)) == [None if n == 3 else n for n in range(20)]
-
-
-def test_items_that_no_process_was_left_for_have_no_answer() -> None:
-    def work(number: int) -> int:
-        if number in (3, 4):
-            kill(number)
-        return number
+        return number, os.getpid() == parent
 
     answers = list(jobs.run(20, 2, work))
-    assert answers[:3] == [0, 1, 2]
-    assert answers[3:5] == [None, None]
-    assert answers[-1] is None
+    assert [number for number, _ in answers] == list(range(20))
+    assert all(here for number, here in answers if number in dying)
 
 
-def test_a_half_written_answer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by a process that was killed, or had no memory left, in the middle of writing."""
-    whole = commit.write_all
+def test_what_had_been_begun_is_done_again_in_its_own_way() -> None:
+    parent = os.getpid()
 
-    def half(fd: int, data: bytes) -> None:
-        if b"last words" in data:
-            whole(fd, data[:-3])
+    def work(number: int) -> str:
+        if number == 5 and os.getpid() != parent:
+            kill(number)
+        return "done"
+
+    answers = list(jobs.run(20, 2, work, lambda number: f"{number} again"))
+    assert answers == ["5 again" if number == 5 else "done" for number in range(20)]
+
+
+def test_an_error_is_raised_where_it_can_be_seen() -> None:
+    def work(number: int) -> int:
+        if number == 7:
+            raise ValueError("of the seventh")
+        return number
+
+    answers = jobs.run(20, 3, work)
+    assert [next(answers) for _ in range(7)] == list(range(7))
+    with pytest.raises(ValueError, match="of the seventh"):
+        next(answers)
+
+
+@PROCESSES
+def test_answers_do_not_count_against_the_limit_on_the_size_of_files(processes: int) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        parent = os.getpid()
+        answers = list(jobs.run(40, processes, lambda _: ("x" * 9999, os.getpid())))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [answer for answer, _ in answers] == ["x" * 9999] * 40
+    assert (parent in {process for _, process in answers}) is (processes == 1)
+
+
+def test_an_answer_that_breaks_off_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a process that is killed between two pieces of a long one."""
+    whole, parent = commit.write_all, os.getpid()
+
+    def cut_short(fd: int, data: bytes) -> None:
+        if b"last words" in data and os.getpid() != parent:
             kill(0)
         whole(fd, data)
 
-    monkeypatch.setattr(jobs, "write_all", half)
-    answers = list(jobs.run(4, 2, lambda number: "last words" if number == 1 else "first"))
-    assert answers == ["first", None, "first", "first"]
+    monkeypatch.setattr(jobs, "write_all", cut_short)
+    long = "x" * 10_000
+    answers = list(jobs.run(40, 2, lambda number: long + "last words" * (number == 11)))
+    assert answers == [long + "last words" * (number == 11) for number in range(40)]
 
 
 def test_where_no_more_processes_can_be_had_the_first_ones_do_it_all(
@@ -119,6 +156,32 @@ def test_where_no_more_processes_can_be_had_the_first_ones_do_it_all(
 
     monkeypatch.setattr(posix, "fork", limited)
     assert list(jobs.run(30, 8, lambda number: number)) == list(range(30))
+
+
+@pytest.mark.parametrize("spare", [0, 1, 3, 4, 5, 12, 16, 30])
+def test_where_descriptors_are_scarce_they_are_left_to_the_work(spare: int) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = {int(fd) for fd in os.listdir("/proc/self/fd")}
+    limit = max(used) + 1 + spare
+    free = sorted(set(range(limit)) - used)
+
+    def work(_: int) -> int:
+        opened = []
+        try:
+            while True:
+                opened.append(os.open("/", os.O_RDONLY))
+        except OSError:
+            return len(opened)
+        finally:
+            for fd in opened:
+                os.close(fd)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        answers = list(jobs.run(20, 2, work))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert min(answers) >= min(len(free), 8)
 
 
 def test_no_process_and_no_file_descriptor_is_left() -> None:

@@ -18,6 +18,7 @@ LAYERS = {
         ["__init__", "errors", "x86", "columns"],
         ["elf"],
         ["commit"],
+        ["replacement"],
         ["console", "folders", "jobs", "mcount_loc", "nearest"],
         ["grammar"],
         ["help", "options"],

@@ -7,6 +7,7 @@ The pieces of a large file are copied by as many processes as there are processo
 
 from __future__ import annotations
 
+import posix
 from _bisect import bisect_left
 from _operator import sub
 from _struct import Struct
@@ -15,11 +16,11 @@ from itertools import repeat
 from patcher.errors import ReadError
 from patcher.modify import check_shape, different
 from recordmcount.commit import write_at
-from recordmcount.errors import Error
+from recordmcount.elf.open import filled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from patcher.memory.elffile import ElfFile
     from patcher.modify import Batch
@@ -58,25 +59,19 @@ def rewrite(file: ElfFile, batch: Batch, out: str | None = None) -> None:
 
 
 def _fill(target: int, file: ElfFile, batch: Batch, pieces: list[Piece]) -> None:
-    """Write all pieces to the file `target`."""
+    """Write all pieces to the empty file `target`."""
+    posix.ftruncate(target, file.object.size)  # it may end in a hole
 
-    def work(number: int) -> bool:
-        try:
-            _write(target, file, batch, pieces[number])
-        except (Error, OSError):
-            return False
-        return True
+    def work(number: int) -> None:
+        _write(target, file, batch, pieces[number])
 
-    if file.object.size < WORTH_FORKING:
-        for piece in pieces:
-            _write(target, file, batch, piece)
-        return
-    from recordmcount import jobs  # few files are so large
+    done: Iterable[None] = map(work, range(len(pieces)))
+    if file.object.size >= WORTH_FORKING:
+        from recordmcount import jobs  # few files are so large
 
-    done = jobs.run(len(pieces), jobs.available(), work)
-    for piece, is_done in zip(pieces, done, strict=True):
-        if not is_done:  # whatever it was is raised here
-            _write(target, file, batch, piece)
+        done = jobs.run(len(pieces), jobs.available(), work)
+    for _ in done:
+        pass
 
 
 # --- pieces ---------------------------------------------------------------------------------------
@@ -99,7 +94,7 @@ def _pieces(file: ElfFile, batch: Batch) -> Iterator[Piece]:
             if not span.holds(start, end - start):
                 raise _outside(file, batch.addresses[after - 1])
             offset = span.offset_of(start)
-            yield from _unchanged(at, offset)
+            yield from _unchanged(file, at, offset)
             yield Piece(offset, end - start, start, range(first, after))
             at, first = offset + end - start, after
     if done < len(batch):
@@ -107,12 +102,14 @@ def _pieces(file: ElfFile, batch: Batch) -> Iterator[Piece]:
             one for one in batch.addresses if not any(span.holds(one, 1) for span in file.spans)
         )
         raise _outside(file, next(outside))
-    yield from _unchanged(at, file.object.size)
+    yield from _unchanged(file, at, file.object.size)
 
 
-def _unchanged(start: int, end: int) -> Iterator[Piece]:
-    for at in range(start, end, LARGE_PIECE):
-        yield Piece(at, min(LARGE_PIECE, end - at))
+def _unchanged(file: ElfFile, start: int, end: int) -> Iterator[Piece]:
+    """Cut what holds no site; holes are left out."""
+    for first, last in filled(file.fd, start, end):
+        for at in range(first, last, LARGE_PIECE):
+            yield Piece(at, min(LARGE_PIECE, last - at))
 
 
 def _outside(file: ElfFile, address: int) -> ReadError:

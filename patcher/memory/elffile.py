@@ -11,7 +11,7 @@ import posix
 from _bisect import bisect_right
 
 from patcher.errors import NoSiteError, ReadError, WriteError
-from recordmcount import commit
+from recordmcount import commit, replacement
 from recordmcount.elf import filetype
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import open_file, reader
@@ -113,18 +113,19 @@ class ElfFile:
     def commit(self, path: str | None = None) -> None:
         """Replace the file, or write `path` instead. Raises WriteError; then no file has changed.
 
-        Mode, owner and extended attributes stay, a symlink is followed, a hard link is broken. A
+        What becomes of mode, owner, attributes and links is told in `recordmcount.replacement`. A
         file that another program has changed or replaced since it was opened is not replaced.
         """
         edits = sorted((span.offset, bytes(self._texts[span])) for span in self._changed)
-        chunks = commit.patched(self.object, edits)
-        self.replace(lambda target: commit.write_each(target, chunks), path)
+        whole = [(0, self.object.size)]
+        self.replace(lambda target: commit.copy(self.fd, target, whole, edits), path)
 
     def replace(self, fill: Callable[[int], object], path: str | None = None) -> None:
         """Replace the file as `commit` does, by what `fill` writes to a descriptor."""
         target = self._path if path is None else path
+        put = replacement.replace if path is None else replacement.output
         try:
-            commit.replace(target, self.fd, fill, owner=path is None, before=self._status)
+            put(target, self.fd, fill, self._status)
         except (OutputError, NotRegularError) as error:
             raise WriteError(target, error.what) from error
 

@@ -49,11 +49,12 @@ def of(obj: Object) -> list[Span]:
 
 def _of_object(obj: Object) -> list[Span]:
     """List the executable sections and their relocation sections."""
-    return [
-        Span(extent.offset, extent.offset, extent.size)
-        for extent in obj.extents()
-        if extent.section is not None and _concerns_code(obj, extent.section)
-    ]
+    spans = []
+    for extent in obj.extents():
+        if extent.section is not None and _concerns_code(obj, extent.section):
+            obj.require_plain(extent.section)
+            spans.append(Span(extent.offset, extent.offset, extent.size))
+    return spans
 
 
 def _concerns_code(obj: Object, section: int) -> bool:

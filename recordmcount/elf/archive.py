@@ -1,5 +1,7 @@
 """Rebuild a static library (`ar`, the common System V / GNU format) around changed members.
 
+Only headers, names, the index and what changes are held: archives may be larger than memory.
+
 Members grow, so everything behind them moves, and the archive's symbol index, which names
 members by their file offsets, must follow. Names, order, dates, owners and modes stay.
 (Format: System V ABI, "Archive File"; GNU: binutils/bfd documentation of `/`, `//`, `/SYM64/`.)
@@ -7,11 +9,17 @@ members by their file offsets, must follow. Names, order, dates, owners and mode
 
 from recordmcount.errors import FormatError
 
+from .filetype import ARCHIVE_MAGIC
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MAGIC = b"!<arch>\n"
+    # read(file offset, size), less at the end.
+    Read = Callable[[int, int], bytes]
+    # (file offset, bytes that take the place of as many), and bytes to append to a member.
+    Change = tuple[list[tuple[int, bytes]], bytes]
+
 HEADER_SIZE = 60  # name 16, date 12, uid 6, gid 6, mode 8, size 10, "`\n"
 SIZE_FIELD = slice(48, 58)
 HEADER_END = b"`\n"
@@ -20,63 +28,123 @@ INDEX_WORDS = {b"/": 4, b"/SYM64/": 8}
 LONG_NAMES = b"//"
 
 
-def members(path: str, content: bytes) -> "Iterator[tuple[str, bytes]]":
-    """Yield (name, contents) of each member of the archive `content`, but of special ones.
+class Member:
+    """`size` bytes at file offset `offset`, behind a `header` at file offset `at`."""
+
+    __slots__ = ("at", "header", "name", "offset", "size")
+
+    def __init__(self, at: int, header: bytes, size: int) -> None:
+        self.at = at
+        self.header = header
+        self.name = header[:16].rstrip(b" ")
+        self.offset = at + HEADER_SIZE
+        self.size = size
+
+
+class Rebuilt:
+    """An archive to be: `parts`, bytes or the (start, end) of some in the old one, one by one.
+
+    Then `edits` are made in it: (file offset, bytes that take the place of as many).
+    """
+
+    __slots__ = ("parts", "edits", "size")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes | tuple[int, int]] = [ARCHIVE_MAGIC]
+        self.edits: list[tuple[int, bytes]] = []
+        self.size = len(ARCHIVE_MAGIC)
+
+    def add(self, part: "bytes | tuple[int, int]") -> None:
+        """Put a part behind the others."""
+        self.parts.append(part)
+        self.size += len(part) if isinstance(part, bytes) else part[1] - part[0]
+
+
+def members(path: str, size: int, read: "Read") -> "Iterator[tuple[str, Member]]":
+    """Yield (name, member) of each member of the archive, of `size` bytes, but of special ones.
 
     Raises FormatError where the archive is broken or in another format (BSD).
     """
     long_names = b""
-    for _, header, member in _entries(path, content):
-        name = header[:16].rstrip(b" ")
-        if name == LONG_NAMES:
-            long_names = member
-        elif name not in INDEX_WORDS:
-            yield _member_name(path, name, long_names), member
+    for member in _entries(path, size, read):
+        if member.name == LONG_NAMES:
+            long_names = read(member.offset, member.size)
+        elif member.name not in INDEX_WORDS:
+            yield _member_name(path, member.name, long_names), member
 
 
-def rebuild(path: str, content: bytes, new_member: "Callable[[str, bytes], bytes]") -> bytes:
-    """Return the archive `content` with every member replaced by new_member(name, its bytes).
+def rebuild(
+    path: str, size: int, read: "Read", change: "Callable[[str, Member], Change | None]"
+) -> Rebuilt | None:
+    """Rebuild the archive with each member changed as change(its name, the member) says.
 
-    Where none changes, it is the very same. Raises FormatError as `members` does.
+    None where none changes. Raises FormatError as `members` does, and where there is a doubt which
+    index is the one that counts.
     """
-    out = bytearray(MAGIC)
+    new = Rebuilt()
     moved: dict[int, int] = {}
-    index: tuple[int, int, int] | None = None  # where it is in `out`, its size, its word
-    names = members(path, content)
+    index: tuple[int, Member] | None = None  # where it is among the parts
+    special: set[int] = set()
+    names = members(path, size, read)
     changed = False
-    for at, header, old in _entries(path, content):
-        moved[at] = len(out)
-        name, member = header[:16].rstrip(b" "), old
-        if name in INDEX_WORDS:
-            index = (len(out) + HEADER_SIZE, len(old), INDEX_WORDS[name])
-        elif name != LONG_NAMES:
-            member = new_member(next(names)[0], old)
-            changed = changed or member != old
-        size = b"%-10d" % len(member)
-        if len(size) > 10:
-            raise FormatError(path, "an archive member grows beyond its header")
-        out += header[: SIZE_FIELD.start] + size + header[SIZE_FIELD.stop :] + member
-        out += b"\n" * (len(out) % 2)
+    for member in _entries(path, size, read):
+        moved[member.at] = new.size
+        word = INDEX_WORDS.get(member.name, 0)
+        appended = b""
+        if word or member.name == LONG_NAMES:
+            _check_special(path, special, word, member)
+            if word:
+                index = (len(new.parts) + 1, member)
+        elif wanted := change(next(names)[0], member):
+            edits, appended = wanted
+            changed = True
+            start = new.size + HEADER_SIZE
+            new.edits += [(start + offset, data) for offset, data in edits]
+        _add(path, new, member, appended)
     if index is not None:
-        _move_index(path, out, index, moved)
-    return bytes(out) if changed else content
+        at, member = index
+        new.parts[at] = _moved_index(path, read(member.offset, member.size), member, moved)
+    return new if changed else None
 
 
-def _entries(path: str, content: bytes) -> "Iterator[tuple[int, bytes, bytes]]":
-    """Yield (file offset of the header, header, contents) of each entry, special ones too."""
-    at = len(MAGIC)
-    while at < len(content):
-        header = content[at : at + HEADER_SIZE]
+def _check_special(path: str, special: set[int], word: int, member: Member) -> None:
+    """Refuse what some programs would read and others pass over; one of two would go stale."""
+    if not word and word in special:
+        raise FormatError(path, "two tables of names")
+    if word and special.intersection(INDEX_WORDS.values()):
+        raise FormatError(path, "two symbol indexes: make the archive anew, with ar")
+    if word and member.at != len(ARCHIVE_MAGIC):
+        raise FormatError(path, "the symbol index is not the first member")
+    special.add(word)
+
+
+def _add(path: str, new: Rebuilt, member: Member, appended: bytes) -> None:
+    """Put a member, with what is appended to it, behind the others."""
+    grown = member.size + len(appended)
+    field = b"%-10d" % grown
+    if len(field) > 10:
+        raise FormatError(path, "an archive member grows beyond its header")
+    header = member.header
+    new.add(header[: SIZE_FIELD.start] + field + header[SIZE_FIELD.stop :])
+    new.add((member.offset, member.offset + member.size))
+    new.add(appended + b"\n" * (grown % 2))
+
+
+def _entries(path: str, size: int, read: "Read") -> "Iterator[Member]":
+    """Yield each entry, special ones too."""
+    at = len(ARCHIVE_MAGIC)
+    while at < size:
+        header = read(at, HEADER_SIZE)
         digits = header[SIZE_FIELD].rstrip(b" ")
         if not header.endswith(HEADER_END) or not digits.isdigit():
             raise FormatError(path, f"no archive member header at {at:#x}")
-        start = at + HEADER_SIZE
-        end = start + int(digits)
-        if end > len(content):
+        member = Member(at, header, int(digits))
+        end = member.offset + member.size
+        if end > size:
             raise FormatError(path, f"the archive member at {at:#x} is truncated")
         if header.startswith((b"#1/", b"__.SYMDEF")):
             raise FormatError(path, "a BSD archive: only the GNU format is supported")
-        yield at, header, content[start:end]
+        yield member
         at = end + end % 2
 
 
@@ -90,18 +158,18 @@ def _member_name(path: str, name: bytes, long_names: bytes) -> str:
     return name.removesuffix(b"/").decode("utf-8", "backslashreplace")
 
 
-def _move_index(
-    path: str, out: bytearray, index: tuple[int, int, int], moved: dict[int, int]
-) -> None:
+def _moved_index(path: str, content: bytes, member: Member, moved: dict[int, int]) -> bytes:
     """Make the symbol index name the members' new offsets (big-endian words after a count)."""
-    at, size, word = index
-    count = int.from_bytes(out[at : at + word], "big")
-    if word * (count + 1) > size:
+    word = INDEX_WORDS[member.name]
+    count = int.from_bytes(content[:word], "big")
+    if word * (count + 1) > len(content):
         raise FormatError(path, "the archive's symbol index is truncated")
-    for place in range(at + word, at + word * (count + 1), word):
-        member = int.from_bytes(out[place : place + word], "big")
-        if member not in moved:
-            raise FormatError(path, f"the symbol index names no member at {member:#x}")
-        if moved[member] >> (8 * word):
+    new = bytearray(content)
+    for place in range(word, word * (count + 1), word):
+        offset = int.from_bytes(content[place : place + word], "big")
+        if offset not in moved:
+            raise FormatError(path, f"the symbol index names no member at {offset:#x}")
+        if moved[offset] >> (8 * word):
             raise FormatError(path, "the archive grows beyond its symbol index")
-        out[place : place + word] = moved[member].to_bytes(word, "big")
+        new[place : place + word] = moved[offset].to_bytes(word, "big")
+    return bytes(new)

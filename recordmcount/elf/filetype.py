@@ -28,8 +28,9 @@ SCRIPT = "a script, not an ELF file"
 TEXT = "text, not an ELF file"
 OTHER = "not an ELF file"
 
+ARCHIVE_MAGIC = b"!<arch>\n"
 _MAGIC = {
-    ARCHIVE: (b"!<arch>\n",),
+    ARCHIVE: (ARCHIVE_MAGIC,),
     THIN_ARCHIVE: (b"!<thin>\n",),
     BITCODE: (b"BC\xc0\xde", b"\xde\xc0\x17\x0b"),  # raw, and in its wrapper
     # xz, zstd and gzip: how kernels may keep their modules.

@@ -85,7 +85,7 @@ class Layout:
 
     __slots__ = (
         "is_64", "word", "highest", "ehdr", "shdr", "sym", "sym_fields", "sym_value", "sym_info",
-        "rel", "rela", "symbol_shift", "info_symbol",
+        "rel", "rela", "symbol_shift", "last_symbol", "info_symbol",
     )  # fmt: skip
 
     def __init__(self, is_64: bool) -> None:
@@ -103,15 +103,16 @@ class Layout:
         self.rel = Struct("<QQ" if is_64 else "<II")
         self.rela = Struct("<QQq" if is_64 else "<IIi")
         self.symbol_shift = 32 if is_64 else 8
+        self.last_symbol = 0xFFFFFFFF if is_64 else 0xFFFFFF  # that r_info has room for
         self.info_symbol = 12 if is_64 else 5  # offset of the symbol's lowest byte in an entry
 
     def info(self, symbol: int, relocation_type: int) -> int:
-        """Return r_info, as a signed word where it is one."""
+        """Return r_info, for a symbol that it has room for."""
         return symbol << self.symbol_shift | relocation_type
 
     def symbol_of(self, info: int) -> int:
         """Return ELF_R_SYM."""
-        return info >> self.symbol_shift & (0xFFFFFFFF if self.is_64 else 0xFFFFFF)
+        return info >> self.symbol_shift & self.last_symbol
 
     def type_of(self, info: int) -> int:
         """Return ELF_R_TYPE."""
@@ -197,7 +198,9 @@ class Object:
         self._check_machine()
         self.header_table, self.shstrndx = self._read_sections(fields)
         self.headers = list(self.layout.shdr.iter_unpack(self.header_table))
-        self._names = self._section_names() if self.shstrndx else b"\0"
+        self._names = b"\0"
+        if self.shstrndx:
+            self._names = self._section_names()
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -297,7 +300,17 @@ class Object:
         section = self.section(index)
         if section.type == SHT_NOBITS:
             return b""
+        self.require_plain(index)
         return self.read(section.offset, section.size, f"section {index}")
+
+    def require_plain(self, index: int) -> None:
+        """Raise FormatError if what stands in section `index` is not its contents but a packing.
+
+        (gABI, SHF_COMPRESSED. Tools compress debug information, which nobody here looks at.)
+        """
+        if self.headers[index][SH_FLAGS] & SHF_COMPRESSED:
+            name = self.section(index).name or f"section {index}"
+            raise FormatError(self.path, "compressed: decompress it first", name)
 
     def _string_table(self, index: int) -> bytes:
         offset, size = self._string_table_extent(index)
@@ -307,6 +320,7 @@ class Object:
         """Return (file offset, size in bytes) of a sound string table."""
         if self.section_type(index) != SHT_STRTAB:
             raise FormatError(self.path, f"section {index} is no string table")
+        self.require_plain(index)
         offset, size = self.headers[index][SH_OFFSET], self.headers[index][SH_SIZE]
         self._require(offset, size, f"string table {index}")
         if size and self.read(offset + size - 1, 1, f"string table {index}") != b"\0":
@@ -395,6 +409,7 @@ class Object:
                 raise FormatError(self.path, "symbol table with an unknown entry size")
             if header[SH_SIZE] % size:
                 raise FormatError(self.path, "the symbol table ends inside a symbol")
+            self.require_plain(tables[0])
             self._symtab = tables[0]
         return self._symtab
 
@@ -422,6 +437,15 @@ class Object:
             return 0
         size: int = self.headers[self.symtab][SH_SIZE]
         return size // self.layout.sym.size
+
+    def require_nameable(self, symbol: int) -> None:
+        """Raise FormatError if no relocation can name this symbol."""
+        if symbol > self.layout.last_symbol:  # ELF64 has room for all there could be
+            raise FormatError(
+                self.path,
+                f"symbol {symbol} would have to be named, and relocations of ELF32 name none "
+                f"beyond {self.layout.last_symbol}",
+            )
 
     def _symbol_pieces(self) -> "Iterator[tuple[int, bytes]]":
         """Yield (index of the first, bytes) of CHUNK symbols at a time: most need but the first."""
@@ -603,6 +627,7 @@ class Object:
         entry = self.layout.rela if header[SH_TYPE] == SHT_RELA else self.layout.rel
         if header[SH_ENTSIZE] != entry.size or size % entry.size:
             raise FormatError(self.path, f"relocation section {index} has an unknown entry size")
+        self.require_plain(index)
         return entry, offset, size
 
 

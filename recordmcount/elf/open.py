@@ -6,8 +6,10 @@ from recordmcount.errors import NotRegularError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+FEW = 1 << 15  # bytes in which a hole would save less than it takes to find
+BLOCK = 512  # bytes that st_blocks counts in
 S_IFMT, S_IFREG, S_IFDIR = 0o170000, 0o100000, 0o040000
 FOLDER = "a folder", "name the files in it"
 # errno values (Linux); the `errno` module is one import more.
@@ -48,9 +50,42 @@ def reader(fd: int) -> "Callable[[int, int], bytes]":
     """
 
     def read(offset: int, size: int) -> bytes:
-        data = posix.pread(fd, size, offset)
-        while len(data) < size and (more := posix.pread(fd, size - len(data), offset + len(data))):
-            data += more
-        return data
+        try:
+            data = posix.pread(fd, size, offset)
+        except OverflowError as error:  # more than any memory holds
+            raise MemoryError from error
+        if len(data) == size:
+            return data
+        pieces = [data]
+        while data and (size := size - len(data)):
+            offset += len(data)
+            data = posix.pread(fd, size, offset)
+            pieces.append(data)
+        return b"".join(pieces)
 
     return read
+
+
+def filled(fd: int, start: int, end: int) -> "Iterator[tuple[int, int]]":
+    """Yield (start, end) of what is no hole of these bytes of an open file: they are not all 0.
+
+    A file system that does not tell its holes has none; and in a few bytes none is looked for.
+    """
+    if end - start < FEW:
+        yield start, end
+        return
+    status = posix.fstat(fd)
+    if status.st_blocks * BLOCK >= status.st_size:  # as nearly every file
+        yield start, end
+        return
+    while start < end:
+        try:
+            data = posix.lseek(fd, start, posix.SEEK_DATA)
+            hole = posix.lseek(fd, data, posix.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != ENXIO:  # which says: a hole, to the end of the file
+                yield start, end
+            return
+        if data < end:
+            yield data, min(hole, end)
+        start = hole

@@ -12,8 +12,9 @@ from .plan import Plan, make_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from recordmcount.elf.archive import Change, Member
     from recordmcount.elf.object import Object
     from recordmcount.options import Options
 
@@ -76,7 +77,7 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
     fd, writable = _open(path, read_only=options.dry_run or options.output is not None)
     try:
         status = posix.fstat(fd)
-        read = _reader(fd, status.st_size)
+        read = _reader(fd, 0, status.st_size)
         if read(0, len(elf.MAGIC)) != elf.MAGIC and _is_archive(path, read):
             _record_archive(path, fd, status, options, result)
             return
@@ -84,13 +85,14 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
         plan = plan_object(obj, options, result, processes)
         if options.dry_run or not (plan or options.output):
             return
-        if options.output or plan.edits or not writable or status.st_nlink > 1:
-            chunks = commit.patched(obj, plan.all_edits, plan.appended)
-            _replace(path, fd, chunks, options, status)
+        if options.output or plan.edits or not (writable and commit.may_append(fd, status)):
+            parts: list[bytes | tuple[int, int]] = [(0, obj.size), plan.appended]
+            _replace(path, fd, status, options, parts, plan.all_edits)
         else:
             commit.append(path, fd, obj.size, (obj.header, plan.header), plan.appended)
+            _clean(path, fd)
     finally:
-        _close(fd)
+        commit.close(fd)
 
 
 def _is_archive(path: str, read: "Callable[[int, int], bytes]") -> bool:
@@ -110,24 +112,27 @@ def _record_archive(
 ) -> None:
     from recordmcount.elf import archive, filetype  # rare: not imported for an object
 
-    content = reader(fd)(0, status.st_size)
     objects: list[str] = []
 
-    def new_member(name: str, member: bytes) -> bytes:
+    def change(name: str, member: "Member") -> "Change | None":
         member_path = f"{path}({name})"
-        filetype.refuse(member_path, filetype.of(member), filetype.ADVICE)
-        if not member.startswith(elf.MAGIC):
-            return member
+        read = _reader(fd, member.offset, member.size)
+        filetype.refuse(member_path, filetype.of(read(0, filetype.START)), filetype.ADVICE)
+        if read(0, len(elf.MAGIC)) != elf.MAGIC:
+            return None
         objects.append(name)
-        obj = elf.Object(member_path, len(member), lambda at, size: member[at : at + size])
-        plan = plan_object(obj, options, result)
-        return b"".join(commit.patched(obj, plan.all_edits, plan.appended)) if plan else member
+        plan = plan_object(elf.Object(member_path, member.size, read), options, result)
+        return (plan.all_edits, plan.appended) if plan else None
 
-    new = archive.rebuild(path, content, new_member)
+    new = archive.rebuild(path, status.st_size, reader(fd), change)
     if not objects and not options.quiet:
         result.err.append(f"{path}: warning: {filetype.NO_OBJECTS}")
-    if not options.dry_run and (options.output or new != content):
-        _replace(path, fd, [new], options, status)
+    if options.dry_run or not (new or options.output):
+        return
+    if new:
+        _replace(path, fd, status, options, new.parts, new.edits)
+    else:
+        _replace(path, fd, status, options, [(0, status.st_size)], [])
 
 
 def plan_object(obj: "Object", options: "Options", result: Result, processes: int = 1) -> Plan:
@@ -221,11 +226,11 @@ def _open(path: str, *, read_only: bool) -> tuple[int, bool]:
         try:
             is_there = _same_file(posix.fstat(fd), posix.stat(path))
         except OSError:
-            _close(fd)
+            commit.close(fd)
             raise
         if is_there:
             return fd, True
-        _close(fd)
+        commit.close(fd)
 
 
 def _same_file(one: posix.stat_result, other: posix.stat_result) -> bool:
@@ -243,38 +248,49 @@ def _open_once(path: str, *, read_only: bool) -> tuple[int, bool]:
     return open_file(path), False
 
 
-def _reader(fd: int, size: int) -> "Callable[[int, int], bytes]":
-    """Make read(offset, size) for a file; most of that is in its tail, which is read once."""
+def _reader(fd: int, begin: int, size: int) -> "Callable[[int, int], bytes]":
+    """Make read(offset, size) for `size` bytes of a file from file offset `begin` on.
+
+    Most of what is asked for is in their tail, which is read once.
+    """
     start = max(0, size - TAIL)
     pread = reader(fd)
-    tail = pread(start, size - start)
+    tail = pread(begin + start, size - start)
 
     def read(offset: int, length: int) -> bytes:
         if offset >= start:
             return tail[offset - start : offset - start + length]
-        return pread(offset, length)
+        return pread(begin + offset, min(length, size - offset))
 
     return read
 
 
-def _close(fd: int) -> None:
-    try:
-        posix.close(fd)
-    except OSError:
-        pass  # what was written has been flushed, and its errors have been told
+def _clean(path: str, fd: int) -> None:
+    """Remove what runs that were killed have left in the folder of a file just written."""
+    folder, slash, _ = path.rpartition("/")
+    if names := commit.temporaries(folder + slash):
+        try:
+            from recordmcount import replacement  # rarely needed
+
+            replacement.clean(folder + slash, names, posix.fstat(fd))
+        except (OSError, ImportError):
+            pass  # the file is recorded all the same
 
 
 def _replace(
     path: str,
     fd: int,
-    chunks: "Iterable[bytes]",
-    options: "Options",
     before: posix.stat_result,
+    options: "Options",
+    parts: "Sequence[bytes | tuple[int, int]]",
+    edits: "Sequence[tuple[int, bytes]]",
 ) -> None:
+    from recordmcount import replacement  # not needed where a file is appended to
+
     def fill(target: int) -> None:
-        commit.write_each(target, chunks)
+        commit.copy(fd, target, parts, edits)
 
     if options.output:
-        commit.replace(options.output, fd, fill, owner=False)
+        replacement.output(options.output, fd, fill, before)
     else:
-        commit.replace(path, fd, fill, before=before)
+        replacement.replace(path, fd, fill, before)

@@ -5,6 +5,7 @@ file is overwritten; what a moved section held stays behind as bytes that no hea
 """
 
 from recordmcount.elf import object as elf
+from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 class NewSections:
     """Collects what is appended to `obj`; offsets are file offsets.
 
-    `new_names` goes behind its section names; `count` sections must then be added.
+    `new_names` goes behind its section names; `count` sections must then be added. Raises
+    FormatError where the format cannot name an offset.
     """
 
     def __init__(self, obj: "Object", new_names: bytes, count: int) -> None:
@@ -26,6 +28,7 @@ class NewSections:
         self._data_at = self._shoff + (self._count + count) * obj.layout.shdr.size
         self._data: list[bytes] = []
         self._size = 0  # of the data so far
+        self._require_room(self._data_at)
 
     def add_section(self, name: int, header: tuple[int, ...], content: bytes) -> int:
         """Add a section; its index.
@@ -73,7 +76,14 @@ class NewSections:
         gap = _align(end, self._obj.layout.word) - end
         self._data += (bytes(gap), content)
         self._size += gap + len(content)
+        self._require_room(self._data_at + self._size)
         return end + gap
+
+    def _require_room(self, end: int) -> None:
+        """Refuse a file that would end at `end`, or behind it, if the format has no such offset."""
+        if end > self._obj.layout.highest:  # of ELF64 no file is so large
+            what = f"the recorded object would be larger than ELF32 allows: {end:#x} bytes"
+            raise FormatError(self._obj.path, what)
 
     def _change(self, section: int, fields: dict[int, int]) -> None:
         """Give fields of a section header, by their place in it, new values."""

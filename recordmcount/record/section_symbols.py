@@ -62,6 +62,7 @@ def add_section_symbols(obj: "Object", sections: list[int]) -> Renumbering:
     displaced = range(first_global, min(behind, count))
     moved = {symbol: max(count, behind) + i for i, symbol in enumerate(displaced)}
     symbols = {section: first_global + i for i, section in enumerate(sections)}
+    obj.require_nameable(max((*symbols.values(), *moved.values())))
     result = Renumbering(symbols, moved, count)
     result.infos[symtab] = behind
     size = obj.layout.sym.size

@@ -14,6 +14,8 @@ from recordmcount.sites import image
 
 from .document import of_file
 
+MEMBERS = (filetype.X86_ELF, filetype.OTHER_ELF, filetype.BITCODE)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .shapes import ReportedFile
@@ -41,13 +43,16 @@ def _examine(path: str, fd: int, names: tuple[str, ...]) -> Iterator[ReportedFil
     if found != filetype.ARCHIVE:
         yield _examine_object(path, size, read, names)
         return
-    for name, member in archive.members(path, read(0, size)):
-        if filetype.of(member) in (filetype.X86_ELF, filetype.OTHER_ELF, filetype.BITCODE):
-            yield _examine_object(f"{path}({name})", len(member), partial(_part, member), names)
+    for name, member in archive.members(path, size, read):
+        part = partial(_part, read, member)
+        if filetype.of(part(0, filetype.START)) in MEMBERS:
+            yield _examine_object(f"{path}({name})", member.size, part, names)
 
 
-def _part(content: bytes, offset: int, size: int) -> bytes:
-    return content[offset : offset + size]
+def _part(
+    read: Callable[[int, int], bytes], member: archive.Member, offset: int, size: int
+) -> bytes:
+    return read(member.offset + offset, min(size, member.size - offset))
 
 
 def _examine_object(

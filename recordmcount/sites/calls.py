@@ -145,9 +145,7 @@ def _in_parallel(
     processes = processes or jobs.available()
     parts = _parts(search.obj, pairs, processes)
     answers = jobs.run(len(parts), processes, lambda number: search.part(parts[number]))
-    for part, answer in zip(parts, answers, strict=True):
-        # A process that died tells no error: here it is raised where it can be seen.
-        yield part, answer or search.part(part)
+    yield from zip(parts, answers, strict=True)
 
 
 def _check_unique(obj: "Object", found: Found) -> None:
@@ -208,6 +206,7 @@ def text_relocations(obj: "Object") -> list[tuple[int, int]]:
         text_type, text_flags = headers[target][elf.SH_TYPE], headers[target][elf.SH_FLAGS]
         if text_type != elf.SHT_PROGBITS or not text_flags & elf.SHF_EXECINSTR:
             continue
+        obj.require_plain(target)
         if header[elf.SH_TYPE] == elf.SHT_CREL:
             raise FormatError(obj.path, f"section {index}: CREL relocations are not supported")
         if header[elf.SH_LINK] != obj.symtab:

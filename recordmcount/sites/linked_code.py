@@ -113,11 +113,10 @@ class LinkedCode:
 
 def _code_sections(obj: Object) -> list[Section]:
     flags = elf.SHF_ALLOC | elf.SHF_EXECINSTR
-    sections = [
-        obj.section(index)
-        for index, header in enumerate(obj.headers)
-        if header[elf.SH_FLAGS] & flags == flags
-        and header[elf.SH_TYPE] != elf.SHT_NOBITS
-        and header[elf.SH_SIZE]
-    ]
+    sections = []
+    for index, header in enumerate(obj.headers):
+        is_code = header[elf.SH_FLAGS] & flags == flags and header[elf.SH_TYPE] != elf.SHT_NOBITS
+        if is_code and header[elf.SH_SIZE]:
+            obj.require_plain(index)
+            sections.append(obj.section(index))
     return sorted(sections, key=lambda section: section.vaddr)

@@ -1,0 +1,257 @@
+"""Put a new file in the place of another: a temporary is written beside it and renamed over.
+
+`replace` changes a file, `output` writes another one (-o). Who may read what follows from the
+kernel's decisions alone: it follows links, and makes new files. What fails leaves the old file, and
+no temporary. Only a SIGKILL leaves one; the next run in that folder removes it once it is old.
+"""
+
+import posix
+from fcntl import LOCK_EX, LOCK_NB, flock
+
+from .commit import (
+    CAPABILITIES,
+    DIGITS,
+    TEMPORARY,
+    SignalsHeld,
+    close,
+    flush,
+    lock,
+    temporaries,
+)
+from .elf.open import FLAGS, is_regular
+from .errors import NotRegularError, OutputError, reason
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+# Seconds after which a temporary that no run has locked is taken for left behind.
+OLD = 3600
+ACL = "system.posix_acl_access"
+CHANGED = "was changed by another program meanwhile"
+# errno values (Linux); the `errno` module is one import more.
+EPERM, ENOENT, EOPNOTSUPP = 1, 2, 95
+
+
+def replace(
+    path: str,
+    source: int,
+    fill: "Callable[[int], object]",
+    before: "posix.stat_result | None" = None,
+) -> None:
+    """Put what `fill` writes in the place of `path`, the file that is open at `source`.
+
+    `fill` is given the descriptor of an empty file. Mode, owner and attributes stay. A symlink is
+    followed, a hard link is broken. `path` must still be that file, unchanged since `before`, its
+    status when it was read (if None, its status now): nobody else's work is lost, but for what is
+    done between that last look and the rename. Raises OutputError; then the old file stands.
+    """
+
+    def unchanged() -> bool:
+        return _identity(posix.stat(target, follow_symlinks=False)) == _identity(seen)
+
+    try:
+        seen = before or posix.fstat(source)
+        target = _real_name(path, seen)
+        _put(path, target, 0o600, fill, lambda fd: _take_over(source, fd, whole=True), unchanged)
+    except OSError as error:
+        raise OutputError(path, reason(error)) from error
+
+
+def output(
+    path: str,
+    source: int,
+    fill: "Callable[[int], object]",
+    before: "posix.stat_result | None" = None,
+) -> None:
+    """Put what `fill` makes of the file open at `source` at `path`, as `cp` would.
+
+    A file that is there keeps owner, mode and attributes; but not what lets it run with the rights
+    of others, for those were trusted with other contents. A new one has the permissions of the
+    source, less the umask. `source` must not have changed since `before`, as in `replace`. Raises
+    NotRegularError if `path` is no regular file, and OutputError; then what was there stands.
+    """
+
+    def unchanged() -> bool:
+        return _identity(posix.fstat(source)) == _identity(seen)
+
+    there = -1
+    try:
+        seen = before or posix.fstat(source)
+        mode = seen.st_mode & 0o777
+        with SignalsHeld():  # what is made behind a link must not stay
+            target, there = _opened(path, mode)
+        if there < 0:
+            _put(path, target, mode, fill, None, unchanged)
+        else:
+            _put(path, target, 0o600, fill, lambda fd: _take_over(there, fd), unchanged)
+    except OSError as error:
+        raise OutputError(path, reason(error)) from error
+    finally:
+        if there >= 0:
+            close(there)
+
+
+def _put(
+    path: str,
+    target: str,
+    mode: int,
+    fill: "Callable[[int], object]",
+    finish: "Callable[[int], object] | None",
+    unchanged: "Callable[[], bool]",
+) -> None:
+    """Put a new file at `target`, which is no link: filled, finished, and then seen by others."""
+    folder, slash, _ = target.rpartition("/")
+    temporary = f"{folder}{slash}{TEMPORARY}{posix.urandom(DIGITS // 2).hex()}"
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
+    with SignalsHeld():
+        fd = posix.open(temporary, flags, mode)
+        try:
+            lock(fd)
+            clean(folder + slash, temporaries(folder + slash), posix.fstat(fd))
+            fill(fd)
+            if finish:
+                finish(fd)
+            flush(fd)
+            if not unchanged():
+                raise OutputError(path, CHANGED)
+            posix.rename(temporary, target)
+        except BaseException:
+            posix.unlink(temporary)
+            raise
+        finally:
+            close(fd)  # and with it the lock: until then the temporary is ours
+
+
+# --- where it goes --------------------------------------------------------------------------------
+
+
+def _opened(path: str, mode: int) -> tuple[str, int]:
+    """Open what is at `path` for another file to take its place: (its own name, descriptor).
+
+    The descriptor is -1 where there is nothing. The kernel follows the links, and may refuse to
+    (fs.protected_symlinks); with O_CREAT it also guards others' files (fs.protected_regular).
+    """
+    try:
+        if not is_regular(posix.stat(path)):
+            raise NotRegularError(path)
+        is_there = True
+    except OSError as error:
+        if error.errno != ENOENT:
+            raise
+        is_there = False
+    if not is_there and not _is_link(path):
+        return path, -1
+    fd = posix.open(path, FLAGS | posix.O_RDONLY | posix.O_CREAT, mode)
+    try:
+        status = posix.fstat(fd)
+        name = _real_name(path, status)
+        if not is_there and not status.st_size:  # made behind a link, to learn where: never seen
+            posix.unlink(name)
+    except BaseException:
+        posix.close(fd)
+        raise
+    return name, fd
+
+
+def _is_link(path: str) -> bool:
+    try:
+        posix.readlink(path)
+    except OSError:  # no link, or not there
+        return False
+    return True
+
+
+def _real_name(path: str, status: posix.stat_result) -> str:
+    """Return the name, after every symlink, of the file with this status, found at `path`.
+
+    It is that of the file which the kernel has opened, or OutputError is raised.
+    """
+    if not _is_link(path):
+        return path
+    from os.path import realpath  # rarely needed, and slow to import
+
+    name = realpath(path)
+    found = posix.stat(name, follow_symlinks=False)
+    if (found.st_dev, found.st_ino) != (status.st_dev, status.st_ino):
+        raise OutputError(path, CHANGED)
+    return name
+
+
+# --- who may do what with it ----------------------------------------------------------------------
+
+
+def _take_over(like: int, target: int, *, whole: bool = False) -> None:
+    """Give `target`, which only its owner may use, owner, attributes and mode of `like`.
+
+    In an order in which nobody may read it at any time who may not read `like`: what it inherited
+    from its folder goes first, and the mode, which an ACL limits, comes last. With `whole` also
+    what lets it run with the rights of others.
+    """
+    want = posix.fstat(like)
+    mode = want.st_mode & (0o7777 if whole else 0o777)
+    attributes = {name: posix.getxattr(like, name) for name in _attribute_names(like)}
+    if not whole:
+        attributes.pop(CAPABILITIES, None)
+    inherited = _attribute_names(target)
+    if ACL in inherited:
+        posix.removexattr(target, ACL)
+    try:
+        have = posix.fstat(target)
+        if (want.st_uid, want.st_gid) != (have.st_uid, have.st_gid):
+            posix.fchown(target, want.st_uid, want.st_gid)
+    except OSError:
+        if whole:
+            raise
+        # It becomes one's own, and the others whoever they are may do what all of them could.
+        attributes, mode = {}, mode & 0o700 | (mode >> 3 & mode & 7) * 0o11
+    for name, value in attributes.items():
+        # A label that it has already (SELinux) is not everybody's to give.
+        if name == ACL or name not in inherited or posix.getxattr(target, name) != value:
+            posix.setxattr(target, name, value)
+    posix.fchmod(target, mode)
+    if mode & ~posix.fstat(target).st_mode & 0o6000:  # so the kernel decides, without a word
+        raise OSError(EPERM, "set-user-ID or set-group-ID would be lost")
+
+
+def _attribute_names(fd: int) -> list[str]:
+    try:
+        return posix.listxattr(fd)
+    except OSError as error:
+        if error.errno == EOPNOTSUPP:  # this file system has none
+            return []
+        raise
+
+
+def _identity(status: posix.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+# --- what was left behind -------------------------------------------------------------------------
+
+
+def clean(folder: str, names: "Iterable[str]", new: posix.stat_result) -> None:
+    """Remove those of these temporaries in a folder that killed runs of this user have left there.
+
+    `new` is the status of a file just written: its time is now, by the clock of that file system.
+    """
+    for name in names:
+        try:
+            _remove(folder + name, new)
+        except OSError:
+            pass  # it is being written, or somebody else was here
+
+
+def _remove(path: str, new: posix.stat_result) -> None:
+    """Remove a temporary if it is old and no run holds its lock; OSError if one does."""
+    status = posix.stat(path, follow_symlinks=False)
+    ours = is_regular(status) and status.st_nlink == 1 and status.st_uid == posix.geteuid()
+    if not ours or status.st_mtime > new.st_mtime - OLD:
+        return
+    fd = posix.open(path, FLAGS | posix.O_RDONLY | posix.O_NOFOLLOW)
+    try:
+        flock(fd, LOCK_EX | LOCK_NB)
+        if _identity(posix.fstat(fd)) == _identity(status):
+            posix.unlink(path)
+    finally:
+        posix.close(fd)
