@@ -14,6 +14,7 @@ OUTPUT = Option(
 )  # fmt: skip
 DRY_RUN = Option("-n --dry-run", "change nothing, print what would be done")
 JSON = Option("--json", "print JSON")
+DEMANGLE = Option("--demangle", "show names of C++ and Rust as they stand in the source")
 SCHEMA = Option("--schema", "print the JSON's schema", information=True)
 
 

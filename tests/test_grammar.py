@@ -194,7 +194,8 @@ def test_of_an_unknown_option_the_nearest_is_named(words: str, meant: str) -> No
 DECLARED = {
     command.name: (command, values)
     for command, values in (
-        recorder_options.declare(), report_command.declare(), diff_command.declare(), patcher_options.declare(),
+        recorder_options.declare(), report_command.declare(), diff_command.declare(),
+        patcher_options.declare(),
         status.declare("status"), switch.declare("nop"), switch.declare("call"),
     )
 }  # fmt: skip

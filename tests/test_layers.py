@@ -15,7 +15,7 @@ from tests.support.command import ROOT
 # From the bottom up. A module imports from rows below its own, and from its own room.
 LAYERS = {
     "recordmcount": [
-        ["__init__", "errors", "x86", "columns"],
+        ["__init__", "errors", "x86", "columns", "packages"],
         ["elf"],
         ["commit"],
         ["replacement"],

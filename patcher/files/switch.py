@@ -72,9 +72,14 @@ def read(file: ElfFile, names: Sequence[str]) -> Switchable:
 
 
 def select(
-    path: str, table: Switchable, globs: Sequence[str] = (), notrace: Sequence[str] = ()
+    path: str,
+    table: Switchable,
+    globs: Sequence[str] = (),
+    notrace: Sequence[str] = (),
+    *,
+    parts: bool = False,
 ) -> Sequence[int]:
-    """Number the sites in functions like one of `globs`, or all, but for those like `notrace`.
+    """Number the sites that sites.select chooses, by its arguments.
 
     Raises NoSiteError where a glob is like no function with a site.
     """
@@ -82,9 +87,10 @@ def select(
         return range(len(table.sites))
     from recordmcount.sites import select as by_name
 
-    selected, idle = by_name.select(table.sites, globs, notrace)
+    selected, idle = by_name.select(table.sites, globs, notrace, parts=parts)
     if idle:
-        raise NoSiteError(path, f"no site in a function like {' or '.join(idle)}")
+        advice = "" if parts else by_name.advice(table.sites, idle)
+        raise NoSiteError(path, f"no site in a function like {' or '.join(idle)}{advice}")
     return selected
 
 

@@ -6,7 +6,7 @@ import os
 
 from recordmcount.console import put, say
 from recordmcount.grammar import Command, Values
-from recordmcount.options import HELP, JSON, SCHEMA, SYMBOL
+from recordmcount.options import DEMANGLE, HELP, JSON, SCHEMA, SYMBOL
 from recordmcount.verb import give
 
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ class ReportOptions(Values):
     """What is asked of `recordmcount report`."""
 
     json = False
+    demangle = False
     symbols: tuple[str, ...] = ()
 
 
@@ -29,7 +30,7 @@ def declare() -> tuple[Command, ReportOptions]:
         "Show every call site of mcount and __fentry__: the calls in relocatable objects and "
         "static libraries, recorded or not, and the entries of the __mcount_loc table of "
         "executables and shared objects.",
-        [JSON, SCHEMA, SYMBOL, HELP],
+        [DEMANGLE, JSON, SCHEMA, SYMBOL, HELP],
         arguments=[("FILE", "an object, a static library, an executable or a shared object")],
         epilog="state: call, nop (a call that was turned off), foreign (neither, but the table "
         "names it, or it may be a call in a form that cannot be recorded).\n"
@@ -46,6 +47,7 @@ def execute(options: ReportOptions) -> int:
     from .document import report
     from .examine import examine
     from .json import dump, schema
+    from .names import demangle
     from .text import lines
 
     if options.information == "schema":
@@ -61,6 +63,8 @@ def execute(options: ReportOptions) -> int:
                 say(2, [str(result)])
             else:
                 files.append(result)
+                if options.demangle:
+                    demangle(result["sites"])
         if not told:
             say(2, [f"{path}: warning: {NO_OBJECTS}"])
     if options.json:

@@ -6,6 +6,8 @@ from recordmcount.console import Painted, printable
 from recordmcount.sites.state import STATES, State
 from recordmcount.sites.words import in_function, no_table, odd_entries, sites_in_words
 
+from .names import shown
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -49,7 +51,7 @@ def _table(file: ReportedFile, colour: bool) -> Iterator[str | Painted]:
 
 
 def _cells(site: ReportedSite) -> tuple[str, ...]:
-    function = in_function(printable(site["function"] or "-"), site["function_offset"] or 0)
+    function = in_function(printable(shown(site) or "-"), site["function_offset"] or 0)
     if site["reason"]:
         function += f"  ({site['reason']})"
     position = site["offset"] if "offset" in site else site["address"]
