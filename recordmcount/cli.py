@@ -131,11 +131,21 @@ def _record_all(files: "Sequence[str]", options: Options) -> int:
             err = [f"{files[number]}: warning: a process died over it: what it did is not counted"]
         return out, err, counts, failed
 
+    progress = None
+    if posix.isatty(2) and len(files) > 1:
+        from .progress import start
+
+        progress = start(len(files), quiet=options.quiet)
     answers: Iterable[Answer] = map(work, range(len(files)))
     if shared_out:
         from . import jobs
 
-        answers = jobs.run(len(files), options.jobs or jobs.available(), work, again)
+        watch = progress.at if progress else None
+        answers = jobs.run(len(files), options.jobs or jobs.available(), work, again, watch)
+    if progress:
+        from .progress import over
+
+        answers = over(answers, progress)
     totals: tuple[int, ...] = (0, 0, 0)
     good = readable = True
     for out, err, counts, failed in answers:

@@ -19,7 +19,7 @@ LAYERS = {
         ["elf"],
         ["commit"],
         ["replacement"],
-        ["console", "folders", "jobs", "mcount_loc", "nearest"],
+        ["console", "folders", "jobs", "mcount_loc", "nearest", "progress"],
         ["grammar"],
         ["help", "options"],
         ["verb"],

@@ -174,7 +174,7 @@ def test_json_has_both_spellings_where_asked(path: Path) -> None:
 
 def test_names_are_read_however_python_was_started(path: Path) -> None:
     main = ROOT / "recordmcount" / "__main__.py"
-    words = [sys.executable, "-I", "-S", main, "report", "--demangle", path]
+    words: list[str | Path] = [sys.executable, "-I", "-S", main, "report", "--demangle", path]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     assert "ns::add(int)" in done.stdout
 

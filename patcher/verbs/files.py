@@ -8,6 +8,7 @@ from patcher.memory.elffile import ElfFile
 from patcher.options import PatcherOptions
 from recordmcount.console import put, say
 from recordmcount.errors import Error
+from recordmcount.progress import over, start
 from recordmcount.verb import give
 
 TYPE_CHECKING = False
@@ -26,7 +27,8 @@ def each_file(options: PatcherOptions, action: Action) -> int:
     files: list[Mapping[str, Any]] = []
     errors: list[Mapping[str, Any]] = []
     good = True
-    for path in options.files:
+    count = len(options.files)
+    for path in over(options.files, start(count, quiet=options.quiet or options.json)):
         done = _try(options, path, action)
         if isinstance(done, Error | OSError):
             from patcher.report.document import failed

@@ -43,6 +43,7 @@ def execute(options: ReportOptions) -> int:
     """Report on all files; returns the exit status."""
     from recordmcount.elf.filetype import NO_OBJECTS
     from recordmcount.errors import Error
+    from recordmcount.progress import over, start
 
     from .document import report
     from .examine import examine
@@ -54,7 +55,7 @@ def execute(options: ReportOptions) -> int:
         return give(dump(schema()))
     files: list[ReportedFile] = []
     errors: list[Error] = []
-    for path in options.files:
+    for path in over(options.files, start(len(options.files), quiet=options.json)):
         told = False
         for result in examine(path, options.symbols):
             told = True
