@@ -82,7 +82,10 @@ class Relocations:
         """Choose the relocations with one of these values of r_info."""
         if self.distinct <= infos:
             return self
-        chosen = [info in infos for info in self.infos]
+        return self.chosen([info in infos for info in self.infos])
+
+    def chosen(self, chosen: "Sequence[bool]") -> "Relocations":
+        """Choose the relocations for which `chosen` is true."""
         return Relocations(
             list(compress(self.numbers, chosen)),
             list(compress(self.offsets, chosen)),

@@ -47,9 +47,10 @@ R_X86_64_GOTPLT64 = 30
 R_X86_64_PLTOFF64 = 31
 R_X86_64_GOTPCRELX = 41
 
-# The names profiled code calls. For Linux compilers use the first and the last; `_mcount` is the
-# older alias, `.mcount` FreeBSD's name and `__mcount` that of NetBSD and OpenBSD.
-MCOUNT_NAMES = ("mcount", "_mcount", ".mcount", "__mcount", "__fentry__")
+# The names profiled code calls. For Linux compilers use `mcount` and `__fentry__`; `_mcount` is an
+# older alias, `.mcount` FreeBSD's name and `__mcount` that of NetBSD and OpenBSD. Their order is a
+# format, to append to: NOPs of i386 objects have the number of one, from 1 on.
+MCOUNT_NAMES = ("mcount", "_mcount", "__fentry__", ".mcount", "__mcount")
 
 
 def mcount_names(extra_names: "Sequence[str]" = ()) -> list[bytes]:
@@ -70,6 +71,8 @@ LONGEST_SITE = len(NOP13)
 NOP5_386 = bytes((0x3E, 0x8D, 0x74, 0x26, 0x00))  # lea %ds:0x0(%esi,%eiz,1),%esi
 NOP6_386 = bytes((0x8D, 0xB6, 0x00, 0x00, 0x00, 0x00))  # lea 0x0(%esi),%esi
 
+# How many bytes an instruction may have; a site that is one is made one NOP.
+LONGEST_INSTRUCTION = 15
 INT3 = bytes((0xCC,))  # int3: a breakpoint
 
 
@@ -81,10 +84,13 @@ class CallForm:
 
     `addend` is what the relocation must carry for the target to be the function's first byte.
     `pic` marks the forms that only position-independent code contains. `width` is the field's
-    size in bytes, `length` that of the whole site, `number` the place in ALL_FORMS.
+    size in bytes, `length` that of the whole site, `number` the place in ALL_FORMS. `idle` are
+    prefixes before the instruction, as `behind` puts them there: the first bytes of `prefix`.
     """
 
-    __slots__ = ("number", "name", "prefix", "width", "suffix", "addend", "pic", "nop", "length")
+    __slots__ = (
+        "number", "name", "prefix", "width", "suffix", "addend", "pic", "nop", "length", "idle",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -96,8 +102,10 @@ class CallForm:
         suffix: bytes = b"",
         addend: int = -4,
         pic: bool = False,
+        idle: bytes = b"",
+        number: int = -1,
     ) -> None:
-        self.number = len(ALL_FORMS)
+        self.number = len(ALL_FORMS) if number < 0 else number
         self.name = name
         self.prefix = prefix
         self.width = width
@@ -106,7 +114,9 @@ class CallForm:
         self.pic = pic
         self.nop = nop
         self.length = len(prefix) + width + len(suffix)
-        ALL_FORMS.append(self)
+        self.idle = idle
+        if number < 0:
+            ALL_FORMS.append(self)
 
     def matches(self, code: bytes, field: int) -> bool:
         """Tell whether `code` spells this call around the relocated field at index `field`."""
@@ -140,6 +150,25 @@ CALL_ABS = tuple(
     for register in range(8)
 )
 
+
+def behind(idle: bytes, form: CallForm) -> CallForm:
+    """Give the form of a call behind prefixes that do not change it; its number is that of `form`.
+
+    In its NOP they become cs, for behind another `lea` may not be one.
+    """
+    if not idle:
+        return form
+    return CallForm(
+        form.name, idle + form.prefix, b"\x2e" * len(idle) + form.nop, width=form.width,
+        suffix=form.suffix, addend=form.addend, pic=form.pic, idle=idle, number=form.number,
+    )  # fmt: skip
+
+
+def can_be_behind(idle: bytes, form: CallForm) -> bool:
+    """Tell whether a NOP can be as long as the call behind these prefixes."""
+    return len(idle) + form.length <= LONGEST_INSTRUCTION
+
+
 # Relocation type -> the forms it may stand in.
 CALL_FORMS: dict[int, dict[int, tuple[CallForm, ...]]] = {
     EM_X86_64: {
@@ -163,12 +192,27 @@ PLAIN_CALL: dict[int, tuple[CallForm, frozenset[int]]] = {
     EM_386: (CALL_386, frozenset((R_386_PC32, R_386_PLT32))),
 }
 
-# A PLT32 relocation can only be that of a branch. With the other type, and behind one of these
-# bytes, e8 may as well be the ModRM byte of an instruction whose 4-byte immediate is the field:
-# imul $imm32,%eax,%ebp (69 /r) or sub $imm32,%eax (81 /5).
-BRANCH_ONLY = {EM_X86_64: R_X86_64_PLT32, EM_386: R_386_PLT32}
-BEFORE_MODRM = frozenset((0x69, 0x81))
-FUNCTION_ALIGNMENT = 16  # of gcc and clang, but for -Os and cold code
+# These relocations prove that the bytes before them are an opcode: PLT32 is that of a branch, the
+# psABIs list the instructions of GOTPCRELX and GOT32X, and what has 8 bytes to fill is a movabs.
+# Any other may be that of a displacement or an immediate behind a byte that looks like an opcode:
+# movl $mcount-7-., -24(%rbp) is c7 45 e8 and then the field.
+PROVING_TYPES = {
+    EM_X86_64: frozenset((R_X86_64_PLT32, R_X86_64_GOTPCRELX, R_X86_64_64)),
+    EM_386: frozenset((R_386_PLT32, R_386_GOT32X)),
+}
+
+# Bytes that belong to the instruction behind them (Intel SDM vol. 2, 2.1.1): es cs ss ds fs gs,
+# data16, addr32, lock, repne (bnd), rep; and in 64-bit code REX (2.2.1).
+PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3))
+REX = frozenset(range(0x40, 0x50))
+MAY_BE_PREFIXES = {EM_X86_64: PREFIXES | REX, EM_386: PREFIXES}
+# Those with which a call is the same call. Not data16: in 16-bit code it makes the operand one of
+# 4 bytes, and what stands there instead of the call would have 2.
+IDLE_PREFIXES = {
+    EM_X86_64: MAY_BE_PREFIXES[EM_X86_64] - {0x66, 0xF0, 0xF3},
+    EM_386: PREFIXES - {0x65, 0x66, 0xF0, 0xF3},
+}
+
 
 # Types that only a call through the large PIC model's GOT arithmetic uses: 36 bytes of lea,
 # movabs, add and `call *%r10`, which no table entry can name as one instruction.
@@ -246,32 +290,47 @@ def object_call(form: CallForm, *, in_place: bool) -> bytes:
     return form.prefix + field + form.suffix
 
 
-def object_nop(form: CallForm, relocation_type: int) -> bytes:
+def object_nop(form: CallForm, relocation_type: int, name: int = 0) -> bytes:
     """Spell the NOP in the place of a call in an object; its relocation is R_*_NONE meanwhile.
 
     It tells what it replaced: the relocation's type in the lowest byte of the displacement; for
     `call *disp32(%reg)` the register as base (%rsp: there is none); for `movabs` the register's
     number in the next byte. Its index is %rcx, and %rax in every other NOP of this project, so
     that none of a linked image is taken for one of these.
+
+    Where the relocation cannot tell which function was called, it has REL's `name`: the number of
+    one of MCOUNT_NAMES counted from 1, up to 15. The scale is its low half; the high half stands
+    above the type, for no type of a call has these two bits.
     """
+    scale, type_and_name = name % 4 << 6, name >> 2 << 6 | relocation_type
     if form.length == 5:
-        return bytes((0x0F, 0x1F, 0x44, 0x08, relocation_type))  # nopl TYPE(%rax,%rcx,1)
+        return bytes((0x0F, 0x1F, 0x44, scale | 0x08, type_and_name))  # nopl TYPE(%rax,%rcx,1)
     if form.length == 6:
         modrm = form.prefix[1]
         base = 4 if modrm == 0x15 else modrm & 7
         # nopw TYPE(%reg,%rcx,1)
-        return bytes((0x66, 0x0F, 0x1F, 0x44, 0x08 | base, relocation_type))
+        return bytes((0x66, 0x0F, 0x1F, 0x44, scale | 0x08 | base, type_and_name))
     # ... nopw TYPE+REGISTER*256(%rax,%rcx,1)
     return form.nop[:-5] + bytes((0x08, relocation_type, form.prefix[1] - 0xB8, 0, 0))
 
 
-def object_nops(machine: int) -> dict[bytes, tuple[CallForm, int]]:
-    """Map every NOP that `object_nop` gives to the (form, type of relocation) it tells."""
+def object_nops(machine: int) -> dict[bytes, tuple[CallForm, int, int]]:
+    """Map every NOP that `object_nop` gives to the (form, type of relocation, name) it tells."""
+    names = range(1 + len(MCOUNT_NAMES)) if machine == EM_386 else (0,)
     return {
-        object_nop(form, relocation_type): (form, relocation_type)
+        object_nop(form, relocation_type, name): (form, relocation_type, name)
         for relocation_type, forms in CALL_FORMS[machine].items()
         for form in forms
+        for name in names
     }
+
+
+def name_hash(name: bytes) -> int:
+    """Hash a symbol's name to 32 bits, as the dynamic linker does in DT_GNU_HASH."""
+    value = 5381
+    for byte in name:
+        value = value * 33 + byte & 0xFFFFFFFF
+    return value
 
 
 # --- after the link ---------------------------------------------------------------------------
@@ -290,12 +349,12 @@ class LinkedCall:
     GOT in a register. With `through_slot` the result is the address of a GOT slot, else that of
     code. No two forms of one length share a NOP, so a NOP tells which form stood there. The lowest
     byte of its displacement, at index `selector_at`, tells which target was called: a NOP computes
-    no address.
+    no address. `idle` is a prefix before the call, the first byte of `prefix`.
     """
 
     __slots__ = (
         "name", "prefix", "width", "suffix", "origin", "through_slot", "nop", "selector_at",
-        "length",
+        "length", "idle",
     )  # fmt: skip
 
     def __init__(
@@ -309,6 +368,7 @@ class LinkedCall:
         suffix: bytes = b"",
         origin: int = FROM_END,
         through_slot: bool = False,
+        idle: bytes = b"",
     ) -> None:
         self.name = name
         self.prefix = prefix
@@ -318,6 +378,7 @@ class LinkedCall:
         self.through_slot = through_slot
         self.nop = nop
         self.selector_at = selector_at
+        self.idle = idle
         self.length = len(prefix) + width + len(suffix)
 
     def operand(self, code: bytes) -> int | None:
@@ -373,19 +434,40 @@ def linked_calls(machine: int) -> tuple[LinkedCall, ...]:
     plain = LinkedCall("call", CALL.prefix, NOP5, 4)
     nop_first = LinkedCall("nop-call", b"\x90\xe8", _nop6_with(0x80), 5)
     if machine == EM_386:
-        return (
+        alone = (
             plain,
             LinkedCall("call-addr16", b"\x67\xe8", _nop6_with(0x40), 5),
             nop_first,
             *map(_linked_call_got_386, CALL_GOT_386),
         )
+    else:
+        alone = (
+            plain,
+            LinkedCall("call-got", CALL_GOT.prefix, NOP6, 5, through_slot=True),
+            LinkedCall("call-addr32", b"\x67\xe8", _nop6_with(0x40), 5),
+            nop_first,
+            *map(_linked_call_abs, CALL_ABS),
+        )
     return (
-        plain,
-        LinkedCall("call-got", CALL_GOT.prefix, NOP6, 5, through_slot=True),
-        LinkedCall("call-addr32", b"\x67\xe8", _nop6_with(0x40), 5),
-        nop_first,
-        *map(_linked_call_abs, CALL_ABS),
+        *alone,
+        *(_linked_behind(idle, form) for form in alone if form.width == 4 for idle in LINKED_IDLE),
     )
+
+
+# Prefixes that assemblers put before calls: bnd (-madd-bnd-prefix), cs, ss and ds.
+LINKED_IDLE = (b"\xf2", b"\x2e", b"\x36", b"\x3e")
+
+
+def _linked_behind(idle: bytes, form: LinkedCall) -> LinkedCall:
+    """Let the NOP have the call's prefix, data16 for bnd; the plain call's then %rcx as base."""
+    if idle == b"\xf2":
+        nop = _nop6_with(0x01) if form.length == 5 else b"\x66" + form.nop
+    else:
+        nop = idle + form.nop
+    return LinkedCall(
+        form.name, idle + form.prefix, nop, form.selector_at + 1, origin=form.origin,
+        through_slot=form.through_slot, idle=idle,
+    )  # fmt: skip
 
 
 def _nop6_with(sib: int) -> bytes:
@@ -553,11 +635,12 @@ def first_instruction(code: bytes) -> int:
 
     Known are the calls, jumps and NOPs of this module. What a short jump skips counts as its own.
     """
-    if length := _FIRST_INSTRUCTIONS.get(code[:1]) or _FIRST_INSTRUCTIONS.get(code[:2]):
-        return length
+    branch = code.lstrip(b"".join(LINKED_IDLE))
+    if length := _FIRST_INSTRUCTIONS.get(branch[:1]) or _FIRST_INSTRUCTIONS.get(branch[:2]):
+        return len(code) - len(branch) + length
     if code.startswith(SHORT_JUMP) and len(code) > 1:
         return 2 + code[1]
-    bare = code.lstrip(b"\x66\x2e")
+    bare = code.lstrip(b"\x66\x2e\x36\x3e\xf2")
     prefixes = len(code) - len(bare)
     if bare.startswith(NOPS[1]):
         return prefixes + 1

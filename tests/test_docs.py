@@ -193,6 +193,8 @@ def test_the_nops_of_the_recorder_are_those_of_the_page(form: x86.CallForm) -> N
 def test_the_nops_of_linked_files_are_those_of_the_page(machine: int) -> None:
     for form in x86.linked_calls(machine):
         assert f"| `{form.name}`" in FORMATS
+        if form.idle:
+            continue
         nop = form.nop_with(0xAA).hex(" ").replace("aa", "SS")
         if machine == x86.EM_386 and form.name == "call-got":
             assert nop[12] == "c"
@@ -201,6 +203,17 @@ def test_the_nops_of_linked_files_are_those_of_the_page(machine: int) -> None:
             assert nop in FORMATS
         else:
             assert nop.endswith(f"SS 0{form.prefix[1] - 0xB8} 00 00")
+
+
+@pytest.mark.parametrize("machine", [x86.EM_X86_64, x86.EM_386])
+def test_the_nops_of_linked_calls_with_a_prefix_have_it_or_data16(machine: int) -> None:
+    alone = {form.prefix: form for form in x86.linked_calls(machine) if not form.idle}
+    for form in x86.linked_calls(machine):
+        if form.idle == b"\xf2" and form.length == 6:
+            assert form.nop_with(0xAA).hex(" ").replace("aa", "SS") in FORMATS
+        elif form.idle:
+            before = form.idle.replace(b"\xf2", b"\x66")
+            assert form.nop_with(7) == before + alone[form.prefix[1:]].nop_with(7)
 
 
 @pytest.mark.parametrize("machine", [x86.EM_X86_64, x86.EM_386])

@@ -571,12 +571,16 @@ def operands_of_nops(machine: int) -> dict[str, str]:
     return operands
 
 
-def test_forms_of_six_bytes_differ_in_the_scale_of_the_nop_s_index() -> None:
+def test_forms_of_six_bytes_differ_in_prefix_or_registers_of_their_nops() -> None:
     """keystone 0.9.2 is no judge here: it spells `nopw (%rax,%rax,2)` as 0f 18 /4."""
     assert operands_of_nops(x86.EM_X86_64) == {
         "ff15": "word ptr [rax + rax + 0x12]",
         "67e8": "word ptr [rax + rax*2 + 0x12]",
         "90e8": "word ptr [rax + rax*4 + 0x12]",
+        "f2e8": "word ptr [rcx + rax + 0x12]",
+        "2ee8": "dword ptr cs:[rax + rax + 0x12]",
+        "36e8": "dword ptr ss:[rax + rax + 0x12]",
+        "3ee8": "dword ptr ds:[rax + rax + 0x12]",
     }
 
 
@@ -584,6 +588,10 @@ def test_on_i386_the_nop_has_the_base_register_of_the_call() -> None:
     assert operands_of_nops(x86.EM_386) == {
         "67e8": "word ptr [eax + eax*2 + 0x12]",
         "90e8": "word ptr [eax + eax*4 + 0x12]",
+        "f2e8": "word ptr [ecx + eax + 0x12]",
+        "2ee8": "dword ptr cs:[eax + eax + 0x12]",
+        "36e8": "dword ptr ss:[eax + eax + 0x12]",
+        "3ee8": "dword ptr ds:[eax + eax + 0x12]",
         "ff90": "word ptr [eax + eax*8 + 0x12]",
         "ff91": "word ptr [ecx + eax*8 + 0x12]",
         "ff92": "word ptr [edx + eax*8 + 0x12]",

@@ -409,3 +409,29 @@ def test_of_a_broken_file_nothing_but_sites_ever_changes(
             assert built.image.read_bytes() == broken
     assert 100 < switched < 400
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("linker", ["bfd", "gold", "lld", "mold"])
+@pytest.mark.parametrize(
+    ("flags", "link"),
+    [("-fno-pic", "-no-pie"), ("-mfentry -fpie", "-pie"), ("-m32 -fno-pic", "-m32 -no-pie"),
+     ("-m32 -fpie", "-m32 -pie")],
+)  # fmt: skip
+def test_calls_behind_a_bnd_prefix_are_sites_with_it(
+    flags: str, link: str, linker: str, tmp_path: Path
+) -> None:
+    built = images.build(
+        tmp_path, linker=linker, flags=["-Wa,-madd-bnd-prefix", *flags.split()],
+        record=["--pic"] if "-pie" in link.split() else [], link=link.split(), own_counter=True,
+    )  # fmt: skip
+    original = built.image.read_bytes()
+    assert status(built.image) == "4 sites: 4 call, 0 nop, 0 foreign"
+    assert calls(built) == CALLS
+    for line in patch("nop", "-n", built.image).splitlines():
+        assert "): f2 " in line
+    patch("nop", built.image)
+    assert status(built.image) == "4 sites: 0 call, 4 nop, 0 foreign"
+    assert calls(built) == 0
+    patch("call", built.image)
+    assert built.image.read_bytes() == original

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
+from elftools.elf.relocation import RelocationSection
 
 from patcher import cli
 from patcher.files import overlaps, switch
@@ -65,11 +66,11 @@ ROWS = [
     Row("clang-large", "48 b8 00 00 00 00 00 00 00 00 ff d0", "66 66 66 2e 0f 1f 84 08 01 00 00 00",
         "R_X86_64_64", compiler="clang", flags="-fno-pic -mcmodel=large"),
     Row("clang-pie", *CALL, compiler="clang", flags="-mfentry -fpie", link="-pie"),
-    Row("i386", "e8 fc ff ff ff", "0f 1f 44 08 02", "R_386_PC32", flags="-m32 -fno-pic",
+    Row("i386", "e8 fc ff ff ff", "0f 1f 44 48 02", "R_386_PC32", flags="-m32 -fno-pic",
         link="-m32 -no-pie"),
-    Row("i386-pie", "ff 93 00 00 00 00", "66 0f 1f 44 0b 2b", "R_386_GOT32X", flags="-m32 -fpie",
+    Row("i386-pie", "ff 93 00 00 00 00", "66 0f 1f 44 4b 2b", "R_386_GOT32X", flags="-m32 -fpie",
         link="-m32 -pie"),
-    Row("clang-i386", "e8 fc ff ff ff", "0f 1f 44 08 04", "R_386_PLT32", compiler="clang",
+    Row("clang-i386", "e8 fc ff ff ff", "0f 1f 44 48 04", "R_386_PLT32", compiler="clang",
         flags="-m32 -fno-pic", link="-m32 -no-pie"),
 ]  # fmt: skip
 
@@ -125,17 +126,186 @@ def test_sites_turned_off_before_the_link_are_foreign_after_it(tmp_path: Path) -
     assert built.image.read_bytes() == original
 
 
+TOOLS = {
+    "bfd": "gcc {machine} -fuse-ld=bfd -nostdlib -r {} -o {}",
+    "lld": "ld.lld -r {} -o {}",
+    "mold": "ld.mold -r {} -o {}",
+    "strip": "strip -g {} -o {}",
+    "objcopy": "objcopy --rename-section .text=.text.new {} {}",
+    "llvm-objcopy": "llvm-objcopy -g {} {}",
+}
+
+
 @pytest.mark.matrix
-@pytest.mark.parametrize("linker", ["ld.bfd", "ld.gold", "ld.lld"])
-def test_calls_come_back_in_objects_that_were_joined_meanwhile(tmp_path: Path, linker: str) -> None:
+@pytest.mark.parametrize(
+    ("tool", "flags"),
+    [
+        (tool, flags)
+        for tool in TOOLS
+        for flags in ("-fno-pic", "-mx32 -fno-pic", "-fPIC", "-m32 -fPIC")
+        if (tool, flags) != ("mold", "-mx32 -fno-pic")  # mold does not link x32
+    ],
+)
+def test_calls_come_back_in_objects_that_went_through_other_tools(
+    tool: str, flags: str, tmp_path: Path
+) -> None:
+    """Symbols are renumbered meanwhile: the name is what is kept."""
+    work = images.compile_object(tmp_path, "work", images.WORK, "gcc", "-g", "-pg", *flags.split())
+    assert command.run("recordmcount", work) == (0, "", "")
+    through, expected = tmp_path / "through.o", tmp_path / "expected.o"
+    machine = " ".join(flag for flag in flags.split() if flag.startswith("-m"))
+    images.tool(*TOOLS[tool].format(work, expected, machine=machine).split())
+    patch("nop", work)
+    images.tool(*TOOLS[tool].format(work, through, machine=machine).split())
+    assert status(through) == "4 sites: 0 call, 4 nop, 0 foreign"
+    patch("call", through)
+    assert calls_in(through) == calls_in(expected)
+
+
+def calls_in(path: Path) -> list[tuple[object, ...]]:
+    """Where mcount is called, by section, place, type, symbol and addend of the relocation."""
+    read = Read(path)
+    return [
+        (section.name, each["r_offset"], each["r_info_type"], read.symbol_name(each["r_info_sym"]),
+         each.entry.get("r_addend"))
+        for section in read.sections
+        if isinstance(section, RelocationSection)
+        for each in section.iter_relocations()
+        if each["r_info_sym"] and read.symbol_name(each["r_info_sym"]) == "mcount"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", ["-fno-pic", "-m32 -fno-pic"])
+def test_where_strip_has_dropped_the_function_s_symbol_that_is_said(
+    flags: str, tmp_path: Path
+) -> None:
+    work = images.compile_object(tmp_path, "work", images.WORK, "gcc", "-pg", *flags.split())
+    assert command.run("recordmcount", work) == (0, "", "")
+    patch("nop", work)
+    images.tool("strip", "--strip-unneeded", work)
+    assert "mcount, which is no symbol here any more" in refused("call", work)
+
+
+@pytest.mark.matrix
+def test_gold_drops_the_way_back_and_that_is_said(tmp_path: Path) -> None:
     row = ROWS[0]
     build_program(tmp_path, row)
     work, joined = tmp_path / "work.o", tmp_path / "joined.o"
     patch("nop", work)
-    images.tool(linker, "-r", "-o", joined, work)
-    assert status(joined) == "4 sites: 0 call, 4 nop, 0 foreign"
-    patch("call", joined)
-    assert calls(link(tmp_path, row, joined)) == CALLS
+    images.tool("ld.gold", "-r", "-o", joined, work)
+    assert "a NOP in the place of a call whose relocation is gone" in refused("call", joined)
+    assert calls(link(tmp_path, row, joined)) == 0
+
+
+# --- which function was called --------------------------------------------------------------------
+
+
+def two_callees(*names: str, target: Target = X86_64) -> Elf:
+    """An object whose table names one call of each of these functions."""
+    word, kind = (8, 1) if target == X86_64 else (4, 10 if target == X32 else 1)
+    code = b"\xe8\0\0\0\0\xc3" * len(names)
+    at = range(0, len(code), 6)
+    slots = [Relocation(word * i, kind, "f", start) for i, start in enumerate(at)]
+    return build(
+        target,
+        [
+            Section(".text", flags=AX, data=code, relocations=[
+                Relocation(start + 1, 4, name, -4) for start, name in zip(at, names, strict=True)
+            ]),
+            Section("__mcount_loc", flags=2, data=bytes(word * len(names)), align=word,
+                    relocations=slots),
+        ],
+        [
+            Symbol("f", ".text", size=len(code), type=STT_FUNC, bind=STB_LOCAL),
+            *map(Symbol, dict.fromkeys(names)),
+        ],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("target", [X86_64, X32, I386], ids=["x86-64", "x32", "i386"])
+def test_each_call_comes_back_to_the_function_that_it_called(
+    target: Target, tmp_path: Path
+) -> None:
+    path = two_callees("mcount", "__fentry__", "_mcount", "mcount", target=target).write(
+        tmp_path / "several.o"
+    )
+    original = path.read_bytes()
+    patch("nop", path)
+    patch("call", "--functions", "f", path)
+    assert path.read_bytes() == original
+
+
+@pytest.mark.parametrize("target", [X86_64, X32], ids=["x86-64", "x32"])
+def test_another_symbol_than_the_call_had_is_never_put_there(
+    target: Target, tmp_path: Path
+) -> None:
+    path = two_callees("foo", "bar", target=target).write(tmp_path / "two.o")
+    original = path.read_bytes()
+    patch("nop", "--symbol", "foo", "--symbol", "bar", path)
+    off = path.read_bytes()
+    for names in (["--symbol", "bar"], ["--symbol", "other"], []):
+        assert "a function that is not known: say its name" in refused("call", *names, path)
+        assert path.read_bytes() == off
+    patch("call", "--symbol", "bar", "--symbol", "foo", path)
+    assert path.read_bytes() == original
+
+
+def test_an_i386_call_of_a_name_that_a_nop_cannot_keep_is_left_alone(tmp_path: Path) -> None:
+    path = two_callees("foo", target=I386).write(tmp_path / "foo.o")
+    original = path.read_bytes()
+    assert "a NOP has no room for the name of foo" in refused("nop", "--symbol", "foo", path)
+    assert path.read_bytes() == original
+    assert patch("call", "--symbol", "foo", path) == f"{path}: 0 sites turned to call, 1 already\n"
+
+
+def test_a_call_of_one_of_two_symbols_of_the_same_name_is_left_alone(tmp_path: Path) -> None:
+    path = two_callees("mcount", "mcounT").write(tmp_path / "two.o")
+    path.write_bytes(path.read_bytes().replace(b"\0mcounT\0", b"\0mcount\0"))
+    original = path.read_bytes()
+    assert "two symbols are named mcount" in refused("nop", path)
+    assert path.read_bytes() == original
+
+
+@pytest.mark.parametrize("target", [X86_64, X32, I386], ids=["x86-64", "x32", "i386"])
+def test_what_older_versions_turned_off_comes_back(target: Target, tmp_path: Path) -> None:
+    """They changed the relocation's type alone."""
+    path = two_callees("mcount", target=target).write(tmp_path / "old.o")
+    original = path.read_bytes()
+    off = two_callees("mcount", target=target).patch("relocations[.text][0].r_type", 0)
+    call = bytes.fromhex("e8fcffffff" if target == I386 else "e800000000")
+    path.write_bytes(off.replace(call, bytes.fromhex("0f1f440804")))
+    assert status(path) == "1 site: 0 call, 1 nop, 0 foreign"
+    patch("call", path)
+    assert path.read_bytes() == original
+
+
+# --- beside NOPs by others ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", ["-fno-pic", "-m32 -fno-pic", "-mx32 -fno-pic"])
+def test_what_nop_did_call_undoes_beside_the_nops_of_gcc(flags: str, tmp_path: Path) -> None:
+    plain = ["-O2", "-pg", "-mfentry", *flags.split()]
+    ours = images.compile_object(tmp_path, "work", images.WORK, "gcc", *plain)
+    assert command.run("recordmcount", ours) == (0, "", "")
+    gccs = images.compile_object(
+        tmp_path, "gcc", "int other(int x) { return x; }", "gcc", *plain,
+        "-mrecord-mcount", "-mnop-mcount",
+    )  # fmt: skip
+    mixed = tmp_path / "mixed.o"
+    machine = [flag for flag in flags.split() if flag.startswith("-m")]
+    images.tool("gcc", *machine, "-nostdlib", "-r", "-o", mixed, ours, gccs)
+    original = mixed.read_bytes()
+    sites = sum(map(int, re.findall(r"(\d+) call, (\d+) nop", status(mixed))[0]))
+    patch("nop", mixed)
+    assert mixed.read_bytes() != original
+    for turned in (sites - 1, 0):
+        done = command.run("patcher", "call", mixed)
+        said = f"{mixed}: {turned} sites turned to call, {sites - 1 - turned} already\n"
+        assert (done.status, done.stdout) == (0, said)
+        assert "other" in done.stderr
+        assert "a NOP by another tool, which stays: nobody knows its call" in done.stderr
+        assert mixed.read_bytes() == original
+    assert "other" in refused("call", "--functions", "other", mixed)
 
 
 # --- what an object may hold ----------------------------------------------------------------------
@@ -154,10 +324,10 @@ def test_objects_of_every_kind_come_back_bit_for_bit(name: str, tmp_path: Path) 
 
 
 def switchable(path: Path) -> set[int]:
-    """The file offsets of executable sections and of the types in their relocations."""
+    """The file offsets of executable sections and, but for r_offset, of their relocations."""
     read = Read(path)
     offsets: set[int] = set()
-    is_64 = read.file.elfclass == 64
+    word = read.file.elfclass // 8
     for section in read.sections:
         start, size, flags = section["sh_offset"], section["sh_size"], section["sh_flags"]
         if flags & AX == AX:
@@ -166,7 +336,7 @@ def switchable(path: Path) -> set[int]:
             if read.sections[section["sh_info"]]["sh_flags"] & AX != AX:
                 continue
             for entry in range(start, start + size, section["sh_entsize"]):
-                offsets.update(range(entry + 8, entry + 12) if is_64 else [entry + 4])
+                offsets.update(range(entry + word, entry + section["sh_entsize"]))
     return offsets
 
 

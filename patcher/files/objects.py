@@ -1,8 +1,8 @@
 """The sites of a relocatable object, and what turns one off: two changes, by file offset.
 
-The linker would write the call's operand over whatever stands in its place. So the type of the
-site's relocation becomes R_*_NONE, symbol and addend stay (as the kernel's recordmcount does it),
-and the call becomes a NOP that tells the type. What would not come back bit for bit is left alone.
+The linker would write the call's operand over whatever stands in its place. So the relocation
+becomes an R_*_NONE that names no symbol, and the call a NOP that tells the type; which symbol it
+was is kept as well (sites.turned_off). What would not come back bit for bit is left alone.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from itertools import repeat
 from operator import add
 
 from patcher.modify import Batch
-from recordmcount import x86
 from recordmcount.columns import is_ascending
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
 from recordmcount.sites.relocatable import Group, RelocatableSites
-from recordmcount.sites.single import Relocation
 from recordmcount.sites.site import Site
 from recordmcount.sites.state import State
+from recordmcount.sites.turned_off import Relocation
 
 from .overlaps import overlapped
 
@@ -52,6 +51,15 @@ class ObjectSwitch:
         doubtful.difference_update(self.sites.where(sorted(doubtful), state))
         return [number for number in sorted(doubtful) if self._why_not(number, self.sites[number])]
 
+    def without_call(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Choose the NOPs of which no call is known: other tools made them, and they stay."""
+        unusual = [(number, self.sites.finding(number)) for number in self.sites.unusual(numbers)]
+        return [
+            number
+            for number, found in unusual
+            if found.state is State.NOP and not (found.relocation or found.reason)
+        ]
+
     def batch(self, numbers: Sequence[int], state: State) -> Batch:
         """Plan how these sites, of which none is unswitchable, come to be in `state`."""
         changes = _Changes(state)
@@ -61,22 +69,21 @@ class ObjectSwitch:
         for group, relocation in groups:
             self._add_code(changes, group, relocation)
         for group, relocation in groups:
-            self._add_types(changes, group, relocation)
+            self._add_relocations(changes, group, relocation)
         return changes.batch(lambda number: self.site(number).label)
 
     def _add_code(self, changes: _Changes, group: Group, first: Relocation) -> None:
         start = self._obj.headers[group.section][elf.SH_OFFSET]
         offsets = list(map(add, group.starts, repeat(start)))
-        changes.add(offsets, group.numbers, *self.sites.turned(first))
+        call, nop = self.sites.turned(first)
+        changes.add(offsets, group.numbers, call, nop or b"")
 
-    def _add_types(self, changes: _Changes, group: Group, first: Relocation) -> None:
-        """Add the changes of types, which are the low part of r_info."""
-        layout, header = self._obj.layout, self._obj.headers[first.section]
-        start, step = header[elf.SH_OFFSET] + layout.word, header[elf.SH_ENTSIZE]
-        size = 4 if layout.is_64 else 1
+    def _add_relocations(self, changes: _Changes, group: Group, first: Relocation) -> None:
+        """Add the changes of relocations, of all that is behind r_offset."""
+        header = self._obj.headers[first.section]
+        start, step = header[elf.SH_OFFSET] + self._obj.layout.word, header[elf.SH_ENTSIZE]
         offsets = [start + step * entry for entry in group.entries]
-        call, nop = (each.to_bytes(size, "little") for each in (first.type, x86.RELOCATION_NONE))
-        changes.add(offsets, group.numbers, call, nop)
+        changes.add(offsets, group.numbers, *self.sites.turned_relocation(first))
 
     @cached_property
     def _overlaps(self) -> set[int]:
@@ -88,7 +95,9 @@ class ObjectSwitch:
         if site.state is State.FOREIGN:
             return site.reason
         if not site.relocation:
-            return UNKNOWN
+            return site.reason or UNKNOWN
+        if site.state is State.CALL and site.nop is None:
+            return site.reason
         if site.state is State.CALL and site.code != site.call:
             return NOT_ZERO
         return SHARED if number in self._overlaps else ""

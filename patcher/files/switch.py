@@ -12,6 +12,7 @@ from recordmcount.sites.words import no_table, sites_in_words
 
 from .rewrite import rewrite
 
+BY_OTHERS = "a NOP by another tool, which stays: nobody knows its call"
 LOOSE = "a linker may let them name other code; compile and record the object again"
 NOT_TO_LOAD = (
     "do not load this module before `patcher call`: the kernel's ftrace expects every call, and "
@@ -29,9 +30,12 @@ if TYPE_CHECKING:
 
 
 class Plan:
-    """What must change so that all `selected` sites are in `state`: `numbers`, by one `batch`."""
+    """What must change so that all `selected` sites are in `state`: `numbers`, by one `batch`.
 
-    __slots__ = ("table", "state", "selected", "numbers", "batch")
+    All but those that are `left` as they are.
+    """
+
+    __slots__ = ("table", "state", "selected", "numbers", "left", "batch")
 
     def __init__(
         self,
@@ -39,18 +43,20 @@ class Plan:
         state: State,
         selected: Sequence[int],
         numbers: Sequence[int],
+        left: Sequence[int],
         batch: Batch,
     ) -> None:
         self.table = table
         self.state = state
         self.selected = selected
         self.numbers = numbers
+        self.left = left
         self.batch = batch
 
     @property
     def already(self) -> int:
         """How many of the selected sites need no change."""
-        return len(self.selected) - len(self.numbers)
+        return len(self.selected) - len(self.numbers) - len(self.left)
 
     def __str__(self) -> str:
         return f"{sites_in_words(len(self.numbers))} turned to {self.state}, {self.already} already"
@@ -102,17 +108,22 @@ def count(table: Switchable, selected: Sequence[int]) -> dict[State, int]:
 def plan(path: str, table: Switchable, selected: Sequence[int], state: State) -> Plan:
     """Tell what must change so that all `selected` sites are in `state`.
 
-    Raises CompareError if a site is foreign, or could not be brought into the state and back.
+    NOPs by other tools are left as they are: whatever else is there, what was turned off comes
+    back. Raises CompareError if a site is foreign, or could not be brought into the state and back,
+    and if there are none but such NOPs.
     """
     if foreign := table.sites.where(selected, State.FOREIGN):
         raise _foreign(path, table, foreign)
     numbers = table.sites.where(selected, State.CALL if state is State.NOP else State.NOP)
+    left = table.without_call(numbers) if state is State.CALL else []
+    if len(left) < len(selected):
+        numbers = _without(numbers, left)
     if unswitchable := table.unswitchable(numbers, state):
         site = table.site(unswitchable[0])
         raise CompareError.of(
             path, site, f"{site.reason}{_more(unswitchable)}; nothing was written"
         )
-    return Plan(table, state, selected, numbers, table.batch(numbers, state))
+    return Plan(table, state, selected, numbers, left, table.batch(numbers, state))
 
 
 def switch(file: ElfFile, wanted: Plan, out: str | None, *, dry_run: bool) -> str | None:
@@ -137,10 +148,17 @@ def warnings(file: ElfFile, wanted: Plan) -> list[str]:
     found = [NOT_TO_LOAD] if makes_nops and is_module else []
     if makes_nops and file.object.is_signed:
         found.append("its signature is not valid before `patcher call`, or signing it again")
+    if wanted.left:
+        label, others = wanted.table.site(wanted.left[0]).label, _more(wanted.left)
+        found.append(f"{label}: {BY_OTHERS}{others}")
     if wanted.table.sites.loose:
         name = min(wanted.table.sites.loose.values())
         found.append(f"entries count from {name!r}, a global symbol: {LOOSE}")
     return found
+
+
+def _without(numbers: Sequence[int], left: Sequence[int]) -> Sequence[int]:
+    return sorted({*numbers}.difference(left)) if left else numbers
 
 
 def _foreign(path: str, table: Switchable, foreign: Sequence[int]) -> CompareError:

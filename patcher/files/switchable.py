@@ -23,5 +23,8 @@ class Switchable(Protocol):
     def unswitchable(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Choose those of `numbers` that cannot be brought to `state` and back."""
 
+    def without_call(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Choose the NOPs of which no call is known: other tools made them, and they stay."""
+
     def batch(self, numbers: Sequence[int], state: State) -> Batch:
         """Plan how these sites, of which none is unswitchable, come to be in `state`."""

@@ -511,20 +511,6 @@ class Object:
         """
         return self._extended_shndx(symbol) if shndx == SHN_XINDEX else SHN_UNDEF
 
-    def values_named(self, section: int, values: "Sequence[int]") -> set[int]:
-        """Choose those of `values` that are the st_value of a symbol in `section`."""
-        table, sym = self.symbol_bytes, self.layout.sym
-        candidates: Iterable[int] = range(self.symbol_count)
-        if len(values) <= MANY:  # the few: by the lowest byte of st_value
-            column = table[self.layout.sym_value :: sym.size]
-            candidates = positions(column, {value & 0xFF for value in values})
-        found = set()
-        for index in candidates:
-            symbol = self.raw_symbol(index)
-            if symbol[ST_SHNDX] == section:
-                found.add(symbol[ST_VALUE])
-        return found.intersection(values)
-
     def _extended_shndx(self, symbol: int) -> int:
         if self._shndx is None:
             tables = self.of_type(SHT_SYMTAB_SHNDX)
@@ -584,6 +570,10 @@ class Object:
     def symbols_of_relocations(self, index: int) -> set[int]:
         """Return the symbol indices that relocations of section `index` name."""
         return set(map(self.layout.symbol_of, set(self._infos(index))))
+
+    def relocation_symbols(self, index: int) -> list[int]:
+        """Return the symbol index of each relocation of section `index`, in order."""
+        return list(map(self.layout.symbol_of, self._infos(index)))
 
     def highest_symbol(self, index: int) -> int:
         """Return the highest symbol index that relocations of section `index` name; 0 of none."""

@@ -144,13 +144,13 @@ def _to_nops(
     A relocation section that is written anew as a whole is changed there, in `rewritten`.
     """
     text, relocations = obj.section(part.section), obj.section(part.relocations)
-    # r_info without its type, R_*_NONE being 0 on both machines: symbol and addend stay.
-    type_at, none = (8, bytes(4)) if obj.layout.is_64 else (4, bytes(1))
+    # r_info as a whole, the word behind r_offset: where the symbol stays, PIC does not link (bfd).
+    info_at, none = obj.layout.word, bytes(obj.layout.word)
     content = rewritten.get(part.relocations)
     edits = []
     for site in part:
         edits.append((text.offset + site.offset, site.form.nop))
-        at = site.entry * relocations.entsize + type_at
+        at = site.entry * relocations.entsize + info_at
         if content is None:
             edits.append((relocations.offset + at, none))
         else:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from _bisect import bisect_left
 from _operator import not_, sub
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from itertools import compress, repeat
 from struct import unpack
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from recordmcount.x86 import CallForm
 
 from .calls import Found, SectionSites
 from .state import State
+from .turned_off import Callees
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,24 +31,39 @@ if TYPE_CHECKING:
 
 # Code is read in pieces of this many bytes, so that what is compared is still in the cache.
 PIECE = 1 << 18
+# Of so many symbols of mcount: the number of a way is to fit a byte.
+MOST_SYMBOLS = 16
 
 
 class Way(NamedTuple):
-    """How many sites stand alike: as `code`, with a relocation that has, or had, this `type`."""
+    """How many sites stand alike: as `code`, with a relocation that has this `addend`.
+
+    It has, or had, this `type` and names, or named, this `symbol`.
+    """
 
     state: State
     form: CallForm
     type: int
+    symbol: int
     code: bytes
+    addend: int
 
 
-def ways(obj: Object) -> list[Way]:
+def ways(obj: Object, callees: Callees) -> list[Way]:
     """List the ways in which a usual site can stand: as calls, then as NOPs."""
     known = x86.CALL_FORMS[obj.machine].items()
     single = [(forms[0], each) for each, forms in known if len(forms) == 1]
     in_place = not mcount_loc.uses_rela(obj)
-    calls = [Way(State.CALL, *each, x86.object_call(each[0], in_place=in_place)) for each in single]
-    nops = [Way(State.NOP, *each, x86.object_nop(*each)) for each in single]
+    calls, nops = [], []
+    for symbol in callees.symbols[:MOST_SYMBOLS]:
+        kept = callees.kept(symbol)
+        if kept is None:
+            continue
+        for form, each in single:
+            call = x86.object_call(form, in_place=in_place)
+            calls.append(Way(State.CALL, form, each, symbol, call, form.addend))
+            nop = x86.object_nop(form, each, kept.name)
+            nops.append(Way(State.NOP, form, each, symbol, nop, kept.addend))
     return calls + nops
 
 
@@ -87,44 +104,56 @@ class Usual:
     """What can be proven in bulk, and what is left.
 
     `columns` are by index of the text section. `calls` and `turned_off` are the rest: a part of
-    what was found, with the numbers therein.
+    what was found, with the numbers therein; of calls also the symbols of the whole part.
     """
 
-    def __init__(self, obj: Object, found: Found) -> None:
+    def __init__(self, obj: Object, found: Found, callees: Callees) -> None:
         self._obj = obj
-        self.ways = ways(obj)
+        self._callees = callees
+        self.ways = ways(obj, callees)
         self.columns: dict[int, Column] = {}
-        self.calls = [(part, self._calls(part)) for part in found.sections]
+        self.calls = [(part, *self._calls(part)) for part in found.sections]
         self._nops = [number for number, way in enumerate(self.ways, 1) if way.state is State.NOP]
         self.turned_off = [(part, self._turned_off(part)) for part in found.turned_off]
         for column in self.columns.values():
             column.sort()
 
-    def _calls(self, part: SectionSites) -> list[int]:
-        """Take the usual calls of a part, and number the others."""
+    def _calls(self, part: SectionSites) -> tuple[list[int], Sequence[int]]:
+        """Take the usual calls of a part, and number the others; give the symbols of all."""
         all_ways = enumerate(self.ways, 1)
-        ways = {way.type: number for number, way in all_ways if way.state is State.CALL}
+        ways = {
+            (way.type, way.symbol): number for number, way in all_ways if way.state is State.CALL
+        }
         entries = unpack(f"<{len(part)}Q", part.entries)
+        symbols = self._symbols(part, entries)
         left: list[int] = []
-        for relocation_type in set(part.types):
-            numbers: Sequence[int] = having(part.types, relocation_type)
-            if relocation_type in ways and len(part) >= columns.FEW:
+        for kind, numbers in _alike(part.types, symbols):
+            if kind in ways and len(part) >= columns.FEW:
                 starts, chosen = pick(part.starts, numbers), pick(entries, numbers)
                 sections = part.relocations, part.section
-                alike = self._compare(ways[relocation_type], *sections, starts, chosen)
+                alike = self._compare(ways[kind], *sections, starts, chosen)
                 numbers = [] if all(alike) else list(compress(numbers, map(not_, alike)))
             left += numbers
-        return sorted(left)
+        return sorted(left), symbols
+
+    def _symbols(self, part: SectionSites, entries: Sequence[int]) -> Sequence[int]:
+        """Tell which symbol each call of a part names: nearly always there is but one."""
+        symbols = self._callees.symbols
+        if len(symbols) == 1:
+            return symbols * len(part)
+        return pick(self._obj.relocation_symbols(part.relocations), entries)
 
     def _turned_off(self, part: TurnedOff) -> list[int]:
         """Take the usual NOPs of a part, and number the others."""
-        relocations, text, entries, fields, addends = part
-        left = list(range(len(entries)))
+        relocations, text, entries, fields, infos, addends = part
+        left: Sequence[int] = range(len(entries))
+        if any(infos):
+            return [*left]
         for way in tuple(self._nops) if len(entries) >= columns.FEW else ():
-            form = self.ways[way - 1].form
+            form, addend = self.ways[way - 1].form, self.ways[way - 1].addend
             numbers = left
-            if addends and set(pick(addends, left)) != {form.addend}:
-                numbers = [number for number in left if addends[number] == form.addend]
+            if addends and set(pick(addends, left)) != {addend}:
+                numbers = [number for number in left if addends[number] == addend]
             starts = [field - len(form.prefix) for field in pick(fields, numbers)]
             alike = self._compare(way, relocations, text, starts, pick(entries, numbers))
             if any(alike):
@@ -132,7 +161,7 @@ class Usual:
                 self._nops.sort(key=lambda other: other != way)  # the next part is as this one
             if not left:
                 break
-        return left
+        return [*left]
 
     def _compare(
         self,
@@ -169,3 +198,14 @@ class Usual:
             places = map(sub, starts[first:last], repeat(base))
             alike += map(text.startswith, repeat(code), places)
         return alike
+
+
+def _alike(types: bytes, symbols: Sequence[int]) -> Iterator[tuple[tuple[int, int], Sequence[int]]]:
+    """Number the calls with relocations of each (type, symbol)."""
+    if symbols.count(symbols[0]) == len(symbols):
+        yield from (((each, symbols[0]), having(types, each)) for each in set(types))
+        return
+    alike = defaultdict(list)
+    for number, kind in enumerate(zip(types, symbols, strict=True)):
+        alike[kind].append(number)
+    yield from alike.items()

@@ -20,14 +20,21 @@ if TYPE_CHECKING:
     from recordmcount.elf.object import Object
     from recordmcount.x86 import CallForm
 
+    from .boundaries import Boundaries, Verdict
+
     # Relocation section, text section, pieces of the former (see Object.relocation_pieces).
     Part = tuple[int, int, range]
     # Section index, section offset of the relocated field, what it is.
     Unsupported = tuple[int, int, str]
-    # Relocation section, text section; numbers, section offsets and addends of relocations.
-    TurnedOff = tuple[int, int, Sequence[int], Sequence[int], Sequence[int] | None]
-    # Starts, entries, forms, types, references, unsupported, turned off: of a part, as below.
-    Answer = tuple[list[int], bytes, bytes, bytes, int, list[Unsupported], list[TurnedOff]]
+    # Relocation section, text section; numbers, section offsets, r_info and addends.
+    TurnedOff = tuple[int, int, Sequence[int], Sequence[int], Sequence[int], Sequence[int] | None]
+    # Starts, entries, forms, types, idle, references, unsupported, turned off: as below.
+    Answer = tuple[
+        list[int], bytes, bytes, bytes, dict[int, bytes], int, list[Unsupported], list[TurnedOff]
+    ]
+
+UNPROVEN = "a call, or a part of another instruction"
+CHANGED = "a call behind a prefix that changes it"
 
 # A piece of code up to this size is read for one piece of relocations; beyond it, all of it.
 WINDOW = 1 << 20
@@ -41,10 +48,11 @@ class SectionSites:
     `section` and `relocations` are section indices, `starts` the section offsets of the
     instructions' first bytes, `entries` the numbers of their relocations, packed in 8 bytes each
     (few ask for them), `forms` their shapes as indices into `x86.ALL_FORMS` and `types` those of
-    their relocations, a byte each.
+    their relocations, a byte each. `idle` are the prefixes of the few calls that have some, by
+    section offset: `starts` names the first of them.
     """
 
-    __slots__ = ("section", "relocations", "starts", "entries", "forms", "types")
+    __slots__ = ("section", "relocations", "starts", "entries", "forms", "types", "idle")
 
     def __init__(
         self,
@@ -54,6 +62,8 @@ class SectionSites:
         entries: bytes,
         forms: bytes,
         types: bytes,
+        *,
+        idle: dict[int, bytes],
     ) -> None:
         self.section = section
         self.relocations = relocations
@@ -61,14 +71,19 @@ class SectionSites:
         self.entries = entries
         self.forms = forms
         self.types = types
+        self.idle = idle
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __iter__(self) -> "Iterator[CallSite]":
         entries = unpack(f"<{len(self)}Q", self.entries)
-        for start, entry, form in zip(self.starts, entries, self.forms, strict=True):
-            yield CallSite(self.section, start, entry, x86.ALL_FORMS[form])
+        for start, entry, number in zip(self.starts, entries, self.forms, strict=True):
+            yield CallSite(self.section, start, entry, self.form(start, number))
+
+    def form(self, start: int, number: int) -> "CallForm":
+        """Give the form of the call at `start` whose number in `forms` is this."""
+        return x86.behind(self.idle.get(start, b""), x86.ALL_FORMS[number])
 
 
 class CallSite:
@@ -95,8 +110,8 @@ class Found:
 
     __slots__ = ("sections", "references", "unsupported", "turned_off", "symbols", "has_local")
 
-    def __init__(self) -> None:
-        self.symbols: frozenset[int] = frozenset()
+    def __init__(self, symbols: frozenset[int]) -> None:
+        self.symbols = symbols
         self.has_local = False
         self.sections: list[SectionSites] = []
         self.references = 0
@@ -108,22 +123,25 @@ class Found:
             yield from part
 
 
-def find(obj: "Object", extra_names: tuple[str, ...] = (), processes: int = 1) -> Found:
+def find(
+    obj: "Object", extra_names: tuple[str, ...] = (), processes: int = 1, *, all_off: bool = False
+) -> Found:
     """Find every call to mcount in the executable sections of a relocatable object.
 
     `extra_names` are further symbol names, as given to gcc's -mfentry-name. A large object is
-    searched by several processes, 0 of them being as many as there are processors. Raises
-    FormatError where a relocation that matters cannot be trusted.
+    searched by several processes, 0 of them being as many as there are processors. With `all_off`
+    those of `turned_off` are found that name no symbol, and whatever else is R_*_NONE without one.
+    Raises FormatError where a relocation that matters cannot be trusted.
     """
-    found = Found()
-    found.symbols = symbols = obj.symbols_named(x86.mcount_names(extra_names))
-    if not symbols:
+    found = Found(obj.symbols_named(x86.mcount_names(extra_names)))
+    if not found.symbols and not all_off:
         return found
-    found.has_local = min(symbols) < obj.headers[obj.symtab or 0][elf.SH_INFO]
+    if found.symbols:
+        found.has_local = min(found.symbols) < obj.headers[obj.symtab or 0][elf.SH_INFO]
     pairs = text_relocations(obj)
     is_large = sum(obj.headers[index][elf.SH_SIZE] for index, _ in pairs) >= WORTH_FORKING
     answers = _in_parallel if is_large and processes != 1 else _one_by_one
-    search = _Search(obj, symbols)
+    search = _Search(obj, found.symbols, all_off=all_off)
     for part, answer in answers(search, pairs, processes):
         _add(found, part, answer)
     _check_unique(obj, found)
@@ -163,7 +181,7 @@ def _check_unique(obj: "Object", found: Found) -> None:
 
 def _add(found: Found, part: "Part", answer: "Answer") -> None:
     relocations, target, _ = part
-    starts, entries, forms, types, references, unsupported, turned_off = answer
+    starts, entries, forms, types, idle, references, unsupported, turned_off = answer
     found.references += references
     found.unsupported += unsupported
     found.turned_off += turned_off
@@ -173,8 +191,10 @@ def _add(found: Found, part: "Part", answer: "Answer") -> None:
         last.entries += entries
         last.forms += forms
         last.types += types
+        last.idle.update(idle)
     elif starts:
-        found.sections.append(SectionSites(target, relocations, starts, entries, forms, types))
+        sites = SectionSites(target, relocations, starts, entries, forms, types, idle=idle)
+        found.sections.append(sites)
 
 
 def _range(values: "Sequence[int]") -> tuple[int, int]:
@@ -222,37 +242,50 @@ def text_relocations(obj: "Object") -> list[tuple[int, int]]:
 class _Search:
     """The search of one object, part by part."""
 
-    def __init__(self, obj: "Object", symbols: frozenset[int]) -> None:
+    def __init__(self, obj: "Object", symbols: frozenset[int], *, all_off: bool) -> None:
         self.obj = obj
-        self.symbols = symbols
+        self.sought = symbols | {0} if all_off else symbols
         self.plain, types = x86.PLAIN_CALL[obj.machine]
         self.plain_infos = {obj.layout.info(symbol, each) for symbol in symbols for each in types}
-        branch = x86.BRANCH_ONLY[obj.machine]
-        self.branch_infos = {obj.layout.info(symbol, branch) for symbol in symbols}
+        proving = x86.PROVING_TYPES[obj.machine] & types
+        self.proving_infos = {
+            obj.layout.info(symbol, each) for symbol in symbols for each in proving
+        }
+        self.no_prefixes = bytes({*range(256)} - x86.MAY_BE_PREFIXES[obj.machine])
+        self.idle = x86.IDLE_PREFIXES[obj.machine]
+        self._boundaries: Boundaries | None = None
 
     def part(self, part: "Part") -> "Answer":
         """Tell what is in one part, in values that can go from process to process."""
         relocations, target, pieces = part
         code = _Code(self.obj, target)
         seen = _Seen()
-        for piece in self.obj.relocations_naming(relocations, self.symbols, pieces):
-            off = {
-                info
-                for info in piece.distinct
-                if self.obj.layout.type_of(info) == x86.RELOCATION_NONE
-            }
+        for piece in self.obj.relocations_naming(relocations, self.sought, pieces):
+            off = {info for info in piece.distinct if self.is_off(info)}
             if off:
                 gone = piece.having(off)
-                code.require(*_range(gone.offsets))
-                columns = gone.numbers, gone.offsets, gone.addends
+                if any(off):
+                    code.require(*_range(gone.having(off - {0}).offsets))
+                if 0 in off:  # what names no symbol may be anybody's, and stand anywhere
+                    gone = gone.chosen([0 <= offset < code.size for offset in gone.offsets])
+                columns = gone.numbers, gone.offsets, gone.infos, gone.addends
                 seen.turned_off.append((relocations, target, *columns))
-                piece = piece.having(piece.distinct - off)
+            if off or 0 in self.sought:
+                piece = piece.having({info for info in piece.distinct - off if self.names(info)})
             plain = self.plain_calls(code, piece)
             if plain is not None:
                 seen.add_plain(plain, piece.numbers, self.plain.number, self.types(piece.infos))
             elif piece.numbers:
                 self.decode_each(code, piece, seen)
         return seen.answer()
+
+    def is_off(self, info: int) -> bool:
+        """Tell whether a relocation with this r_info is R_*_NONE."""
+        return self.obj.layout.type_of(info) == x86.RELOCATION_NONE
+
+    def names(self, info: int) -> bool:
+        """Tell whether a relocation with this r_info names a symbol."""
+        return self.obj.layout.symbol_of(info) != 0
 
     def types(self, infos: "Sequence[int]") -> bytes:
         """Give the relocations' types; none of a call is greater than 255."""
@@ -279,16 +312,43 @@ class _Search:
         pick = itemgetter(*[start - base - 1 for start in starts])
         if set(pick(memoryview(text)[1:])) != set(form.prefix):
             return None
-        if self.branch_infos.issuperset(piece.distinct):
-            return starts
-        return None if code.unproven(starts, pick(text)) else starts
+        doubtful: Sequence[int] = starts
+        if self.proving_infos.issuperset(piece.distinct):
+            before = bytes(pick(text))
+            if not before.translate(None, self.no_prefixes):
+                return starts
+            doubtful = self.behind_prefixes(starts, before)
+        judged, left = self.judge(code, doubtful)
+        usual = all(each.start == start and each.is_opcode for start, each in judged.items())
+        return starts if usual and not left else None
+
+    def behind_prefixes(self, starts: "Sequence[int]", before: "Sequence[int]") -> list[int]:
+        """Choose those of `starts` before which there may be a prefix, by the byte before."""
+        prefixes = x86.MAY_BE_PREFIXES[self.obj.machine]
+        pairs = zip(starts, before, strict=True)
+        return [start for start, byte in pairs if byte in prefixes]
+
+    def judge(
+        self, code: "_Code", opcodes: "Sequence[int]"
+    ) -> "tuple[dict[int, Verdict], set[int]]":
+        """Judge all of `opcodes` at which no function begins: (verdicts, those without one)."""
+        if not opcodes:
+            return {}, set()
+        if self._boundaries is None:
+            from .boundaries import Boundaries  # few calls are in doubt
+
+            self._boundaries = Boundaries(self.obj)
+        doubtful = self._boundaries.doubtful(code.section, opcodes)
+        judged = self._boundaries.judge(code.section, doubtful, code.read)
+        return judged, doubtful - judged.keys()
 
     def decode_each(self, code: "_Code", piece: "Relocations", seen: "_Seen") -> None:
         """Decide relocation by relocation."""
         machine, fields = self.obj.machine, piece.offsets
         base, text = code.around(*_range(fields))
-        before = [text[max(0, field - base - 2)] for field in fields]
-        unproven = code.unproven([field - 1 for field in fields], before)
+        proving, prefixes = x86.PROVING_TYPES[machine], x86.MAY_BE_PREFIXES[machine]
+        rows: list[tuple[int, int, int, CallForm]] = []
+        doubtful = []
         for i, (entry, field) in enumerate(zip(piece.numbers, fields, strict=True)):
             at = field - base
             relocation_type = self.obj.layout.type_of(piece.infos[i])
@@ -298,21 +358,42 @@ class _Search:
                 seen.unsupported.append((code.section, field, "a call in an unsupported form"))
             elif form is None:
                 seen.references += 1
-            elif field - 1 in unproven and relocation_type != x86.BRANCH_ONLY[machine]:
-                what = "a call, or the immediate of an imul or sub"
-                seen.unsupported.append((code.section, field, what))
             else:
-                seen.starts.append(field - len(form.prefix))
-                seen.entries.append(entry)
-                seen.forms.append(form.number)
-                seen.types.append(relocation_type)
+                opcode = field - len(form.prefix)
+                rows.append((entry, opcode, relocation_type, form))
+                before = text[opcode - base - 1] if opcode > base else 0
+                if relocation_type not in proving or before in prefixes:
+                    doubtful.append(opcode)
+        judged, unknown = self.judge(code, doubtful)
+        for entry, opcode, relocation_type, form in rows:
+            field = opcode + len(form.prefix)
+            verdict = judged.get(opcode)
+            if verdict and not verdict.is_opcode:
+                self.no_call(code, field, verdict, seen)
+                continue
+            idle = text[(verdict.start if verdict else opcode) - base : opcode - base]
+            # Before a call that is known to be one, an idle byte does not matter.
+            sure = relocation_type in proving and text[opcode - base - 1] in self.idle
+            if opcode in unknown and not sure:
+                seen.unsupported.append((code.section, field, UNPROVEN))
+            elif not self.idle.issuperset(idle) or not x86.can_be_behind(idle, form):
+                seen.unsupported.append((code.section, field, CHANGED))
+            else:
+                seen.add(opcode - len(idle), entry, form.number, relocation_type, idle)
+
+    def no_call(self, code: "_Code", field: int, verdict: "Verdict", seen: "_Seen") -> None:
+        """Count what is no call though it looks like one; say it if that is not certain."""
+        if verdict.is_proven:
+            seen.references += 1
+        else:
+            seen.unsupported.append((code.section, field, UNPROVEN))
 
 
 class _Seen:
     """What was seen of a part so far; the columns are those of SectionSites and Found."""
 
     __slots__ = (
-        "starts", "entries", "forms", "types", "references", "unsupported", "turned_off",
+        "starts", "entries", "forms", "types", "idle", "references", "unsupported", "turned_off",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -320,9 +401,19 @@ class _Seen:
         self.entries: list[int] = []
         self.forms = bytearray()
         self.types = bytearray()
+        self.idle: dict[int, bytes] = {}
         self.references = 0
         self.unsupported: list[Unsupported] = []
         self.turned_off: list[TurnedOff] = []
+
+    def add(self, start: int, entry: int, form: int, relocation_type: int, idle: bytes) -> None:
+        """Add a call behind `idle` prefixes, of which most have none."""
+        self.starts.append(start)
+        self.entries.append(entry)
+        self.forms.append(form)
+        self.types.append(relocation_type)
+        if idle:
+            self.idle[start] = idle
 
     def add_plain(
         self, starts: list[int], entries: "Sequence[int]", form: int, types: bytes
@@ -337,7 +428,7 @@ class _Seen:
         """Give everything seen, in values that `marshal` knows."""
         entries = pack(f"<{len(self.entries)}Q", *self.entries)
         columns = self.starts, entries, bytes(self.forms), bytes(self.types)
-        return *columns, self.references, self.unsupported, self.turned_off
+        return *columns, self.idle, self.references, self.unsupported, self.turned_off
 
 
 class _Code:
@@ -356,20 +447,12 @@ class _Code:
         self._base = 0
         self._text = b""
 
-    def unproven(self, starts: "Sequence[int]", before: "Sequence[int]") -> set[int]:
-        """Find those of `starts` whose opcode may be a ModRM byte, going by the byte before.
-
-        Where a symbol stands, or the alignment of a function, an instruction begins.
-        """
-        if x86.BEFORE_MODRM.isdisjoint(before):
-            return set()
-        pairs = zip(starts, before, strict=True)
-        doubtful = [
-            start
-            for start, byte in pairs
-            if byte in x86.BEFORE_MODRM and start % x86.FUNCTION_ALIGNMENT
-        ]
-        return set(doubtful) - self._obj.values_named(self.section, doubtful)
+    def read(self, start: int, size: int) -> bytes:
+        """Read up to `size` bytes at a section offset; fewer where the section ends."""
+        if start >= self._base and start + size <= self._base + len(self._text):
+            return self._text[start - self._base : start - self._base + size]
+        size = max(0, min(size, self.size - start))
+        return self._obj.read(self._offset + start, size, "a text section")
 
     def require(self, low: int, high: int) -> None:
         """Raise FormatError if a field from `low` to `high` is outside of the section."""

@@ -2,8 +2,8 @@
 
 Relocations that name mcount are the sites; a table is compared with them and proves nothing. So an
 entry that names no site is shown as what it is, and a site without an entry too. A call that a
-recorder turned into a NOP has left its relocation behind, as R_*_NONE that still names mcount. A
-NOP of this project's own (x86.object_nop) tells of which type the relocation was.
+recorder turned into a NOP has left its relocation behind, as R_*_NONE. A NOP of this project's own
+(x86.object_nop) tells of which type the relocation was, and `turned_off` which symbol it named.
 
 Nearly all sites are alike. They stand in columns, proven in bulk (`bulk`), and a Site is made only
 of one that is asked for. All others are decided one by one (`single`).
@@ -27,9 +27,10 @@ from recordmcount.mcount_loc import Entries
 
 from . import calls, single
 from .bulk import Column, Usual
-from .single import Finding, ObjectCode, Place, Relocation
+from .single import Finding, ObjectCode, Place
 from .site import Site
 from .state import State, in_state
+from .turned_off import Callees, Relocation
 
 LOOSE = "its entry counts from the global symbol {}, which a linker may bind elsewhere"
 
@@ -125,9 +126,13 @@ class RelocatableSites:
         part, at = self._at(number)
         return self._content.finding(Place(part.section, part.column.starts[at]), part.column, at)
 
-    def turned(self, relocation: Relocation) -> tuple[bytes, bytes]:
+    def turned(self, relocation: Relocation) -> tuple[bytes, bytes | None]:
         """Return (call, NOP): the bytes in either state of a site with this relocation."""
         return self._content.turned(relocation)
+
+    def turned_relocation(self, relocation: Relocation) -> tuple[bytes, bytes]:
+        """Return the bytes behind r_offset in either state of a site that has both."""
+        return self._content.callees.relocation(relocation)
 
     def _at(self, number: int) -> tuple[Part, int]:
         """Return (the part that has a site, its number therein)."""
@@ -177,7 +182,7 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> RelocatableSites:
     `extra_names` are further names of mcount, as given to gcc's -mfentry-name. Raises FormatError
     where a relocation that matters cannot be trusted.
     """
-    content = _Content(obj, calls.find(obj, tuple(extra_names)))
+    content = _Content(obj, calls.find(obj, tuple(extra_names), all_off=True))
     entries = mcount_loc.decode(obj)
     content.claim(entries.places)
     return RelocatableSites(content, content.parts(entries.places), entries)
@@ -193,13 +198,14 @@ class _Content:
         self.obj = obj
         self.code = ObjectCode(obj)
         self.functions = Functions(obj)
-        self.usual = Usual(obj, found)
+        self.callees = Callees(obj, found.symbols)
+        self.usual = Usual(obj, found, self.callees)
         self.findings: dict[Place, Finding] = {}
-        for part, numbers in self.usual.calls:
-            self.findings.update(single.calls(part, numbers))
+        for part, numbers, symbols in self.usual.calls:
+            self.findings.update(single.calls(part, numbers, symbols, self.callees))
         foreign: dict[Place, Finding] = {}
         for gone, numbers in self.usual.turned_off:
-            for place, finding in single.turned_off(obj, self.code, gone, numbers):
+            for place, finding in single.turned_off(obj, self.code, self.callees, gone, numbers):
                 is_foreign = finding.state is State.FOREIGN
                 (foreign if is_foreign else self.findings)[place] = finding
         for section, field, what in found.unsupported:
@@ -211,14 +217,15 @@ class _Content:
         if not column.ways[number]:
             return self.findings[place]
         way = self.usual.ways[column.ways[number] - 1]
-        known = Relocation(column.relocations, column.entries[number], way.form, way.type)
+        known = Relocation(
+            column.relocations, column.entries[number], way.form, way.type, way.symbol
+        )
         return Finding(way.state, way.form.length, way.form.name, relocation=known)
 
-    def turned(self, known: Relocation) -> tuple[bytes, bytes]:
+    def turned(self, known: Relocation) -> tuple[bytes, bytes | None]:
         """Return (call, NOP): the bytes in either state of a site with this relocation."""
         in_place = self.obj.section_type(known.section) == elf.SHT_REL
-        call = x86.object_call(known.form, in_place=in_place)
-        return call, x86.object_nop(known.form, known.type)
+        return x86.object_call(known.form, in_place=in_place), self.callees.nop(known)
 
     def _named(self, place: Place) -> Finding | None:
         """Tell what stands at a place, if a relocation or an entry named it so far."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from struct import unpack
 from typing import NamedTuple
 
@@ -16,24 +16,14 @@ from recordmcount.x86 import CallForm
 
 from .calls import SectionSites
 from .state import State
+from .turned_off import Callees, Kept, Relocation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .calls import TurnedOff
 
 _LONGEST_PREFIX = 2
-
-
-class Relocation(NamedTuple):
-    """The relocation of a site: a `form` of call and its relocation's type, now or before.
-
-    `section` is the index of its section, `number` its place therein.
-    """
-
-    section: int
-    number: int
-    form: CallForm
-    type: int
+LOST = "a NOP in the place of a call whose relocation is gone (gold -r drops it)"
 
 
 class Place(NamedTuple):
@@ -53,52 +43,71 @@ class Finding(NamedTuple):
     relocation: Relocation | None = None
 
 
-def calls(part: SectionSites, numbers: list[int]) -> Iterator[tuple[Place, Finding]]:
-    """Find the calls of a part that have these numbers."""
+def calls(
+    part: SectionSites, numbers: list[int], symbols: Sequence[int], callees: Callees
+) -> Iterator[tuple[Place, Finding]]:
+    """Find the calls of a part that have these numbers; `symbols` has what each call names."""
     entries = unpack(f"<{len(part)}Q", part.entries)
     for number in numbers:
-        form = x86.ALL_FORMS[part.forms[number]]
-        known = Relocation(part.relocations, entries[number], form, part.types[number])
-        finding = Finding(State.CALL, form.length, form.name, relocation=known)
+        form = part.form(part.starts[number], part.forms[number])
+        types = part.types[number]
+        known = Relocation(part.relocations, entries[number], form, types, symbols[number])
+        why = callees.why_not(known)
+        finding = Finding(State.CALL, form.length, form.name, why, known)
         yield Place(part.section, part.starts[number]), finding
 
 
 def turned_off(
-    obj: Object, code: ObjectCode, part: TurnedOff, numbers: list[int]
+    obj: Object, code: ObjectCode, callees: Callees, part: TurnedOff, numbers: list[int]
 ) -> Iterator[tuple[Place, Finding]]:
-    """Find what stands where the relocations of a part with these numbers are."""
-    section, text, entries, fields, addends = part
+    """Find what stands where the relocations of a part with these numbers are.
+
+    Where one names no symbol, and no NOP of a recorder stands, nothing is found: it is not ours.
+    """
+    section, text, entries, fields, infos, addends = part
     marked = x86.object_nops(obj.machine)
     for number in numbers:
         around = code.around(Place(text, fields[number]))
+        symbol = obj.layout.symbol_of(infos[number])
         addend = addends[number] if addends else None
-        yield (
-            _marked_nop(around, marked, section, entries[number], addend)
-            or _nop_around(around, code.forms)
-        )
+        told = around.told(marked)
+        found = told and _marked_nop(told, callees, section, entries[number], symbol, addend)
+        if told and found:
+            yield around.start(told.form), found
+        else:
+            yield from _nop_around(around, code.forms, symbol, addend)
 
 
 def _marked_nop(
-    around: _Around,
-    marked: dict[bytes, tuple[CallForm, int]],
-    section: int,
-    number: int,
-    addend: int | None,
-) -> tuple[Place, Finding] | None:
-    """Find the NOP that tells which call it replaced, if its relocation fits; REL has no addend."""
-    for nop, (form, relocation_type) in marked.items():
-        if around.holds(nop, len(form.prefix)) and addend in (None, form.addend):
-            known = Relocation(section, number, form, relocation_type)
-            return around.start(form), Finding(State.NOP, form.length, form.name, relocation=known)
-    return None
+    told: _Told, callees: Callees, section: int, number: int, symbol: int, addend: int | None
+) -> Finding | None:
+    """Find what a marked NOP and its relocation tell together, if they fit; REL has no addend."""
+    form, relocation_type, name = told
+    names_it = symbol != 0
+    if names_it:
+        if name or addend not in (None, form.addend):
+            return None
+    else:
+        kept = Kept(addend or 0, name)
+        symbol = callees.find(kept) or 0
+        if not symbol:
+            return Finding(State.NOP, form.length, form.name, callees.why_not_found(kept))
+    known = Relocation(section, number, form, relocation_type, symbol, names_it)
+    why = callees.why_not(known)
+    return Finding(State.NOP, form.length, form.name, why, None if why else known)
 
 
-def _nop_around(around: _Around, forms: list[CallForm]) -> tuple[Place, Finding]:
+def _nop_around(
+    around: _Around, forms: list[CallForm], symbol: int, addend: int | None
+) -> Iterator[tuple[Place, Finding]]:
+    """Find the NOP that a recorder put there. Where mcount is named one has to be."""
     for form in forms:
-        if around.holds(form.nop, len(form.prefix)):
-            return around.start(form), Finding(State.NOP, form.length, form.name)
-    reason = "the relocation of a call that was turned off, but no NOP"
-    return around.field, Finding(State.FOREIGN, reason=reason)
+        if around.holds(form.nop, len(form.prefix)) and (symbol or addend in (None, form.addend)):
+            yield around.start(form), Finding(State.NOP, form.length, form.name)
+            return
+    if symbol:
+        reason = "the relocation of a call that was turned off, but no NOP"
+        yield around.field, Finding(State.FOREIGN, reason=reason)
 
 
 def claimed(
@@ -114,6 +123,8 @@ def claimed(
     for form in code.forms:
         if code.at(place, form.length) == form.nop:
             return Finding(State.NOP, form.length, form.name)
+    if x86.is_object_nop(code.at(place, x86.LONGEST_SITE)):
+        return Finding(State.FOREIGN, reason=LOST)
     if code.at(place, len(x86.NOP5)) == x86.NOP5:  # gcc -m32 -mnop-mcount
         return Finding(State.NOP, len(x86.NOP5), x86.CALL.name)
     return Finding(State.FOREIGN, reason="neither a call of mcount nor a NOP of one")
@@ -156,6 +167,14 @@ class ObjectCode:
         return _Around(field, code[:before], code[before:])
 
 
+class _Told(NamedTuple):
+    """What a NOP of x86.object_nop tells: form and type of relocation of its call, and a name."""
+
+    form: CallForm
+    type: int
+    name: int
+
+
 class _Around(NamedTuple):
     """The bytes of code before and from a relocated field, as far as any site reaches."""
 
@@ -166,6 +185,14 @@ class _Around(NamedTuple):
     def holds(self, site: bytes, prefix: int) -> bool:
         """Tell whether `site` stands there, whose field comes after so many bytes."""
         return self.before.endswith(site[:prefix]) and self.code.startswith(site[prefix:])
+
+    def told(self, marked: Mapping[bytes, tuple[CallForm, int, int]]) -> _Told | None:
+        """Find the NOP of x86.object_nops that stands there."""
+        for prefix, length in {(len(form.prefix), form.length) for form, _, _ in marked.values()}:
+            found = marked.get(self.before[-prefix:] + self.code[: length - prefix])
+            if found and len(found[0].prefix) == prefix:
+                return _Told(*found)
+        return None
 
     def start(self, form: CallForm) -> Place:
         """Find where the site of this form begins."""
