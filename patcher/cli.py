@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from recordmcount import __version__
 from recordmcount.console import end_when_interrupted
-from recordmcount.grammar import UsageError, parse
+from recordmcount.errors import UsageError
+from recordmcount.grammar import parse
 from recordmcount.verb import inform, run
 
 from .options import VERBS, declare
@@ -12,25 +13,20 @@ from .options import VERBS, declare
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 
 def main(words: Sequence[str]) -> int:
     """Run `patcher` with these words; returns the exit status."""
     end_when_interrupted()
-    if words and words[0] == "status":
-        from .verbs import status
-
-        return run(status.declare("status"), status.execute, words[1:])
     if words and words[0] in VERBS:
-        from .verbs import switch
-
-        return run(switch.declare(words[0]), switch.execute, words[1:])
+        module = module_of(words[0])
+        return run(module.declare(words[0]), module.execute, words[1:])
     command, asked = declare()
     try:
         parse(command, words[:1], asked)
         if not asked.information:
-            what = f"unknown verb '{words[0]}'" if words else "no verb"
-            raise UsageError(f"{what}: say {', '.join(VERBS)}")
+            raise UsageError(_no_verb(words))
     except UsageError as error:
         from recordmcount.help import refuse
 
@@ -40,3 +36,27 @@ def main(words: Sequence[str]) -> int:
     from recordmcount.help import help_of
 
     return inform(help_of(command))
+
+
+def module_of(verb: str) -> Any:
+    """Import what a verb is made of: `declare` and `execute`, as recordmcount.verb has them."""
+    if verb == "status":
+        from .verbs import status
+
+        return status
+    from .verbs import switch
+
+    return switch
+
+
+def _no_verb(words: Sequence[str]) -> str:
+    """Say what is wrong where there should be a verb."""
+    from recordmcount.cli import VERBS as RECORDER_VERBS
+    from recordmcount.nearest import question
+
+    all_verbs = f": say {', '.join(VERBS)}"
+    if not words:
+        return f"no verb{all_verbs}"
+    if words[0] in RECORDER_VERBS:
+        return f"unknown verb '{words[0]}'; it is one of recordmcount: recordmcount {words[0]}"
+    return f"unknown verb '{words[0]}'{question(words[0], VERBS) or all_verbs}"

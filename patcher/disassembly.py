@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from recordmcount.packages import load
 from recordmcount.sites.site import Site
 from recordmcount.x86 import EM_386, EM_X86_64
 
@@ -46,17 +47,8 @@ def describe(site: Site) -> str:
 @cache  # thousands of sites may be foreign
 def _disassembler(machine: int) -> Cs | None:
     try:
-        _find_packages()
-        from capstone import CS_ARCH_X86, CS_MODE_32, CS_MODE_64, Cs
+        capstone = load("capstone")
     except ImportError:
         return None
-    return Cs(CS_ARCH_X86, CS_MODE_32 if machine == EM_386 else CS_MODE_64)
-
-
-def _find_packages() -> None:
-    """Look where packages are installed, which Python has not done if it was started with -S."""
-    import site
-    import sys
-
-    if sys.flags.no_site:
-        site.main()
+    mode = capstone.CS_MODE_32 if machine == EM_386 else capstone.CS_MODE_64
+    return capstone.Cs(capstone.CS_ARCH_X86, mode)

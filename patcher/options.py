@@ -1,7 +1,7 @@
 """What a person can ask of patcher, and the words that ask it."""
 
 from recordmcount.grammar import Command, Option, Values
-from recordmcount.options import HELP, JSON, SCHEMA, SYMBOL, VERSION
+from recordmcount.options import DEMANGLE, HELP, JSON, SCHEMA, SYMBOL, VERSION
 
 VERBS = {
     "nop": "turn calls to mcount into NOPs",
@@ -13,17 +13,22 @@ FILE = "an executable, a shared object or an object (.o, .ko) with a __mcount_lo
 SELECTION = (
     Option(
         "--functions",
-        "only sites in functions named so in the symbol table (C++: mangled), of which there must "
-        "be one; repeatable",
+        "only sites in functions named so, of which there must be one; C++ and Rust as in the "
+        "source, with or without parameters, or as in the symbol table; repeatable",
         value="GLOB", repeatable=True,
     ),
     Option(
         "--notrace", "no site in functions named so, whatever --functions says; repeatable",
         value="GLOB", repeatable=True,
     ),
+    Option(
+        "--parts",
+        "a name also means the parts and copies that compilers make of its function: NAME.isra.0, "
+        ".part, .constprop, .cold",
+    ),
     SYMBOL,
 )  # fmt: skip
-ABOUT = (JSON, SCHEMA, HELP)
+ABOUT = (DEMANGLE, JSON, SCHEMA, HELP)
 
 
 class PatcherOptions(Values):
@@ -33,10 +38,11 @@ class PatcherOptions(Values):
     functions: tuple[str, ...] = ()
     notrace: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
-    output: str | None = None
     dry_run = False
     quiet = False
     json = False
+    parts = False
+    demangle = False
 
 
 def declare() -> tuple[Command, PatcherOptions]:

@@ -9,14 +9,15 @@ import sys
 
 from . import __version__
 from .commit import close
-from .console import end_when_interrupted, say
-from .errors import reason
-from .grammar import UsageError, parse
+from .console import end_when_interrupted, put, say
+from .errors import Error, RecordError, UsageError, reason
+from .grammar import parse
 from .options import Options, declare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any
 
     from .grammar import Command
 
@@ -28,10 +29,6 @@ VERBS = ("report", "diff")
 FILES_WORTH_FORKING = 16
 
 
-class ListError(Exception):
-    """A @LIST cannot be read; the text says which and why."""
-
-
 def main(words: "Sequence[str]") -> int:
     """Run `recordmcount` with these words; returns the exit status."""
     end_when_interrupted()
@@ -41,18 +38,18 @@ def main(words: "Sequence[str]") -> int:
     try:
         parse(command, words, options)
         if options.information:
-            return 0 if say(1, _inform(options.information, command)) else 1
-        if not options.files:
-            raise UsageError("no files")
-        files = list(_expand(options.files))
-        if options.output and len(files) > 1:
-            raise UsageError("-o is for one file")
-        return _record_all(files, options)
+            return 0 if _inform(options.information, command) else 1
+        options.check()
+        _refuse_verb(options.files[0])
+        options.files = tuple(_expand(options.files))
+        if options.files:  # a @LIST may be empty
+            options.check()
+        return _record_all(options.files, options)
     except UsageError as error:
         from .help import refuse
 
         return refuse(command, error)
-    except ListError as error:
+    except Error as error:  # a @LIST
         say(2, [str(error)])
     except MemoryError:  # of one file it is told with that file
         say(2, [f"{command.name}: out of memory"])
@@ -60,12 +57,32 @@ def main(words: "Sequence[str]") -> int:
 
 
 def _verb(name: str, words: "Sequence[str]") -> int:
-    from importlib import import_module
-
     from .verb import run
 
-    module = import_module(f"recordmcount.{name}.command")
+    module = module_of(name)
     return run(module.declare(), module.execute, words)
+
+
+def module_of(verb: str) -> "Any":
+    """Import what a verb is made of: `declare` and `execute`, as `verb` has them."""
+    from importlib import import_module
+
+    return import_module(f"recordmcount.{verb}.command")
+
+
+def _refuse_verb(word: str) -> None:
+    """Raise UsageError where the first file is none, but most likely meant as a verb."""
+    if "." in word or "/" in word or word.startswith("@"):  # nearly always
+        return
+    try:
+        posix.stat(word)
+    except OSError:
+        from .nearest import question
+
+        if word in VERBS:
+            raise UsageError(f"the verb '{word}' must be the first word") from None
+        if meant := question(word, VERBS):
+            raise UsageError(f"no verb '{word}'{meant} (a file of that name: ./{word})") from None
 
 
 def _expand(files: "Iterable[str]") -> "Iterator[str]":
@@ -92,11 +109,11 @@ def _read_list(path: str) -> bytes:
             if fd:
                 close(fd)
     except OSError as error:
-        raise ListError(f"{path}: {reason(error)}") from error
+        raise RecordError(path, reason(error)) from error
     return bytes(content)
 
 
-def _record_all(files: list[str], options: Options) -> int:
+def _record_all(files: "Sequence[str]", options: Options) -> int:
     from .record.file import describe, record
 
     # Many files are shared out; of few, each is: a large object is worth several processes.
@@ -114,11 +131,21 @@ def _record_all(files: list[str], options: Options) -> int:
             err = [f"{files[number]}: warning: a process died over it: what it did is not counted"]
         return out, err, counts, failed
 
+    progress = None
+    if posix.isatty(2) and len(files) > 1:
+        from .progress import start
+
+        progress = start(len(files), quiet=options.quiet)
     answers: Iterable[Answer] = map(work, range(len(files)))
     if shared_out:
         from . import jobs
 
-        answers = jobs.run(len(files), options.jobs or jobs.available(), work, again)
+        watch = progress.at if progress else None
+        answers = jobs.run(len(files), options.jobs or jobs.available(), work, again, watch)
+    if progress:
+        from .progress import over
+
+        answers = over(answers, progress)
     totals: tuple[int, ...] = (0, 0, 0)
     good = readable = True
     for out, err, counts, failed in answers:
@@ -131,19 +158,19 @@ def _record_all(files: list[str], options: Options) -> int:
     return 0 if good and readable else 1
 
 
-def _inform(what: str, command: "Command") -> list[str]:
-    """Answer a question about the program."""
+def _inform(what: str, command: "Command") -> bool:
+    """Answer a question about the program; False where nobody can read it."""
     folder = __file__.rpartition("/")[0]
     if what == "version":
-        return [f"recordmcount {__version__}"]
+        return say(1, [f"recordmcount {__version__}"])
     if what == "print_dir":
-        return [f"{folder}/glue"]
+        return put(f"{folder}/glue")
     if what == "print_command":
         from shlex import join
 
         # A virtual environment's python starts more slowly than the one behind it.
         python: str = getattr(sys, "_base_executable", sys.executable)
-        return [join([python, "-I", "-S", f"{folder}/__main__.py"])]
+        return put(join([python, "-I", "-S", f"{folder}/__main__.py"]))
     from .help import help_of
 
-    return help_of(command)
+    return say(1, help_of(command))

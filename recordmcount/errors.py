@@ -16,6 +16,16 @@ class Error(Exception):
         return f"{self.path}: {self.what}"
 
 
+class UsageError(Error):
+    """The words of a command line make no sense; `what` says why, and no path has to do with it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("", what)
+
+    def __str__(self) -> str:
+        return self.what
+
+
 class RecordError(Error):
     """A file could not be read or recorded; the file is as it was.
 
@@ -41,19 +51,21 @@ class FormatError(RecordError):
 class UnrecognizedError(FormatError):
     """The file is not of a type this tool is for.
 
-    `compatible` is the same in the words of the kernel's recordmcount, path included.
+    `compatible` is the same in the words of the kernel's recordmcount, path included, and `advice`
+    what to do instead, if there is something; `what` then ends in it.
     """
 
-    def __init__(self, path: str, what: str, compatible: str) -> None:
-        super().__init__(path, what)
+    def __init__(self, path: str, what: str, compatible: str, advice: str = "") -> None:
+        super().__init__(path, f"{what}: {advice}" if advice else what)
         self.compatible = compatible
+        self.advice = advice
 
 
 class NotRegularError(UnrecognizedError):
     """The path names a folder, a FIFO, a device or a socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path, "not a regular file", f"not a regular file: {path}")
+    def __init__(self, path: str, what: str = "not a regular file", advice: str = "") -> None:
+        super().__init__(path, what, f"not a regular file: {path}", advice)
 
 
 class OutputError(RecordError):

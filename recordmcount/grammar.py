@@ -7,6 +7,8 @@ value was forgotten the next option is not swallowed. (`argparse` takes longer t
 recording takes.)
 """
 
+from .errors import UsageError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,10 +17,6 @@ if TYPE_CHECKING:
     Result = TypeVar("Result", bound="Values")
 
 LONGEST_NUMBER = 9  # digits
-
-
-class UsageError(Exception):
-    """The words of a command line make no sense; the text says why."""
 
 
 class Option:
@@ -90,6 +88,7 @@ class Values:
     """
 
     files: "tuple[str, ...]" = ()
+    output: "str | None" = None
     information = ""
 
     def __init__(self, **values: object) -> None:
@@ -99,7 +98,7 @@ class Values:
         """Raise UsageError where words make no sense together."""
         if not self.files:
             raise UsageError("no files")
-        if getattr(self, "output", None) and len(self.files) > 1:
+        if self.output and len(self.files) > 1:
             raise UsageError("-o is for one file")
 
 
@@ -142,7 +141,7 @@ def _options(
         name, letters = f"-{letters[0]}", letters[1:]
         if name not in known:
             where = "" if name == word else f" in '{word}'"
-            raise UsageError(f"unknown option '{name}'{where}")
+            raise UsageError(f"unknown option '{name}'{where}{_instead(word, known)}")
         option, value = known[name], ""
         if option.value and letters.startswith("="):
             raise UsageError(f"option '{name}' takes its value without '='")
@@ -159,7 +158,17 @@ def _long(name: str, known: dict[str, Option]) -> Option:
         return known[meant[0]]
     if meant:
         raise UsageError(f"option '{name}' is not clear: {', '.join(meant)}")
-    raise UsageError(f"unknown option '{name}'")
+    raise UsageError(f"unknown option '{name}'{_instead(name, known)}")
+
+
+def _instead(word: str, known: dict[str, Option]) -> str:
+    """Say what to write instead of a word with an option that there is not."""
+    from .nearest import question  # rare
+
+    long_names = [each for each in known if each.startswith("--")]
+    is_long = len(word) > 3  # a few letters are like anything
+    meant = question(f"--{word.lstrip('-')}", long_names) if is_long else ""
+    return meant or "; see --help"
 
 
 def _next(name: str, option: Option, rest: "Iterator[str]") -> str:

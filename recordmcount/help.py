@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .console import printable, say
-from .grammar import Command, UsageError
+from .console import say
+from .errors import UsageError
+from .grammar import Command
 
 WIDTH = 100  # columns
 
@@ -23,7 +24,7 @@ def refuse(command: Command, error: UsageError) -> int:
 
 def refusal(command: Command, error: UsageError) -> list[str]:
     """Give the lines that say what is wrong with words, and how they should be."""
-    return [f"{command.name}: {printable(str(error))}", *usage(command)]
+    return [f"{command.name}: {error}", *usage(command)]
 
 
 def help_of(command: Command) -> list[str]:

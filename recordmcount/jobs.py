@@ -32,18 +32,19 @@ def run(
     jobs: int,
     work: "Callable[[int], Any]",
     again: "Callable[[int], Any] | None" = None,
+    watch: "Callable[[int], object] | None" = None,
 ) -> "Iterator[Any]":
     """Yield work(0), work(1), ... work(count - 1) in this order, computed in `jobs` processes.
 
     Answers must be values that `marshal` knows. An item that no process answers for is done in
     this one: by again(item), if there is one, where a process had begun it, for then it may have
-    done so, or part of it, before it died.
+    done so, or part of it, before it died. `watch` is told how many are done, ever and again.
     """
     workers, answers = _start(count, min(jobs, count), work) if jobs > 1 and count > 1 else ([], -1)
     if not workers:
         yield from map(work, range(count))
         return
-    found, begun = _collect(answers)
+    found, begun = _collect(answers, watch)
     close(answers)
     for process in workers:
         posix.waitpid(process, 0)
@@ -137,7 +138,9 @@ def _send(answers: int, item: int, content: bytes, *, last: bool) -> None:
     write_all(answers, header + content)
 
 
-def _collect(answers: int) -> "tuple[dict[int, Any], dict[int, bytearray]]":
+def _collect(
+    answers: int, watch: "Callable[[int], object] | None"
+) -> "tuple[dict[int, Any], dict[int, bytearray]]":
     """Read until no process is left that could write: (answers, what came of others), by item."""
     found: dict[int, Any] = {}
     begun: dict[int, bytearray] = {}
@@ -157,4 +160,6 @@ def _collect(answers: int) -> "tuple[dict[int, Any], dict[int, bytearray]]":
                 found[item] = marshal.loads(begun.pop(item))  # noqa: S302 - our own child wrote it
             at = end
         del rest[:at]
+        if watch:
+            watch(len(found))
     return found, begun

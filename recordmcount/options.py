@@ -14,6 +14,7 @@ OUTPUT = Option(
 )  # fmt: skip
 DRY_RUN = Option("-n --dry-run", "change nothing, print what would be done")
 JSON = Option("--json", "print JSON")
+DEMANGLE = Option("--demangle", "show names of C++ and Rust as they stand in the source")
 SCHEMA = Option("--schema", "print the JSON's schema", information=True)
 
 
@@ -21,7 +22,6 @@ class Options(Values):
     """The recording options; every step may read them and none changes them."""
 
     warn = False
-    output: "str | None" = None
     dry_run = False
     stats = False
     jobs = 0  # as many as there are processors

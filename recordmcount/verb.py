@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 
-from .console import say
-from .grammar import Command, UsageError, Values, parse
+from .console import put, say
+from .errors import UsageError
+from .grammar import Command, Values, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,5 +51,10 @@ def run(
 
 
 def inform(lines: Sequence[str]) -> int:
-    """Print what was asked for; returns the exit status."""
+    """Print for people what was asked for; returns the exit status."""
     return 0 if say(1, lines) else 1
+
+
+def give(text: str) -> int:
+    """Print for programs what was asked for; returns the exit status."""
+    return 0 if put(text) else 1

@@ -201,7 +201,7 @@ def test_a_bsd_archive_is_refused(library: Path) -> None:
     run("llvm-ar", "--format=bsd", "rcsD", "bsd.a", "first.o", cwd=library.parent)
     bsd = library.with_name("bsd.a")
     before = bsd.read_bytes()
-    what = "a BSD archive: only the GNU format is supported"
+    what = "a BSD archive: make it again in the GNU format, as `llvm-ar --format=gnu` does"
     assert record_file(bsd).err == [f"{bsd}: {what}", f"{bsd}: failed"]
     assert bsd.read_bytes() == before
 

@@ -1,5 +1,7 @@
 """The command as make and people call it: words, lists of files, messages and exit status."""
 
+import gzip
+import lzma
 import os
 import shlex
 import shutil
@@ -24,6 +26,10 @@ SOUND, IGNORED = caller(), caller(".text", ".exit.text")
 
 
 BITCODE = "LLVM bitcode, not an object: join the objects with ld.lld -r, and record the result"
+LINKED = "recordmcount works on objects, before the link; `recordmcount report` shows its sites"
+TEXT = "text, not an ELF file: compile it first, with -pg -mfentry -c, and name the object"
+SCRIPT = "a script, not an ELF file: name the program that it runs; libtool keeps those in .libs"
+REPORT = "did you mean 'report'?"
 SLIM_LTO = (
     "a slim LTO object without code: join the objects with gcc -flto -flinker-output=nolto-rel -r, "
     "and record the result"
@@ -115,9 +121,9 @@ def test_a_single_dash_is_a_file() -> None:
         ([], "no files"),
         (["-w"], "no files"),
         (["--", "-w"][:1], "no files"),
-        (["-x", "x.o"], "unknown option '-x'"),
-        (["-wx", "x.o"], "unknown option '-x' in '-wx'"),
-        (["--foo=1", "x.o"], "unknown option '--foo'"),
+        (["-x", "x.o"], "unknown option '-x'; see --help"),
+        (["-wx", "x.o"], "unknown option '-x' in '-wx'; see --help"),
+        (["--foo=1", "x.o"], "unknown option '--foo'; see --help"),
         (["x.o", "-o"], "option '-o' wants a value"),
         (["--output=", "x.o"], "option '--output' wants a value"),
         (["x.o", "--symbol"], "option '--symbol' wants a value"),
@@ -154,6 +160,44 @@ def test_every_option_of_the_help_is_understood() -> None:
     assert {"-w", "--output", "-j", "--symbol", "--print-dir"} < {*options}
     for option in options:
         parse([option, "1", "x.o"])  # raises UsageError for what it does not know
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            ["reprot", "x.o"],
+            "no verb 'reprot'; did you mean 'report'? (a file of that name: ./reprot)",
+        ),
+        (["reports"], "no verb 'reports'; did you mean 'report'? (a file of that name: ./reports)"),
+        (["-w", "report", "x.o"], "the verb 'report' must be the first word"),
+        (["--all-section=1", "x.o"], "option '--all-section' takes no value"),
+        (["--dryrun", "x.o"], "unknown option '--dryrun'; did you mean '--dry-run'?"),
+        (["-dry-run", "x.o"], "unknown option '-d' in '-dry-run'; did you mean '--dry-run'?"),
+        (["report", "--jsn", "x.o"], "unknown option '--jsn'; did you mean '--json'?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_slip_of_the_pen_is_told_from_a_file(words: list[str], why: str, tmp_path: Path) -> None:
+    SOUND.write(tmp_path / "x.o")
+    done = recordmcount_run(*words, cwd=tmp_path)
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0].partition(": ")[2] == why
+    assert not is_recorded(tmp_path / "x.o")
+
+
+@pytest.mark.parametrize("name", ["reprot", "report"])
+def test_a_file_may_have_the_name_of_a_verb(name: str, tmp_path: Path) -> None:
+    path = SOUND.write(tmp_path / name)
+    word = "reprot" if name == "reprot" else "./report"
+    assert recordmcount_run(word, cwd=tmp_path) == (0, "", "")
+    assert is_recorded(path)
+
+
+@pytest.mark.parametrize("name", ["x.o", "main", "sub/reprot"])
+def test_a_file_that_is_not_there_is_no_verb(name: str, tmp_path: Path) -> None:
+    expected = (1, "", f"{name}: No such file or directory\n{name}: failed\n")
+    assert recordmcount_run(name, cwd=tmp_path) == expected
 
 
 # --- information ----------------------------------------------------------------------------------
@@ -232,20 +276,28 @@ def make_link_to_a_device(path: Path) -> None:
 def test_what_is_no_regular_file_is_refused(make: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "x.o"
     make(path)
-    assert recordmcount_run(path) == (1, "", f"not a regular file: {path}\n{path}: failed\n")
+    advice = f"{path}: a folder: name the files in it\n" if make is make_folder else ""
+    expected = f"not a regular file: {path}\n{advice}{path}: failed\n"
+    assert recordmcount_run(path) == (1, "", expected)
 
 
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (b"", "unrecognized ELF data encoding 0: PATH"),
-        (b"text\n", "unrecognized ELF data encoding 0: PATH"),
-        (b"int main;\n", "unrecognized ELF data encoding 97: PATH"),
+        (b"", "unrecognized ELF data encoding 0: PATH\nPATH: an empty file: build it again"),
+        (b"text\n", f"unrecognized ELF data encoding 0: PATH\nPATH: {TEXT}"),
+        (b"int main;\n", f"unrecognized ELF data encoding 97: PATH\nPATH: {TEXT}"),
+        ("// grüße\n".encode(), f"unrecognized ELF data encoding 195: PATH\nPATH: {TEXT}"),
+        (b"#!/bin/sh\n", f"unrecognized ELF data encoding 110: PATH\nPATH: {SCRIPT}"),
+        (b"\0\1\2\3\4\5\6", "unrecognized ELF data encoding 5: PATH"),
         (SOUND.patch("EI_DATA", 2), "unrecognized ELF data encoding 2: PATH"),
         (SOUND.patch("EI_MAG", 1), "unrecognized ET_REL file PATH"),
-        (SOUND.patch("e_type", 2), "unrecognized ET_REL file PATH"),
+        (SOUND.patch("e_type", 2), f"unrecognized ET_REL file PATH\nPATH: an executable: {LINKED}"),
+        (SOUND.patch("e_type", 4), "unrecognized ET_REL file PATH"),
         (SOUND.patch("e_machine", 183), "unrecognized e_machine 183 PATH"),
         (b"BC\xc0\xde" + bytes(60), f"PATH: {BITCODE}"),
+        (lzma.compress(SOUND.data), "PATH: compressed: decompress it first"),
+        (gzip.compress(SOUND.data), "PATH: compressed: decompress it first"),
         (b"!<thin>\n", "PATH: a thin archive: record the objects it names instead"),
     ],
 )  # fmt: skip
@@ -332,8 +384,9 @@ def test_a_path_may_be_any_bytes(tmp_path: Path) -> None:
     command = [os.fsencode(sys.executable), b"-m", b"recordmcount", b"--stats", good, bad]
     done = subprocess.run(command, check=False, capture_output=True, cwd=ROOT)
     assert done.returncode == 1
-    assert done.stdout.splitlines()[0] == good + b": 1 recorded, 0 made NOPs, 0 other references"
-    assert done.stderr.splitlines()[-1] == bad + b": failed"
+    first, *_ = done.stdout.splitlines()
+    assert first.endswith(rb"/\xff\xfe \xc3.o: 1 recorded, 0 made NOPs, 0 other references")
+    assert done.stderr.endswith(rb"/b\xff.o: failed" + b"\n")
     assert is_recorded(Path(os.fsdecode(good)))
 
 

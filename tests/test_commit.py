@@ -237,8 +237,9 @@ def test_what_is_no_regular_file_is_refused_at_once(
     make: Callable[[Path], Path], words: tuple[str, ...], tmp_path: Path
 ) -> None:
     path = make(tmp_path / "object.o")
+    advice = f"{path}: a folder: name the files in it\n" if path.is_dir() else ""
     finished = recordmcount(*words, path, cwd=tmp_path)
-    assert finished == (1, "", f"not a regular file: {path}\n{path}: failed\n")
+    assert finished == (1, "", f"not a regular file: {path}\n{advice}{path}: failed\n")
     assert not (tmp_path / "out").exists()
 
 

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from patcher import options as patcher_options
 from patcher.verbs import status, switch
 from recordmcount import options as recorder_options
-from recordmcount.grammar import Command, Option, UsageError, Values, parse
+from recordmcount.diff import command as diff_command
+from recordmcount.errors import UsageError
+from recordmcount.grammar import Command, Option, Values, parse
 from recordmcount.help import WIDTH, help_of, refusal
 from recordmcount.report import command as report_command
 
@@ -86,10 +88,10 @@ def test_words_have_the_meaning_that_getopt_gives_them(
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("-x", "unknown option '-x'"),
-        ("-ax", "unknown option '-x' in '-ax'"),
-        ("--unknown", "unknown option '--unknown'"),
-        ("--unknown=1", "unknown option '--unknown'"),
+        ("-x", "unknown option '-x'; see --help"),
+        ("-ax", "unknown option '-x' in '-ax'; see --help"),
+        ("--unknown", "unknown option '--unknown'; see --help"),
+        ("--unknown=1", "unknown option '--unknown'; see --help"),
         ("--", ""),
         ("--all=1", "option '--all' takes no value"),
         ("-o", "option '-o' wants a value"),
@@ -98,7 +100,7 @@ def test_words_have_the_meaning_that_getopt_gives_them(
         ("-o -a", "option '-o' wants a value, not '-a'"),
         ("--output -- x", "option '--output' wants a value, not '--'"),
         ("-o=out", "option '-o' takes its value without '='"),
-        ("--=x", "unknown option '--'"),
+        ("--=x", "unknown option '--'; see --help"),
         ("-j 0", "option '-j' wants a number from 1 to 99, not '0'"),
         ("-j100", "option '-j' wants a number from 1 to 99, not '100'"),
         ("-j-1", "option '-j' wants a number from 1 to 99, not '-1'"),
@@ -176,15 +178,24 @@ def test_a_refusal_says_what_is_wrong_and_how_it_should_be() -> None:
     ]
 
 
-def test_a_refusal_says_odd_words_so_that_they_do_not_move_the_cursor() -> None:
-    first, *_ = refusal(COMMAND, UsageError("unknown option '\033[31m\n'"))
-    assert first == "program: unknown option '\\x1b[31m\\n'"
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("--outptu=x", "--output"), ("--long_name", "--long-name"),
+        ("--mane", "--name"),
+    ],
+)  # fmt: skip
+def test_of_an_unknown_option_the_nearest_is_named(words: str, meant: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        asked(words, "x")
+    assert str(caught.value).endswith(f"; did you mean '{meant}'?")
 
 
 DECLARED = {
     command.name: (command, values)
     for command, values in (
-        recorder_options.declare(), report_command.declare(), patcher_options.declare(),
+        recorder_options.declare(), report_command.declare(), diff_command.declare(),
+        patcher_options.declare(),
         status.declare("status"), switch.declare("nop"), switch.declare("call"),
     )
 }  # fmt: skip

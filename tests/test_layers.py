@@ -15,12 +15,12 @@ from tests.support.command import ROOT
 # From the bottom up. A module imports from rows below its own, and from its own room.
 LAYERS = {
     "recordmcount": [
-        ["__init__", "errors", "x86", "columns"],
+        ["__init__", "errors", "x86", "columns", "packages"],
         ["x86_length"],
         ["elf"],
         ["commit"],
         ["replacement"],
-        ["console", "folders", "jobs", "mcount_loc"],
+        ["console", "folders", "jobs", "mcount_loc", "nearest", "progress"],
         ["grammar"],
         ["help", "options"],
         ["verb"],

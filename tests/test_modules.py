@@ -465,7 +465,7 @@ def test_a_site_turned_off_in_the_file_is_a_nop_that_knows_its_call(library: Pat
 
 
 def test_what_is_no_file_or_has_no_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotRegularError, match="not a regular file"):
+    with pytest.raises(NotRegularError, match="a folder"):
         elf_module.read(str(tmp_path))
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(NotRegularError, match="not a regular file"):

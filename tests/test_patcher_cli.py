@@ -54,7 +54,7 @@ def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
     arm.write_bytes(header[:18] + b"\x28\0" + header[20:])
     wide.write_bytes(header[:18] + b"\3\0" + header[20:])
     reasons = {
-        tmp_path / "main.o": "no __mcount_loc table",
+        tmp_path / "main.o": "no __mcount_loc table: compile with -pg -mfentry, and record then",
         archive: "an archive: patch its members before they go in, or what is linked from it",
         module: "compressed: decompress it first",
         bitcode: "LLVM bitcode, not an object: patch what is linked from it",
@@ -63,12 +63,14 @@ def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
         slim: "a slim LTO object without code: join the objects with gcc -flto "
         "-flinker-output=nolto-rel -r, and record the result",
         other: "not for x86",
-        script: "not an ELF file",
+        script: "a script, not an ELF file: name the program that it runs; libtool keeps those in "
+        ".libs",
         short: "not an ELF file",
         fifo: "not a regular file",
-        tmp_path: "not a regular file",
+        tmp_path: "a folder: name the files in it",
         tmp_path / "nothing": "No such file or directory",
-        tmp_path / "libcounter.so": "no __mcount_loc table",
+        tmp_path / "libcounter.so": "no __mcount_loc table: compile with -pg -mfentry, run "
+        "recordmcount on the objects, and link them",
     }
     before = {path: path.read_bytes() for path in reasons if path.is_file()}
     done = command.run("patcher", "nop", *reasons, built.image)
@@ -246,6 +248,21 @@ def test_without_a_verb_all_are_named_in_one_line(words: list[str]) -> None:
     first, usage = done.stderr.splitlines()
     assert first.endswith(": say nop, call, status")
     assert usage == "usage: patcher VERB [options] FILE..."
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("statsu x", "unknown verb 'statsu'; did you mean 'status'?"),
+        ("report x", "unknown verb 'report'; it is one of recordmcount: recordmcount report"),
+        ("nop --dryrun x", "unknown option '--dryrun'; did you mean '--dry-run'?"),
+        ("--versoin", "unknown option '--versoin'; did you mean '--version'?"),
+    ],
+)
+def test_of_a_slip_of_the_pen_the_nearest_is_named(words: str, why: str) -> None:
+    done = command.run("patcher", *words.split())
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0].partition(": ")[2] == why
 
 
 def test_help_says_what_a_verb_does() -> None:

@@ -65,8 +65,13 @@ PLAIN = """\
 plain.o: object, ELF64 x86-64
   offset  state  recorded  kind  bytes           section  function
      0x0  call   no        call  e8 00 00 00 00  .text    in.text
-1 site: 1 call; 0 recorded; no __mcount_loc table
+1 site: 1 call; 0 recorded; no __mcount_loc table: recordmcount writes one
 """
+NO_SITES = "no sites; no __mcount_loc table: compile with -pg -mfentry, and record then"
+NO_TABLE = (
+    "no __mcount_loc table: compile with -pg -mfentry, run recordmcount on the objects, and link "
+    "them"
+)
 TOTAL = "total: 2 files; 3 sites: 2 call, 1 nop; 1 recorded\n"
 
 
@@ -94,7 +99,7 @@ def test_the_heading_names_class_and_machine(target: Target, heading: str, tmp_p
 
 def test_a_file_without_sites_says_so(tmp_path: Path) -> None:
     build(X86_64, [], [Symbol("__fentry__")]).write(tmp_path / "x.o")
-    said = "x.o: object, ELF64 x86-64\nno sites; no __mcount_loc table\n"
+    said = f"x.o: object, ELF64 x86-64\n{NO_SITES}\n"
     assert report("x.o", cwd=tmp_path) == (0, said, "")
 
 
@@ -214,7 +219,7 @@ def test_json_names_any_path(folder: Path) -> None:
 
 def test_further_names_are_asked_for(fixture_object: Callable[[str], Path]) -> None:
     path = fixture_object("gcc-fentry-name")
-    none = "no sites; no __mcount_loc table"
+    none = NO_SITES
     assert report(path).stdout.splitlines()[1:] == [none]
     assert report("--symbol", "other", path).stdout.splitlines()[1:] == [none]
     (file,) = document("--symbol", "other", "--symbol=__enter__", path)["files"]
@@ -349,7 +354,7 @@ def test_an_entry_that_names_no_call_is_shown(tmp_path: Path) -> None:
 def test_a_linked_file_without_table_says_so(tmp_path: Path) -> None:
     images.compile_object(tmp_path, "main", "int main(void) { return 0; }", "gcc")
     images.tool("gcc", "-no-pie", "-o", tmp_path / "main", tmp_path / "main.o")
-    said = "main: executable, ELF64 x86-64\nno __mcount_loc table\n"
+    said = f"main: executable, ELF64 x86-64\n{NO_TABLE}\n"
     assert report("main", cwd=tmp_path) == (0, said, "")
 
 
@@ -374,14 +379,14 @@ def test_a_stripped_file_has_no_functions(tmp_path: Path) -> None:
 
 ONE_LINE = {
     "absent": "{path}: No such file or directory",
-    "folder": "{path}: not a regular file",
+    "folder": "{path}: a folder: name the files in it",
     "fifo": "{path}: not a regular file",
-    "empty": "{path}: not an ELF file",
-    "text": "{path}: not an ELF file",
+    "empty": "{path}: an empty file: build it again",
+    "text": "{path}: text, not an ELF file: compile it first, ",
     "bitcode": "{path}: LLVM bitcode, not an object: ",
     "truncated": "{path}: the section header table at ",
     "arm": "{path}: not for x86",
-    "core": "{path}: neither an object nor a linked file",
+    "core": "{path}: a core dump: name the program it is of",
     "bare": "{path}: no program headers",
 }
 

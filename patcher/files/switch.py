@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from patcher.errors import CompareError, NoSiteError
 from patcher.modify import verify
-from recordmcount.console import printable
 from recordmcount.elf import object as elf
 from recordmcount.mcount_loc import MODULE
-from recordmcount.mcount_loc import NAME as TABLE
 from recordmcount.sites import image
 from recordmcount.sites.state import STATES, State
-from recordmcount.sites.words import sites_in_words
+from recordmcount.sites.words import no_table, sites_in_words
 
 from .rewrite import rewrite
 
@@ -68,7 +66,8 @@ def read(file: ElfFile, names: Sequence[str]) -> Switchable:
     """Read the file's sites. NoSiteError without a table, FormatError for an unsound one."""
     sites = image.read(file.object, names)
     if sites is None or not sites.has_table:
-        raise NoSiteError(file.path, f"no {TABLE.decode()} table")
+        in_object = file.object.type == elf.ET_REL
+        raise NoSiteError(file.path, no_table(in_object=in_object, has_calls=bool(sites)))
     if sites.in_object is True:
         from .objects import ObjectSwitch
 
@@ -79,9 +78,14 @@ def read(file: ElfFile, names: Sequence[str]) -> Switchable:
 
 
 def select(
-    path: str, table: Switchable, globs: Sequence[str] = (), notrace: Sequence[str] = ()
+    path: str,
+    table: Switchable,
+    globs: Sequence[str] = (),
+    notrace: Sequence[str] = (),
+    *,
+    parts: bool = False,
 ) -> Sequence[int]:
-    """Number the sites in functions like one of `globs`, or all, but for those like `notrace`.
+    """Number the sites that sites.select chooses, by its arguments.
 
     Raises NoSiteError where a glob is like no function with a site.
     """
@@ -89,9 +93,10 @@ def select(
         return range(len(table.sites))
     from recordmcount.sites import select as by_name
 
-    selected, idle = by_name.select(table.sites, globs, notrace)
+    selected, idle = by_name.select(table.sites, globs, notrace, parts=parts)
     if idle:
-        raise NoSiteError(path, f"no site in a function like {' or '.join(map(printable, idle))}")
+        advice = "" if parts else by_name.advice(table.sites, idle)
+        raise NoSiteError(path, f"no site in a function like {' or '.join(idle)}{advice}")
     return selected
 
 

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from typing import Self
 
 ADVICE = {
+    **filetype.ADVICE_ON_FILES,
     filetype.ARCHIVE: "patch its members before they go in, or what is linked from it",
     filetype.THIN_ARCHIVE: "patch the objects it names, or what is linked from it",
     filetype.BITCODE: "patch what is linked from it",
-    filetype.COMPRESSED: "decompress it first",
+    filetype.TEXT: "compile, record and link it first",
 }
 
 

@@ -10,6 +10,7 @@ from errno import EIO, ENOEXEC, errorcode
 
 from patcher.errors import PatchError
 from recordmcount import x86
+from recordmcount.console import spelled
 from recordmcount.errors import reason
 from recordmcount.report.document import identity, place
 from recordmcount.sites.state import State
@@ -86,7 +87,7 @@ def failed(path: str, error: Error | OSError) -> dict[str, Any]:
 
 def in_words(path: str, error: Error | OSError) -> str:
     """Return the one line that a person reads."""
-    return f"{path}: {reason(error)}" if isinstance(error, OSError) else str(error)
+    return spelled(f"{path}: {reason(error)}" if isinstance(error, OSError) else str(error))
 
 
 def _found(site: Site) -> FoundSite:

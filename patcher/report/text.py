@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recordmcount.report.names import shown
 from recordmcount.sites.state import STATES, State
 from recordmcount.sites.words import counted, label_of
 
@@ -38,6 +39,6 @@ def _label(place: Place) -> str:
     """Name a place as Site.label does."""
     in_object = "offset" in place
     return label_of(
-        place["function"], place["function_offset"] or 0, place["section"],
+        shown(place), place["function_offset"] or 0, place["section"],
         place["offset"] if in_object else place["address"], in_object=in_object,
     )  # fmt: skip

@@ -6,9 +6,10 @@ from errno import ENOMEM
 
 from patcher.memory.elffile import ElfFile
 from patcher.options import PatcherOptions
-from recordmcount.console import say
+from recordmcount.console import put, say
 from recordmcount.errors import Error
-from recordmcount.verb import inform
+from recordmcount.progress import over, start
+from recordmcount.verb import give
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def each_file(options: PatcherOptions, action: Action) -> int:
     files: list[Mapping[str, Any]] = []
     errors: list[Mapping[str, Any]] = []
     good = True
-    for path in options.files:
+    count = len(options.files)
+    for path in over(options.files, start(count, quiet=options.quiet or options.json)):
         done = _try(options, path, action)
         if isinstance(done, Error | OSError):
             from patcher.report.document import failed
@@ -44,7 +46,7 @@ def each_file(options: PatcherOptions, action: Action) -> int:
         from recordmcount.report.json import dump
 
         document = run(options.verb, files, errors, dry_run=options.dry_run)
-        good &= say(1, [dump(document)])
+        good &= put(dump(document))
     return 0 if good else 1
 
 
@@ -65,4 +67,4 @@ def _print_schema() -> int:
     from patcher.report.document import SCHEMA
     from recordmcount.report.json import dump, schema
 
-    return inform([dump(schema(SCHEMA))])
+    return give(dump(schema(SCHEMA)))

@@ -30,7 +30,7 @@ def _examine(options: PatcherOptions, file: ElfFile) -> tuple[bool, Examined | N
     from recordmcount.sites.state import State
 
     table = read(file, options.symbols)
-    selected = select(file.path, table, options.functions, options.notrace)
+    selected = select(file.path, table, options.functions, options.notrace, parts=options.parts)
     states = count(table, selected)
     good = not states[State.FOREIGN]
     if options.quiet and not options.json:
@@ -39,8 +39,11 @@ def _examine(options: PatcherOptions, file: ElfFile) -> tuple[bool, Examined | N
         line = counted(states.items(), table.sites.dead, table.sites.repeated)
         return say(1, [f"{file.path}: {line}"]) and good, None
     from patcher.report.document import examined
+    from recordmcount.report.names import demangle
 
     told = examined(file.object, table, selected, states)
+    if options.demangle:
+        demangle(told["sites"])
     if options.json:
         return good, told
     from patcher.report.text import examined_lines

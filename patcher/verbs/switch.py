@@ -31,14 +31,17 @@ def _switch(options: PatcherOptions, file: ElfFile) -> tuple[bool, Switched | No
     from recordmcount.sites.state import State
 
     table = read(file, options.symbols)
-    selected = select(file.path, table, options.functions, options.notrace)
+    selected = select(file.path, table, options.functions, options.notrace, parts=options.parts)
     state = State.NOP if options.verb == "nop" else State.CALL
     wanted = plan(file.path, table, selected, state)
     told: Switched | None = None
     if options.json or options.dry_run:  # first: nothing is done that cannot be told
         from patcher.report.document import switched
+        from recordmcount.report.names import demangle
 
         told = switched(file.object, wanted)
+        if options.demangle:
+            demangle(told["changes"])
     written = switch(file, wanted, options.output, dry_run=options.dry_run)
     if not options.quiet:
         say(2, [f"{file.path}: warning: {what}" for what in warnings(file, wanted)])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from recordmcount.console import say
-from recordmcount.grammar import Command, UsageError, Values
+from recordmcount.console import put, say, spelled
+from recordmcount.errors import UsageError
+from recordmcount.grammar import Command, Values
 from recordmcount.options import HELP, JSON, SCHEMA, SYMBOL
-from recordmcount.verb import inform
+from recordmcount.verb import give
 
 VERSION = 1
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
@@ -51,13 +52,13 @@ def execute(options: DiffOptions) -> int:
     from .text import document, lines
 
     if options.information == "schema":
-        return inform([dump(schema(f"{__file__.rpartition('/')[0]}/diff.schema.json"))])
+        return give(dump(schema(f"{__file__.rpartition('/')[0]}/diff.schema.json")))
     files, errors = [], []
     status = SAME
     old, new = options.files
     for pair in pairs(old, new, options.symbols):
         if isinstance(pair, Error):
-            errors.append({"path": pair.path, "message": str(pair)})
+            errors.append({"path": pair.path, "message": spelled(str(pair))})
             say(2, [str(pair)])
             continue
         changes = compare(pair.old, pair.new)
@@ -68,6 +69,6 @@ def execute(options: DiffOptions) -> int:
             elif not say(1, lines(pair, changes)):
                 return TROUBLE
     if options.json:
-        written = say(1, [dump({"version": VERSION, "files": files, "errors": errors})])
+        written = put(dump({"version": VERSION, "files": files, "errors": errors}))
         return TROUBLE if errors or not written else status
     return TROUBLE if errors else status

@@ -12,12 +12,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from recordmcount.sites.mangling import PARTS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from recordmcount.report.shapes import ReportedFile, ReportedSite
 
 # Compilers number the parts and copies of a function anew in every build (gcc: cgraphclones.cc).
-_NUMBERED = re.compile(r"\.(isra|part|constprop|cold|lto_priv|localalias|llvm)\.\d+")
+_NUMBERED = re.compile(rf"\.({PARTS})\.\d+")
 
 GAINED, LOST, MOVED, CHANGED = "gained", "lost", "moved", "changed"
 

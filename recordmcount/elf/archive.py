@@ -143,7 +143,8 @@ def _entries(path: str, size: int, read: "Read") -> "Iterator[Member]":
         if end > size:
             raise FormatError(path, f"the archive member at {at:#x} is truncated")
         if header.startswith((b"#1/", b"__.SYMDEF")):
-            raise FormatError(path, "a BSD archive: only the GNU format is supported")
+            advice = "make it again in the GNU format, as `llvm-ar --format=gnu` does"
+            raise FormatError(path, f"a BSD archive: {advice}")
         yield member
         at = end + end % 2
 

@@ -5,6 +5,15 @@ from recordmcount.x86 import EM_386, EM_X86_64
 
 from . import object as elf
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from .object import Object
+
+ET_CORE = 4
+# An executable that can be loaded anywhere is a shared object that says so (since glibc 2.26).
+DT_FLAGS_1, DF_1_PIE = 0x6FFFFFFB, 0x08000000
 START = 20  # bytes by which a file is recognized
 
 # What a file may be, as it is told to people.
@@ -14,6 +23,9 @@ ARCHIVE = "an archive"
 THIN_ARCHIVE = "a thin archive"
 BITCODE = "LLVM bitcode, not an object"
 COMPRESSED = "compressed"
+EMPTY = "an empty file"
+SCRIPT = "a script, not an ELF file"
+TEXT = "text, not an ELF file"
 OTHER = "not an ELF file"
 
 ARCHIVE_MAGIC = b"!<arch>\n"
@@ -23,7 +35,12 @@ _MAGIC = {
     BITCODE: (b"BC\xc0\xde", b"\xde\xc0\x17\x0b"),  # raw, and in its wrapper
     # xz, zstd and gzip: how kernels may keep their modules.
     COMPRESSED: (b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x1f\x8b"),
+    SCRIPT: (b"#!",),
 }
+# In these nobody can look for code. The kernel's tool has words for them, which stand first.
+NOT_CODE = (EMPTY, SCRIPT, TEXT)
+# What a text may have of the bytes that are no characters: tab, line feed, form feed, return.
+_SPACES = b"\t\n\f\r"
 # EI_CLASS and e_machine of x86-64, x32 and i386.
 _MACHINES = (
     (elf.ELFCLASS64, EM_X86_64), (elf.ELFCLASS32, EM_X86_64), (elf.ELFCLASS32, EM_386),
@@ -34,6 +51,19 @@ ADVICE = {
     BITCODE: "join the objects with ld.lld -r, and record the result",
     THIN_ARCHIVE: "record the objects it names instead",
 }
+# The same for a file that is no member of an archive.
+ADVICE_ON_FILES = {
+    **ADVICE,
+    COMPRESSED: "decompress it first",
+    EMPTY: "build it again",
+    SCRIPT: "name the program that it runs; libtool keeps those in .libs",
+    TEXT: "compile it first, with -pg -mfentry -c, and name the object",
+}
+LINKED = {
+    "executable": "an executable", "PIE": "an executable (PIE)", "shared object": "a shared object",
+}  # fmt: skip
+NO_OBJECTS = "an archive without objects"
+OF_LINKED = "recordmcount works on objects, before the link; `recordmcount report` shows its sites"
 
 
 def of(start: bytes) -> str:
@@ -43,10 +73,45 @@ def of(start: bytes) -> str:
             if start.startswith(magic):
                 return found
     if not start.startswith(elf.MAGIC) or len(start) < START:
-        return OTHER
+        return _other(start)
     machine = int.from_bytes(start[18:20], "little")
     is_ours = start[5] == elf.ELFDATA2LSB and (start[4], machine) in _MACHINES
     return X86_ELF if is_ours else OTHER_ELF
+
+
+def _other(start: bytes) -> str:
+    if not start:
+        return EMPTY
+    return OTHER if any(byte < 0x20 and byte not in _SPACES for byte in start) else TEXT
+
+
+def kind(obj: "Object") -> 'Literal["object", "executable", "PIE", "shared object"]':
+    """Tell what an ELF file is; FormatError for one that is neither an object nor linked."""
+    if obj.type == elf.ET_REL:
+        return "object"
+    refuse_unlinked(obj)
+    if obj.type == elf.ET_EXEC:
+        return "executable"
+    from . import segments
+
+    flags = obj.once(segments.LoadView).dynamic.get(DT_FLAGS_1, 0)
+    return "PIE" if flags & DF_1_PIE else "shared object"
+
+
+def no_object(obj: "Object") -> tuple[str, str]:
+    """Tell what an ELF file is that is no object, and what to do with it, if that is known."""
+    try:
+        return LINKED[kind(obj)], OF_LINKED
+    except FormatError as error:
+        return error.what, ""
+
+
+def refuse_unlinked(obj: "Object") -> None:
+    """Raise FormatError for a file that is neither an executable nor a shared object."""
+    if obj.type == ET_CORE:
+        raise FormatError(obj.path, "a core dump: name the program it is of")
+    if obj.type not in (elf.ET_EXEC, elf.ET_DYN):
+        raise FormatError(obj.path, f"neither an object nor a linked file (e_type {obj.type})")
 
 
 def refuse(path: str, found: str, advice: dict[str, str]) -> None:

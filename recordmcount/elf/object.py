@@ -249,15 +249,10 @@ class Object:
 
     def _read_header(self) -> tuple[bytes, Layout]:
         ident = self.read(0, min(self.size, 64), "the ELF header")
-        # The kernel's tool looks at the encoding first, so its wording covers any other file.
-        encoding = ident[5] if len(ident) > 5 else 0
-        if encoding != ELFDATA2LSB:
-            what = "not for x86" if ident.startswith(MAGIC) else "not an ELF file"
-            compatible = f"unrecognized ELF data encoding {encoding}: {self.path}"
-            raise UnrecognizedError(self.path, what, compatible)
         if not ident.startswith(MAGIC):
-            compatible = f"unrecognized ET_REL file {self.path}"
-            raise UnrecognizedError(self.path, "not an ELF file", compatible)
+            raise unrecognized(self.path, ident, "not an ELF file")
+        if ident[5:6] != bytes([ELFDATA2LSB]):
+            raise unrecognized(self.path, ident, "not for x86")
         if ident[4] not in (ELFCLASS32, ELFCLASS64):
             raise FormatError(self.path, f"unrecognized ELF class {ident[4]}")
         layout = ELF64 if ident[4] == ELFCLASS64 else ELF32
@@ -658,6 +653,15 @@ class Object:
             raise FormatError(self.path, f"relocation section {index} has an unknown entry size")
         self.require_plain(index)
         return entry, offset, size
+
+
+def unrecognized(path: str, ident: bytes, what: str, advice: str = "") -> UnrecognizedError:
+    """Make the error for a file that begins so. The kernel's tool looks at the encoding first."""
+    encoding = ident[5] if len(ident) > 5 else 0
+    if encoding == ELFDATA2LSB:
+        return UnrecognizedError(path, what, f"unrecognized ET_REL file {path}", advice)
+    compatible = f"unrecognized ELF data encoding {encoding}: {path}"
+    return UnrecognizedError(path, what, compatible, advice)
 
 
 def in_place(content: bytes, field: int) -> int:

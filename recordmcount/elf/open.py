@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 FEW = 1 << 15  # bytes in which a hole would save less than it takes to find
 BLOCK = 512  # bytes that st_blocks counts in
-S_IFMT, S_IFREG = 0o170000, 0o100000
+S_IFMT, S_IFREG, S_IFDIR = 0o170000, 0o100000, 0o040000
+FOLDER = "a folder", "name the files in it"
 # errno values (Linux); the `errno` module is one import more.
 ENXIO, EISDIR = 6, 21
 # O_NONBLOCK: a FIFO must not make us wait. O_NOCTTY: a terminal must not become ours.
@@ -25,12 +26,15 @@ def open_file(path: str, *, writable: bool = False) -> int:
     try:
         fd = posix.open(path, FLAGS | (posix.O_RDWR if writable else posix.O_RDONLY))
     except OSError as error:
-        if error.errno in (EISDIR, ENXIO):
+        if error.errno == EISDIR:
+            raise NotRegularError(path, *FOLDER) from error
+        if error.errno == ENXIO:
             raise NotRegularError(path) from error
         raise
-    if not is_regular(posix.fstat(fd)):
+    mode = posix.fstat(fd).st_mode & S_IFMT
+    if mode != S_IFREG:
         posix.close(fd)
-        raise NotRegularError(path)
+        raise NotRegularError(path, *(FOLDER if mode == S_IFDIR else ()))
     return fd
 
 

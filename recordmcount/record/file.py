@@ -52,7 +52,8 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
             result.out.append(f"{path}: {describe(result.counts)}")
         return result
     except UnrecognizedError as error:
-        why = error.compatible
+        result.err.append(error.compatible)
+        why = str(error) if error.advice else ""
     except RecordError as error:
         why = str(error)
     except OSError as error:
@@ -62,7 +63,7 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
     except ImportError as error:  # a part of this program that is read only when it is needed
         why = f"{path}: {error}"
     result.failed = True
-    result.err += [why, f"{path}: failed"]
+    result.err += [line for line in (why, f"{path}: failed") if line]
     return result
 
 
@@ -98,8 +99,11 @@ def _is_archive(path: str, read: "Callable[[int, int], bytes]") -> bool:
     """Tell whether what does not begin as ELF is an archive; refuse what has no code."""
     from recordmcount.elf import filetype  # rare: not imported for an object
 
-    found = filetype.of(read(0, filetype.START))
-    filetype.refuse(path, found, filetype.ADVICE)
+    start = read(0, filetype.START)
+    found = filetype.of(start)
+    if found in filetype.NOT_CODE:
+        raise elf.unrecognized(path, start, found, filetype.ADVICE_ON_FILES[found])
+    filetype.refuse(path, found, filetype.ADVICE_ON_FILES)
     return found == filetype.ARCHIVE
 
 
@@ -108,16 +112,21 @@ def _record_archive(
 ) -> None:
     from recordmcount.elf import archive, filetype  # rare: not imported for an object
 
+    objects: list[str] = []
+
     def change(name: str, member: "Member") -> "Change | None":
         member_path = f"{path}({name})"
         read = _reader(fd, member.offset, member.size)
         filetype.refuse(member_path, filetype.of(read(0, filetype.START)), filetype.ADVICE)
         if read(0, len(elf.MAGIC)) != elf.MAGIC:
             return None
+        objects.append(name)
         plan = plan_object(elf.Object(member_path, member.size, read), options, result)
         return (plan.all_edits, plan.appended) if plan else None
 
     new = archive.rebuild(path, status.st_size, reader(fd), change)
+    if not objects and not options.quiet:
+        result.err.append(f"{path}: warning: {filetype.NO_OBJECTS}")
     if options.dry_run or not (new or options.output):
         return
     if new:
@@ -129,8 +138,9 @@ def _record_archive(
 def plan_object(obj: "Object", options: "Options", result: Result, processes: int = 1) -> Plan:
     """Plan one object; counts and messages go to `result`. Raises RecordError."""
     if obj.type != elf.ET_REL:
-        compatible = f"unrecognized ET_REL file {obj.path}"
-        raise UnrecognizedError(obj.path, "not a relocatable object", compatible)
+        from recordmcount.elf import filetype  # rare
+
+        raise elf.unrecognized(obj.path, obj.header, *filetype.no_object(obj))
     obj.refuse_without_code()
     if obj.named(mcount_loc.NAME):
         if not options.quiet:

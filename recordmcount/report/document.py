@@ -7,9 +7,8 @@ it. Other commands build their own of the same parts.
 from __future__ import annotations
 
 from recordmcount import x86
-from recordmcount.elf import object as elf
-from recordmcount.elf import segments
-from recordmcount.errors import FormatError
+from recordmcount.console import spelled
+from recordmcount.elf import filetype
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,13 +22,12 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
-# An executable that can be loaded anywhere is a shared object that says so (since glibc 2.26).
-DT_FLAGS_1, DF_1_PIE = 0x6FFFFFFB, 0x08000000
-
 
 def report(files: list[ReportedFile], errors: list[Error]) -> Report:
     """Make the document of one run."""
-    told: list[ReportedError] = [{"path": error.path, "message": str(error)} for error in errors]
+    told: list[ReportedError] = [
+        {"path": error.path, "message": spelled(str(error))} for error in errors
+    ]
     return {"version": VERSION, "files": files, "errors": told}
 
 
@@ -73,18 +71,7 @@ def identity(obj: Object) -> Identity:
     is_i386 = obj.machine == x86.EM_386
     return {
         "path": obj.path,
-        "type": _type(obj),
+        "type": filetype.kind(obj),
         "bits": bits,
         "machine": "i386" if is_i386 else "x86-64" if bits == 64 else "x32",
     }
-
-
-def _type(obj: Object) -> Literal["object", "executable", "PIE", "shared object"]:
-    if obj.type == elf.ET_REL:
-        return "object"
-    if obj.type == elf.ET_EXEC:
-        return "executable"
-    if obj.type == elf.ET_DYN:
-        flags = obj.once(segments.LoadView).dynamic.get(DT_FLAGS_1, 0)
-        return "PIE" if flags & DF_1_PIE else "shared object"
-    raise FormatError(obj.path, "neither an object nor a linked file")

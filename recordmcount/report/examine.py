@@ -59,7 +59,7 @@ def _examine_object(
     path: str, size: int, read: Callable[[int, int], bytes], names: tuple[str, ...]
 ) -> ReportedFile | Error:
     try:
-        filetype.refuse(path, filetype.of(read(0, filetype.START)), filetype.ADVICE)
+        filetype.refuse(path, filetype.of(read(0, filetype.START)), filetype.ADVICE_ON_FILES)
         obj = Object(path, size, read)
         return of_file(obj, image.read(obj, names))
     except Error as error:

@@ -24,6 +24,7 @@ class Place(TypedDict, total=False):
     """Where a site is: at a section `offset` in an object, else at a link-time `address`."""
 
     function: str | None
+    demangled: str | None
     function_offset: int | None
     section: str
     offset: int

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from recordmcount import mcount_loc
-from recordmcount.console import printable
+from recordmcount.console import Painted, printable
 from recordmcount.sites.state import STATES, State
-from recordmcount.sites.words import in_function, odd_entries, sites_in_words
+from recordmcount.sites.words import in_function, no_table, odd_entries, sites_in_words
+
+from .names import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
 COLOURS = {State.CALL: "32", State.NOP: "2", State.FOREIGN: "31"}  # green, dim, red
 
 
-def lines(files: Sequence[ReportedFile], *, colour: bool = False) -> Iterator[str]:
+def lines(files: Sequence[ReportedFile], *, colour: bool = False) -> Iterator[str | Painted]:
     """Give the lines of a report: for each file a heading, aligned rows and a summary."""
     for number, file in enumerate(files):
         if number:
             yield ""
-        yield f"{printable(file['path'])}: {file['type']}, ELF{file['bits']} {file['machine']}"
+        yield f"{file['path']}: {file['type']}, ELF{file['bits']} {file['machine']}"
         yield from _table(file, colour)
         yield _summary(file)
     if len(files) > 1:
@@ -30,7 +31,7 @@ def lines(files: Sequence[ReportedFile], *, colour: bool = False) -> Iterator[st
         yield f"total: {len(files)} files; {'; '.join(counts)}"
 
 
-def _table(file: ReportedFile, colour: bool) -> Iterator[str]:
+def _table(file: ReportedFile, colour: bool) -> Iterator[str | Painted]:
     """Lay out a heading and rows; names stand last, where their length does no harm."""
     if not file["sites"]:
         return
@@ -40,14 +41,17 @@ def _table(file: ReportedFile, colour: bool) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     states = [None, *(site["state"] for site in file["sites"])]
     for state, (first, *cells, function) in zip(states, rows, strict=True):
+        before = f"  {first.rjust(widths[0])}  "
         padded = [cell.ljust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]
+        behind = "  ".join(("", *padded[1:], function))
         if colour and state:
-            padded[0] = f"\033[{COLOURS[state]}m{padded[0]}\033[0m"
-        yield "  ".join(("", first.rjust(widths[0]), *padded, function))
+            yield Painted(before, padded[0], behind, COLOURS[state])
+        else:
+            yield f"{before}{padded[0]}{behind}"
 
 
 def _cells(site: ReportedSite) -> tuple[str, ...]:
-    function = in_function(printable(site["function"] or "-"), site["function_offset"] or 0)
+    function = in_function(printable(shown(site) or "-"), site["function_offset"] or 0)
     if site["reason"]:
         function += f"  ({site['reason']})"
     position = site["offset"] if "offset" in site else site["address"]
@@ -60,7 +64,8 @@ def _cells(site: ReportedSite) -> tuple[str, ...]:
 def _summary(file: ReportedFile) -> str:
     parts = _counts(file["sites"]) if file["sites"] or file["type"] == "object" else []
     if not file["has_table"]:
-        parts.append(f"no {mcount_loc.NAME.decode()} table")
+        in_object = file["type"] == "object"
+        parts.append(no_table(in_object=in_object, has_calls=bool(file["sites"])))
     elif not file["sites"] and not file["dead_entries"]:
         parts.append("the table is empty")
     return "; ".join(parts + odd_entries(file["dead_entries"], file["repeated_entries"]))

@@ -228,7 +228,8 @@ def text_relocations(obj: "Object") -> list[tuple[int, int]]:
             continue
         obj.require_plain(target)
         if header[elf.SH_TYPE] == elf.SHT_CREL:
-            raise FormatError(obj.path, f"section {index}: CREL relocations are not supported")
+            what = "CREL relocations are not supported: assemble without -Wa,--crel"
+            raise FormatError(obj.path, f"section {index}: {what}")
         if header[elf.SH_LINK] != obj.symtab:
             raise FormatError(obj.path, f"relocation section {index} has another symbol table")
         total += header[elf.SH_SIZE]

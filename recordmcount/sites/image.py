@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from recordmcount.elf import filetype
 from recordmcount.elf import object as elf
-from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def read(obj: Object, names: Sequence[str] = ()) -> RelocatableSites | LinkedSit
         from . import relocatable
 
         return relocatable.read(obj, names)
-    if obj.type not in (elf.ET_EXEC, elf.ET_DYN):
-        raise FormatError(obj.path, "neither an object nor a linked file")
+    filetype.refuse_unlinked(obj)
     from . import linked, tables
 
     if obj.headers and not obj.once(tables.find):

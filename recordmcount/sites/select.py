@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from recordmcount.nearest import question
+
+from .mangling import spellings
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -10,26 +14,44 @@ if TYPE_CHECKING:
 
 
 def select(
-    table: SiteTable, globs: Sequence[str] = (), notrace: Sequence[str] = ()
+    table: SiteTable,
+    globs: Sequence[str] = (),
+    notrace: Sequence[str] = (),
+    *,
+    parts: bool = False,
 ) -> tuple[Sequence[int], list[str]]:
     """Number the sites in functions like one of `globs`, or all, but for those like `notrace`.
 
-    A function is like a glob by any of its names, as they stand in the symbol table. Beside the
-    numbers, which ascend, the globs are given that are like no function with a site.
+    A function is like a glob by any of its names, and each has the spellings of mangling.spellings,
+    with `parts` or without. Beside the numbers, which ascend, the globs are given that are like no
+    function with a site.
     """
-    functions = _functions(table)
+    functions = _functions(table, parts)
     idle: list[str] = []
     wanted = _like(functions, globs, idle) if globs else set(range(len(table)))
     wanted -= _like(functions, notrace, idle)
     return sorted(wanted), idle
 
 
-def _functions(table: SiteTable) -> dict[str, list[int]]:
-    """Return the numbers of the sites in each function, by each of its names."""
-    functions: dict[str, list[int]] = {}
+def advice(table: SiteTable, idle: Sequence[str]) -> str:
+    """Say what may be meant by globs that are like no function; "" if that is not to be seen."""
+    still_idle: list[str] = []
+    _like(_functions(table, parts=True), idle, still_idle)
+    if len(still_idle) < len(idle):
+        return "; with --parts there is"
+    return question(idle[0], _functions(table, parts=False))
+
+
+def _functions(table: SiteTable, parts: bool) -> dict[str, list[int]]:
+    """Return the numbers of the sites in each function, by each spelling of each of its names."""
+    by_name: dict[str, list[int]] = {}
     for number in range(len(table)):
         for name in table.names(number):
-            functions.setdefault(name, []).append(number)
+            by_name.setdefault(name, []).append(number)
+    functions: dict[str, list[int]] = {}
+    for name, numbers in by_name.items():
+        for spelling in spellings(name, parts=parts):
+            functions.setdefault(spelling, []).extend(numbers)
     return functions
 
 
@@ -41,7 +63,11 @@ def _like(functions: dict[str, list[int]], globs: Sequence[str], idle: list[str]
     found: set[int] = set()
     for glob in map(_as_names_are, globs):
         is_like = re.compile(translate(glob)).match
-        like = [number for name in functions if is_like(name) for number in functions[name]]
+        # A name in full is like itself, whatever characters of a glob it has: `operator[]`.
+        like = [
+            number for name in functions if name == glob or is_like(name)
+            for number in functions[name]
+        ]  # fmt: skip
         found.update(like)
         if not like:
             idle.append(glob)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recordmcount import mcount_loc
 from recordmcount.console import printable
 
 TYPE_CHECKING = False
@@ -34,6 +35,16 @@ def label_of(
     if function is None:
         return place
     return f"{place} ({f'{printable(section)}+' if in_object else ''}{position:#x})"
+
+
+def no_table(*, in_object: bool, has_calls: bool) -> str:
+    """Say that there is no table, and how a file of this sort gets one."""
+    what = f"no {mcount_loc.NAME.decode()} table"
+    if in_object and has_calls:
+        return f"{what}: recordmcount writes one"
+    if in_object:
+        return f"{what}: compile with -pg -mfentry, and record then"
+    return f"{what}: compile with -pg -mfentry, run recordmcount on the objects, and link them"
 
 
 def sites_in_words(number: int) -> str:

@@ -17,6 +17,7 @@ NAMES = ("matrix", "kernel", "slow")
 HIDDEN = (
     "clang", "clang++", "g++", "ld.gold", "ld.lld", "ld.mold", "mold", "nasm",
     "llvm-ar", "llvm-ranlib", "llvm-readelf", "llvm-readobj",
+    "fish", "groff", "man", "mandoc", "zsh",
     "cmake", "make", "ninja", "pahole", "perl", "qemu-system-x86_64", "strace", "xz",
 )  # fmt: skip
 STAND_IN = """\
