@@ -1,19 +1,14 @@
 """Real projects, built with the Make fragment, the CMake module and the Kbuild recipe."""
 
-import os
 import shlex
-from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from signal import SIGKILL
-from stat import S_IFCHR
 
 import pytest
 
 from tests.support import building, kbuild
 from tests.support.linked import Image
-from tests.support.loc_table import table_entries
-from tests.support.oracle import expected_sites
 
 pytestmark = pytest.mark.matrix
 
@@ -45,14 +40,8 @@ def assert_recorded(*images: Path) -> None:
         assert not linked.has_text_relocations
 
 
-def assert_object_recorded(path: Path) -> None:
-    entries = table_entries(path)
-    assert entries
-    assert sorted(entries) == sorted(expected_sites(path))
-
-
 def assert_module_recorded(folder: Path) -> None:
-    assert_object_recorded(folder / "tracee.ko")
+    building.assert_object_recorded(folder / "tracee.ko")
 
 
 def assert_calculates(*programs: Path) -> None:
@@ -199,7 +188,7 @@ def test_cmake_passes_options_on_and_keeps_a_compiler_launcher(
         f"-DCMAKE_C_COMPILER_LAUNCHER={project}/launch",
     )
     output = cmake(project, generator, *settings)
-    assert "-w|--pic|--symbol|my fentry|--symbol|it's|-o|" in output
+    assert "-w|--pic|--symbol|my fentry|--symbol|it's|" in output
     assert (project / "launch.log").read_text() == "launched\n"
     assert_recorded(project / "libstack.so")
 
@@ -255,140 +244,6 @@ def test_kbuild_records_again_only_the_object_that_changed(module: Path) -> None
     kbuild.build(module)
     assert written_since(before, module) == {"work.o", "tracee.o"}
     assert_module_recorded(module)
-
-
-# --- any build system ---------------------------------------------------------------------------
-
-
-def compile_and_record(
-    *command: str, cwd: Path, status: int = 0, recorder: str = "false", flags: str = ""
-) -> str:
-    variables = {"RECORDMCOUNT": recorder, "RECORDMCOUNT_FLAGS": flags}
-    launcher = building.GLUE / "compile-and-record"
-    return building.run(launcher, *command, cwd=cwd, status=status, **variables)
-
-
-def test_an_object_that_cannot_be_recorded_is_not_left_behind(project: Path) -> None:
-    compile_and_record("gcc", "-c", "stack.c", "-o", "stack.o", cwd=project, status=1)
-    assert objects(project) == {}
-    assert not list(project.glob("stack.o*"))
-
-
-def test_a_compiler_variable_may_be_split_into_words(project: Path) -> None:
-    """As autoconf does: it runs $CC unquoted."""
-    script = 'CC="$(recordmcount --print-dir)/compile-and-record gcc"; $CC -pg -c stack.c -o a.o'
-    building.run("sh", "-c", script, cwd=project)
-    assert_object_recorded(project / "a.o")
-
-
-def test_the_environment_says_how_to_record(project: Path) -> None:
-    (project / "my recorder").write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
-    (project / "my recorder").chmod(0o755)
-    recorder, flags = "'./my recorder' -w", "--symbol 'my fentry'"
-    command = ("gcc", "-c", "stack.c", "-o", "a.o")
-    output = compile_and_record(*command, cwd=project, recorder=recorder, flags=flags)
-    assert output == "-w|--pic|--symbol|my fentry|-o|a.o|a.o.unrecorded|"
-
-
-def test_without_a_recorder_nothing_is_compiled(project: Path) -> None:
-    command = ("env", "PATH=/usr/bin:/bin", building.GLUE / "compile-and-record", "gcc")
-    output = building.run(*command, "-c", "stack.c", cwd=project, status=1, RECORDMCOUNT="")
-    assert "recordmcount is not in PATH: set RECORDMCOUNT to its command line\n" in output
-    assert objects(project) == {}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "result"),
-    [
-        ("-c ../project/stack.c", "stack.o"),
-        ("-o -c -c stack.c", "-c"),
-        ("-o-stack.o -c stack.c", "-stack.o"),
-        ("-c @flags -o listed.o stack.c", "listed.o"),
-        ("-c -DNAME=other.c -Wa,-W -Wl,-E stack.c", "stack.o"),
-    ],
-)
-def test_an_object_is_recorded_wherever_it_is_named(
-    project: Path, arguments: str, result: str
-) -> None:
-    (project / "flags").write_text("-O2")
-    command = ("gcc", "-pg", *arguments.split())
-    compile_and_record(*command, cwd=project, recorder="recordmcount")
-    assert_object_recorded(project / result)
-
-
-def test_an_object_whose_name_is_not_known_is_refused_before_it_is_compiled(project: Path) -> None:
-    output = compile_and_record("gcc", "-c", "stack.c", "other.c", cwd=project, status=2)
-    assert output == (
-        "compile-and-record: -c without -o, and not one source: gcc -c stack.c other.c\n"
-    )
-    assert objects(project) == {}
-
-
-@pytest.mark.parametrize(
-    ("listed", "arguments", "why"),
-    [
-        ('"-c" stack.c -o stack.o', "@list", "-c is in an @FILE"),
-        ("-o stack.o", "-c stack.c @list", "-o may be in @list"),
-    ],
-)
-def test_what_a_response_file_hides_is_said_not_to_be_recorded(
-    project: Path, listed: str, arguments: str, why: str
-) -> None:
-    (project / "list").write_text(listed)
-    output = compile_and_record("gcc", *arguments.split(), cwd=project)
-    assert output == f"compile-and-record: {why}: nothing is recorded\n"
-    assert (project / "stack.o").exists()
-
-
-@pytest.mark.parametrize(
-    ("command", "result"),
-    [
-        ("gcc -shared -fPIC -o stack.so stack.c", "stack.so"),
-        ("gcc -shared -fPIC -o stack.so @list-common", "stack.so"),
-        ("gcc -x c-header -c stack.h -o stack.h.gch", "stack.h.gch"),
-        ("gcc -S stack.c -o stack.s", "stack.s"),
-        ("gcc -c -S stack.c -o stack.s", "stack.s"),
-        ("gcc -c -E stack.c -o stack.i", "stack.i"),
-        ("gcc -c -MM stack.c -o stack.d", "stack.d"),
-        ("gcc -c -fsyntax-only stack.c", "stack.c"),
-    ],
-)
-def test_what_makes_no_object_is_run_as_it_is(project: Path, command: str, result: str) -> None:
-    (project / "list-common").write_text("stack.c")
-    compile_and_record(*command.split(), cwd=project)
-    assert (project / result).exists()
-
-
-def make_node(path: Path) -> None:
-    """A private /dev/null, which only root can make; for anyone else it is a pipe."""
-    if os.geteuid() == 0:
-        os.mknod(path, S_IFCHR | 0o600, os.stat("/dev/null").st_rdev)
-    else:
-        os.mkfifo(path)
-
-
-@pytest.mark.parametrize(
-    ("make_output", "message"),
-    [
-        (make_node, ""),
-        (os.mkfifo, ""),
-        (
-            lambda path: path.symlink_to("real.o"),
-            "compile-and-record: stack.o is a symbolic link: nothing is recorded\n",
-        ),
-    ],
-    ids=["device", "pipe", "symbolic link"],
-)
-def test_an_output_that_is_no_plain_file_is_left_to_the_compiler(
-    project: Path, make_output: Callable[[Path], None], message: str
-) -> None:
-    output = project / "stack.o"
-    make_output(output)
-    before = output.lstat()
-    compiler = ("true", "-c", "stack.c", "-o", "stack.o")
-    assert compile_and_record(*compiler, cwd=project) == message
-    assert compile_and_record("false", *compiler[1:], cwd=project, status=1) == message
-    assert (output.lstat().st_ino, output.lstat().st_mode) == (before.st_ino, before.st_mode)
 
 
 # --- builds that are killed -----------------------------------------------------------------------
