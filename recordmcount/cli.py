@@ -45,6 +45,8 @@ def main(words: "Sequence[str]") -> int:
         files = list(_expand(options.files))
         if options.output and len(files) > 1:
             raise UsageError("-o is for one file")
+        if len(files) > 1:
+            files = list(_once(files))
     except UsageError as error:
         from .help import refuse
 
@@ -74,6 +76,25 @@ def _expand(files: "Iterable[str]") -> "Iterator[str]":
                 if name.strip():
                     yield name.decode(sys.getfilesystemencoding(), "surrogateescape")
         else:
+            yield file
+
+
+def _once(files: list[str]) -> "Iterator[str]":
+    """Give each file once, however often and in whichever spelling it is named.
+
+    Not so hard links: each is a path that is to have its own recorded file.
+    """
+    seen = set()
+    for file in files:
+        key: object = file
+        try:
+            status = posix.stat(file)
+            if status.st_nlink == 1:
+                key = status.st_dev, status.st_ino
+        except OSError:
+            pass  # whoever opens it will say so
+        if key not in seen:
+            seen.add(key)
             yield file
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MAGIC = b"!<arch>\n"
+THIN_MAGIC = b"!<thin>\n"  # of the same length; only its special members have contents
 HEADER_SIZE = 60  # name 16, date 12, uid 6, gid 6, mode 8, size 10, "`\n"
 SIZE_FIELD = slice(48, 58)
 HEADER_END = b"`\n"
@@ -62,8 +63,27 @@ def rebuild(path: str, content: bytes, new_member: "Callable[[str, bytes], bytes
     return bytes(out) if changed else content
 
 
+def files(path: str, content: bytes) -> "list[str]":
+    """Return the files that the thin archive `content` at `path` names, each once, as paths.
+
+    It names them relative to its folder. What lies elsewhere is for the user to name, not for an
+    archive that may come from anywhere: FormatError, as where it is broken.
+    """
+    long_names = b""
+    names: dict[bytes, None] = {}
+    for _, header, special in _entries(path, content):
+        name = header[:16].rstrip(b" ")
+        if name == LONG_NAMES:
+            long_names = special
+        elif name not in INDEX_WORDS:
+            names[_file_name(path, name, long_names)] = None
+    folder = path[: path.rfind("/") + 1]
+    return [folder + name.decode("utf-8", "surrogateescape") for name in names]
+
+
 def _entries(path: str, content: bytes) -> "Iterator[tuple[int, bytes, bytes]]":
     """Yield (file offset of the header, header, contents) of each entry, special ones too."""
+    thin = content.startswith(THIN_MAGIC)
     at = len(MAGIC)
     while at < len(content):
         header = content[at : at + HEADER_SIZE]
@@ -71,7 +91,8 @@ def _entries(path: str, content: bytes) -> "Iterator[tuple[int, bytes, bytes]]":
         if not header.endswith(HEADER_END) or not digits.isdigit():
             raise FormatError(path, f"no archive member header at {at:#x}")
         start = at + HEADER_SIZE
-        end = start + int(digits)
+        is_named = thin and header[:16].rstrip(b" ") not in (*INDEX_WORDS, LONG_NAMES)
+        end = start if is_named else start + int(digits)
         if end > len(content):
             raise FormatError(path, f"the archive member at {at:#x} is truncated")
         if header.startswith((b"#1/", b"__.SYMDEF")):
@@ -81,13 +102,32 @@ def _entries(path: str, content: bytes) -> "Iterator[tuple[int, bytes, bytes]]":
 
 
 def _member_name(path: str, name: bytes, long_names: bytes) -> str:
+    return _full_name(path, name, long_names).decode("utf-8", "backslashreplace")
+
+
+def _full_name(path: str, name: bytes, long_names: bytes) -> bytes:
     if name.startswith(b"/") and name[1:].isdigit():
         start = int(name[1:])
         end = long_names.find(b"/\n", start)
         if end < 0:
             raise FormatError(path, f"archive member name {start} is not in the table of names")
         name = long_names[start:end]
-    return name.removesuffix(b"/").decode("utf-8", "backslashreplace")
+    return name.removesuffix(b"/")
+
+
+def _file_name(path: str, name: bytes, long_names: bytes) -> bytes:
+    if name.startswith(b"/"):
+        start, colon, _ = name[1:].partition(b":")
+        if colon:
+            raise FormatError(path, "it names members of other archives: record those instead")
+        if start.isdigit() and int(start) and long_names[int(start) - 1 : int(start)] != b"\n":
+            # Where names may overlap, a small table makes a great many long ones.
+            raise FormatError(path, f"archive member name {int(start)} begins inside another")
+    name = _full_name(path, name, long_names)
+    if name.startswith(b"/") or b".." in name.split(b"/") or b"\0" in name or not name:
+        told = name.decode("utf-8", "backslashreplace")
+        raise FormatError(path, f"{told} is not in its folder: name that file yourself")
+    return name
 
 
 def _move_index(

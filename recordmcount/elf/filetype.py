@@ -12,6 +12,7 @@ X86_ELF = "an ELF file for x86"
 OTHER_ELF = "not for x86"
 ARCHIVE = "an archive"
 THIN_ARCHIVE = "a thin archive"
+ARCHIVES = (ARCHIVE, THIN_ARCHIVE)
 BITCODE = "LLVM bitcode, not an object"
 COMPRESSED = "compressed"
 OTHER = "not an ELF file"
@@ -31,7 +32,6 @@ _MACHINES = (
 # What to do instead, where a command that reads objects meets one of these.
 ADVICE = {
     BITCODE: "compile without -flto, or record after the link",
-    THIN_ARCHIVE: "record the objects it names instead",
 }
 
 

@@ -5,7 +5,7 @@ import posix
 from recordmcount import commit, mcount_loc
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import open_file, reader
-from recordmcount.errors import RecordError, UnrecognizedError, location, reason
+from recordmcount.errors import FormatError, RecordError, UnrecognizedError, location, reason
 from recordmcount.sites import calls
 
 from .plan import Plan, make_plan
@@ -48,7 +48,11 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
     if path.endswith(NEVER_RECORDED) and not options.output:
         return result
     try:
-        _record(path, options, result, processes)
+        for file in _record(path, options, result, processes):
+            _record_named(path, file, options, result)
+        if result.failed:  # what a thin archive names has been told
+            result.err.append(f"{path}: failed")
+            return result
         if options.stats:
             result.out.append(f"{path}: {describe(result.counts)}")
         return result
@@ -73,18 +77,18 @@ def describe(counts: tuple[int, ...]) -> str:
     return f"{recorded} recorded, {turned_off} made NOPs, {references} other references"
 
 
-def _record(path: str, options: "Options", result: Result, processes: int) -> None:
+def _record(path: str, options: "Options", result: Result, processes: int) -> list[str]:
+    """Record one file; return the files that are to be recorded in its stead (a thin archive's)."""
     fd, writable = _open(path, read_only=options.dry_run or options.output is not None)
     try:
         status = posix.fstat(fd)
         read = _reader(fd, status.st_size)
-        if read(0, len(elf.MAGIC)) != elf.MAGIC and _is_archive(path, read):
-            _record_archive(path, fd, status, options, result)
-            return
+        if read(0, len(elf.MAGIC)) != elf.MAGIC and (found := _archive(path, read)):
+            return _record_archive(path, found, fd, status, options, result)
         obj = elf.Object(path, status.st_size, read)
         plan = plan_object(obj, options, result, processes)
         if options.dry_run or not (plan or options.output):
-            return
+            return []
         if options.output or plan.edits or not writable or status.st_nlink > 1:
             chunks = commit.patched(obj, plan.all_edits, plan.appended)
             _replace(path, fd, chunks, options, status)
@@ -92,23 +96,28 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
             commit.append(path, fd, obj.size, (obj.header, plan.header), plan.appended)
     finally:
         _close(fd)
+    return []
 
 
-def _is_archive(path: str, read: "Callable[[int, int], bytes]") -> bool:
-    """Tell whether what does not begin as ELF is an archive; refuse what has no code."""
+def _archive(path: str, read: "Callable[[int, int], bytes]") -> str:
+    """Tell which archive it is, if any, that does not begin as ELF; refuse what has no code."""
     from recordmcount.elf import filetype  # rare: not imported for an object
 
     found = filetype.of(read(0, filetype.START))
     filetype.refuse(path, found, filetype.ADVICE)
-    return found == filetype.ARCHIVE
+    return found if found in filetype.ARCHIVES else ""
 
 
 def _record_archive(
-    path: str, fd: int, status: posix.stat_result, options: "Options", result: Result
-) -> None:
+    path: str, found: str, fd: int, status: posix.stat_result, options: "Options", result: Result
+) -> list[str]:
     from recordmcount.elf import archive, filetype  # rare: not imported for an object
 
     content = reader(fd)(0, status.st_size)
+    if found == filetype.THIN_ARCHIVE:
+        if options.output:
+            raise FormatError(path, "a thin archive has no objects in it: -o is not for it")
+        return archive.files(path, content)
 
     def new_member(name: str, member: bytes) -> bytes:
         member_path = f"{path}({name})"
@@ -122,6 +131,35 @@ def _record_archive(
     new = archive.rebuild(path, content, new_member)
     if not options.dry_run and (options.output or new != content):
         _replace(path, fd, [new], options, status)
+    return []
+
+
+def _record_named(path: str, file: str, options: "Options", result: Result) -> None:
+    """Record a file that the thin archive `path` names, for itself; the archive stays as it is.
+
+    Its symbol index stays true, for no global symbol comes or goes.
+    """
+    from recordmcount.elf import filetype
+
+    found = filetype.X86_ELF
+    try:
+        fd = open_file(file)
+        found = filetype.of(reader(fd)(0, filetype.START))
+        _close(fd)
+    except (RecordError, OSError):
+        pass  # it is said below
+    if found == filetype.OTHER:  # as any archive may hold what is no object
+        return
+    member = Result()
+    if found in filetype.ARCHIVES:  # it may be the same one again
+        member.failed = True
+        member.err = [f"{file}: {found} in {path}: record it by itself", f"{file}: failed"]
+    else:
+        member = record(file, options)
+    result.out += member.out
+    result.err += member.err
+    result.failed = result.failed or member.failed
+    result.counts = tuple(map(sum, zip(result.counts, member.counts, strict=True)))
 
 
 def plan_object(obj: "Object", options: "Options", result: Result, processes: int = 1) -> Plan:
