@@ -1,5 +1,6 @@
 """Real projects, built with the Make fragment, the CMake module and the Kbuild recipe."""
 
+import re
 import shlex
 from itertools import groupby
 from pathlib import Path
@@ -8,7 +9,9 @@ from signal import SIGKILL
 import pytest
 
 from tests.support import building, kbuild
+from tests.support.command import ROOT
 from tests.support.linked import Image
+from tests.support.loc_table import table_entries
 
 pytestmark = pytest.mark.matrix
 
@@ -244,6 +247,174 @@ def test_kbuild_records_again_only_the_object_that_changed(module: Path) -> None
     kbuild.build(module)
     assert written_since(before, module) == {"work.o", "tracee.o"}
     assert_module_recorded(module)
+
+
+# --- what is built into the kernel ----------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Return sources as they lie in a kernel's tree: for built-in objects, and for a module."""
+    folder = tmp_path / "tree"
+    for part, kbuild_file in {
+        "": "obj-y := first.o second.o sub/\n",
+        "sub": "obj-y := third.o\nobj-m := single.o several.o\nseveral-y := one.o two.o\n",
+    }.items():
+        (folder / part).mkdir(exist_ok=True)
+        (folder / part / "Kbuild").write_text(kbuild_file)
+    for source in ("first", "second", "sub/third", "sub/single", "sub/one", "sub/two"):
+        name = source.rpartition("/")[2]
+        text = f"void {name}(void);\nvoid {name}(void) {{}}\n"
+        if name in ("single", "two"):
+            text += '#include <linux/module.h>\nMODULE_LICENSE("Dual MIT/GPL");\n'
+        (folder / f"{source}.c").write_text(text)
+    return folder
+
+
+def make_built_in(tree: Path, *words: str, status: int = 0, recorder: str = "") -> str:
+    """Build what is built in, too, by the kernel's rules; each call of `recorder` is logged."""
+    variables = {
+        "MAKEFILES": str(kbuild.RECIPE),
+        "RECORDMCOUNT": recorder or str(counting_recorder(tree)),
+    }
+    *command, modules = kbuild.kernel_make(tree)
+    built_in = ("KBUILD_BUILTIN=1", "need-builtin=1", str(tree))
+    output = building.run(*command, *words, *built_in, status=status, **variables)
+    return (
+        output
+        if status
+        else output + building.run(*command, *words, modules, status=0, **variables)
+    )
+
+
+def counting_recorder(tree: Path) -> Path:
+    recorder = tree / "recorder"
+    if not recorder.exists():
+        command = building.run("recordmcount", "--print-command").strip()
+        recorder.write_text(f'#!/bin/sh\necho "$*" >>{tree}/calls\nexec {command} "$@"\n')
+        recorder.chmod(0o755)
+    return recorder
+
+
+def calls_of_the_recorder(tree: Path) -> int:
+    log = tree / "calls"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+BUILT_IN = ("first.o", "second.o", "sub/third.o")
+IN_MODULES = ("sub/single.o", "sub/one.o", "sub/two.o", "sub/single.ko", "sub/several.ko")
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("words", "calls"), [((), 6), (("RECORDMCOUNT_BATCH=y",), 2 + 3)], ids=["each", "batch"]
+)
+def test_kbuild_records_what_is_built_in(tree: Path, words: tuple[str, ...], calls: int) -> None:
+    """In a batch: one call for each folder's `ar`, and one for each object of a module."""
+    make_built_in(tree, *words)
+    for name in (*BUILT_IN, *IN_MODULES):
+        building.assert_object_recorded(tree / name)
+    assert calls_of_the_recorder(tree) == calls
+
+    before = objects(tree)
+    make_built_in(tree, *words)
+    assert objects(tree) == before
+    assert calls_of_the_recorder(tree) == calls
+
+    add_function(tree / "sub" / "third.c")
+    make_built_in(tree, *words)
+    assert written_since(before, tree) == {"third.o"}
+    building.assert_object_recorded(tree / "sub" / "third.o")
+
+
+@pytest.mark.kernel
+def test_kbuild_repeats_a_batch_that_failed(tree: Path) -> None:
+    make_built_in(tree, "RECORDMCOUNT_BATCH=y", status=2, recorder="false")
+    make_built_in(tree, "RECORDMCOUNT_BATCH=y")
+    for name in BUILT_IN:
+        building.assert_object_recorded(tree / name)
+
+
+OBJTOOL_RECORDS = "CONFIG_FTRACE_MCOUNT_USE_OBJTOOL"
+SAYS_OBJTOOL = (
+    "objtool records this kernel, so nothing is recorded here; to have it recorded here: "
+    f"make {OBJTOOL_RECORDS}=\n"
+)
+
+
+def configured(folder: Path, *settings: str) -> Path:
+    """A build with a configuration, one object, and rules that are named as the kernel's."""
+    (folder / "include" / "config").mkdir(parents=True)
+    (folder / "include" / "config" / "auto.conf").write_text("".join(f"{s}=y\n" for s in settings))
+    (folder / "f.c").write_text("void f(void) {}\n")
+    (folder / "Makefile").write_text(
+        "include include/config/auto.conf\n_c_flags := -pg\ncmd_ld_single_m =\n"
+        "sub_cmd_record_mcount = false;\n"
+        "all:\n\t$(MAKE) f.o\n\t$(MAKE) done\ndone:\n"
+        "f.o: f.c\n\tgcc -pg -fno-pie -c -o $@ $< $(cmd_ld_single_m)\n"
+        "\t$(if $(CONFIG_FTRACE_MCOUNT_USE_RECORDMCOUNT),$(sub_cmd_record_mcount))\n"
+    )
+    return folder
+
+
+def make_configured(folder: Path, *words: str, **variables: str) -> str:
+    variables.setdefault("MAKEFILES", str(kbuild.RECIPE))
+    variables.setdefault("RECORDMCOUNT", "recordmcount")
+    return building.run("make", *words, cwd=folder, status=0, **variables)
+
+
+def test_kbuild_says_once_that_objtool_records(tmp_path: Path) -> None:
+    folder = configured(tmp_path / "build", OBJTOOL_RECORDS)
+    output = make_configured(folder)
+    assert output.count(SAYS_OBJTOOL) == 1
+    assert table_entries(folder / "f.o") == []
+
+
+def test_kbuild_records_where_objtool_is_told_not_to(tmp_path: Path) -> None:
+    folder = configured(tmp_path / "build", OBJTOOL_RECORDS)
+    assert "objtool" not in make_configured(folder, f"{OBJTOOL_RECORDS}=").replace(
+        f"{OBJTOOL_RECORDS}=", ""
+    )
+    building.assert_object_recorded(folder / "f.o")
+
+
+def test_kbuild_takes_the_place_of_a_recorder_that_the_kernel_calls(tmp_path: Path) -> None:
+    folder = configured(tmp_path / "build", "CONFIG_FTRACE_MCOUNT_USE_RECORDMCOUNT")
+    assert "already exists" not in make_configured(folder)
+    building.assert_object_recorded(folder / "f.o")
+
+
+def test_a_kernel_that_calls_a_recorder_can_be_given_this_one(tmp_path: Path) -> None:
+    """As docs/kernel.md says it."""
+    folder = configured(tmp_path / "build", "CONFIG_FTRACE_MCOUNT_USE_RECORDMCOUNT")
+    words = re.search(
+        r"^make ('sub_cmd_record_mcount=.*') ", (ROOT / "docs/kernel.md").read_text(), re.MULTILINE
+    )
+    assert words
+    make_configured(folder, *shlex.split(words[1]), MAKEFILES="")
+    building.assert_object_recorded(folder / "f.o")
+
+
+@pytest.mark.parametrize(
+    ("words", "archiver"),
+    [
+        ((), "ar"),
+        (("CROSS_COMPILE=x86_64-linux-gnu-",), "x86_64-linux-gnu-ar"),
+        (("LLVM=1",), "llvm-ar"),
+        (("LLVM=-14",), "llvm-ar-14"),
+        (("LLVM=/opt/llvm/",), "/opt/llvm/llvm-ar"),
+        (("AR=my-ar",), "my-ar"),
+    ],
+)
+def test_the_batch_goes_before_the_ar_that_the_kernel_would_call(
+    tmp_path: Path, words: tuple[str, ...], archiver: str
+) -> None:
+    """Once, however many makes are between."""
+    folder = configured(tmp_path / "build", "CONFIG_FUNCTION_TRACER")
+    with (folder / "Makefile").open("a") as makefile:
+        makefile.write("export AR = ar\nouter:\n\t$(MAKE) inner\ninner:\n\t@echo 'AR is' $(AR)\n")
+    output = make_configured(folder, "outer", "RECORDMCOUNT_BATCH=y", *words)
+    assert f"AR is {building.GLUE}/record-and-archive {archiver}\n" in output
 
 
 # --- builds that are killed -----------------------------------------------------------------------
