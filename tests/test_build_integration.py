@@ -271,20 +271,20 @@ def tree(tmp_path: Path) -> Path:
     return folder
 
 
-def make_built_in(tree: Path, *words: str, status: int = 0, recorder: str = "") -> str:
-    """Build what is built in, too, by the kernel's rules; each call of `recorder` is logged."""
+def make_built_in(tree: Path, *words: str, status: int = 0, recorder: str = "") -> None:
+    """Build what is built in, and then the modules, by the kernel's rules.
+
+    Each call of the recorder is logged, unless another `recorder` is given.
+    """
     variables = {
         "MAKEFILES": str(kbuild.RECIPE),
         "RECORDMCOUNT": recorder or str(counting_recorder(tree)),
     }
     *command, modules = kbuild.kernel_make(tree)
     built_in = ("KBUILD_BUILTIN=1", "need-builtin=1", str(tree))
-    output = building.run(*command, *words, *built_in, status=status, **variables)
-    return (
-        output
-        if status
-        else output + building.run(*command, *words, modules, status=0, **variables)
-    )
+    building.run(*command, *words, *built_in, cwd=tree, status=status, **variables)
+    if not status:
+        building.run(*command, *words, modules, cwd=tree, status=0, **variables)
 
 
 def counting_recorder(tree: Path) -> Path:
