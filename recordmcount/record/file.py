@@ -144,8 +144,10 @@ def _record_named(path: str, file: str, options: "Options", result: Result) -> N
     found = filetype.X86_ELF
     try:
         fd = open_file(file)
-        found = filetype.of(reader(fd)(0, filetype.START))
-        _close(fd)
+        try:
+            found = filetype.of(reader(fd)(0, filetype.START))
+        finally:
+            _close(fd)
     except (RecordError, OSError):
         pass  # it is said below
     if found == filetype.OTHER:  # as any archive may hold what is no object
