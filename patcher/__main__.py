@@ -4,8 +4,26 @@ import gc
 import posix
 import sys
 
-if not __package__:
-    sys.path.insert(0, __file__.rpartition("/patcher/")[0] or ".")
+if __name__ == "__main__":
+    # What Python puts first: for -m the current folder, which may hold anything.
+    if not sys.flags.safe_path:
+        del sys.path[0]
+    home, found, _ = __file__.rpartition("/patcher/__main__.py")
+    for path in (__file__, f"{home}/patcher"):
+        try:
+            posix.readlink(path)
+            found = ""
+        except OSError:  # no link
+            pass
+    if not found:
+        from os.path import realpath  # rarely needed, and slow to import
+
+        home = realpath(__file__).rpartition("/patcher/")[0]
+    sys.path.insert(0, home or "/")
+    import patcher  # noqa: F401
+    import recordmcount  # noqa: F401 - both from there, and from nowhere else
+
+    sys.path.append(sys.path.pop(0))  # behind Python's own library
 
 
 def files_are_limited() -> bool:

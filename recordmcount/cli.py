@@ -44,6 +44,8 @@ def main(words: "Sequence[str]") -> int:
         options.files = tuple(_expand(options.files))
         if options.files:  # a @LIST may be empty
             options.check()
+        if len(options.files) > 1:
+            options.files = tuple(_once(options.files))
         return _record_all(options.files, options)
     except UsageError as error:
         from .help import refuse
@@ -95,6 +97,25 @@ def _expand(files: "Iterable[str]") -> "Iterator[str]":
                 if name.strip():
                     yield name.decode(sys.getfilesystemencoding(), "surrogateescape")
         else:
+            yield file
+
+
+def _once(files: "Sequence[str]") -> "Iterator[str]":
+    """Give each file once, however often and in whichever spelling it is named.
+
+    Not so hard links: each is a path that is to have its own recorded file.
+    """
+    seen = set()
+    for file in files:
+        key: object = file
+        try:
+            status = posix.stat(file)
+            if status.st_nlink == 1:
+                key = status.st_dev, status.st_ino
+        except OSError:
+            pass  # whoever opens it will say so
+        if key not in seen:
+            seen.add(key)
             yield file
 
 

@@ -27,6 +27,11 @@ def object_of(function: str, calls: int) -> bytes:
     return build(X86_64, [text(calls=calls)], symbols).data
 
 
+def member(name: bytes, contents: bytes) -> bytes:
+    header = b"%-16s%-12d%-6d%-6d%-8o%-10d`\n" % (name, 0, 0, 0, 0o644, len(contents))
+    return header + contents + b"\n" * (len(contents) % 2)
+
+
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
     """An archive with an index, long and short names, odd sizes and a member that is no object."""
@@ -187,15 +192,6 @@ def test_one_broken_member_leaves_the_whole_archive_untouched(library: Path, nam
     assert library.read_bytes() == before
 
 
-def test_a_thin_archive_is_refused(library: Path) -> None:
-    run("ar", "rcsT", "thin.a", "first.o", cwd=library.parent)
-    thin = library.with_name("thin.a")
-    before = thin.read_bytes()
-    what = "a thin archive: record the objects it names instead"
-    assert record_file(thin).err == [f"{thin}: {what}", f"{thin}: failed"]
-    assert thin.read_bytes() == before
-
-
 @pytest.mark.matrix
 def test_a_bsd_archive_is_refused(library: Path) -> None:
     run("llvm-ar", "--format=bsd", "rcsD", "bsd.a", "first.o", cwd=library.parent)
@@ -228,12 +224,150 @@ def test_recording_to_another_file_leaves_the_archive_alone(library: Path) -> No
     assert output.read_bytes() == library.read_bytes()
 
 
+# --- thin archives -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def thin(tmp_path: Path) -> Path:
+    """A thin archive in a folder: of objects beside it, below it, and of what is no object."""
+    folder = tmp_path / "lib"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "one.o").write_bytes(object_of("one", 1))
+    (folder / "sub" / "two.o").write_bytes(object_of("two", 2))
+    (folder / "README").write_bytes(b"odd")
+    run("ar", "rcsTD", "lib/thin.a", "lib/one.o", "lib/sub/two.o", "lib/README", cwd=tmp_path)
+    return folder / "thin.a"
+
+
+def test_of_a_thin_archive_the_files_are_recorded_and_it_is_not_changed(thin: Path) -> None:
+    """Its paths begin in its folder, wherever we are."""
+    before = thin.read_bytes()
+    result = record_file(thin)
+    assert (result.err, result.counts) == ([], (3, 0, 0))
+    assert len(table_entries(thin.with_name("one.o"))) == 1
+    assert len(table_entries(thin.parent / "sub" / "two.o")) == 2
+    assert thin.with_name("README").read_bytes() == b"odd"
+    assert thin.read_bytes() == before
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("linker", ["bfd", "gold", "lld", "mold"])
+def test_a_thin_archive_links_after_its_files_were_recorded(thin: Path, linker: str) -> None:
+    folder = thin.parent
+    (folder / "main.c").write_text(
+        "void __fentry__(void) {}\n"
+        "extern char __start___mcount_loc[], __stop___mcount_loc[];\n"
+        "void one(void); void two(void);\n"
+        "int main(void) { one(); two();\n"
+        "    return __stop___mcount_loc - __start___mcount_loc == 3 * 8 ? 0 : 1; }\n"
+    )
+    record_file(thin)
+    assert "one in one.o" in run("nm", "-s", "thin.a", cwd=folder)
+    run("gcc", "-no-pie", f"-fuse-ld={linker}", "main.c", "thin.a", "-o", "program", cwd=folder)
+    run("./program", cwd=folder)
+
+
+@pytest.mark.matrix
+def test_a_thin_archive_of_llvm_is_read(thin: Path) -> None:
+    run("llvm-ar", "rcsT", "llvm.a", "one.o", "sub/two.o", cwd=thin.parent)
+    assert record_file(thin.with_name("llvm.a")).counts == (3, 0, 0)
+
+
+def test_a_file_of_a_thin_archive_that_fails_leaves_the_others_to_be_recorded(thin: Path) -> None:
+    broken, missing = thin.with_name("one.o"), thin.with_name("missing.o")
+    missing.write_bytes(object_of("missing", 1))
+    run("ar", "qTD", "thin.a", "missing.o", cwd=thin.parent)
+    missing.unlink()
+    broken.write_bytes(caller().patch("e_shentsize", 7))
+    before = broken.read_bytes()
+    assert record_file(thin).err == [
+        f"{broken}: e_shentsize is 7, not 64",
+        f"{broken}: failed",
+        f"{missing}: No such file or directory",
+        f"{missing}: failed",
+        f"{thin}: failed",
+    ]
+    assert broken.read_bytes() == before
+    assert len(table_entries(thin.parent / "sub" / "two.o")) == 2
+
+
+def test_a_thin_archive_has_no_other_output(thin: Path) -> None:
+    what = "a thin archive has no objects in it: -o is not for it"
+    assert record_file(thin, output="new.a").err == [f"{thin}: {what}", f"{thin}: failed"]
+
+
+def test_the_files_of_a_thin_archive_are_planned_and_reported(thin: Path) -> None:
+    assert len(record_file(thin, dry_run=True).out) == 3 + 2
+    told = [each for each in examine(str(thin)) if not isinstance(each, Error)]
+    folder = thin.parent
+    assert [each["path"] for each in told] == [f"{folder}/one.o", f"{folder}/sub/two.o"]
+    assert [len(each["sites"]) for each in told] == [1, 2]
+
+
+def named_by(*names: bytes) -> bytes:
+    """A thin archive of these names."""
+    table = b"".join(name + b"/\n" for name in names)
+    starts = [sum(len(name) + 2 for name in names[:number]) for number in range(len(names))]
+    header = b"%-16s%-12d%-6d%-6d%-8o%-10d`\n"
+    return (
+        b"!<thin>\n" + member(b"//", table)
+        + b"".join(header % (b"/%d" % start, 0, 0, 0, 0o644, 9) for start in starts)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [b"../x.o", b"sub/../../x.o", b"/x.o", b"..", b"x\0.o", b""])
+def test_a_thin_archive_does_not_reach_beyond_its_folder(thin: Path, name: bytes) -> None:
+    """It may come from anywhere, and must not choose which files of the user's are changed."""
+    one = thin.with_name("one.o")
+    before = one.read_bytes()
+    thin.write_bytes(named_by(b"one.o", name))
+    what = f"{name.decode()} is not in its folder: name that file yourself"
+    assert record_file(thin).err == [f"{thin}: {what}", f"{thin}: failed"]
+    assert one.read_bytes() == before
+    assert [str(each) for each in examine(str(thin))] == [f"{thin}: {what}"]
+
+
+def test_a_thin_archive_that_names_archives_ends(thin: Path) -> None:
+    """Even itself, whose lock would be waited for."""
+    thin.write_bytes(named_by(b"thin.a", b"lib.a"))
+    thin.with_name("lib.a").write_bytes(MAGIC)
+    ours, other = thin, thin.with_name("lib.a")
+    assert record_file(thin).err == [
+        f"{ours}: a thin archive in {thin}: record it by itself",
+        f"{ours}: failed",
+        f"{other}: an archive in {thin}: record it by itself",
+        f"{other}: failed",
+        f"{thin}: failed",
+    ]
+    assert [str(each) for each in examine(str(thin))] == [
+        f"{ours}: a thin archive in {thin}: report it by itself",
+        f"{other}: an archive in {thin}: report it by itself",
+    ]
+
+
+def test_a_thin_archive_of_another_archives_members_is_refused(thin: Path) -> None:
+    run("ar", "rcD", "fat.a", "one.o", cwd=thin.parent)
+    run("ar", "rcTD", "nested.a", "fat.a", cwd=thin.parent)
+    nested = thin.with_name("nested.a")
+    what = "it names members of other archives: record those instead"
+    assert record_file(nested).err == [f"{nested}: {what}", f"{nested}: failed"]
+
+
+def test_a_name_that_a_thin_archive_has_twice_is_one_file(thin: Path) -> None:
+    run("ar", "qTD", "thin.a", "one.o", cwd=thin.parent)
+    result = record_file(thin)
+    assert (result.err, result.counts) == ([], (3, 0, 0))
+
+
+def test_names_of_a_thin_archive_do_not_overlap() -> None:
+    """Else a small table makes a great many long ones."""
+    contents = b"!<thin>\n" + member(b"//", b"long.o/\n") + named_by(b"")[-60:]
+    contents = contents[:-60] + b"%-16s" % b"/3" + contents[-44:]
+    with pytest.raises(FormatError, match="archive member name 3 begins inside another"):
+        archive.files("x.a", len(contents), lambda at, size: contents[at : at + size])
+
+
 # --- the format -----------------------------------------------------------------------------------
-
-
-def member(name: bytes, contents: bytes) -> bytes:
-    header = b"%-16s%-12d%-6d%-6d%-8o%-10d`\n" % (name, 0, 0, 0, 0o644, len(contents))
-    return header + contents + b"\n" * (len(contents) % 2)
 
 
 def rebuilt(contents: bytes, appended: bytes, names: list[str] | None = None) -> bytes:

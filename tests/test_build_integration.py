@@ -1,19 +1,17 @@
 """Real projects, built with the Make fragment, the CMake module and the Kbuild recipe."""
 
-import os
+import re
 import shlex
-from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from signal import SIGKILL
-from stat import S_IFCHR
 
 import pytest
 
 from tests.support import building, kbuild
+from tests.support.command import ROOT
 from tests.support.linked import Image
 from tests.support.loc_table import table_entries
-from tests.support.oracle import expected_sites
 
 pytestmark = pytest.mark.matrix
 
@@ -45,14 +43,8 @@ def assert_recorded(*images: Path) -> None:
         assert not linked.has_text_relocations
 
 
-def assert_object_recorded(path: Path) -> None:
-    entries = table_entries(path)
-    assert entries
-    assert sorted(entries) == sorted(expected_sites(path))
-
-
 def assert_module_recorded(folder: Path) -> None:
-    assert_object_recorded(folder / "tracee.ko")
+    building.assert_object_recorded(folder / "tracee.ko")
 
 
 def assert_calculates(*programs: Path) -> None:
@@ -199,7 +191,7 @@ def test_cmake_passes_options_on_and_keeps_a_compiler_launcher(
         f"-DCMAKE_C_COMPILER_LAUNCHER={project}/launch",
     )
     output = cmake(project, generator, *settings)
-    assert "-w|--pic|--symbol|my fentry|--symbol|it's|-o|" in output
+    assert "-w|--pic|--symbol|my fentry|--symbol|it's|" in output
     assert (project / "launch.log").read_text() == "launched\n"
     assert_recorded(project / "libstack.so")
 
@@ -257,138 +249,172 @@ def test_kbuild_records_again_only_the_object_that_changed(module: Path) -> None
     assert_module_recorded(module)
 
 
-# --- any build system ---------------------------------------------------------------------------
+# --- what is built into the kernel ----------------------------------------------------------------
 
 
-def compile_and_record(
-    *command: str, cwd: Path, status: int = 0, recorder: str = "false", flags: str = ""
-) -> str:
-    variables = {"RECORDMCOUNT": recorder, "RECORDMCOUNT_FLAGS": flags}
-    launcher = building.GLUE / "compile-and-record"
-    return building.run(launcher, *command, cwd=cwd, status=status, **variables)
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Return sources as they lie in a kernel's tree: for built-in objects, and for a module."""
+    folder = tmp_path / "tree"
+    for part, kbuild_file in {
+        "": "obj-y := first.o second.o sub/\n",
+        "sub": "obj-y := third.o\nobj-m := single.o several.o\nseveral-y := one.o two.o\n",
+    }.items():
+        (folder / part).mkdir(exist_ok=True)
+        (folder / part / "Kbuild").write_text(kbuild_file)
+    for source in ("first", "second", "sub/third", "sub/single", "sub/one", "sub/two"):
+        name = source.rpartition("/")[2]
+        text = f"void {name}(void);\nvoid {name}(void) {{}}\n"
+        if name in ("single", "two"):
+            text += '#include <linux/module.h>\nMODULE_LICENSE("Dual MIT/GPL");\n'
+        (folder / f"{source}.c").write_text(text)
+    return folder
 
 
-def test_an_object_that_cannot_be_recorded_is_not_left_behind(project: Path) -> None:
-    compile_and_record("gcc", "-c", "stack.c", "-o", "stack.o", cwd=project, status=1)
-    assert objects(project) == {}
-    assert not list(project.glob("stack.o*"))
+def make_built_in(tree: Path, *words: str, status: int = 0, recorder: str = "") -> None:
+    """Build what is built in, and then the modules, by the kernel's rules.
+
+    Each call of the recorder is logged, unless another `recorder` is given.
+    """
+    variables = {
+        "MAKEFILES": str(kbuild.RECIPE),
+        "RECORDMCOUNT": recorder or str(counting_recorder(tree)),
+    }
+    *command, modules = kbuild.kernel_make(tree)
+    built_in = ("KBUILD_BUILTIN=1", "need-builtin=1", str(tree))
+    building.run(*command, *words, *built_in, cwd=tree, status=status, **variables)
+    if not status:
+        building.run(*command, *words, modules, cwd=tree, status=0, **variables)
 
 
-def test_a_compiler_variable_may_be_split_into_words(project: Path) -> None:
-    """As autoconf does: it runs $CC unquoted."""
-    script = 'CC="$(recordmcount --print-dir)/compile-and-record gcc"; $CC -pg -c stack.c -o a.o'
-    building.run("sh", "-c", script, cwd=project)
-    assert_object_recorded(project / "a.o")
+def counting_recorder(tree: Path) -> Path:
+    recorder = tree / "recorder"
+    if not recorder.exists():
+        command = building.run("recordmcount", "--print-command").strip()
+        recorder.write_text(f'#!/bin/sh\necho "$*" >>{tree}/calls\nexec {command} "$@"\n')
+        recorder.chmod(0o755)
+    return recorder
 
 
-def test_the_environment_says_how_to_record(project: Path) -> None:
-    (project / "my recorder").write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
-    (project / "my recorder").chmod(0o755)
-    recorder, flags = "'./my recorder' -w", "--symbol 'my fentry'"
-    command = ("gcc", "-c", "stack.c", "-o", "a.o")
-    output = compile_and_record(*command, cwd=project, recorder=recorder, flags=flags)
-    assert output == "-w|--pic|--symbol|my fentry|-o|a.o|a.o.unrecorded|"
+def calls_of_the_recorder(tree: Path) -> int:
+    log = tree / "calls"
+    return len(log.read_text().splitlines()) if log.exists() else 0
 
 
-def test_without_a_recorder_nothing_is_compiled(project: Path) -> None:
-    command = ("env", "PATH=/usr/bin:/bin", building.GLUE / "compile-and-record", "gcc")
-    output = building.run(*command, "-c", "stack.c", cwd=project, status=1, RECORDMCOUNT="")
-    assert "recordmcount is not in PATH: set RECORDMCOUNT to its command line\n" in output
-    assert objects(project) == {}
+BUILT_IN = ("first.o", "second.o", "sub/third.o")
+IN_MODULES = ("sub/single.o", "sub/one.o", "sub/two.o", "sub/single.ko", "sub/several.ko")
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize(
-    ("arguments", "result"),
-    [
-        ("-c ../project/stack.c", "stack.o"),
-        ("-o -c -c stack.c", "-c"),
-        ("-o-stack.o -c stack.c", "-stack.o"),
-        ("-c @flags -o listed.o stack.c", "listed.o"),
-        ("-c -DNAME=other.c -Wa,-W -Wl,-E stack.c", "stack.o"),
-    ],
+    ("words", "calls"), [((), 6), (("RECORDMCOUNT_BATCH=y",), 2 + 3)], ids=["each", "batch"]
 )
-def test_an_object_is_recorded_wherever_it_is_named(
-    project: Path, arguments: str, result: str
-) -> None:
-    (project / "flags").write_text("-O2")
-    command = ("gcc", "-pg", *arguments.split())
-    compile_and_record(*command, cwd=project, recorder="recordmcount")
-    assert_object_recorded(project / result)
+def test_kbuild_records_what_is_built_in(tree: Path, words: tuple[str, ...], calls: int) -> None:
+    """In a batch: one call for each folder's `ar`, and one for each object of a module."""
+    make_built_in(tree, *words)
+    for name in (*BUILT_IN, *IN_MODULES):
+        building.assert_object_recorded(tree / name)
+    assert calls_of_the_recorder(tree) == calls
+
+    before = objects(tree)
+    make_built_in(tree, *words)
+    assert objects(tree) == before
+    assert calls_of_the_recorder(tree) == calls
+
+    add_function(tree / "sub" / "third.c")
+    make_built_in(tree, *words)
+    assert written_since(before, tree) == {"third.o"}
+    building.assert_object_recorded(tree / "sub" / "third.o")
 
 
-def test_an_object_whose_name_is_not_known_is_refused_before_it_is_compiled(project: Path) -> None:
-    output = compile_and_record("gcc", "-c", "stack.c", "other.c", cwd=project, status=2)
-    assert output == (
-        "compile-and-record: -c without -o, and not one source: gcc -c stack.c other.c\n"
+@pytest.mark.kernel
+def test_kbuild_repeats_a_batch_that_failed(tree: Path) -> None:
+    make_built_in(tree, "RECORDMCOUNT_BATCH=y", status=2, recorder="false")
+    make_built_in(tree, "RECORDMCOUNT_BATCH=y")
+    for name in BUILT_IN:
+        building.assert_object_recorded(tree / name)
+
+
+OBJTOOL_RECORDS = "CONFIG_FTRACE_MCOUNT_USE_OBJTOOL"
+SAYS_OBJTOOL = (
+    "objtool records this kernel, so nothing is recorded here; to have it recorded here: "
+    f"make {OBJTOOL_RECORDS}=\n"
+)
+
+
+def configured(folder: Path, *settings: str) -> Path:
+    """A build with a configuration, one object, and rules that are named as the kernel's."""
+    (folder / "include" / "config").mkdir(parents=True)
+    (folder / "include" / "config" / "auto.conf").write_text("".join(f"{s}=y\n" for s in settings))
+    (folder / "f.c").write_text("void f(void) {}\n")
+    (folder / "Makefile").write_text(
+        "include include/config/auto.conf\n_c_flags := -pg\ncmd_ld_single_m =\n"
+        "sub_cmd_record_mcount = false;\n"
+        "all:\n\t$(MAKE) f.o\n\t$(MAKE) done\ndone:\n"
+        "f.o: f.c\n\tgcc -pg -fno-pie -c -o $@ $< $(cmd_ld_single_m)\n"
+        "\t$(if $(CONFIG_FTRACE_MCOUNT_USE_RECORDMCOUNT),$(sub_cmd_record_mcount))\n"
     )
-    assert objects(project) == {}
+    return folder
+
+
+def make_configured(folder: Path, *words: str, **variables: str) -> str:
+    variables.setdefault("MAKEFILES", str(kbuild.RECIPE))
+    variables.setdefault("RECORDMCOUNT", "recordmcount")
+    return building.run("make", *words, cwd=folder, status=0, **variables)
+
+
+def test_kbuild_says_once_that_objtool_records(tmp_path: Path) -> None:
+    folder = configured(tmp_path / "build", OBJTOOL_RECORDS)
+    output = make_configured(folder)
+    assert output.count(SAYS_OBJTOOL) == 1
+    assert table_entries(folder / "f.o") == []
+
+
+def test_kbuild_records_where_objtool_is_told_not_to(tmp_path: Path) -> None:
+    folder = configured(tmp_path / "build", OBJTOOL_RECORDS)
+    assert "objtool" not in make_configured(folder, f"{OBJTOOL_RECORDS}=").replace(
+        f"{OBJTOOL_RECORDS}=", ""
+    )
+    building.assert_object_recorded(folder / "f.o")
+
+
+def test_kbuild_takes_the_place_of_a_recorder_that_the_kernel_calls(tmp_path: Path) -> None:
+    folder = configured(tmp_path / "build", "CONFIG_FTRACE_MCOUNT_USE_RECORDMCOUNT")
+    assert "already exists" not in make_configured(folder)
+    building.assert_object_recorded(folder / "f.o")
+
+
+def test_a_kernel_that_calls_a_recorder_can_be_given_this_one(tmp_path: Path) -> None:
+    """As docs/kernel.md says it."""
+    folder = configured(tmp_path / "build", "CONFIG_FTRACE_MCOUNT_USE_RECORDMCOUNT")
+    words = re.search(
+        r"^make ('sub_cmd_record_mcount=.*') ", (ROOT / "docs/kernel.md").read_text(), re.MULTILINE
+    )
+    assert words
+    make_configured(folder, *shlex.split(words[1]), MAKEFILES="")
+    building.assert_object_recorded(folder / "f.o")
 
 
 @pytest.mark.parametrize(
-    ("listed", "arguments", "why"),
+    ("words", "archiver"),
     [
-        ('"-c" stack.c -o stack.o', "@list", "-c is in an @FILE"),
-        ("-o stack.o", "-c stack.c @list", "-o may be in @list"),
+        ((), "ar"),
+        (("CROSS_COMPILE=x86_64-linux-gnu-",), "x86_64-linux-gnu-ar"),
+        (("LLVM=1",), "llvm-ar"),
+        (("LLVM=-14",), "llvm-ar-14"),
+        (("LLVM=/opt/llvm/",), "/opt/llvm/llvm-ar"),
+        (("AR=my-ar",), "my-ar"),
     ],
 )
-def test_what_a_response_file_hides_is_said_not_to_be_recorded(
-    project: Path, listed: str, arguments: str, why: str
+def test_the_batch_goes_before_the_ar_that_the_kernel_would_call(
+    tmp_path: Path, words: tuple[str, ...], archiver: str
 ) -> None:
-    (project / "list").write_text(listed)
-    output = compile_and_record("gcc", *arguments.split(), cwd=project)
-    assert output == f"compile-and-record: {why}: nothing is recorded\n"
-    assert (project / "stack.o").exists()
-
-
-@pytest.mark.parametrize(
-    ("command", "result"),
-    [
-        ("gcc -shared -fPIC -o stack.so stack.c", "stack.so"),
-        ("gcc -shared -fPIC -o stack.so @list-common", "stack.so"),
-        ("gcc -x c-header -c stack.h -o stack.h.gch", "stack.h.gch"),
-        ("gcc -S stack.c -o stack.s", "stack.s"),
-        ("gcc -c -S stack.c -o stack.s", "stack.s"),
-        ("gcc -c -E stack.c -o stack.i", "stack.i"),
-        ("gcc -c -MM stack.c -o stack.d", "stack.d"),
-        ("gcc -c -fsyntax-only stack.c", "stack.c"),
-    ],
-)
-def test_what_makes_no_object_is_run_as_it_is(project: Path, command: str, result: str) -> None:
-    (project / "list-common").write_text("stack.c")
-    compile_and_record(*command.split(), cwd=project)
-    assert (project / result).exists()
-
-
-def make_node(path: Path) -> None:
-    """A private /dev/null, which only root can make; for anyone else it is a pipe."""
-    if os.geteuid() == 0:
-        os.mknod(path, S_IFCHR | 0o600, os.stat("/dev/null").st_rdev)
-    else:
-        os.mkfifo(path)
-
-
-@pytest.mark.parametrize(
-    ("make_output", "message"),
-    [
-        (make_node, ""),
-        (os.mkfifo, ""),
-        (
-            lambda path: path.symlink_to("real.o"),
-            "compile-and-record: stack.o is a symbolic link: nothing is recorded\n",
-        ),
-    ],
-    ids=["device", "pipe", "symbolic link"],
-)
-def test_an_output_that_is_no_plain_file_is_left_to_the_compiler(
-    project: Path, make_output: Callable[[Path], None], message: str
-) -> None:
-    output = project / "stack.o"
-    make_output(output)
-    before = output.lstat()
-    compiler = ("true", "-c", "stack.c", "-o", "stack.o")
-    assert compile_and_record(*compiler, cwd=project) == message
-    assert compile_and_record("false", *compiler[1:], cwd=project, status=1) == message
-    assert (output.lstat().st_ino, output.lstat().st_mode) == (before.st_ino, before.st_mode)
+    """Once, however many makes are between."""
+    folder = configured(tmp_path / "build", "CONFIG_FUNCTION_TRACER")
+    with (folder / "Makefile").open("a") as makefile:
+        makefile.write("export AR = ar\nouter:\n\t$(MAKE) inner\ninner:\n\t@echo 'AR is' $(AR)\n")
+    output = make_configured(folder, "outer", "RECORDMCOUNT_BATCH=y", *words)
+    assert f"AR is {building.GLUE}/record-and-archive {archiver}\n" in output
 
 
 # --- builds that are killed -----------------------------------------------------------------------

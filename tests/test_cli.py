@@ -298,7 +298,6 @@ def test_what_is_no_regular_file_is_refused(make: Callable[[Path], None], tmp_pa
         (b"BC\xc0\xde" + bytes(60), f"PATH: {BITCODE}"),
         (lzma.compress(SOUND.data), "PATH: compressed: decompress it first"),
         (gzip.compress(SOUND.data), "PATH: compressed: decompress it first"),
-        (b"!<thin>\n", "PATH: a thin archive: record the objects it names instead"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_recorded_is_called_by_its_name(
@@ -334,6 +333,25 @@ def test_a_second_run_warns_and_changes_nothing(quiet: bool, tmp_path: Path) -> 
     assert recordmcount_run(*["-q"] * quiet, path) == (0, "", warning)
     assert path.read_bytes() == once
     assert path.stat().st_mtime_ns == status.st_mtime_ns
+
+
+def test_a_file_that_is_named_twice_is_recorded_once_and_in_silence(tmp_path: Path) -> None:
+    path = SOUND.write(tmp_path / "x.o")
+    (tmp_path / "link.o").symlink_to("x.o")
+    (tmp_path / "list").write_text("x.o\n")
+    words = ("x.o", "./x.o", "link.o", path, "@list", "x.o")
+    counts = "1 recorded, 0 made NOPs, 0 other references"
+    assert recordmcount_run(*words, "--stats", cwd=tmp_path) == (0, f"x.o: {counts}\n", "")
+    assert is_recorded(path)
+
+
+def test_of_a_file_with_two_names_each_is_recorded(tmp_path: Path) -> None:
+    first = SOUND.write(tmp_path / "x.o")
+    second = tmp_path / "y.o"
+    second.hardlink_to(first)
+    assert recordmcount_run(first, second) == (0, "", "")
+    assert is_recorded(first)
+    assert is_recorded(second)
 
 
 TRACER = caller(".text", ".init.text")  # the latter section is a kernel's

@@ -283,10 +283,10 @@ def test_a_broken_member_does_not_hide_the_others(folder: Path) -> None:
     assert [error["path"] for error in result["errors"]] == [f"{path}(short.o)"]
 
 
-def test_a_thin_archive_is_named_as_one(folder: Path) -> None:
-    path = archive(folder, "one.o", options="rcDT")
-    (error,) = document(path, status=1)["errors"]
-    assert error["message"].startswith(f"{path}: a thin archive")
+def test_of_a_thin_archive_each_file_is_told(folder: Path) -> None:
+    path = archive(folder, "one.o", "plain.o", options="rcDT")
+    paths = [file["path"] for file in document(path)["files"]]
+    assert paths == [f"{folder}/one.o", f"{folder}/plain.o"]
 
 
 # --- linked files ---------------------------------------------------------------------------------

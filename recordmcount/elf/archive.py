@@ -9,7 +9,7 @@ members by their file offsets, must follow. Names, order, dates, owners and mode
 
 from recordmcount.errors import FormatError
 
-from .filetype import ARCHIVE_MAGIC
+from .filetype import ARCHIVE_MAGIC, THIN_MAGIC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,12 +65,21 @@ def members(path: str, size: int, read: "Read") -> "Iterator[tuple[str, Member]]
 
     Raises FormatError where the archive is broken or in another format (BSD).
     """
-    long_names = b""
-    for member in _entries(path, size, read):
-        if member.name == LONG_NAMES:
-            long_names = read(member.offset, member.size)
-        elif member.name not in INDEX_WORDS:
-            yield _member_name(path, member.name, long_names), member
+    for table, member in _names(path, size, read):
+        yield _full_name(path, member.name, table).decode("utf-8", "backslashreplace"), member
+
+
+def files(path: str, size: int, read: "Read") -> list[str]:
+    """Return the files that the thin archive at `path` names, each once, as paths.
+
+    It names them relative to its folder. What lies elsewhere is for the user to name, not for an
+    archive that may come from anywhere: FormatError, as where it is broken.
+    """
+    names = {
+        _file_name(path, member.name, table): None for table, member in _names(path, size, read)
+    }
+    folder = path[: path.rfind("/") + 1]
+    return [folder + name.decode("utf-8", "surrogateescape") for name in names]
 
 
 def rebuild(
@@ -130,8 +139,28 @@ def _add(path: str, new: Rebuilt, member: Member, appended: bytes) -> None:
     new.add(appended + b"\n" * (grown % 2))
 
 
+def _names(path: str, size: int, read: "Read") -> "Iterator[tuple[bytes, Member]]":
+    """Yield (the table of long names, member) of each member but special ones.
+
+    Names in that table may overlap; all together they may not be longer than the archive.
+    """
+    long_names = b""
+    allowance = size
+    for member in _entries(path, size, read):
+        if member.name == LONG_NAMES:
+            long_names = read(member.offset, member.size)
+        elif member.name not in INDEX_WORDS:
+            if member.name[1:].isdigit():
+                start = int(member.name[1:])
+                allowance -= max(0, long_names.find(b"/\n", start) - start)
+            if allowance < 0:
+                raise FormatError(path, "names of members overlap: they are too long together")
+            yield long_names, member
+
+
 def _entries(path: str, size: int, read: "Read") -> "Iterator[Member]":
-    """Yield each entry, special ones too."""
+    """Yield each entry, special ones too; in a thin archive only those have contents."""
+    is_thin = read(0, len(THIN_MAGIC)) == THIN_MAGIC
     at = len(ARCHIVE_MAGIC)
     while at < size:
         header = read(at, HEADER_SIZE)
@@ -139,6 +168,8 @@ def _entries(path: str, size: int, read: "Read") -> "Iterator[Member]":
         if not header.endswith(HEADER_END) or not digits.isdigit():
             raise FormatError(path, f"no archive member header at {at:#x}")
         member = Member(at, header, int(digits))
+        if is_thin and member.name not in (*INDEX_WORDS, LONG_NAMES):
+            member.size = 0
         end = member.offset + member.size
         if end > size:
             raise FormatError(path, f"the archive member at {at:#x} is truncated")
@@ -149,14 +180,29 @@ def _entries(path: str, size: int, read: "Read") -> "Iterator[Member]":
         at = end + end % 2
 
 
-def _member_name(path: str, name: bytes, long_names: bytes) -> str:
+def _full_name(path: str, name: bytes, long_names: bytes) -> bytes:
     if name.startswith(b"/") and name[1:].isdigit():
         start = int(name[1:])
         end = long_names.find(b"/\n", start)
         if end < 0:
             raise FormatError(path, f"archive member name {start} is not in the table of names")
         name = long_names[start:end]
-    return name.removesuffix(b"/").decode("utf-8", "backslashreplace")
+    return name.removesuffix(b"/")
+
+
+def _file_name(path: str, name: bytes, long_names: bytes) -> bytes:
+    if name.startswith(b"/"):
+        start, colon, _ = name[1:].partition(b":")
+        if colon:
+            raise FormatError(path, "it names members of other archives: record those instead")
+        if start.isdigit() and int(start) and long_names[int(start) - 1 : int(start)] != b"\n":
+            # Where names may overlap, a small table makes a great many long ones.
+            raise FormatError(path, f"archive member name {int(start)} begins inside another")
+    name = _full_name(path, name, long_names)
+    if name.startswith(b"/") or b".." in name.split(b"/") or b"\0" in name or not name:
+        told = name.decode("utf-8", "backslashreplace")
+        raise FormatError(path, f"{told} is not in its folder: name that file yourself")
+    return name
 
 
 def _moved_index(path: str, content: bytes, member: Member, moved: dict[int, int]) -> bytes:

@@ -21,6 +21,7 @@ X86_ELF = "an ELF file for x86"
 OTHER_ELF = "not for x86"
 ARCHIVE = "an archive"
 THIN_ARCHIVE = "a thin archive"
+ARCHIVES = (ARCHIVE, THIN_ARCHIVE)
 BITCODE = "LLVM bitcode, not an object"
 COMPRESSED = "compressed"
 EMPTY = "an empty file"
@@ -28,10 +29,10 @@ SCRIPT = "a script, not an ELF file"
 TEXT = "text, not an ELF file"
 OTHER = "not an ELF file"
 
-ARCHIVE_MAGIC = b"!<arch>\n"
+ARCHIVE_MAGIC, THIN_MAGIC = b"!<arch>\n", b"!<thin>\n"
 _MAGIC = {
     ARCHIVE: (ARCHIVE_MAGIC,),
-    THIN_ARCHIVE: (b"!<thin>\n",),
+    THIN_ARCHIVE: (THIN_MAGIC,),
     BITCODE: (b"BC\xc0\xde", b"\xde\xc0\x17\x0b"),  # raw, and in its wrapper
     # xz, zstd and gzip: how kernels may keep their modules.
     COMPRESSED: (b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x1f\x8b"),
@@ -49,7 +50,6 @@ _MACHINES = (
 # What to do instead, where a command that reads objects meets one of these.
 ADVICE = {
     BITCODE: "join the objects with ld.lld -r, and record the result",
-    THIN_ARCHIVE: "record the objects it names instead",
 }
 # The same for a file that is no member of an archive.
 ADVICE_ON_FILES = {

@@ -5,7 +5,7 @@ import posix
 from recordmcount import commit, mcount_loc
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import open_file, reader
-from recordmcount.errors import RecordError, UnrecognizedError, location, reason
+from recordmcount.errors import FormatError, RecordError, UnrecognizedError, location, reason
 from recordmcount.sites import calls
 
 from .plan import Plan, make_plan
@@ -47,7 +47,11 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
     """
     result = Result()
     try:
-        _record(path, options, result, processes)
+        for file in _record(path, options, result, processes):
+            _record_named(path, file, options, result)
+        if result.failed:  # what a thin archive names has been told
+            result.err.append(f"{path}: failed")
+            return result
         if options.stats:
             result.out.append(f"{path}: {describe(result.counts)}")
         return result
@@ -73,18 +77,18 @@ def describe(counts: tuple[int, ...]) -> str:
     return f"{recorded} recorded, {turned_off} made NOPs, {references} other references"
 
 
-def _record(path: str, options: "Options", result: Result, processes: int) -> None:
+def _record(path: str, options: "Options", result: Result, processes: int) -> list[str]:
+    """Record one file; return the files that are to be recorded in its stead (a thin archive's)."""
     fd, writable = _open(path, read_only=options.dry_run or options.output is not None)
     try:
         status = posix.fstat(fd)
         read = _reader(fd, 0, status.st_size)
-        if read(0, len(elf.MAGIC)) != elf.MAGIC and _is_archive(path, read):
-            _record_archive(path, fd, status, options, result)
-            return
+        if read(0, len(elf.MAGIC)) != elf.MAGIC and (found := _archive(path, read)):
+            return _record_archive(path, found, fd, status, options, result)
         obj = elf.Object(path, status.st_size, read)
         plan = plan_object(obj, options, result, processes)
         if options.dry_run or not (plan or options.output):
-            return
+            return []
         if options.output or plan.edits or not (writable and commit.may_append(fd, status)):
             parts: list[bytes | tuple[int, int]] = [(0, obj.size), plan.appended]
             _replace(path, fd, status, options, parts, plan.all_edits)
@@ -93,10 +97,11 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
             _clean(path, fd)
     finally:
         commit.close(fd)
+    return []
 
 
-def _is_archive(path: str, read: "Callable[[int, int], bytes]") -> bool:
-    """Tell whether what does not begin as ELF is an archive; refuse what has no code."""
+def _archive(path: str, read: "Callable[[int, int], bytes]") -> str:
+    """Tell which archive it is, if any, that does not begin as ELF; refuse what has no code."""
     from recordmcount.elf import filetype  # rare: not imported for an object
 
     start = read(0, filetype.START)
@@ -104,14 +109,18 @@ def _is_archive(path: str, read: "Callable[[int, int], bytes]") -> bool:
     if found in filetype.NOT_CODE:
         raise elf.unrecognized(path, start, found, filetype.ADVICE_ON_FILES[found])
     filetype.refuse(path, found, filetype.ADVICE_ON_FILES)
-    return found == filetype.ARCHIVE
+    return found if found in filetype.ARCHIVES else ""
 
 
 def _record_archive(
-    path: str, fd: int, status: posix.stat_result, options: "Options", result: Result
-) -> None:
+    path: str, found: str, fd: int, status: posix.stat_result, options: "Options", result: Result
+) -> list[str]:
     from recordmcount.elf import archive, filetype  # rare: not imported for an object
 
+    if found == filetype.THIN_ARCHIVE:
+        if options.output:
+            raise FormatError(path, "a thin archive has no objects in it: -o is not for it")
+        return archive.files(path, status.st_size, reader(fd))
     objects: list[str] = []
 
     def change(name: str, member: "Member") -> "Change | None":
@@ -128,11 +137,42 @@ def _record_archive(
     if not objects and not options.quiet:
         result.err.append(f"{path}: warning: {filetype.NO_OBJECTS}")
     if options.dry_run or not (new or options.output):
-        return
+        return []
     if new:
         _replace(path, fd, status, options, new.parts, new.edits)
     else:
         _replace(path, fd, status, options, [(0, status.st_size)], [])
+    return []
+
+
+def _record_named(path: str, file: str, options: "Options", result: Result) -> None:
+    """Record a file that the thin archive `path` names, for itself; the archive stays as it is.
+
+    Its symbol index stays true, for no global symbol comes or goes.
+    """
+    from recordmcount.elf import filetype
+
+    found = filetype.X86_ELF
+    try:
+        fd = open_file(file)
+        try:
+            found = filetype.of(reader(fd)(0, filetype.START))
+        finally:
+            commit.close(fd)
+    except (RecordError, OSError):
+        pass  # it is said below
+    if found in (filetype.OTHER, *filetype.NOT_CODE):  # any archive may hold what is no object
+        return
+    member = Result()
+    if found in filetype.ARCHIVES:  # it may be the same one again
+        member.failed = True
+        member.err = [f"{file}: {found} in {path}: record it by itself", f"{file}: failed"]
+    else:
+        member = record(file, options)
+    result.out += member.out
+    result.err += member.err
+    result.failed = result.failed or member.failed
+    result.counts = tuple(map(sum, zip(result.counts, member.counts, strict=True)))
 
 
 def plan_object(obj: "Object", options: "Options", result: Result, processes: int = 1) -> Plan:

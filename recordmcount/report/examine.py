@@ -40,6 +40,10 @@ def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[ReportedFile | E
 def _examine(path: str, fd: int, names: tuple[str, ...]) -> Iterator[ReportedFile | Error]:
     read, size = reader(fd), os.fstat(fd).st_size
     found = filetype.of(read(0, filetype.START))
+    if found == filetype.THIN_ARCHIVE:
+        for file in archive.files(path, size, read):
+            yield from _examine_named(path, file, names)
+        return
     if found != filetype.ARCHIVE:
         yield _examine_object(path, size, read, names)
         return
@@ -53,6 +57,26 @@ def _part(
     read: Callable[[int, int], bytes], member: archive.Member, offset: int, size: int
 ) -> bytes:
     return read(member.offset + offset, min(size, member.size - offset))
+
+
+def _examine_named(path: str, file: str, names: tuple[str, ...]) -> Iterator[ReportedFile | Error]:
+    """Tell of a file that the thin archive `path` names, but of no archive: it may be the same."""
+    fd = -1
+    try:
+        fd = open_file(file)
+        read, size = reader(fd), os.fstat(fd).st_size
+        found = filetype.of(read(0, filetype.START))
+        if found in filetype.ARCHIVES:
+            yield Error(file, f"{found} in {path}: report it by itself")
+        elif found in MEMBERS:
+            yield _examine_object(file, size, read, names)
+    except Error as error:
+        yield error
+    except OSError as error:
+        yield Error(file, reason(error))
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _examine_object(

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from tests.support.command import ROOT
+from tests.support.loc_table import table_entries
+from tests.support.oracle import expected_sites
 
 GLUE = ROOT / "recordmcount" / "glue"
 
@@ -35,3 +37,10 @@ def run(*command: str | Path, cwd: Path = ROOT, status: int = 0, **variables: st
     )
     assert done.returncode == status, done.stdout
     return done.stdout
+
+
+def assert_object_recorded(path: Path) -> None:
+    """The table of an object names each of its calls, and there are some."""
+    entries = table_entries(path)
+    assert entries, path
+    assert sorted(entries) == sorted(expected_sites(path))

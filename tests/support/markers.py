@@ -15,10 +15,11 @@ import pytest
 NAMES = ("matrix", "kernel", "slow")
 # What `tools/setup test` installs, `tools/setup check` does not, and tests call by name.
 HIDDEN = (
-    "clang", "clang++", "g++", "ld.gold", "ld.lld", "ld.mold", "mold", "nasm",
+    "clang", "clang++", "g++", "gfortran", "ld.gold", "ld.lld", "ld.mold", "mold", "nasm",
     "llvm-ar", "llvm-ranlib", "llvm-readelf", "llvm-readobj",
     "fish", "groff", "man", "mandoc", "zsh",
-    "cmake", "make", "ninja", "pahole", "perl", "qemu-system-x86_64", "strace", "xz",
+    "autoconf", "ccache", "cmake", "make", "meson", "ninja",
+    "pahole", "perl", "qemu-system-x86_64", "strace", "xz",
 )  # fmt: skip
 STAND_IN = """\
 #!/bin/sh
