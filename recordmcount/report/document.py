@@ -88,6 +88,6 @@ def _type(obj: Object) -> Literal["object", "executable", "PIE", "shared object"
     if obj.type == elf.ET_EXEC:
         return "executable"
     if obj.type == elf.ET_DYN:
-        flags = segments.LoadView(obj).dynamic.get(DT_FLAGS_1, 0)
+        flags = obj.once(segments.LoadView).dynamic.get(DT_FLAGS_1, 0)
         return "PIE" if flags & DF_1_PIE else "shared object"
     raise FormatError(obj.path, "neither an object nor a linked file")
