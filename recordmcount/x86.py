@@ -453,7 +453,11 @@ def plt_jump(machine: int, code: bytes) -> tuple[int, int, int] | None:
 
 # --- what is searched for -----------------------------------------------------------------------
 
-PREFIX_BYTES = (0x67, 0x90)  # before e8, of `call-addr32`, `call-addr16` and `nop-call`
+PREFIXES = (b"\x67",)  # before e8, of `call-addr32` and `call-addr16`
+# Others that change nothing: segment overrides, bnd, REX.
+OTHER_PREFIXES = tuple(
+    bytes((prefix,)) for prefix in (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0xF2, *range(0x40, 0x50))
+)
 
 
 def call_patterns(

@@ -73,12 +73,13 @@ class Boundaries:
 
     def _function(self, vaddr: int) -> int | None:
         """Return where the function at `vaddr` starts, None if none is known."""
+        first = self._first(vaddr)
         start = self._functions.start(vaddr)
-        if start is None and not self._has_frames:
+        if not first <= start <= vaddr and not self._has_frames:
             self._has_frames = True
             self._functions.add(_by_frames(self._view))
             start = self._functions.start(vaddr)
-        return start if start is not None and start >= self._first(vaddr) else None
+        return start if first <= start <= vaddr else None
 
     def _decode(self, start: int, vaddr: int) -> tuple[int, bool]:
         """Decode from `start` on: the last boundary up to `vaddr`, whether that decodes as well."""
@@ -150,13 +151,13 @@ class _Ranges:
         ]
         self._reach = list(accumulate(ends, max))
 
-    def start(self, vaddr: int) -> int | None:
-        """Return the nearest start at or before `vaddr`, None where all before it have ended.
+    def start(self, vaddr: int) -> int:
+        """Return the nearest start at or before `vaddr`, -1 where all before it have ended.
 
         Instructions begin there, whether it is the innermost function's or that of one in it.
         """
         number = bisect_right(self._starts, vaddr) - 1
-        return self._starts[number] if number >= 0 and vaddr < self._reach[number] else None
+        return self._starts[number] if number >= 0 and vaddr < self._reach[number] else -1
 
 
 def _by_frames(view: LoadView) -> Iterator[tuple[int, int]]:
@@ -180,12 +181,9 @@ def _by_symbols(view: LoadView) -> list[tuple[int, int]]:
     for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
         content = obj.content(index)
         content = content[: len(content) - len(content) % layout.sym.size]
-        numbers = positions(content[layout.sym_info :: layout.sym.size], infos)
-        values = layout.column(content, layout.word, layout.sym.size)
-        sizes = layout.column(content, 2 * layout.word, layout.sym.size)
-        found += [
-            (values[number] & layout.highest, sizes[number] & layout.highest)
-            for number in numbers
-            if values[number]
-        ]
+        for number in positions(content[layout.sym_info :: layout.sym.size], infos):
+            raw = layout.sym.unpack_from(content, number * layout.sym.size)
+            _name, value, size, _info, _other, shndx = layout.sym_fields(raw)
+            if shndx != elf.SHN_UNDEF:
+                found.append((value, size))
     return found
