@@ -460,45 +460,59 @@ OTHER_PREFIXES = tuple(
 )
 
 
-def call_patterns(
-    machine: int, code: "Sequence[int]", slots: "Sequence[int]", bases: "Sequence[int]"
-) -> "tuple[dict[bytes, Sequence[int]], dict[bytes, int]]":
-    """Tell how calls look that lead to one of these addresses of code, or through one of the slots.
+class Patterns:
+    """How instructions look that lead to addresses, the goals.
 
-    Returns (by opcode, what a 4-byte operand behind it must lead to, counted from its end; whole
-    instructions, with what they lead to). A call behind a prefix or NOP is found by its opcode.
+    `relative` are the goals, by opcode, of a 4-byte operand behind it that counts from its end.
+    `fixed` are, by the bytes of an operand that are the same wherever it stands, rows of (what is
+    before it, what is behind it, the goal).
     """
-    relative: dict[bytes, Sequence[int]] = {}
-    exact: dict[bytes, int] = {}
-    for form in linked_calls(machine):
-        goals = slots if form.through_slot else code
-        if form.origin == FROM_END:
-            if not form.prefix.endswith(CALL.prefix) or form.prefix == CALL.prefix:
-                relative[form.prefix] = goals
-            continue
-        for base in bases if form.origin == FROM_GOT else (0,):
-            for goal in goals:
-                exact.update(_exact(form.prefix, goal - base, form.width, form.suffix, goal))
-    return relative, exact
 
+    __slots__ = ("relative", "fixed")
 
-def slot_jumps(
-    machine: int, slots: "Sequence[int]", bases: "Sequence[int]"
-) -> "tuple[dict[bytes, Sequence[int]], dict[bytes, int]]":
-    """Tell how jumps through one of the slots look, as `call_patterns` does."""
-    if machine == EM_X86_64:
-        return {b"\xff\x25": slots}, {}  # jmp *disp32(%rip)
-    exact: dict[bytes, int] = {}
-    for slot in slots:
-        exact.update(_exact(b"\xff\x25", slot, 4, b"", slot))  # jmp *disp32
-        for base in bases:
-            exact.update(_exact(b"\xff\xa3", slot - base, 4, b"", slot))  # jmp *disp32(%ebx)
-    return {}, exact
+    def __init__(self) -> None:
+        self.relative: dict[bytes, Sequence[int]] = {}
+        self.fixed: dict[bytes, list[tuple[bytes, bytes, int]]] = {}
 
+    def _fix(
+        self, prefix: bytes, operand: int, goal: int, width: int = 4, suffix: bytes = b""
+    ) -> None:
+        field = (operand & (1 << 8 * width) - 1).to_bytes(width, "little")
+        self.fixed.setdefault(field, []).append((prefix, suffix, goal))
 
-def _exact(prefix: bytes, operand: int, width: int, suffix: bytes, goal: int) -> dict[bytes, int]:
-    field = (operand & (1 << 8 * width) - 1).to_bytes(width, "little")
-    return {prefix + field + suffix: goal}
+    @classmethod
+    def of_calls(
+        cls, machine: int, code: "Sequence[int]", slots: "Sequence[int]", bases: "Sequence[int]"
+    ) -> "Patterns":
+        """Tell of calls to one of these addresses of code, or through one of the slots.
+
+        `bases` are what i386 code may have in its GOT register. A call behind a prefix or a NOP is
+        told by its opcode alone.
+        """
+        patterns = cls()
+        for form in linked_calls(machine):
+            goals = slots if form.through_slot else code
+            if form.origin == FROM_END:
+                if not form.prefix.endswith(CALL.prefix) or form.prefix == CALL.prefix:
+                    patterns.relative[form.prefix] = goals
+                continue
+            for base in bases if form.origin == FROM_GOT else (0,):
+                for goal in goals:
+                    patterns._fix(form.prefix, goal - base, goal, form.width, form.suffix)
+        return patterns
+
+    @classmethod
+    def of_jumps(cls, machine: int, slots: "Sequence[int]", bases: "Sequence[int]") -> "Patterns":
+        """Tell of jumps through one of the slots, as those of stubs."""
+        patterns = cls()
+        if machine == EM_X86_64:
+            patterns.relative[b"\xff\x25"] = slots  # jmp *disp32(%rip)
+            return patterns
+        for slot in slots:
+            patterns._fix(b"\xff\x25", slot, slot)  # jmp *disp32
+            for base in bases:
+                patterns._fix(b"\xff\xa3", slot - base, slot)  # jmp *disp32(%ebx)
+        return patterns
 
 
 def stub_begins(machine: int) -> "Sequence[tuple[int, bytes]]":

@@ -10,6 +10,7 @@ begins: that makes an instruction likely, and no more.
 from __future__ import annotations
 
 from _bisect import bisect_right
+from collections import deque
 from itertools import accumulate, chain
 
 from recordmcount import x86
@@ -23,7 +24,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from recordmcount.elf.object import Object
     from recordmcount.elf.segments import LoadView
 
     from .search import LoadedCode
@@ -88,48 +88,45 @@ class Boundaries:
         text = self._code.read(start, vaddr + LONGEST_INSTRUCTION)
         if text[: vaddr - start] in x86.ENDBR:
             return vaddr, True
-        reached = start
-        for address, size in _instructions(self._view.obj, text[: vaddr - start], start):
-            reached = address + size
-        rest = text[reached - start :]
-        return reached, any(True for _ in _instructions(self._view.obj, rest, reached, 1))
+        reached = self._end(text[: vaddr - start], start)
+        return reached, self._end(text[reached - start :], reached, 1) > reached
 
     def _in_step(self, vaddr: int) -> bool:
         """Tell whether decoding from most places before `vaddr` comes by there."""
         first = max(self._first(vaddr), vaddr - BACK)
         text = self._code.read(first, vaddr + LONGEST_INSTRUCTION)
         starts = range(first, min(first + STARTS, vaddr))
-        in_step = [self._reaches(text[start - first :], start, vaddr) for start in starts]
-        return 2 * sum(in_step) >= len(in_step)
+        comes_by = {vaddr: True}  # by places that are decoded
+        for start in starts:
+            self._follow(text[start - first :], start, vaddr, comes_by)
+        return 2 * sum(comes_by[start] for start in starts) >= len(starts)
 
-    def _reaches(self, text: bytes, start: int, vaddr: int) -> bool:
-        """Tell whether decoding `text`, which is at `start`, comes by `vaddr`."""
-        reached = start
-        while reached < vaddr:
-            rest = text[reached - start :]
-            for address, size in _instructions(self._view.obj, rest, reached):
-                reached = address + size
-                if reached >= vaddr:
-                    break
-            else:
-                reached += 1  # no instruction: data, or a wrong start
-        return reached == vaddr
+    def _follow(self, text: bytes, start: int, vaddr: int, comes_by: dict[int, bool]) -> None:
+        """Decode `text`, which is at `start`, up to a place that is known to come by `vaddr`."""
+        places = []
+        at = start
+        while at < vaddr and at not in comes_by:
+            places.append(at)
+            end = self._end(text[at - start :], at, 1)
+            at = end if end > at else at + 1  # no instruction: data, or a wrong start
+        comes_by.update(dict.fromkeys(places, comes_by.get(at, False)))
+
+    def _end(self, text: bytes, vaddr: int, count: int = 0) -> int:
+        """Return the end of the instructions in `text`, which is at `vaddr`.
+
+        Of `count` instructions, or 0: up to one that is unknown or not whole.
+        """
+        decoder = disassembler(self._view.obj.machine)
+        if decoder is None:
+            what = "calls are found without a table by capstone, which is not installed"
+            raise Error(self._view.obj.path, what)
+        last = deque(decoder.disasm_lite(text, vaddr, count), maxlen=1)
+        return last[0][0] + last[0][1] if last else vaddr
 
     def _first(self, vaddr: int) -> int:
         """Return where the range of code begins that `vaddr` is in."""
         code = self._code.at(vaddr)
         return code.vaddr if code else vaddr
-
-
-def _instructions(
-    obj: Object, text: bytes, vaddr: int, count: int = 0
-) -> Iterator[tuple[int, int]]:
-    """Decode (address, size in bytes) of the instructions in `text`, up to one that is unknown."""
-    decoder = disassembler(obj.machine)
-    if decoder is None:
-        raise Error(obj.path, "calls are found without a table by capstone, which is not installed")
-    for address, size, _, _ in decoder.disasm_lite(text, vaddr, count):
-        yield address, size
 
 
 class _Ranges:

@@ -149,10 +149,10 @@ class _Found:
         self._code = goals.code
         self._boundaries = Boundaries(goals.view, goals.code)
         targets = goals.targets
-        patterns = x86.call_patterns(
+        patterns = x86.Patterns.of_calls(
             goals.view.obj.machine, [*targets.code], [*targets.slots], targets.got_bases
         )
-        resolved = dict(Search(goals.view, *patterns).through(goals.code))
+        resolved = dict(Search(goals.view, patterns).through(goals.code))
         named = {call.vaddr: call for call in named_calls(goals, names)}
         begun = [self._first_byte(opcode) for opcode in sorted({*resolved, *named})]
         # One linker puts NOPs before calls; elsewhere it is padding, which others may jump to.
