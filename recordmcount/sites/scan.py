@@ -75,6 +75,7 @@ class FoundSites:
         self._prefixed = found.prefixed
         self._functions = functions
         self._code = code
+        self._area: int | None = None  # bytes of NOPs at each entry, when they are known
 
     @property
     def proven(self) -> list[int]:
@@ -105,7 +106,11 @@ class FoundSites:
         return site
 
     def _patchable(self, site: Site) -> Site:
-        code = self._nops(site)
+        if self._area is None:
+            entries = zip(self.vaddrs, self.evidence, strict=True)
+            areas = [self._nops(vaddr) for vaddr, how in entries if how == evidence.PATCHABLE_ENTRY]
+            self._area = min(filter(None, map(len, areas)), default=0)
+        code = self._nops(site.position)[: self._area]
         if not code:
             return site._replace(state=State.FOREIGN, reason=patchable.NO_NOP, expected=())
         return site._replace(
@@ -113,15 +118,13 @@ class FoundSites:
             reason="", expected=(),
         )  # fmt: skip
 
-    def _nops(self, site: Site) -> bytes:
+    def _nops(self, vaddr: int) -> bytes:
         """Return the NOPs at an entry, up to the next site or function."""
-        end = site.position + patchable.LONGEST
-        end = min([end, *self.vaddrs[bisect_right(self.vaddrs, site.position) :][:1]])
-        found = patchable.nops(site.machine, self._code.read(site.position, end))
+        end = vaddr + patchable.LONGEST
+        end = min([end, *self.vaddrs[bisect_right(self.vaddrs, vaddr) :][:1]])
+        found = patchable.nops(self._functions.machine, self._code.read(vaddr, end))
         begins = self._functions.begins_function
-        return next(
-            (found[:at] for at in range(1, len(found)) if begins(site.position + at)), found
-        )
+        return next((found[:at] for at in range(1, len(found)) if begins(vaddr + at)), found)
 
     def __iter__(self) -> Iterator[Site]:
         return map(self.__getitem__, range(len(self)))
