@@ -526,23 +526,6 @@ def stub_begins(machine: int) -> "Sequence[tuple[int, bytes]]":
 
 
 LONGEST_STUB_BEGIN = 11
-LONGEST_GOT_BASE = 12  # of the instructions below
-
-
-def got_bases(code: bytes, vaddr: int) -> "Iterator[int]":
-    """Find what 32-bit code, which is at `vaddr`, adds to its own address: that of the GOT, mostly.
-
-    call thunk; add $imm32,%reg (gcc), or call .+5; pop %reg; add $imm32,%reg (clang): what is added
-    counts from the end of the call.
-    """
-    import re
-
-    computed = rb"\xe8.{4}[\x58-\x5f]?(?:\x81[\xc0-\xc3\xc5-\xc7]|\x05)(.{4})"
-    for match in re.finditer(computed, code, re.DOTALL):
-        end = vaddr + match.start() + 5
-        yield end + int.from_bytes(match[1], "little") & 0xFFFFFFFF
-
-
 NOP_INSTRUCTIONS = ("nop", "xchg ax, ax")  # as capstone spells those of `NOPS`
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from recordmcount.errors import Error
-from recordmcount.sites import boundaries, evidence, scan
+from recordmcount.sites import evidence, scan, starts
 from recordmcount.sites.scan import FoundSites
 from recordmcount.sites.state import State
 from tests.support import command, images
@@ -479,7 +479,7 @@ def test_without_capstone_what_needs_it_is_an_error(
     (tmp_path / "later").mkdir()
     later = images.build(tmp_path / "later", flags=["-fno-pic"]).image
     nothing: Callable[[int], None] = lambda _machine: None  # noqa: E731
-    monkeypatch.setattr(boundaries, "disassembler", nothing)
+    monkeypatch.setattr(starts, "disassembler", nothing)
     assert len(find(first).proven) == len(images.WORK_FUNCTIONS)
     with pytest.raises(Error, match="capstone, which is not installed"):
         find(later)

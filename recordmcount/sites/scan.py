@@ -16,7 +16,7 @@ from _bisect import bisect_right
 from recordmcount import x86
 
 from . import evidence, patchable
-from .boundaries import LIKELY, NO, Boundaries
+from .starts import LIKELY, NO, Starts
 from .decoder import Decoder
 from .goals import Goals
 from .linked import Entries, LinkedSites
@@ -150,7 +150,7 @@ class _Found:
         self.named: dict[int, NamedCall] = {}
         self.prefixed: set[int] = set()
         self._code = goals.code
-        self._boundaries = Boundaries(goals.view, goals.code)
+        self._starts = Starts(goals.view, goals.code)
         targets = goals.targets
         patterns = x86.Patterns.of_calls(
             goals.view.obj.machine, [*targets.code], [*targets.slots], targets.got_bases
@@ -179,12 +179,12 @@ class _Found:
         """Tell where the call with this opcode begins: before e8 there may be a prefix or a NOP."""
         before = self._before(opcode)
         if before:
-            certainty = self._boundaries.at(opcode - 1)
+            certainty = self._starts.at(opcode - 1)
             if certainty != NO:
                 return _Begun(opcode, opcode - 1, certainty, has_nop=before == x86.NOPS[1])
-        certainty = self._boundaries.at(opcode)
+        certainty = self._starts.at(opcode)
         if certainty == NO and self._code.read(opcode - 1, opcode) in x86.OTHER_PREFIXES:
-            certainty = self._boundaries.at(opcode - 1)
+            certainty = self._starts.at(opcode - 1)
             return _Begun(opcode, opcode - 1, certainty, is_odd=True)
         return _Begun(opcode, opcode, certainty)
 
@@ -195,10 +195,10 @@ class _Found:
         """
         code = self._code.read(opcode - 2, opcode + 1)
         before = code[1:2]
-        if code[2:] != x86.CALL.prefix or not self._boundaries.is_inside(opcode):
+        if code[2:] != x86.CALL.prefix or not self._starts.is_inside(opcode):
             return b""
         if before == x86.NOPS[1]:
-            is_first = not self._boundaries.is_inside(opcode - 1)
+            is_first = not self._starts.is_inside(opcode - 1)
             is_area = opcode - 1 in self.evidence or (code[:1] == before and not is_first)
             return b"" if is_area else before
         return before if before in x86.PREFIXES else b""

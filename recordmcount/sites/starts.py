@@ -39,7 +39,7 @@ STARTS = 16
 NO, LIKELY, PROVEN = range(3)
 
 
-class Boundaries:
+class Starts:
     """Tells of ascending addresses in `code` whether instructions begin there."""
 
     def __init__(self, view: LoadView, code: LoadedCode) -> None:
