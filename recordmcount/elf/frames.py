@@ -79,7 +79,9 @@ class _CodeSections:
 
 def _relocated(obj: Object, index: int, content: bytes) -> dict[int, tuple[int, int]]:
     """Map fields of a section of an object to the (section index, section offset) they mean."""
-    places = {}
+    places: dict[int, tuple[int, int]] = {}
+    if not obj.symbol_bytes:  # read once, all together
+        return places
     for each in obj.of_type(elf.SHT_RELA, elf.SHT_REL):
         if obj.headers[each][elf.SH_INFO] == index:
             for field, _type, symbol, addend in obj.relocations(each):

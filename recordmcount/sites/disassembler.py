@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from capstone import CS_ARCH_X86, CS_MODE_32, CS_MODE_64, Cs
 
 from recordmcount import x86
@@ -16,6 +18,9 @@ def decoder(machine: int) -> Cs:
     return Cs(CS_ARCH_X86, CS_MODE_32 if machine == x86.EM_386 else CS_MODE_64)
 
 
+_kept = cache(decoder)
+
+
 def lengths(machine: int, code: bytes) -> Iterator[int]:
     """Measure each instruction in bytes, up to one that is none."""
-    return (size for _, size, _, _ in decoder(machine).disasm_lite(code, 0))
+    return (size for _, size, _, _ in _kept(machine).disasm_lite(code, 0))
