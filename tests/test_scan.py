@@ -268,6 +268,15 @@ def test_without_symbols_and_unwind_entries_a_call_is_only_likely(tmp_path: Path
         assert {*found.evidence} == {evidence.likely(evidence.GOT)}
 
 
+@pytest.mark.matrix
+def test_an_import_that_no_call_can_be_followed_to_is_told_of(tmp_path: Path) -> None:
+    link = ["-no-pie", "-Wl,-z,retpolineplt"]
+    image = images.build(tmp_path, linker="lld", flags=["-fno-pic"], link=link).image
+    whole, stripped, headless = bared(image)
+    assert find(whole).proven == find(stripped).proven == sorted(Image(whole).table)
+    assert (len(find(headless)), find(headless).no_evidence) == (0, scan.NO_CALLS)
+
+
 def test_a_further_name_is_looked_for(tmp_path: Path) -> None:
     image = images.build(tmp_path, flags=["-fno-pic"]).image
     assert {site.target for site in find(image, "getchar")} == {"mcount", "getchar"}

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .site import Site
 
 PREFIXED = "a call behind a prefix, which cannot be recorded"
+NO_CALLS = "mcount is imported, but no call could be followed to it"
 NO_SYMBOLS = "no symbols, and nothing that is imported is mcount"
 
 
@@ -267,5 +268,7 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> FoundSites:
     if others:
         linked = decoded([vaddr for vaddr in linked.vaddrs if vaddr not in others])
     ways = goals.targets.code or goals.targets.slots or found.named
-    unnamed = obj.symtab is None and not ways
-    return FoundSites(linked, goals, found, dead=dead, no_evidence=NO_SYMBOLS if unnamed else "")
+    why = NO_SYMBOLS if obj.symtab is None and not ways else ""
+    if goals.targets.slots and not found.evidence:
+        why = NO_CALLS
+    return FoundSites(linked, goals, found, dead=dead, no_evidence=why)
