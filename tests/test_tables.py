@@ -34,7 +34,7 @@ def linked(folder: Path, linker: str = "bfd", *, pie: bool = False, script: str 
 
 
 def sites_of(path: Path) -> set[str | None]:
-    sites = image.read(parsed(path.read_bytes(), "image"))
+    sites = image.recorded(parsed(path.read_bytes(), "image"))
     return set() if sites is None else {site.function for site in sites}
 
 
@@ -67,7 +67,7 @@ def test_what_section_and_symbols_both_name_counts_once(ends: str, tmp_path: Pat
     reader = images.compile_object(tmp_path, "reader", program, "gcc", "-fno-pic")
     link = ["-no-pie", str(reader), f"-Wl,-T,{tmp_path / 'layout.ld'}"]
     path = images.build(tmp_path, flags=["-fno-pic"], link=link).image
-    sites = image.read(parsed(path.read_bytes(), "image"))
+    sites = image.recorded(parsed(path.read_bytes(), "image"))
     assert sites is not None
     assert (len(sites), sites.repeated) == (len(WORK_FUNCTIONS), 0)
 

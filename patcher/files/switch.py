@@ -64,7 +64,7 @@ class Plan:
 
 def read(file: ElfFile, names: Sequence[str]) -> Switchable:
     """Read the file's sites. NoSiteError without a table, FormatError for an unsound one."""
-    sites = image.read(file.object, names)
+    sites = image.recorded(file.object, names)
     if sites is None or not sites.has_table:
         in_object = file.object.type == elf.ET_REL
         raise NoSiteError(file.path, no_table(in_object=in_object, has_calls=bool(sites)))

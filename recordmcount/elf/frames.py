@@ -12,18 +12,21 @@ from _struct import Struct, unpack_from
 from collections import defaultdict
 
 from . import object as elf
+from .segments import PT_LOAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .object import Object
+    from .segments import LoadView
 
     # Ascending (start, end) by section index: section offsets in an object, else link-time virtual
     # addresses.
     Ranges = dict[int, list[tuple[int, int]]]
 
 NAME = b".eh_frame"
+PT_GNU_EH_FRAME = 0x6474E550
 EXTENDED = 0xFFFFFFFF  # then a length of 8 bytes follows
 LONGEST_AUGMENTATION = 8  # letters; "zPLRS" is all there are
 LONGEST_NUMBER = 10  # bytes; those of 64 bits
@@ -172,3 +175,27 @@ def _behind_number(content: bytes, at: int) -> int:
         if not content[end - 1] & 0x80:
             return end
     raise _BrokenError
+
+
+def of_segments(view: LoadView) -> list[tuple[int, int]]:
+    """List (start, end) of functions, ascending, of a linked file that has no section headers.
+
+    PT_GNU_EH_FRAME tells where `.eh_frame_hdr` is, and that where the entries begin: one byte of
+    version, three of encodings, a pointer. They are link-time virtual addresses.
+    """
+    found = []
+    for header in view.segments:
+        if header.type != PT_GNU_EH_FRAME or view.file_offset(header.vaddr, 8) is None:
+            continue
+        version, encoding, *_, distance = unpack_from(
+            "<4Bi", view.read(header.vaddr, 8, "a header")
+        )
+        first = header.vaddr + 4 + distance
+        for segment in view.segments if (version, encoding) == (1, FROM_FIELD | 0x0B) else ():
+            if segment.type == PT_LOAD and segment.holds(first, 1):
+                size = segment.vaddr + segment.filesz - first
+                content = view.read(first, size, "the unwind entries")
+                for field, start, length, counts_from in _entries(content, view.obj.layout.word):
+                    start += first + field if counts_from == FROM_FIELD else 0
+                    found.append((start & view.obj.layout.highest, length))
+    return sorted((start, start + length) for start, length in found if length)

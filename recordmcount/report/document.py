@@ -9,6 +9,7 @@ from __future__ import annotations
 from recordmcount import x86
 from recordmcount.console import spelled
 from recordmcount.elf import filetype
+from recordmcount.sites.evidence import RELOCATION, TABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,14 +32,15 @@ def report(files: list[ReportedFile], errors: list[Error]) -> Report:
     return {"version": VERSION, "files": files, "errors": told}
 
 
-def of_file(obj: Object, sites: SiteTable | None) -> ReportedFile:
-    """Tell of one file; without `sites` it is a linked one that has no table."""
+def of_file(obj: Object, sites: SiteTable) -> ReportedFile:
+    """Tell of one file."""
     return {
         **identity(obj),
-        "has_table": sites is not None and sites.has_table,
-        "dead_entries": 0 if sites is None else sites.dead,
-        "repeated_entries": 0 if sites is None else sites.repeated,
-        "sites": list(map(of_site, sites or ())),
+        "has_table": sites.has_table,
+        "no_evidence": getattr(sites, "no_evidence", "") or None,
+        "dead_entries": sites.dead,
+        "repeated_entries": sites.repeated,
+        "sites": list(map(of_site, sites)),
     }
 
 
@@ -49,6 +51,7 @@ def of_site(site: Site) -> ReportedSite:
         "bytes": site.code.hex(),
         "state": site.state,
         "recorded": site.recorded,
+        "evidence": site.evidence or (TABLE if site.recorded else RELOCATION),
         "reason": site.reason or None,
     }
 

@@ -72,7 +72,7 @@ complete -c recordmcount -n _shtab_recordmcount_using -s V -l version -d 'print 
 complete -c recordmcount -n _shtab_recordmcount_using -s h -l help -d 'print this help'
 complete -c recordmcount -n _shtab_recordmcount_using -l print-dir -d 'print the folder of the Make, Kbuild and CMake files'
 complete -c recordmcount -n _shtab_recordmcount_using -l print-command -d 'print the fastest command line to record one object'
-complete -c recordmcount -n '_shtab_recordmcount_using; and test $_shtab_recordmcount_npos -eq 0' -a report -d 'Show every call site of mcount and __fentry__: the calls in relocatable objects and static libraries, recorded or not, and the entries of the __mcount_loc table of executables and shared objects.'
+complete -c recordmcount -n '_shtab_recordmcount_using; and test $_shtab_recordmcount_npos -eq 0' -a report -d 'Show every call site of mcount and __fentry__: the calls in relocatable objects and static libraries, recorded or not, and in executables and shared objects the entries of the __mcount_loc table, or without one the calls that the code proves.'
 complete -c recordmcount -n '_shtab_recordmcount_using report' -l demangle -d 'show names of C++ and Rust as they stand in the source'
 complete -c recordmcount -n '_shtab_recordmcount_using report' -l json -d 'print JSON'
 complete -c recordmcount -n '_shtab_recordmcount_using report' -l schema -d 'print the JSON'"'"'s schema'
