@@ -42,6 +42,8 @@ def main(words: "Sequence[str]") -> int:
             return 0 if say(1, _inform(options.information, command)) else 1
         if not options.files:
             raise UsageError("no files")
+        if options.alloc and not options.image:
+            raise UsageError("--alloc is for --image")
         files = list(_expand(options.files))
         if options.output and len(files) > 1:
             raise UsageError("-o is for one file")

@@ -216,13 +216,16 @@ def addresses(obj: "Object", section: "Section", relocated: "Mapping[int, int]")
     """Read the link-time virtual addresses in a table of a linked file, in its order.
 
     `relocated` are the values of words that have a dynamic relocation, by link-time virtual
-    address. Raises FormatError where the loader would not make a word an address.
+    address. A table that is not loaded has the addresses as they are. Raises FormatError where the
+    loader would not make a word an address.
     """
     word, highest = obj.layout.word, obj.layout.highest
     if section.type == elf.SHT_NOBITS or section.size % word:
         raise FormatError(obj.path, "not a table of addresses", section.name)
     content = obj.content(section.index)
     entries = unpack(f"<{len(content) // word}{'Q' if word == 8 else 'I'}", content)
+    if not section.flags & elf.SHF_ALLOC:
+        return entries
     if obj.type != elf.ET_EXEC:  # what has no relocation is no address
         entries = tuple(map({0: 0, highest: 0}.get, entries, repeat(_NOT_RELOCATED)))
     if relocated:

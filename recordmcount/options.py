@@ -30,6 +30,8 @@ class Options(Values):
     kernel = False
     gc_sections = False
     pic = False
+    image = False
+    alloc = False
     quiet = False
 
 
@@ -37,7 +39,10 @@ def declare() -> tuple[Command, Options]:
     """Declare the command line of recording."""
     command = Command(
         "recordmcount",
-        ["[-w] [options] FILE... | @LIST", "report [options] FILE..."],
+        [
+            "[-w] [options] FILE... | @LIST", "--image [--alloc] [options] FILE...",
+            "report [options] FILE...",
+        ],
         "Record every call to mcount or __fentry__ in relocatable x86 objects (and in the members "
         "of static libraries) in a __mcount_loc table, as the Linux build's recordmcount does.",
         [
@@ -71,6 +76,16 @@ def declare() -> tuple[Command, Options]:
                 "--pic",
                 "writable tables, for PIE and shared objects without text relocations (implied by "
                 "PIC calls, which gcc emits and clang does not)",
+            ),
+            Option(
+                "--image",
+                "record executables and shared objects that are linked already: a table that is "
+                "not loaded, for tools",
+            ),
+            Option(
+                "--alloc",
+                "with --image: a table that is loaded and relocated, which the program finds "
+                "between __start___mcount_loc and __stop___mcount_loc",
             ),
             Option("-q --quiet", "no warnings"),
             VERSION,

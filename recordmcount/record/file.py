@@ -5,7 +5,7 @@ import posix
 from recordmcount import commit, mcount_loc
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import open_file, reader
-from recordmcount.errors import RecordError, UnrecognizedError, location, reason
+from recordmcount.errors import FormatError, RecordError, UnrecognizedError, location, reason
 from recordmcount.sites import calls
 
 from .plan import Plan, make_plan
@@ -80,10 +80,16 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
             _record_archive(path, fd, status, options, result)
             return
         obj = elf.Object(path, status.st_size, read)
-        plan = plan_object(obj, options, result, processes)
+        if options.image:
+            from . import image  # rare
+
+            plan = image.plan(obj, options, result)
+        else:
+            plan = plan_object(obj, options, result, processes)
         if options.dry_run or not (plan or options.output):
             return
-        if options.output or plan.edits or not writable or status.st_nlink > 1:
+        # Another program may be running from an image.
+        if options.image or options.output or plan.edits or not writable or status.st_nlink > 1:
             chunks = commit.patched(obj, plan.all_edits, plan.appended)
             _replace(path, fd, chunks, options, status)
         else:
@@ -106,6 +112,8 @@ def _record_archive(
 ) -> None:
     from recordmcount.elf import archive, filetype  # rare: not imported for an object
 
+    if options.image:
+        raise FormatError(path, "an archive of objects, not a linked image")
     content = reader(fd)(0, status.st_size)
 
     def new_member(name: str, member: bytes) -> bytes:
