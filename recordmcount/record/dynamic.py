@@ -78,17 +78,18 @@ class NewRelocations:
         if not has_table and seg.DT_RELR in self._tags.values:
             self._format = RELR
         self.old = self._old()
+        rows = self._rows() if has_table else b""
+        known = self._refer(rows)
+        relocated = {slot for slot, *_ in self._entry.iter_unpack(rows)} if words else set()
+        words = {slot: name for slot, name in words.items() if slot not in relocated}
         self._hold(words)
-        if view.obj.type == elf.ET_EXEC:
+        if view.obj.type == elf.ET_EXEC:  # the words are what they will be
             slots, addresses, words = range(0), (), {}
         if self._format is RELR:
             if slots:
                 new = _relr(slots, words, view.obj.layout.word)
                 self.content = view.read(*self.old, "DT_RELR") + new
-            return
-        rows = self._rows() if has_table else b""
-        known = self._refer(rows)
-        if slots or known != rows:
+        elif slots or known != rows:
             at = self._tags.values.get(self._format.count, 0) * self._entry.size
             if at > len(known):
                 raise FormatError(view.obj.path, "DT_RELACOUNT counts more than there are")
@@ -122,9 +123,8 @@ class NewRelocations:
         layout = self._view.obj.layout
         if not self.is_rela:
             return b"".join(map(self._entry.pack, slots, repeat(seg.R_RELATIVE)))
-        code = "q" if layout.is_64 else "i"
-        count = len(addresses)
-        signed = layout.words(pack(f"<{count}{code.upper()}", *addresses))
+        code = "Q" if layout.is_64 else "I"
+        signed = layout.words(pack(f"<{len(addresses)}{code}", *addresses))
         return b"".join(map(self._entry.pack, slots, repeat(seg.R_RELATIVE), signed))
 
     # --- references to the table's bounds -----------------------------------------------------
@@ -156,8 +156,8 @@ class NewRelocations:
             if value is None:
                 self.unknown.add(name)
                 continue
-            fields = [slot, seg.R_RELATIVE, *([value] if addend else [])]
-            self._entry.pack_into(new, number * self._entry.size, *fields)
+            at = number * self._entry.size
+            new[at : at + self._entry.size] = self._relative([slot], [value & layout.highest])
             if not addend:
                 self._put(slot, value)
         return bytes(new)

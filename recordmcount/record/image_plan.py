@@ -15,7 +15,7 @@ from recordmcount.errors import FormatError
 
 from .dynamic import NewRelocations
 from .new_sections import NewSections
-from .plan import Plan
+from .plan import Plan, check_disjoint
 from .program_headers import PF_R, PF_W, ProgramHeaders
 
 TYPE_CHECKING = False
@@ -132,6 +132,8 @@ class _Loaded:
         plan.header = obj.layout.ehdr.pack(*fields)
         gap = bytes(self._headers.start - obj.size)
         plan.appended = b"".join((gap, table, relocations, headers if moved else b"", sections))
+        obj.extents()  # where sections overlap, an edit of one would change another
+        check_disjoint(obj, plan.all_edits)
         plan.headers_moved = moved
         statically = self._undefined.keys() - self._relocations.found
         plan.unbound = sorted(name.decode() for name in statically | self._relocations.unknown)
