@@ -23,7 +23,7 @@ from itertools import repeat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 EM_386 = 3
 EM_X86_64 = 62
@@ -449,6 +449,83 @@ def plt_jump(machine: int, code: bytes) -> tuple[int, int, int] | None:
     if len(code) < end or code[at] != 0xFF or code[at + 1] not in _STUB_JUMPS[machine]:
         return None
     return end, code[at + 1], int.from_bytes(code[at + 2 : end], "little", signed=True)
+
+
+# --- what is searched for -----------------------------------------------------------------------
+
+PREFIX_BYTES = (0x67, 0x90)  # before e8, of `call-addr32`, `call-addr16` and `nop-call`
+
+
+def call_patterns(
+    machine: int, code: "Sequence[int]", slots: "Sequence[int]", bases: "Sequence[int]"
+) -> "tuple[dict[bytes, Sequence[int]], dict[bytes, int]]":
+    """Tell how calls look that lead to one of these addresses of code, or through one of the slots.
+
+    Returns (by opcode, what a 4-byte operand behind it must lead to, counted from its end; whole
+    instructions, with what they lead to). A call behind a prefix or NOP is found by its opcode.
+    """
+    relative: dict[bytes, Sequence[int]] = {}
+    exact: dict[bytes, int] = {}
+    for form in linked_calls(machine):
+        goals = slots if form.through_slot else code
+        if form.origin == FROM_END:
+            if not form.prefix.endswith(CALL.prefix) or form.prefix == CALL.prefix:
+                relative[form.prefix] = goals
+            continue
+        for base in bases if form.origin == FROM_GOT else (0,):
+            for goal in goals:
+                exact.update(_exact(form.prefix, goal - base, form.width, form.suffix, goal))
+    return relative, exact
+
+
+def slot_jumps(
+    machine: int, slots: "Sequence[int]", bases: "Sequence[int]"
+) -> "tuple[dict[bytes, Sequence[int]], dict[bytes, int]]":
+    """Tell how jumps through one of the slots look, as `call_patterns` does."""
+    if machine == EM_X86_64:
+        return {b"\xff\x25": slots}, {}  # jmp *disp32(%rip)
+    exact: dict[bytes, int] = {}
+    for slot in slots:
+        exact.update(_exact(b"\xff\x25", slot, 4, b"", slot))  # jmp *disp32
+        for base in bases:
+            exact.update(_exact(b"\xff\xa3", slot - base, 4, b"", slot))  # jmp *disp32(%ebx)
+    return {}, exact
+
+
+def _exact(prefix: bytes, operand: int, width: int, suffix: bytes, goal: int) -> dict[bytes, int]:
+    field = (operand & (1 << 8 * width) - 1).to_bytes(width, "little")
+    return {prefix + field + suffix: goal}
+
+
+def stub_begins(machine: int) -> "Sequence[tuple[int, bytes]]":
+    """List (size in bytes, opcode) of what may stand before the jump of a stub, the nearest first.
+
+    [endbr] [mov $index,%reg (mold)] [bnd] jmp
+    """
+    if machine == EM_386:
+        return (5, b"\xb9"), (4, ENDBR[1])
+    return (1, b"\xf2"), (6, b"\x41\xbb"), (4, ENDBR[0])
+
+
+LONGEST_STUB_BEGIN = 11
+LONGEST_GOT_BASE = 12  # of the instructions below
+
+
+def got_bases(code: bytes, vaddr: int) -> "Iterator[int]":
+    """Find what 32-bit code, which is at `vaddr`, adds to its own address: that of the GOT, mostly.
+
+    call thunk; add $imm32,%reg (gcc), or call .+5; pop %reg; add $imm32,%reg (clang): what is added
+    counts from the end of the call.
+    """
+    import re
+
+    computed = rb"\xe8.{4}[\x58-\x5f]?(?:\x81[\xc0-\xc3\xc5-\xc7]|\x05)(.{4})"
+    for match in re.finditer(computed, code, re.DOTALL):
+        end = vaddr + match.start() + 5
+        yield end + int.from_bytes(match[1], "little") & 0xFFFFFFFF
+
+
+NOP_INSTRUCTIONS = ("nop", "xchg ax, ax")  # as capstone spells those of `NOPS`
 
 
 # --- code that is written ---------------------------------------------------------------------

@@ -60,7 +60,7 @@ class Plan:
 
 def read(file: ElfFile, names: Sequence[str]) -> Switchable:
     """Read the file's sites. NoSiteError without a table, FormatError for an unsound one."""
-    sites = image.read(file.object, names)
+    sites = image.recorded(file.object, names)
     if sites is None or not sites.has_table:
         raise NoSiteError(file.path, f"no {TABLE.decode()} table")
     if sites.in_object is True:

@@ -26,6 +26,7 @@ class Site(NamedTuple):
     `call` and `nop` are the bytes of either state, as far as they are known: both are None of a
     foreign site, and `nop` is of a call that a NOP could not tell for certain. `reason` says why,
     or what else is wrong, and `expected` are the calls that could stand at a foreign site.
+    `evidence` tells how a site without a table is known (sites.evidence).
     """
 
     section: str
@@ -46,6 +47,7 @@ class Site(NamedTuple):
     target: str = ""
     expected: tuple[bytes, ...] = ()
     relocation: str = ""
+    evidence: str = ""
 
     @property
     def place(self) -> str:

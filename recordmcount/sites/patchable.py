@@ -1,0 +1,59 @@
+"""The entries of `__patchable_function_entries`: where -fpatchable-function-entry left NOPs.
+
+An entry is the link-time virtual address of the first NOP. How many there are it does not tell: the
+NOPs end where another instruction begins, or the next function.
+"""
+
+from __future__ import annotations
+
+from recordmcount import mcount_loc, x86
+from recordmcount.disassembler import disassembler
+from recordmcount.errors import FormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from recordmcount.elf.object import Object, Section
+    from recordmcount.elf.segments import LoadView
+
+NAME = b"__patchable_function_entries"
+LONGEST = 64  # bytes of NOPs that are looked at
+KIND = "patchable"
+NO_NOP = f"no NOP at an entry of {NAME.decode()}"
+
+
+def tables(obj: Object) -> list[Section]:
+    """Return the tables of a linked file."""
+    return [obj.section(index) for index in obj.named(NAME)]
+
+
+def entries(
+    view: LoadView, found: Sequence[Section], relocated: Mapping[int, int]
+) -> tuple[list[int], int]:
+    """Return (distinct addresses, ascending, how many entries name none) of these tables.
+
+    `relocated` are the words that the loader changes (mcount_loc.addresses). FormatError where an
+    entry names no code that is loaded from the file.
+    """
+    obj = view.obj
+    claims = [entry for table in found for entry in mcount_loc.addresses(obj, table, relocated)]
+    live = [entry for entry in claims if 0 < entry < obj.layout.highest]
+    for entry in live:
+        if view.file_offset(entry, 1, executable=True) is None:
+            what = f"entry {entry:#x} is not in code that is loaded from the file"
+            raise FormatError(obj.path, what, NAME.decode())
+    return sorted(set(live)), len(claims) - len(live)
+
+
+def nops(machine: int, code: bytes) -> bytes:
+    """Return the NOPs that `code` begins with."""
+    bare = code.lstrip(x86.NOPS[1])
+    end = len(code) - len(bare)
+    decoder = disassembler(machine)
+    if bare and decoder is not None:
+        for address, size, mnemonic, operands in decoder.disasm_lite(bare, end):
+            if f"{mnemonic} {operands}".strip() not in x86.NOP_INSTRUCTIONS and mnemonic != "nop":
+                break
+            end = address + size
+    return code[:end]
