@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 def disassembler(machine: int) -> Cs | None:
     """Return the disassembler for an e_machine; None where capstone is not to be had."""
     try:
-        _find_packages()
+        find_packages()
         from capstone import CS_ARCH_X86, CS_MODE_32, CS_MODE_64, Cs
     except ImportError:
         return None
     return Cs(CS_ARCH_X86, CS_MODE_32 if machine == EM_386 else CS_MODE_64)
 
 
-def _find_packages() -> None:
+def find_packages() -> None:
     """Look where packages are installed, which Python has not done if it was started with -S."""
     import site
     import sys

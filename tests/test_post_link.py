@@ -1,4 +1,4 @@
-"""`recordmcount --image`: an image that is linked gets its table, runs as ever, and may be stripped.
+"""`recordmcount --image`: an image that is linked gets its table, runs as ever, can be stripped.
 
 Whatever links it: no address moves, and nothing of the old file changes but headers and the dynamic
 tags that must name what has grown.
@@ -22,6 +22,7 @@ from tests.support.post_link import (
     calls,
     changed,
     complaints,
+    dynamic_tags,
     is_loaded,
     post_link,
     table,
@@ -94,7 +95,7 @@ class TestEveryProgram:
         assert changed(path, old) <= {"ELF header"}
         assert complaints(path) <= said
         program.run(path)
-        assert status(path) == f"{len(sites)} sites: {len(sites)} call"
+        assert status(path) == f"{len(sites)} sites: {len(sites)} call, 0 nop, 0 foreign"
         recorded = path.read_bytes()
         patch("nop", path)
         assert not program.run(path).returns
@@ -119,7 +120,7 @@ class TestEveryProgram:
         said_by_it = program.run(path)
         assert [image.base + entry for entry in said_by_it.entries] == sites
         assert bool(said_by_it.returns) == ("tracer.c" in flavour.runtime)
-        assert status(path) == f"{len(sites)} sites: {len(sites)} call"
+        assert status(path) == f"{len(sites)} sites: {len(sites)} call, 0 nop, 0 foreign"
         patch("nop", path)
         off = program.run(path)
         assert (off.entries, off.returns) == (said_by_it.entries, set())
@@ -239,7 +240,18 @@ def test_versioned_symbols_stay_versioned(tmp_path: Path, linker: str) -> None:
 def test_the_debugger_has_its_lines(tmp_path: Path, linker: str, alloc: bool) -> None:
     path = throwing(tmp_path, linker)
     assert not post_link(path, alloc=alloc).failed
-    words = ["gdb", "-batch", "-nx", "-ex", "break fail if n == 0", "-ex", "run", "-ex", "bt", path]
+    words = [
+        "gdb",
+        "-batch",
+        "-nx",
+        "-ex",
+        "break fail if n == 0",
+        "-ex",
+        "run",
+        "-ex",
+        "bt",
+        str(path),
+    ]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     line = THROWS.splitlines().index("__attribute__((noinline)) void fail(int n) {") + 1
     assert f"fail (n=0) at {tmp_path / 'throws.cc'}:" in done.stdout, done.stdout
@@ -259,6 +271,40 @@ def test_packed_relocations(tmp_path: Path, linker: str) -> None:
     assert not post_link(path, alloc=True).failed
     image = Image(path)
     assert [image.base + entry for entry in program.run(path).entries] == calls(path)
+
+
+def test_without_another_relocation_packed_ones_grow(tmp_path: Path) -> None:
+    """A library that imports nothing has DT_RELR alone."""
+    source = tmp_path / "data.c"
+    source.write_text("static int one; int *pointer = &one; void mcount(void) { }\n")
+    work = images.compile_object(tmp_path, "work", images.WORK, "gcc", "-O0", "-pg", "-fPIC")
+    path = tmp_path / "library.so"
+    (tmp_path / "local").write_text("{ local: *; };\n")
+    how = ["-fuse-ld=lld", "-Wl,--pack-dyn-relocs=relr", f"-Wl,--version-script={tmp_path}/local"]
+    images.tool("gcc", "-shared", "-nostdlib", "-fPIC", *how, "-o", path, work, source)
+    before = dynamic_tags(path)
+    assert "DT_RELR" in before
+    assert "DT_RELA" not in before
+    sites = calls(path)
+    assert not post_link(path, alloc=True).failed
+    assert dynamic_tags(path)["DT_RELRSZ"] > before["DT_RELRSZ"]
+    # The loader relocates it: nothing but its words tells where.
+    program = tmp_path / "load"
+    (tmp_path / "load.c").write_text(
+        "#include <dlfcn.h>\n#include <link.h>\n#include <stdio.h>\n#include <stdlib.h>\n"
+        "int main(int count, char **words) {\n"
+        "  struct link_map *map = dlopen(words[1], RTLD_NOW);\n"
+        "  if (!map) return 1;\n"
+        "  for (int i = 3; i < count; i++) {\n"
+        "    long at = strtol(words[2], 0, 0) + 8 * (i - 3);\n"
+        '    printf("%#lx\\n", *(unsigned long *)(map->l_addr + at) - map->l_addr);\n'
+        "  }\n}\n"
+    )
+    images.tool("gcc", "-o", program, tmp_path / "load.c")
+    _, vaddr, _ = images.section(path, "__mcount_loc")
+    words = [str(program), str(path), hex(vaddr), *map(hex, sites)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [hex(site) for site in sites]
 
 
 def test_relocations_packed_for_android_are_refused(tmp_path: Path) -> None:
@@ -296,7 +342,7 @@ STRIPS = {"strip": ["strip"], "eu-strip": ["eu-strip"], "llvm-strip": ["llvm-str
 def stripped(path: Path, strip: str) -> Path:
     out = path.with_name("stripped")
     shutil.copy(path, out)
-    subprocess.run([*STRIPS[strip], out], check=True, capture_output=True)
+    subprocess.run([*STRIPS[strip], str(out)], check=True, capture_output=True)
     return out
 
 

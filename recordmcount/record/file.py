@@ -5,7 +5,7 @@ import posix
 from recordmcount import commit, mcount_loc
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import open_file, reader
-from recordmcount.errors import FormatError, RecordError, UnrecognizedError, location, reason
+from recordmcount.errors import Error, FormatError, UnrecognizedError, location, reason
 from recordmcount.sites import calls
 
 from .plan import Plan, make_plan
@@ -52,7 +52,7 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
         return result
     except UnrecognizedError as error:
         why = error.compatible
-    except RecordError as error:
+    except Error as error:
         why = str(error)
     except OSError as error:
         why = f"{path}: {reason(error)}"

@@ -3,6 +3,8 @@
 from recordmcount import mcount_loc
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
+from recordmcount.sites import evidence, scan
+from recordmcount.sites.words import sites_in_words
 
 from . import image_plan, read_back
 from .plan import Plan
@@ -35,10 +37,10 @@ def plan(obj: "Object", options: "Options", result: "Result") -> Plan:
         if not options.quiet:
             result.err.append(f"warning: {mcount_loc.NAME.decode()} already exists: {obj.path}")
         return Plan([], [])
-    addresses = find(obj, options)
+    addresses, doubts = find(obj, options)
+    if not options.quiet:
+        result.err += [f"{obj.path}: warning: {doubt}" for doubt in doubts]
     if not addresses:
-        if not options.quiet:
-            result.err.append(f"{obj.path}: warning: no call of mcount was found")
         return Plan([], [])
     planned = image_plan.make_plan(obj, addresses, loaded=options.alloc)
     read_back.check(obj, planned)
@@ -56,9 +58,22 @@ def _has_table(obj: "Object") -> bool:
     )
 
 
-def find(obj: "Object", options: "Options") -> "Sequence[int]":
-    """Return the link-time virtual addresses of the sites that are proven, ascending."""
-    raise FormatError(obj.path, "sites of linked images are not found yet")
+def find(obj: "Object", options: "Options") -> "tuple[Sequence[int], Sequence[str]]":
+    """Return the link-time virtual addresses of the sites, ascending, and what may be missing.
+
+    Only what is proven gets an entry: no guess is written down.
+    """
+    sites = scan.read(obj, options.symbols)
+    proven = sites.proven
+    likely = sum(map(evidence.is_likely, sites.evidence))
+    doubts = []
+    if sites.no_evidence:
+        doubts.append(f"nothing tells which calls are of mcount: {sites.no_evidence}")
+    elif not proven and not likely:
+        doubts.append("no call of mcount was found")
+    if likely:
+        doubts.append(f"{sites_in_words(likely)} without entry, for they are only likely")
+    return proven, doubts
 
 
 def _doubts(planned: "ImagePlan") -> "Iterator[str]":

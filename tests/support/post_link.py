@@ -1,13 +1,11 @@
-"""Tables written into images after the link, and what else of the image may have changed.
-
-The sites are those that capstone finds (tests.support.linked): finding them is tested elsewhere.
-"""
+"""Tables written into images after the link, and what else of the image may have changed."""
 
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
 from recordmcount.options import Options
@@ -20,13 +18,10 @@ START, STOP = f"__start_{TABLE}", f"__stop_{TABLE}"
 
 
 def post_link(path: Path, addresses: list[int] | None = None, **options: object) -> Result:
-    """Run `recordmcount --image`, in this process, on an image whose sites are `addresses`.
-
-    By default they are the calls that capstone finds.
-    """
-    found = calls(path) if addresses is None else addresses
+    """Run `recordmcount --image` in this process; the sites are `addresses`, if they are given."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image, "find", lambda *_: found)
+        if addresses is not None:
+            patch.setattr(image, "find", lambda *_: (addresses, []))
         return record(str(path), Options(image=True, **options))
 
 
@@ -83,13 +78,21 @@ def _parts(path: Path, old: bytes) -> Iterator[tuple[str, int, int]]:
 
 
 def addresses(path: Path) -> dict[str, tuple[int, int]]:
-    """(link-time virtual address, size) of each section that is loaded, but relocations, by name."""
+    """(link-time virtual address, size) of what is loaded but relocations, by section."""
     with path.open("rb") as stream:
         return {
             section.name: (section["sh_addr"], section["sh_size"])
             for section in ELFFile(stream).iter_sections()
             if section["sh_flags"] & 2 and not section.name.startswith(".rel")
         }
+
+
+def dynamic_tags(path: Path) -> dict[str, int]:
+    """The tags of the dynamic segment, and their values."""
+    with path.open("rb") as stream:
+        dynamic = ELFFile(stream).get_section_by_name(".dynamic")
+        assert isinstance(dynamic, DynamicSection)
+        return {tag.entry.d_tag: tag.entry.d_val for tag in dynamic.iter_tags()}
 
 
 def complaints(path: Path) -> set[str]:
