@@ -230,7 +230,7 @@ def test_versioned_symbols_stay_versioned(tmp_path: Path, linker: str) -> None:
     assert not post_link(library, alloc=True).failed
     done = subprocess.run([program], check=True, input="3", capture_output=True, text=True)
     assert done.stdout == "work 6\n"
-    listing = ["readelf", "-W", "--dyn-syms", library]
+    listing = ["readelf", "-W", "--dyn-syms", str(library)]
     symbols = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
     assert "work@@V1" in symbols
 
@@ -240,18 +240,8 @@ def test_versioned_symbols_stay_versioned(tmp_path: Path, linker: str) -> None:
 def test_the_debugger_has_its_lines(tmp_path: Path, linker: str, alloc: bool) -> None:
     path = throwing(tmp_path, linker)
     assert not post_link(path, alloc=alloc).failed
-    words = [
-        "gdb",
-        "-batch",
-        "-nx",
-        "-ex",
-        "break fail if n == 0",
-        "-ex",
-        "run",
-        "-ex",
-        "bt",
-        str(path),
-    ]
+    script = ("break fail if n == 0", "run", "bt")
+    words = ["gdb", "-batch", "-nx", *(word for one in script for word in ("-ex", one)), str(path)]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     line = THROWS.splitlines().index("__attribute__((noinline)) void fail(int n) {") + 1
     assert f"fail (n=0) at {tmp_path / 'throws.cc'}:" in done.stdout, done.stdout
@@ -347,10 +337,9 @@ def stripped(path: Path, strip: str) -> Path:
 
 
 def has_table(path: Path) -> bool:
-    listing = ["readelf", "-SW", path]
-    return (
-        "__mcount_loc" in subprocess.run(listing, check=True, capture_output=True, text=True).stdout
-    )
+    words = ["readelf", "-SW", str(path)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    return "__mcount_loc" in done.stdout
 
 
 @pytest.mark.parametrize("strip", STRIPS)

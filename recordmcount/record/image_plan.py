@@ -183,14 +183,13 @@ class _Loaded:
 
     def _find_undefined(self) -> dict[bytes, int]:
         """Map names of bounds to their symbols; FormatError where the program has its own."""
-        obj = self._obj
         found = {}
-        for index in sorted(obj.symbols_named(self._bounds)):
-            fields = self._symbol(index)
-            name = elf.string_at(obj.symbol_names, fields[elf.ST_NAME])
-            if fields[elf.ST_SHNDX] != elf.SHN_UNDEF:
-                raise FormatError(obj.path, f"{name} is defined, but there is no table")
-            found[name.encode()] = index
+        for name in self._bounds:
+            for index in sorted(self._obj.symbols_named([name])):
+                if self._symbol(index)[elf.ST_SHNDX] != elf.SHN_UNDEF:
+                    what = f"{name.decode()} is defined, but there is no table"
+                    raise FormatError(self._obj.path, what)
+                found[name] = index
         return found
 
     def _words_of_bounds(self, view: LoadView) -> "Iterator[tuple[int, bytes]]":
