@@ -81,9 +81,7 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> No
             return
         obj = elf.Object(path, status.st_size, read)
         if options.image:
-            from . import image  # rare
-
-            plan = image.plan(obj, options, result)
+            plan = _plan_image(obj, options, result)
         else:
             plan = plan_object(obj, options, result, processes)
         if options.dry_run or not (plan or options.output):
@@ -128,6 +126,19 @@ def _record_archive(
     new = archive.rebuild(path, content, new_member)
     if not options.dry_run and (options.output or new != content):
         _replace(path, fd, [new], options, status)
+
+
+def _plan_image(obj: "Object", options: "Options", result: Result) -> Plan:
+    """Plan one image that is linked already; counts and messages go to `result`."""
+    from . import image  # rare
+
+    plan = image.plan(obj, options)
+    if not options.quiet:
+        result.err += plan.warnings
+    result.counts = (len(plan.addresses), 0, 0)
+    if options.dry_run:
+        result.out += image.describe(obj.path, plan)
+    return plan
 
 
 def plan_object(obj: "Object", options: "Options", result: Result, processes: int = 1) -> Plan:

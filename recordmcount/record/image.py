@@ -6,8 +6,8 @@ from recordmcount.errors import FormatError
 from recordmcount.sites import evidence, scan
 from recordmcount.sites.words import sites_in_words
 
-from . import image_plan, read_back
-from .plan import Plan
+from . import read_back
+from .image_plan import ImagePlan, make_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from recordmcount.elf.object import Object
     from recordmcount.options import Options
 
-    from .file import Result
-    from .image_plan import ImagePlan
-
 KERNEL_TABLE = b"__start_mcount_loc"  # vmlinux: its table is in no section of its own
 STRIP_FIRST = (
     "its program headers had to move: strip it before this step, for a strip after it may leave a "
@@ -26,29 +23,28 @@ STRIP_FIRST = (
 )
 
 
-def plan(obj: "Object", options: "Options", result: "Result") -> Plan:
-    """Plan one image; counts and messages go to `result`. Raises RecordError."""
+def plan(obj: "Object", options: "Options") -> ImagePlan:
+    """Plan one image, and read the plan back; false where there is nothing to do.
+
+    Raises RecordError.
+    """
     if obj.type == elf.ET_REL:
         raise FormatError(obj.path, "an object: record it without --image, and link it then")
     if obj.type not in (elf.ET_EXEC, elf.ET_DYN):
         raise FormatError(obj.path, "neither an executable nor a shared object")
     obj.refuse_without_code()
     if _has_table(obj):
-        if not options.quiet:
-            result.err.append(f"warning: {mcount_loc.NAME.decode()} already exists: {obj.path}")
-        return Plan([], [])
+        planned = ImagePlan([])
+        planned.warnings = [f"warning: {mcount_loc.NAME.decode()} already exists: {obj.path}"]
+        return planned
     addresses, doubts = find(obj, options)
-    if not options.quiet:
-        result.err += [f"{obj.path}: warning: {doubt}" for doubt in doubts]
-    if not addresses:
-        return Plan([], [])
-    planned = image_plan.make_plan(obj, addresses, loaded=options.alloc)
-    read_back.check(obj, planned)
-    result.counts = (len(addresses), 0, 0)
-    if not options.quiet:
-        result.err += [f"{obj.path}: warning: {doubt}" for doubt in _doubts(planned)]
-    if options.dry_run:
-        result.out += _describe(obj.path, planned)
+    if addresses:
+        planned = make_plan(obj, addresses, loaded=options.alloc)
+        read_back.check(obj, planned)
+        doubts += _doubts(planned)
+    else:
+        planned = ImagePlan([])
+    planned.warnings = [f"{obj.path}: warning: {doubt}" for doubt in doubts]
     return planned
 
 
@@ -58,7 +54,7 @@ def _has_table(obj: "Object") -> bool:
     )
 
 
-def find(obj: "Object", options: "Options") -> "tuple[Sequence[int], Sequence[str]]":
+def find(obj: "Object", options: "Options") -> "tuple[Sequence[int], list[str]]":
     """Return the link-time virtual addresses of the sites, ascending, and what may be missing.
 
     Only what is proven gets an entry: no guess is written down.
@@ -76,7 +72,7 @@ def find(obj: "Object", options: "Options") -> "tuple[Sequence[int], Sequence[st
     return proven, doubts
 
 
-def _doubts(planned: "ImagePlan") -> "Iterator[str]":
+def _doubts(planned: ImagePlan) -> "Iterator[str]":
     """Say what does not work, or will not."""
     if planned.headers_moved:
         yield STRIP_FIRST
@@ -87,7 +83,10 @@ def _doubts(planned: "ImagePlan") -> "Iterator[str]":
         )
 
 
-def _describe(path: str, planned: "ImagePlan") -> "Iterator[str]":
+def describe(path: str, planned: ImagePlan) -> "Iterator[str]":
+    """Say what is planned, line by line."""
+    if not planned:
+        return
     for address in planned.addresses:
         yield f"{path}: {address:#x} -> entry"
     where = "not loaded" if planned.vaddr is None else f"loaded at {planned.vaddr:#x}"

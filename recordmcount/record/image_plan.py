@@ -37,11 +37,11 @@ class ImagePlan(Plan):
 
     `vaddr` is the table's own, None where it is not loaded; `relocated` tells whether its words
     have relocations, `rela` whether these have addends. `unbound` are the names of bounds that
-    stay 0 where the program uses them. `headers_moved` tells whether the program headers stand
-    elsewhere now, which a later strip does not bear.
+    stay 0 where the program uses them, `warnings` lines for stderr. `headers_moved` tells whether
+    the program headers stand elsewhere now, which a later strip does not bear.
     """
 
-    __slots__ = ("addresses", "vaddr", "relocated", "rela", "unbound", "headers_moved")
+    __slots__ = ("addresses", "vaddr", "relocated", "rela", "unbound", "warnings", "headers_moved")
 
     def __init__(self, addresses: "Sequence[int]") -> None:
         super().__init__([], [])
@@ -50,6 +50,7 @@ class ImagePlan(Plan):
         self.relocated = False
         self.rela = False
         self.unbound: list[str] = []
+        self.warnings: list[str] = []
         self.headers_moved = False
 
 
