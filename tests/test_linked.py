@@ -138,6 +138,17 @@ def build_library_or_program(folder: Path, linker: str, flags: list[str], link: 
     return folder / "image"
 
 
+def test_a_library_may_have_any_number_of_dynamic_symbols(tmp_path: Path) -> None:
+    names = [f"a_function_of_a_library_{number}" for number in range(900)]
+    work = "".join(f"int {name}(int x) {{ return x; }}\n" for name in names)
+    calls = "".join(f"x = {name}(x);" for name in names)  # each through a slot of its own
+    built = build(
+        tmp_path, flags=["-fPIC"], link=["-shared"],
+        work=f"{work}int work(int x) {{ {calls} return x; }}",
+    )  # fmt: skip
+    assert {site.function for site in read(built.image)} == {"work", *names}
+
+
 def test_a_site_says_which_function_it_is_in_or_that_no_symbol_covers_it(tmp_path: Path) -> None:
     built = build(tmp_path, flags=["-fPIC"], link=["-shared"])
     places = {site.place for site in read(built.image)}
@@ -623,7 +634,7 @@ def test_a_broken_elf_header_is_named(
     [
         (7, 1 << 40, "the dynamic relocations at address 0x10000000000, "),  # DT_RELA
         (8, 25, "dynamic tag 8: a size of 0x19"),  # DT_RELASZ
-        (6, 1 << 40, "a dynamic symbol at address 0x1000000"),  # DT_SYMTAB
+        (6, 1 << 40, "the dynamic symbols at address 0x1000000"),  # DT_SYMTAB
         (10, 0, "dynamic symbol "),  # DT_STRSZ
         (23, 0x10, "the dynamic relocations at address 0x10, "),  # DT_JMPREL
     ],

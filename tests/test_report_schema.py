@@ -14,6 +14,7 @@ from recordmcount.errors import Error
 from recordmcount.report.document import VERSION, report
 from recordmcount.report.examine import examine
 from recordmcount.report.json import dump, schema
+from recordmcount.sites import evidence
 from tests.support.matrix import each_fixture
 
 SCHEMA_JSON = schema()
@@ -28,6 +29,7 @@ SITE = {
     "bytes": "e800000000",
     "state": "call",
     "recorded": True,
+    "evidence": "table",
     "reason": None,
 }
 LINKED_SITE = {key: value for key, value in SITE.items() if key != "offset"} | {"address": 4198}
@@ -37,6 +39,7 @@ FILE = {
     "bits": 64,
     "machine": "x86-64",
     "has_table": True,
+    "no_evidence": None,
     "dead_entries": 0,
     "repeated_entries": 0,
     "sites": [SITE],
@@ -114,6 +117,10 @@ def test_no_other_field_is_valid(where: str) -> None:
         ("linked site", {"offset": 4}),
         ("linked site", {"address": -1}),
         ("linked site", {"recorded": False}),
+        ("linked site", {"evidence": "GOT"}),
+        ("linked file", {"no_evidence": "no symbols"}),
+        ("linked file", {"has_table": False}),
+        ("site", {"evidence": "guess"}),
     ],
     ids=str,
 )
@@ -121,6 +128,21 @@ def test_what_a_report_never_says_is_not_valid(where: str, changes: dict[str, An
     document = copy.deepcopy(DOCUMENT)
     OBJECTS[where](document).update(changes)
     assert not VALIDATOR.is_valid(document)
+
+
+@pytest.mark.parametrize("how", [how for how in evidence.ALL if how not in ("table", "relocation")])
+def test_of_a_linked_file_without_a_table_each_site_says_how_it_is_known(how: str) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    OBJECTS["linked file"](document)["has_table"] = False
+    OBJECTS["linked site"](document).update({"recorded": False, "evidence": how})
+    VALIDATOR.validate(document)
+    OBJECTS["linked site"](document)["recorded"] = True
+    assert not VALIDATOR.is_valid(document)
+
+
+def test_the_schema_lists_each_kind_of_evidence() -> None:
+    listed = SCHEMA_JSON["$defs"]["site"]["properties"]["evidence"]["enum"]
+    assert listed == list(evidence.ALL)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def read(path: str, bias: int = 0, names: Sequence[str] = ()) -> Module:
     try:
         status = os.fstat(fd)
         obj = elf.Object(path, status.st_size, reader(fd))
-        view = LoadView(obj)
+        view = obj.once(LoadView)
         found = linked.read(obj, names)
         return Module(
             Identity(path, build_id(view), status.st_dev, status.st_ino, bias),

@@ -66,7 +66,7 @@ def _concerns_code(obj: Object, section: int) -> bool:
 
 def _of_segments(obj: Object) -> list[Span]:
     """List the executable segments."""
-    loaded = [one for one in LoadView(obj).segments if one.type == PT_LOAD and one.filesz]
+    loaded = [one for one in obj.once(LoadView).segments if one.type == PT_LOAD and one.filesz]
     loaded.sort(key=lambda segment: segment.offset)
     end = end_of_code = 0
     for segment in loaded:

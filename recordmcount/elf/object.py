@@ -19,7 +19,9 @@ from recordmcount.x86 import EM_386, EM_X86_64
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any, TypeVar
 
+    Value = TypeVar("Value")
     # (section offset, type, symbol index, addend); the addend of a REL entry is None: in place.
     Relocation = tuple[int, int, int, int | None]
     # By ST_NAME and so on.
@@ -177,7 +179,7 @@ class Object:
     __slots__ = (
         "path", "size", "layout", "type", "machine", "shoff", "shstrndx", "header",
         "header_table", "headers", "_read", "_allowance", "_names", "_symtab", "_symbols",
-        "_strings", "_shndx",
+        "_strings", "_shndx", "_once",
     )  # fmt: skip
 
     def __init__(self, path: str, size: int, read: "Callable[[int, int], bytes]") -> None:
@@ -189,6 +191,7 @@ class Object:
         self._symbols: bytes | None = None
         self._strings: bytes | None = None
         self._shndx: bytes | None = None
+        self._once: dict[Callable[[Object], Any], Any] = {}
         self.header, self.layout = self._read_header()
         fields = self.layout.ehdr.unpack(self.header)
         self.type: int = fields[E_TYPE]
@@ -198,6 +201,13 @@ class Object:
         self.header_table, self.shstrndx = self._read_sections(fields)
         self.headers = list(self.layout.shdr.iter_unpack(self.header_table))
         self._names = self._section_names() if self.shstrndx else b"\0"
+
+    def once(self, make: "Callable[[Object], Value]") -> "Value":
+        """Return `make(self)`, made when it is first asked for and kept with the object."""
+        if make not in self._once:
+            self._once[make] = make(self)
+        kept: Value = self._once[make]
+        return kept
 
     # --- reading ------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ PACKED = {
     0x6000000F: "DT_ANDROID_REL", 0x60000011: "DT_ANDROID_RELA", 0x6FFFE000: "DT_ANDROID_RELR",
 }  # fmt: skip
 
+LONGEST_NAME = 4096  # bytes of a dynamic symbol's that are looked at
+
 # The same numbers on both machines (psABI x86-64 table 4.9, i386 table 2.3).
 R_GLOB_DAT, R_JUMP_SLOT, R_RELATIVE = 6, 7, 8
 
@@ -89,6 +91,7 @@ class LoadView:
         self._loaded = _loaded(obj.path, self.segments)
         self._starts = [segment.vaddr for segment in self._loaded]
         self.dynamic = self._read_dynamic()
+        self._symbols = self._strings = b""
 
     def file_offset(self, vaddr: int, size: int, *, executable: bool = False) -> int | None:
         """Return the file offset of `size` bytes at link-time virtual address `vaddr`, or None.
@@ -138,19 +141,35 @@ class LoadView:
         return entries
 
     def symbol(self, index: int) -> tuple[bytes, int, int]:
-        """Read (name, st_value, st_shndx) of a dynamic symbol, or raise FormatError."""
-        layout, dynamic = self.obj.layout, self.dynamic
+        """Return (name, st_value, st_shndx) of a dynamic symbol, or raise FormatError.
+
+        Symbols and names are read once, all together: a library has thousands.
+        """
+        layout = self.obj.layout
+        at = index * layout.sym.size
+        if at + layout.sym.size > len(self._symbols):
+            self._symbols = self._read_symbols(index + 1)
+        fields = layout.sym_fields(layout.sym.unpack_from(self._symbols, at))
+        start = fields[elf.ST_NAME]
+        if start >= len(self._strings):
+            raise FormatError(self.obj.path, f"dynamic symbol {index} has no name")
+        end = self._strings.find(b"\0", start, start + LONGEST_NAME)
+        name = self._strings[start : max(end, start)]
+        return name, fields[elf.ST_VALUE], fields[elf.ST_SHNDX]
+
+    def _read_symbols(self, count: int) -> bytes:
+        """Read the first `count` dynamic symbols, or more, and all names if they are not there."""
+        dynamic, size = self.dynamic, self.obj.layout.sym.size
         if DT_SYMTAB not in dynamic or DT_STRTAB not in dynamic:
             raise FormatError(self.obj.path, "a dynamic relocation names a symbol; there are none")
-        raw = self.read(
-            dynamic[DT_SYMTAB] + index * layout.sym.size, layout.sym.size, "a dynamic symbol"
-        )
-        name, value, _size, _info, _other, shndx = layout.sym_fields(layout.sym.unpack(raw))
-        size = dynamic.get(DT_STRSZ, 0)
-        if name >= size:
-            raise FormatError(self.obj.path, f"dynamic symbol {index} has no name")
-        strings = self.read(dynamic[DT_STRTAB] + name, min(size - name, 4096), "a symbol's name")
-        return strings.partition(b"\0")[0], value, shndx
+        if not self._symbols:
+            length = dynamic.get(DT_STRSZ, 0)
+            self._strings = self.read(dynamic[DT_STRTAB], length, "the dynamic strings")
+        # The table does not tell how long it is. Twice as much as before bounds what is read.
+        for number in (max(count, 2 * len(self._symbols) // size), count):
+            if self.file_offset(dynamic[DT_SYMTAB], number * size) is not None:
+                break
+        return self.read(dynamic[DT_SYMTAB], number * size, "the dynamic symbols")
 
     def relocations(self) -> Iterator[DynamicRelocations]:
         """Return the dynamic relocations, table by table: DT_RELR, DT_RELA, DT_REL, DT_JMPREL.

@@ -27,8 +27,8 @@ def declare() -> tuple[Command, ReportOptions]:
         "recordmcount report",
         ["[options] FILE..."],
         "Show every call site of mcount and __fentry__: the calls in relocatable objects and "
-        "static libraries, recorded or not, and the entries of the __mcount_loc table of "
-        "executables and shared objects.",
+        "static libraries, recorded or not, and in executables and shared objects the entries of "
+        "the __mcount_loc table, or without one the calls that the code proves.",
         [JSON, SCHEMA, SYMBOL, HELP],
         arguments=[("FILE", "an object, a static library, an executable or a shared object")],
         epilog="state: call, nop (a call that was turned off), foreign (neither, but the table "

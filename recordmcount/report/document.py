@@ -10,6 +10,7 @@ from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.elf import segments
 from recordmcount.errors import FormatError
+from recordmcount.sites.evidence import RELOCATION, TABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,14 +34,15 @@ def report(files: list[ReportedFile], errors: list[Error]) -> Report:
     return {"version": VERSION, "files": files, "errors": told}
 
 
-def of_file(obj: Object, sites: SiteTable | None) -> ReportedFile:
-    """Tell of one file; without `sites` it is a linked one that has no table."""
+def of_file(obj: Object, sites: SiteTable) -> ReportedFile:
+    """Tell of one file."""
     return {
         **identity(obj),
-        "has_table": sites is not None and sites.has_table,
-        "dead_entries": 0 if sites is None else sites.dead,
-        "repeated_entries": 0 if sites is None else sites.repeated,
-        "sites": list(map(of_site, sites or ())),
+        "has_table": sites.has_table,
+        "no_evidence": getattr(sites, "no_evidence", "") or None,
+        "dead_entries": sites.dead,
+        "repeated_entries": sites.repeated,
+        "sites": list(map(of_site, sites)),
     }
 
 
@@ -51,6 +53,7 @@ def of_site(site: Site) -> ReportedSite:
         "bytes": site.code.hex(),
         "state": site.state,
         "recorded": site.recorded,
+        "evidence": site.evidence or (TABLE if site.recorded else RELOCATION),
         "reason": site.reason or None,
     }
 
@@ -85,6 +88,6 @@ def _type(obj: Object) -> Literal["object", "executable", "PIE", "shared object"
     if obj.type == elf.ET_EXEC:
         return "executable"
     if obj.type == elf.ET_DYN:
-        flags = segments.LoadView(obj).dynamic.get(DT_FLAGS_1, 0)
+        flags = obj.once(segments.LoadView).dynamic.get(DT_FLAGS_1, 0)
         return "PIE" if flags & DF_1_PIE else "shared object"
     raise FormatError(obj.path, "neither an object nor a linked file")

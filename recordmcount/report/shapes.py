@@ -37,13 +37,18 @@ class ReportedSite(Place):
     bytes: str
     state: State
     recorded: bool
+    evidence: str
     reason: str | None
 
 
 class ReportedFile(Identity):
-    """A file, or a member of an archive, and all its sites."""
+    """A file, or a member of an archive, and all its sites.
+
+    `no_evidence` tells why calls could not be found in a linked file without a table.
+    """
 
     has_table: bool
+    no_evidence: str | None
     dead_entries: int
     repeated_entries: int
     sites: list[ReportedSite]

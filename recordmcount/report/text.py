@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from recordmcount import mcount_loc
 from recordmcount.console import printable
+from recordmcount.sites.evidence import ALL
 from recordmcount.sites.state import STATES, State
 from recordmcount.sites.words import in_function, odd_entries, sites_in_words
 
@@ -58,12 +61,24 @@ def _cells(site: ReportedSite) -> tuple[str, ...]:
 
 
 def _summary(file: ReportedFile) -> str:
-    parts = _counts(file["sites"]) if file["sites"] or file["type"] == "object" else []
+    is_known = file["sites"] or file["type"] == "object" or not file["has_table"]
+    parts = _counts(file["sites"]) if is_known else []
     if not file["has_table"]:
+        parts += _evidence(file)
         parts.append(f"no {mcount_loc.NAME.decode()} table")
     elif not file["sites"] and not file["dead_entries"]:
         parts.append("the table is empty")
     return "; ".join(parts + odd_entries(file["dead_entries"], file["repeated_entries"]))
+
+
+def _evidence(file: ReportedFile) -> list[str]:
+    """Tell how the sites of a linked file without a table are known, or why none are."""
+    if file["no_evidence"]:
+        return [f"no evidence: {file['no_evidence']}"]
+    if file["type"] == "object" or not file["sites"]:
+        return []
+    numbers = Counter(site["evidence"] for site in file["sites"])
+    return ["found by " + ", ".join(f"{how} ({numbers[how]})" for how in ALL if numbers[how])]
 
 
 def _counts(sites: Iterable[ReportedSite]) -> list[str]:

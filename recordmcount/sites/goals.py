@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from recordmcount.elf.object import Object, Section
 
+PT_GNU_RELRO = 0x6474E552
+
 
 class Goals:
     """The ways to mcount in an image, and what finding them took.
@@ -35,11 +37,15 @@ class Goals:
         self.view = LoadView(obj)
         self.code = LoadedCode(self.view)
         gots = [obj.section(index) for name in (b".got", b".got.plt") for index in obj.named(name)]
-        self.words = Words(self.view, [*tables, *gots], names)
+        fixed = [] if obj.headers else list(_relocated_once(self.view))
+        self.words = Words(self.view, [*tables, *gots, *fixed], names)
         self.targets = Targets(self.view, self.words, gots, names)
         self.definitions = frozenset(_defined(self.view, names))
         if not obj.headers:
             self.targets.code.update(_defined_by_loader(self.view, names))
+            for slot, value in self.words.values.items():
+                if value in self.targets.code:
+                    self.targets.slots.setdefault(slot, self.targets.code[value])
         if obj.machine == x86.EM_386 and self.targets.slots:
             base = _usual_base(self.code)
             self.targets.got_bases = self.targets.got_bases[:1] if base is None else [base]
@@ -95,6 +101,15 @@ def _defined_by_loader(view: LoadView, names: list[bytes]) -> dict[int, str]:
         and info & 0xF != elf.STT_GNU_IFUNC
         and view.file_offset(value, 1, executable=True) is not None
     }
+
+
+def _relocated_once(view: LoadView) -> Iterator[Section]:
+    """Return what the loader makes read-only: the GOT is in it, and what it holds stays there."""
+    flags = elf.SHF_ALLOC | elf.SHF_WRITE
+    for one in view.segments:
+        if one.type == PT_GNU_RELRO:
+            header = (0, elf.SHT_PROGBITS, flags, one.vaddr, one.offset, one.filesz, 0, 0, 1, 0)
+            yield elf.Section(0, "", header)
 
 
 def _usual_base(code: LoadedCode) -> int | None:

@@ -233,7 +233,7 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> LinkedSites:
     `extra_names` are further names of mcount, as given to gcc's -mfentry-name. Raises FormatError
     where there is no table, or an entry names no code that is loaded from the file.
     """
-    view = LoadView(obj)
+    view = obj.once(LoadView)
     if not obj.headers:
         raise FormatError(obj.path, "no section headers, by which a table is found")
     tables = [obj.section(index) for index in obj.named(mcount_loc.NAME)]
