@@ -49,7 +49,7 @@ def entries_by_function(path: Path) -> set[tuple[str | None, int]]:
     image = Image(path)
     starts = {symbol.name: symbol["st_value"] for symbol in image.symbols}
     found = set()
-    for entry in table(path):
+    for entry in image.table if is_loaded(path) else table(path):
         name = image.function_at(entry)
         found.add((name, entry - starts[name or ""]))
     return found
@@ -115,7 +115,8 @@ class TestEveryProgram:
         image = Image(path)
         assert image.table == table(path) == sites
         assert is_loaded(path)
-        assert changed(path, old) <= MAY_CHANGE | (MAY_REFER if machine == "-m32" else set())
+        holds_addresses = machine == "-m32" or kind == "exe"
+        assert changed(path, old) <= MAY_CHANGE | (MAY_REFER if holds_addresses else set())
         assert {*places.items()} <= {*addresses(path).items()}
         assert complaints(path) <= said
         said_by_it = program.run(path)
@@ -253,20 +254,17 @@ def test_the_debugger_has_its_lines(tmp_path: Path, linker: str, alloc: bool) ->
     words = ["gdb", "-batch", "-nx", *(word for one in script for word in ("-ex", one)), str(path)]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     line = THROWS.splitlines().index("__attribute__((noinline)) void fail(int n) {") + 1
-    assert f"fail (n=0) at {tmp_path / 'throws.cc'}:" in done.stdout, done.stdout
-    frames = [f"fail (n={n})" for n in (0, 1, 2)]
-    assert all(frame in done.stdout for frame in frames)
-    assert done.stdout.count(f"throws.cc:{line + 2}") == 2
+    frames = re.findall(
+        r"^#\d .*(fail|main) \(.*\) at .*throws.cc:(\d+)$", done.stdout, re.MULTILINE
+    )
+    assert [name for name, _ in frames] == ["fail", "fail", "fail", "main"], done.stdout
+    assert [int(number) - line for _, number in frames] == [0, 2, 2, 5]
 
 
-@pytest.mark.parametrize("linker", LINKERS)
-def test_packed_relocations(tmp_path: Path, linker: str) -> None:
-    pack = {
-        "bfd": "-Wl,-z,pack-relative-relocs", "lld": "-Wl,--pack-dyn-relocs=relr",
-        "mold": "-Wl,--pack-dyn-relocs=relr", "gold": "",
-    }[linker]  # fmt: skip
+def test_packed_relocations(tmp_path: Path) -> None:
+    """By bfd: what others pack glibc does not load, for they do not say so in a version."""
     program = Program(tmp_path, "g++", "pie", LATE)
-    path = program.link(linker, program.compile(), *([pack] if pack else []))
+    path = program.link("bfd", program.compile(), "-Wl,-z,pack-relative-relocs")
     assert not post_link(path, alloc=True).failed
     image = Image(path)
     assert [image.base + entry for entry in program.run(path).entries] == calls(path)
@@ -386,7 +384,8 @@ def test_a_loaded_table_survives_every_strip_that_leaves_moved_headers_alone(
 @pytest.mark.parametrize("strip", STRIPS)
 @pytest.mark.parametrize("linker", LINKERS)
 def test_strip_first_and_all_is_well(tmp_path: Path, linker: str, strip: str) -> None:
-    program = Program(tmp_path, "g++", "pie", LATE)
+    # That a PIE of mold's refers to the table, nothing but its symbols tells.
+    program = Program(tmp_path, "g++", "shared" if linker == "mold" else "pie", LATE)
     path = program.link(linker, program.compile())
     sites = calls(path)
     out = stripped(path, strip)
