@@ -44,6 +44,8 @@ def main(words: "Sequence[str]") -> int:
             raise UsageError("no files")
         if options.alloc and not options.image:
             raise UsageError("--alloc is for --image")
+        if options.image and options.for_objects:
+            raise UsageError("--gc-sections, --pic, --kernel and --all-sections are for objects")
         files = list(_expand(options.files))
         if options.output and len(files) > 1:
             raise UsageError("-o is for one file")

@@ -34,15 +34,17 @@ class Options(Values):
     alloc = False
     quiet = False
 
+    @property
+    def for_objects(self) -> bool:
+        """Whether something is asked for that only a linker can do."""
+        return self.gc_sections or self.pic or self.kernel or self.all_sections
+
 
 def declare() -> tuple[Command, Options]:
     """Declare the command line of recording."""
     command = Command(
         "recordmcount",
-        [
-            "[-w] [options] FILE... | @LIST", "--image [--alloc] [options] FILE...",
-            "report [options] FILE...",
-        ],
+        ["[-w] [options] FILE... | @LIST", "report [options] FILE..."],
         "Record every call to mcount or __fentry__ in relocatable x86 objects (and in the members "
         "of static libraries) in a __mcount_loc table, as the Linux build's recordmcount does.",
         [
@@ -100,7 +102,7 @@ def declare() -> tuple[Command, Options]:
             ),
         ],
         arguments=[
-            ("FILE", "an object (.o, .ko) or an archive (.a); changed in place"),
+            ("FILE", "an object (.o, .ko), an archive (.a), with --image a linked file; changed in place"),
             ("@LIST", "a file that names one FILE a line (or separated by NULs); @- is stdin"),
         ],
         verbs=[("report", "show every call site of objects, libraries and linked files")],

@@ -147,6 +147,22 @@ def base(path: Path) -> int:
         return int(loaded[0]["p_vaddr"])
 
 
+def test_headers_that_move_keep_their_distance_from_those_that_stay(tmp_path: Path) -> None:
+    """Kernels before 5.18 add e_phoff to where file offset 0 is in memory: AT_PHDR."""
+    path = link(tmp_path, "-m32", "-pie")
+    old = path.read_bytes()
+    assert "its program headers had to move" in run(path, "--alloc").stderr
+    with path.open("rb") as stream:
+        file = ELFFile(stream)
+        assert file["e_phoff"] > len(old)
+        loaded = [one for one in file.iter_segments() if one["p_type"] == "PT_LOAD"]
+        (phdr,) = (one for one in file.iter_segments() if one["p_type"] == "PT_PHDR")
+        at_phdr = loaded[0]["p_vaddr"] - loaded[0]["p_offset"] + file["e_phoff"]
+        assert phdr["p_vaddr"] == at_phdr
+        assert loaded[-1]["p_vaddr"] <= at_phdr < loaded[-1]["p_vaddr"] + loaded[-1]["p_memsz"]
+    assert entries_seen_by(path) == calls(path)
+
+
 def test_the_bounds_take_the_place_of_symbols_that_nobody_defined(program: Path) -> None:
     before = bounds(program)
     assert {name: shndx for name, (_, shndx) in before.items()} == {
@@ -213,6 +229,24 @@ def test_alloc_alone_means_nothing(program: Path) -> None:
     done = command.run("recordmcount", "--alloc", program)
     assert (done.status, done.stdout) == (2, "")
     assert "--alloc is for --image" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--gc-sections", "--pic", "--kernel", "--all-sections"])
+def test_what_only_a_linker_can_do_is_for_objects(program: Path, option: str) -> None:
+    done = run(program, option)
+    assert (done.status, done.stdout) == (2, "")
+    assert "--gc-sections, --pic, --kernel and --all-sections are for objects" in done.stderr
+
+
+def test_where_nothing_names_mcount_nothing_is_guessed(tmp_path: Path) -> None:
+    path = link(tmp_path, "-static", pic="-fno-pic")
+    subprocess.run(["strip", path], check=True)
+    old = path.read_bytes()
+    done = run(path)
+    assert (done.status, done.stdout) == (0, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{path}: warning: nothing tells which calls are of mcount: ")
+    assert path.read_bytes() == old
 
 
 def test_what_stands_behind_an_image_must_stay_at_the_end(program: Path) -> None:
