@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from recordmcount.disassembler import disassembler
+from functools import cache
+from typing import TYPE_CHECKING
+
 from recordmcount.sites.site import Site
-from recordmcount.x86 import EM_X86_64
+from recordmcount.x86 import EM_386, EM_X86_64
+
+if TYPE_CHECKING:
+    from capstone import Cs
 
 
 def disassemble(code: bytes, address: int, machine: int = EM_X86_64) -> str:
@@ -13,12 +18,12 @@ def disassemble(code: bytes, address: int, machine: int = EM_X86_64) -> str:
     `machine` is the e_machine of what they are for. Bytes that are no whole instruction are `??`;
     so is everything where capstone is not to be had, as a message without it is still of use.
     """
-    decoder = disassembler(machine)
-    if decoder is None:
+    disassembler = _disassembler(machine)
+    if disassembler is None:
         return "??"
     parts = []
     end = 0
-    for _, size, mnemonic, operands in decoder.disasm_lite(code, address):
+    for _, size, mnemonic, operands in disassembler.disasm_lite(code, address):
         parts.append(f"{mnemonic} {operands}".strip())
         end += size
     if end < len(code):
@@ -36,3 +41,22 @@ def describe(site: Site) -> str:
     wanted = f"; expected {expected}" if expected else ""
     actual = f": {both(site.code)}" if site.code else ""
     return f"{site.reason}{actual}{wanted}"
+
+
+@cache  # thousands of sites may be foreign
+def _disassembler(machine: int) -> Cs | None:
+    try:
+        _find_packages()
+        from capstone import CS_ARCH_X86, CS_MODE_32, CS_MODE_64, Cs
+    except ImportError:
+        return None
+    return Cs(CS_ARCH_X86, CS_MODE_32 if machine == EM_386 else CS_MODE_64)
+
+
+def _find_packages() -> None:
+    """Look where packages are installed, which Python has not done if it was started with -S."""
+    import site
+    import sys
+
+    if sys.flags.no_site:
+        site.main()

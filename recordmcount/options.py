@@ -102,11 +102,7 @@ def declare() -> tuple[Command, Options]:
             ),
         ],
         arguments=[
-            (
-                "FILE",
-                "an object (.o, .ko) or an archive (.a), with --image a linked file; changed in "
-                "place",
-            ),
+            ("FILE", "an object (.o, .ko), an archive (.a), or an --image; changed in place"),
             ("@LIST", "a file that names one FILE a line (or separated by NULs); @- is stdin"),
         ],
         verbs=[("report", "show every call site of objects, libraries and linked files")],

@@ -23,7 +23,7 @@ from itertools import repeat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 EM_386 = 3
 EM_X86_64 = 62
@@ -453,48 +453,66 @@ def plt_jump(machine: int, code: bytes) -> tuple[int, int, int] | None:
 
 # --- what is searched for -----------------------------------------------------------------------
 
-PREFIX_BYTES = (0x67, 0x90)  # before e8, of `call-addr32`, `call-addr16` and `nop-call`
+PREFIXES = (b"\x67",)  # before e8, of `call-addr32` and `call-addr16`
+# Others that change nothing: segment overrides, bnd, REX.
+OTHER_PREFIXES = tuple(
+    bytes((prefix,)) for prefix in (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0xF2, *range(0x40, 0x50))
+)
 
 
-def call_patterns(
-    machine: int, code: "Sequence[int]", slots: "Sequence[int]", bases: "Sequence[int]"
-) -> "tuple[dict[bytes, Sequence[int]], dict[bytes, int]]":
-    """Tell how calls look that lead to one of these addresses of code, or through one of the slots.
+class Patterns:
+    """How instructions look that lead to addresses, the goals.
 
-    Returns (by opcode, what a 4-byte operand behind it must lead to, counted from its end; whole
-    instructions, with what they lead to). A call behind a prefix or NOP is found by its opcode.
+    `relative` are the goals, by opcode, of a 4-byte operand behind it that counts from its end.
+    `fixed` are, by the bytes of an operand that are the same wherever it stands, rows of (what is
+    before it, what is behind it, the goal).
     """
-    relative: dict[bytes, Sequence[int]] = {}
-    exact: dict[bytes, int] = {}
-    for form in linked_calls(machine):
-        goals = slots if form.through_slot else code
-        if form.origin == FROM_END:
-            if not form.prefix.endswith(CALL.prefix) or form.prefix == CALL.prefix:
-                relative[form.prefix] = goals
-            continue
-        for base in bases if form.origin == FROM_GOT else (0,):
-            for goal in goals:
-                exact.update(_exact(form.prefix, goal - base, form.width, form.suffix, goal))
-    return relative, exact
 
+    __slots__ = ("relative", "fixed")
 
-def slot_jumps(
-    machine: int, slots: "Sequence[int]", bases: "Sequence[int]"
-) -> "tuple[dict[bytes, Sequence[int]], dict[bytes, int]]":
-    """Tell how jumps through one of the slots look, as `call_patterns` does."""
-    if machine == EM_X86_64:
-        return {b"\xff\x25": slots}, {}  # jmp *disp32(%rip)
-    exact: dict[bytes, int] = {}
-    for slot in slots:
-        exact.update(_exact(b"\xff\x25", slot, 4, b"", slot))  # jmp *disp32
-        for base in bases:
-            exact.update(_exact(b"\xff\xa3", slot - base, 4, b"", slot))  # jmp *disp32(%ebx)
-    return {}, exact
+    def __init__(self) -> None:
+        self.relative: dict[bytes, Sequence[int]] = {}
+        self.fixed: dict[bytes, list[tuple[bytes, bytes, int]]] = {}
 
+    def _fix(
+        self, prefix: bytes, operand: int, goal: int, width: int = 4, suffix: bytes = b""
+    ) -> None:
+        field = (operand & (1 << 8 * width) - 1).to_bytes(width, "little")
+        self.fixed.setdefault(field, []).append((prefix, suffix, goal))
 
-def _exact(prefix: bytes, operand: int, width: int, suffix: bytes, goal: int) -> dict[bytes, int]:
-    field = (operand & (1 << 8 * width) - 1).to_bytes(width, "little")
-    return {prefix + field + suffix: goal}
+    @classmethod
+    def of_calls(
+        cls, machine: int, code: "Sequence[int]", slots: "Sequence[int]", bases: "Sequence[int]"
+    ) -> "Patterns":
+        """Tell of calls to one of these addresses of code, or through one of the slots.
+
+        `bases` are what i386 code may have in its GOT register. A call behind a prefix or a NOP is
+        told by its opcode alone.
+        """
+        patterns = cls()
+        for form in linked_calls(machine):
+            goals = slots if form.through_slot else code
+            if form.origin == FROM_END:
+                if not form.prefix.endswith(CALL.prefix) or form.prefix == CALL.prefix:
+                    patterns.relative[form.prefix] = goals
+                continue
+            for base in bases if form.origin == FROM_GOT else (0,):
+                for goal in goals:
+                    patterns._fix(form.prefix, goal - base, goal, form.width, form.suffix)
+        return patterns
+
+    @classmethod
+    def of_jumps(cls, machine: int, slots: "Sequence[int]", bases: "Sequence[int]") -> "Patterns":
+        """Tell of jumps through one of the slots, as those of stubs."""
+        patterns = cls()
+        if machine == EM_X86_64:
+            patterns.relative[b"\xff\x25"] = slots  # jmp *disp32(%rip)
+            return patterns
+        for slot in slots:
+            patterns._fix(b"\xff\x25", slot, slot)  # jmp *disp32
+            for base in bases:
+                patterns._fix(b"\xff\xa3", slot - base, slot)  # jmp *disp32(%ebx)
+        return patterns
 
 
 def stub_begins(machine: int) -> "Sequence[tuple[int, bytes]]":
@@ -508,23 +526,6 @@ def stub_begins(machine: int) -> "Sequence[tuple[int, bytes]]":
 
 
 LONGEST_STUB_BEGIN = 11
-LONGEST_GOT_BASE = 12  # of the instructions below
-
-
-def got_bases(code: bytes, vaddr: int) -> "Iterator[int]":
-    """Find what 32-bit code, which is at `vaddr`, adds to its own address: that of the GOT, mostly.
-
-    call thunk; add $imm32,%reg (gcc), or call .+5; pop %reg; add $imm32,%reg (clang): what is added
-    counts from the end of the call.
-    """
-    import re
-
-    computed = rb"\xe8.{4}[\x58-\x5f]?(?:\x81[\xc0-\xc3\xc5-\xc7]|\x05)(.{4})"
-    for match in re.finditer(computed, code, re.DOTALL):
-        end = vaddr + match.start() + 5
-        yield end + int.from_bytes(match[1], "little") & 0xFFFFFFFF
-
-
 NOP_INSTRUCTIONS = ("nop", "xchg ax, ax")  # as capstone spells those of `NOPS`
 
 

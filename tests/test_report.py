@@ -357,8 +357,7 @@ def test_a_linked_file_without_table_says_so(tmp_path: Path) -> None:
 
 def test_a_linked_file_without_section_headers_is_reported_and_not_switched(tmp_path: Path) -> None:
     path = images.build(tmp_path, flags=("-mfentry", "-fno-pic")).image
-    images.write(path, 40, bytes(8))  # e_shoff
-    images.write(path, 60, bytes(4))  # e_shnum, e_shstrndx
+    images.without_section_headers(path)
     summary = "4 sites: 4 call; 0 recorded; found by PLT (4); no __mcount_loc table\n"
     assert report(path).stdout.endswith(summary)
     reason = f"{path}: no section headers, by which a table is found\n"

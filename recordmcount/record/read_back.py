@@ -10,7 +10,6 @@ import io
 from warnings import catch_warnings
 
 from recordmcount import mcount_loc
-from recordmcount.disassembler import find_packages
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 def check(obj: Object, plan: ImagePlan) -> None:
     """Raise FormatError if lief reads anything of the planned image otherwise than it is meant."""
-    find_packages()
     import lief
 
     lief.logging.disable()  # what it has to say of the image it said of the old one, too

@@ -65,8 +65,8 @@ class Goals:
         slots, machine = list(self.targets.slots), self.view.obj.machine
         if not slots:
             return
-        relative, exact = x86.slot_jumps(machine, slots, self.targets.got_bases)
-        for jump, slot in Search(self.view, relative, exact).through(self.code):
+        patterns = x86.Patterns.of_jumps(machine, slots, self.targets.got_bases)
+        for jump, slot in Search(self.view, patterns).through(self.code):
             for start in self._leading_to(jump):
                 yield start, slot
 

@@ -1,7 +1,8 @@
 """The entries of `__patchable_function_entries`: where -fpatchable-function-entry left NOPs.
 
 An entry is the link-time virtual address of the first NOP. How many there are it does not tell: the
-NOPs end where another instruction begins, or the next function.
+NOPs end where another instruction begins, or the next function. Compilers pad with NOPs as well, so
+all areas of a file are taken to be as long as its shortest.
 """
 
 from __future__ import annotations

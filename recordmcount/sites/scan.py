@@ -16,7 +16,6 @@ from _bisect import bisect_right
 from recordmcount import x86
 
 from . import evidence, patchable
-from .boundaries import LIKELY, NO, Boundaries
 from .decoder import Decoder
 from .goals import Goals
 from .linked import Entries, LinkedSites
@@ -24,6 +23,7 @@ from .linked_code import LinkedCode
 from .named_calls import named_calls
 from .search import Search
 from .segment_code import SegmentCode
+from .starts import LIKELY, NO, Starts
 from .state import State
 
 TYPE_CHECKING = False
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .search import LoadedCode
     from .site import Site
 
+PREFIXED = "a call behind a prefix, which cannot be recorded"
 NO_SYMBOLS = "no symbols, and nothing that is imported is mcount"
 
 
@@ -71,8 +72,10 @@ class FoundSites:
         self.slots = linked.slots
         self._linked = linked
         self._named = found.named
+        self._prefixed = found.prefixed
         self._functions = functions
         self._code = code
+        self._area: int | None = None  # bytes of NOPs at each entry, when they are known
 
     @property
     def proven(self) -> list[int]:
@@ -89,6 +92,9 @@ class FoundSites:
 
     def __getitem__(self, number: int) -> Site:
         site = self._linked[number]._replace(recorded=False, evidence=self.evidence[number])
+        if site.position in self._prefixed:
+            code = self._code.read(site.position, site.position + 1 + x86.CALL.length)
+            return site._replace(code=code, reason=PREFIXED, expected=())
         if site.state is State.FOREIGN and site.position in self._named:
             named = self._named[site.position]
             return site._replace(
@@ -100,7 +106,11 @@ class FoundSites:
         return site
 
     def _patchable(self, site: Site) -> Site:
-        code = self._nops(site)
+        if self._area is None:
+            entries = zip(self.vaddrs, self.evidence, strict=True)
+            areas = [self._nops(vaddr) for vaddr, how in entries if how == evidence.PATCHABLE_ENTRY]
+            self._area = min(filter(None, map(len, areas)), default=0)
+        code = self._nops(site.position)[: self._area]
         if not code:
             return site._replace(state=State.FOREIGN, reason=patchable.NO_NOP, expected=())
         return site._replace(
@@ -108,15 +118,13 @@ class FoundSites:
             reason="", expected=(),
         )  # fmt: skip
 
-    def _nops(self, site: Site) -> bytes:
+    def _nops(self, vaddr: int) -> bytes:
         """Return the NOPs at an entry, up to the next site or function."""
-        end = site.position + patchable.LONGEST
-        end = min([end, *self.vaddrs[bisect_right(self.vaddrs, site.position) :][:1]])
-        found = patchable.nops(site.machine, self._code.read(site.position, end))
+        end = vaddr + patchable.LONGEST
+        end = min([end, *self.vaddrs[bisect_right(self.vaddrs, vaddr) :][:1]])
+        found = patchable.nops(self._functions.machine, self._code.read(vaddr, end))
         begins = self._functions.begins_function
-        return next(
-            (found[:at] for at in range(1, len(found)) if begins(site.position + at)), found
-        )
+        return next((found[:at] for at in range(1, len(found)) if begins(vaddr + at)), found)
 
     def __iter__(self) -> Iterator[Site]:
         return map(self.__getitem__, range(len(self)))
@@ -133,53 +141,91 @@ class FoundSites:
 class _Found:
     """What was found, by the link-time virtual address of its first byte.
 
-    `evidence` is of everything, and `named` are the calls that a relocation names.
+    `evidence` is of everything, `named` are the calls that a relocation names, and `prefixed` those
+    behind a prefix that no table entry can name.
     """
 
     def __init__(self, goals: Goals, names: Sequence[bytes], entries: Sequence[int]) -> None:
         self.evidence: dict[int, str] = dict.fromkeys(entries, evidence.PATCHABLE_ENTRY)
         self.named: dict[int, NamedCall] = {}
+        self.prefixed: set[int] = set()
         self._code = goals.code
-        self._boundaries = Boundaries(goals.view, goals.code)
+        self._starts = Starts(goals.view, goals.code)
         targets = goals.targets
-        patterns = x86.call_patterns(
+        patterns = x86.Patterns.of_calls(
             goals.view.obj.machine, [*targets.code], [*targets.slots], targets.got_bases
         )
-        resolved = dict(Search(goals.view, *patterns).through(goals.code))
+        resolved = dict(Search(goals.view, patterns).through(goals.code))
         named = {call.vaddr: call for call in named_calls(goals, names)}
-        for opcode in sorted({*resolved, *named}):
-            start, certainty = self._first_byte(opcode)
-            if certainty == NO:
+        begun = [self._first_byte(opcode) for opcode in sorted({*resolved, *named})]
+        # One linker puts NOPs before calls; elsewhere it is padding, which others may jump to.
+        has_nops = 2 * sum(call.has_nop for call in begun) > len(begun)
+        for call in begun:
+            start = call.opcode if call.has_nop and not has_nops else call.start
+            if call.certainty == NO:
                 continue
-            if opcode in named:
-                self.named[start] = named[opcode]
-                self.evidence[start] = named[opcode].evidence
+            if call.is_odd:
+                self.prefixed.add(start)
+            if call.opcode in named:
+                self.named[start] = named[call.opcode]
+                self.evidence[start] = named[call.opcode].evidence
                 continue
-            goal = resolved[opcode]
+            goal = resolved[call.opcode]
             how = evidence.DIRECT if goal in goals.definitions else evidence.PLT
             how = evidence.GOT if goal in targets.slots else how
-            self.evidence[start] = evidence.likely(how) if certainty == LIKELY else how
+            self.evidence[start] = evidence.likely(how) if call.certainty == LIKELY else how
 
-    def _first_byte(self, opcode: int) -> tuple[int, int]:
-        """Return (link-time virtual address of a call's first byte, how certain it is a call).
+    def _first_byte(self, opcode: int) -> _Begun:
+        """Tell where the call with this opcode begins: before e8 there may be a prefix or a NOP."""
+        before = self._before(opcode)
+        if before:
+            certainty = self._starts.at(opcode - 1)
+            if certainty != NO:
+                return _Begun(opcode, opcode - 1, certainty, has_nop=before == x86.NOPS[1])
+        certainty = self._starts.at(opcode)
+        if certainty == NO and self._code.read(opcode - 1, opcode) in x86.OTHER_PREFIXES:
+            certainty = self._starts.at(opcode - 1)
+            return _Begun(opcode, opcode - 1, certainty, is_odd=True)
+        return _Begun(opcode, opcode, certainty)
 
-        Before e8 a linker may have put a prefix, which is part of the instruction, or a NOP, which
-        is part of the site. One NOP alone: several are an area for patches, or padding.
+    def _before(self, opcode: int) -> bytes:
+        """Return the byte before e8 that may be part of the site, if there is one.
+
+        Of NOPs only a single one: more are an area for patches, or padding.
         """
-        certainty = NO
-        if self._may_begin_before(opcode):
-            certainty = self._boundaries.at(opcode - 1)
-        if certainty != NO:
-            return opcode - 1, certainty
-        return opcode, self._boundaries.at(opcode)
-
-    def _may_begin_before(self, opcode: int) -> bool:
         code = self._code.read(opcode - 2, opcode + 1)
-        if code[2:] != x86.CALL.prefix or not self._boundaries.is_inside(opcode):
-            return False
-        if code[1:2] == x86.NOPS[1]:
-            return code[0] != code[1] or not self._boundaries.is_inside(opcode - 1)
-        return code[1] in x86.PREFIX_BYTES
+        before = code[1:2]
+        if code[2:] != x86.CALL.prefix or not self._starts.is_inside(opcode):
+            return b""
+        if before == x86.NOPS[1]:
+            is_first = not self._starts.is_inside(opcode - 1)
+            is_area = opcode - 1 in self.evidence or (code[:1] == before and not is_first)
+            return b"" if is_area else before
+        return before if before in x86.PREFIXES else b""
+
+
+class _Begun:
+    """A call whose opcode is at a link-time virtual address, and its first byte at `start`.
+
+    `is_odd` tells that this is a prefix that no table entry can name.
+    """
+
+    __slots__ = ("opcode", "start", "certainty", "has_nop", "is_odd")
+
+    def __init__(
+        self,
+        opcode: int,
+        start: int,
+        certainty: int,
+        *,
+        has_nop: bool = False,
+        is_odd: bool = False,
+    ) -> None:
+        self.opcode = opcode
+        self.start = start
+        self.certainty = certainty
+        self.has_nop = has_nop
+        self.is_odd = is_odd
 
 
 def read(obj: Object, extra_names: Sequence[str] = ()) -> FoundSites:
@@ -203,10 +249,11 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> FoundSites:
     linked = decoded(sorted(found.evidence))
     # Where the loader changes an operand, it does not lead where it seems to.
     others = {linked.vaddrs[number] for number in linked.where(range(len(linked)), State.FOREIGN)}
-    others -= {*entries, *found.named}
+    others -= {*entries, *found.named, *found.prefixed}
     if others:
         linked = decoded([vaddr for vaddr in linked.vaddrs if vaddr not in others])
-    unnamed = obj.symtab is None and not goals.targets.code and not goals.targets.slots
+    ways = goals.targets.code or goals.targets.slots or found.named
+    unnamed = obj.symtab is None and not ways
     return FoundSites(
         linked, functions, goals.code, found, dead=dead, no_evidence=NO_SYMBOLS if unnamed else ""
     )

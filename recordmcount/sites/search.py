@@ -18,7 +18,7 @@ from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
     from recordmcount.elf.segments import LoadView
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 PIECE = 1 << 18
 HALF = 16  # bits
 FIELD = 4  # bytes of a relative operand
-# An image has one to three ways to mcount. With as many as this it is made to cost time.
-MOST_GOALS = 256
+# An image has one to three ways to mcount, in at most 17 forms. With more it is made to cost time.
+MOST_ROWS = 4096
 
 
 class Code:
@@ -84,47 +84,46 @@ def _executable(view: LoadView) -> Iterator[int]:
 
 
 class Search:
-    """What to look for.
+    """Looks for instructions of these patterns; FormatError where there are too many goals."""
 
-    `relative` are the addresses that a 4-byte operand behind an opcode may lead to, counted from
-    its end; `exact` are instructions that name an address wherever they stand, with that address.
-    All are link-time virtual addresses. Raises FormatError where they are too many.
-    """
-
-    def __init__(
-        self, view: LoadView, relative: Mapping[bytes, Sequence[int]], exact: Mapping[bytes, int]
-    ) -> None:
-        number = sum(map(len, relative.values())) + len(exact)
-        if number > MOST_GOALS * len(x86.linked_calls(view.obj.machine)):
-            raise FormatError(view.obj.path, f"{number} ways to name mcount are too many")
+    def __init__(self, view: LoadView, patterns: x86.Patterns) -> None:
+        rows = sum(map(len, [*patterns.relative.values(), *patterns.fixed.values()]))
+        if rows > MOST_ROWS:
+            raise FormatError(view.obj.path, f"{rows} ways to name mcount are too many to look for")
         self._mask = (1 << x86.ADDRESS_BITS[view.obj.machine]) - 1
-        self._relative = {opcode: frozenset(goals) for opcode, goals in relative.items() if goals}
-        self._exact = exact
-        self._longest = max(map(len, [*exact, *(opcode + bytes(FIELD) for opcode in relative)]))
-        self._exact_pattern = re.compile(b"|".join(map(re.escape, exact)), re.DOTALL)
+        goals = patterns.relative.items()
+        self._relative = {opcode: frozenset(each) for opcode, each in goals if each}
+        self._fixed = patterns.fixed
 
     def through(self, code: LoadedCode) -> list[tuple[int, int]]:
-        """Find candidates: (link-time virtual address of the opcode, that named), ascending."""
+        """Find candidates: (link-time virtual address of the opcode, the goal), ascending."""
         found: list[tuple[int, int]] = []
-        for vaddr, piece in pieces(code, self._longest) if self._relative or self._exact else ():
-            found += self._in_piece(vaddr, piece, PIECE)
+        for vaddr, piece in pieces(code, x86.LONGEST_SITE) if self._relative or self._fixed else ():
+            found += [(vaddr + at, goal) for at, goal in self._in_piece(vaddr, piece) if at < PIECE]
         return sorted(found)
 
-    def _in_piece(self, vaddr: int, piece: bytes, size: int) -> Iterator[tuple[int, int]]:
-        """Search what begins in the first `size` bytes of `piece`, which is at `vaddr`."""
+    def _in_piece(self, vaddr: int, piece: bytes) -> Iterator[tuple[int, int]]:
+        """Search a piece, which is at `vaddr`: (index of the opcode, the goal)."""
         for opcode, goals in self._relative.items():
             first = len(opcode)
-            for match in self._pattern(opcode, goals, vaddr, size).finditer(piece):
-                at = match.start()
-                field = int.from_bytes(
-                    piece[at + first : at + first + FIELD], "little", signed=True
-                )
-                goal = vaddr + at + first + FIELD + field & self._mask
-                if at < size and goal in goals:
-                    yield vaddr + at, goal
-        for match in self._exact_pattern.finditer(piece) if self._exact else ():
-            if match.start() < size:
-                yield vaddr + match.start(), self._exact[match[0]]
+            for match in self._pattern(opcode, goals, vaddr, len(piece)).finditer(piece):
+                end = match.start() + first + FIELD
+                field = int.from_bytes(piece[end - FIELD : end], "little", signed=True)
+                goal = vaddr + end + field & self._mask
+                if goal in goals:
+                    yield match.start(), goal
+        for operand, rows in self._fixed.items():
+            at = piece.find(operand)
+            while at >= 0:
+                for prefix, suffix, goal in rows:
+                    start, end = at - len(prefix), at + len(operand)
+                    if (
+                        start >= 0
+                        and piece.startswith(prefix, start)
+                        and piece.startswith(suffix, end)
+                    ):
+                        yield start, goal
+                at = piece.find(operand, at + 1)
 
     def _pattern(
         self, opcode: bytes, goals: frozenset[int], vaddr: int, size: int

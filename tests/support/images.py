@@ -148,6 +148,13 @@ def write(path: Path, offset: int, data: bytes) -> None:
         stream.write(data)
 
 
+def without_section_headers(path: Path) -> None:
+    """Take e_shoff, e_shnum and e_shstrndx from a file, as tools that save space do."""
+    is_64 = path.read_bytes()[4] == 2
+    write(path, 0x28 if is_64 else 0x20, bytes(8 if is_64 else 4))
+    write(path, 0x3C if is_64 else 0x30, bytes(4))
+
+
 def _plain(flags: Sequence[str]) -> list[str]:
     """Of the flags for instrumented code, those for any code."""
     return [flag for flag in flags if flag.startswith(("-fpi", "-fPI", "-fno-pi", "-m32", "-mx32"))]

@@ -10,6 +10,7 @@ begins: that makes an instruction likely, and no more.
 from __future__ import annotations
 
 from _bisect import bisect_right
+from collections import deque
 from itertools import accumulate, chain
 
 from recordmcount import x86
@@ -23,7 +24,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from recordmcount.elf.object import Object
     from recordmcount.elf.segments import LoadView
 
     from .search import LoadedCode
@@ -39,7 +39,7 @@ STARTS = 16
 NO, LIKELY, PROVEN = range(3)
 
 
-class Boundaries:
+class Starts:
     """Tells of ascending addresses in `code` whether instructions begin there."""
 
     def __init__(self, view: LoadView, code: LoadedCode) -> None:
@@ -73,12 +73,13 @@ class Boundaries:
 
     def _function(self, vaddr: int) -> int | None:
         """Return where the function at `vaddr` starts, None if none is known."""
+        first = self._first(vaddr)
         start = self._functions.start(vaddr)
-        if start is None and not self._has_frames:
+        if not first <= start <= vaddr and not self._has_frames:
             self._has_frames = True
             self._functions.add(_by_frames(self._view))
             start = self._functions.start(vaddr)
-        return start if start is not None and start >= self._first(vaddr) else None
+        return start if first <= start <= vaddr else None
 
     def _decode(self, start: int, vaddr: int) -> tuple[int, bool]:
         """Decode from `start` on: the last boundary up to `vaddr`, whether that decodes as well."""
@@ -87,48 +88,45 @@ class Boundaries:
         text = self._code.read(start, vaddr + LONGEST_INSTRUCTION)
         if text[: vaddr - start] in x86.ENDBR:
             return vaddr, True
-        reached = start
-        for address, size in _instructions(self._view.obj, text[: vaddr - start], start):
-            reached = address + size
-        rest = text[reached - start :]
-        return reached, any(True for _ in _instructions(self._view.obj, rest, reached, 1))
+        reached = self._end(text[: vaddr - start], start)
+        return reached, self._end(text[reached - start :], reached, 1) > reached
 
     def _in_step(self, vaddr: int) -> bool:
         """Tell whether decoding from most places before `vaddr` comes by there."""
         first = max(self._first(vaddr), vaddr - BACK)
         text = self._code.read(first, vaddr + LONGEST_INSTRUCTION)
         starts = range(first, min(first + STARTS, vaddr))
-        in_step = [self._reaches(text[start - first :], start, vaddr) for start in starts]
-        return 2 * sum(in_step) >= len(in_step)
+        comes_by = {vaddr: True}  # by places that are decoded
+        for start in starts:
+            self._follow(text[start - first :], start, vaddr, comes_by)
+        return 2 * sum(comes_by[start] for start in starts) >= len(starts)
 
-    def _reaches(self, text: bytes, start: int, vaddr: int) -> bool:
-        """Tell whether decoding `text`, which is at `start`, comes by `vaddr`."""
-        reached = start
-        while reached < vaddr:
-            rest = text[reached - start :]
-            for address, size in _instructions(self._view.obj, rest, reached):
-                reached = address + size
-                if reached >= vaddr:
-                    break
-            else:
-                reached += 1  # no instruction: data, or a wrong start
-        return reached == vaddr
+    def _follow(self, text: bytes, start: int, vaddr: int, comes_by: dict[int, bool]) -> None:
+        """Decode `text`, which is at `start`, up to a place that is known to come by `vaddr`."""
+        places = []
+        at = start
+        while at < vaddr and at not in comes_by:
+            places.append(at)
+            end = self._end(text[at - start :], at, 1)
+            at = end if end > at else at + 1  # no instruction: data, or a wrong start
+        comes_by.update(dict.fromkeys(places, comes_by.get(at, False)))
+
+    def _end(self, text: bytes, vaddr: int, count: int = 0) -> int:
+        """Return the end of the instructions in `text`, which is at `vaddr`.
+
+        Of `count` instructions, or 0: up to one that is unknown or not whole.
+        """
+        decoder = disassembler(self._view.obj.machine)
+        if decoder is None:
+            what = "calls are found without a table by capstone, which is not installed"
+            raise Error(self._view.obj.path, what)
+        last = deque(decoder.disasm_lite(text, vaddr, count), maxlen=1)
+        return last[0][0] + last[0][1] if last else vaddr
 
     def _first(self, vaddr: int) -> int:
         """Return where the range of code begins that `vaddr` is in."""
         code = self._code.at(vaddr)
         return code.vaddr if code else vaddr
-
-
-def _instructions(
-    obj: Object, text: bytes, vaddr: int, count: int = 0
-) -> Iterator[tuple[int, int]]:
-    """Decode (address, size in bytes) of the instructions in `text`, up to one that is unknown."""
-    decoder = disassembler(obj.machine)
-    if decoder is None:
-        raise Error(obj.path, "calls are found without a table by capstone, which is not installed")
-    for address, size, _, _ in decoder.disasm_lite(text, vaddr, count):
-        yield address, size
 
 
 class _Ranges:
@@ -150,13 +148,13 @@ class _Ranges:
         ]
         self._reach = list(accumulate(ends, max))
 
-    def start(self, vaddr: int) -> int | None:
-        """Return the nearest start at or before `vaddr`, None where all before it have ended.
+    def start(self, vaddr: int) -> int:
+        """Return the nearest start at or before `vaddr`, -1 where all before it have ended.
 
         Instructions begin there, whether it is the innermost function's or that of one in it.
         """
         number = bisect_right(self._starts, vaddr) - 1
-        return self._starts[number] if number >= 0 and vaddr < self._reach[number] else None
+        return self._starts[number] if number >= 0 and vaddr < self._reach[number] else -1
 
 
 def _by_frames(view: LoadView) -> Iterator[tuple[int, int]]:
@@ -180,12 +178,9 @@ def _by_symbols(view: LoadView) -> list[tuple[int, int]]:
     for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
         content = obj.content(index)
         content = content[: len(content) - len(content) % layout.sym.size]
-        numbers = positions(content[layout.sym_info :: layout.sym.size], infos)
-        values = layout.column(content, layout.word, layout.sym.size)
-        sizes = layout.column(content, 2 * layout.word, layout.sym.size)
-        found += [
-            (values[number] & layout.highest, sizes[number] & layout.highest)
-            for number in numbers
-            if values[number]
-        ]
+        for number in positions(content[layout.sym_info :: layout.sym.size], infos):
+            raw = layout.sym.unpack_from(content, number * layout.sym.size)
+            _name, value, size, _info, _other, shndx = layout.sym_fields(raw)
+            if shndx != elf.SHN_UNDEF:
+                found.append((value, size))
     return found
