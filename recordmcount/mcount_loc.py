@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Literal
 
-    from .elf.object import Object, Section
+    from .elf.object import Object
 
     Code = Literal["q", "I"]  # of a word, for `struct` and `memoryview`
     # Section offsets, in any order, by section index.
@@ -212,28 +212,28 @@ def _word_by_word(obj: "Object", index: int, relocations: list[int]) -> "tuple[P
 _NOT_RELOCATED = -1
 
 
-def addresses(obj: "Object", section: "Section", relocated: "Mapping[int, int]") -> tuple[int, ...]:
+def addresses(
+    obj: "Object", name: str, vaddrs: range, content: bytes, relocated: "Mapping[int, int]"
+) -> tuple[int, ...]:
     """Read the link-time virtual addresses in a table of a linked file, in its order.
 
-    `relocated` are the values of words that have a dynamic relocation, by link-time virtual
-    address. A table that is not loaded has the addresses as they are. Raises FormatError where the
-    loader would not make a word an address.
+    The table is `content`, whole words at `vaddrs`, none if it is not loaded: then it has the
+    addresses as they are. `name` is for messages. `relocated` are the values of words that have a
+    dynamic relocation, by link-time virtual address. Raises FormatError where the loader would not
+    make a word an address.
     """
     word, highest = obj.layout.word, obj.layout.highest
-    if section.type == elf.SHT_NOBITS or section.size % word:
-        raise FormatError(obj.path, "not a table of addresses", section.name)
-    content = obj.content(section.index)
     entries = unpack(f"<{len(content) // word}{'Q' if word == 8 else 'I'}", content)
-    if not section.flags & elf.SHF_ALLOC:
+    if not vaddrs:
         return entries
     if obj.type != elf.ET_EXEC:  # what has no relocation is no address
         entries = tuple(map({0: 0, highest: 0}.get, entries, repeat(_NOT_RELOCATED)))
     if relocated:
-        slots = range(section.vaddr, section.vaddr + section.size, word)
+        slots = vaddrs[::word]
         entries = tuple(map(relocated.get, slots, entries))
     if _NOT_RELOCATED in entries:
         raise FormatError(
-            obj.path, "an entry the loader would not relocate", section.name,
+            obj.path, "an entry the loader would not relocate", name,
             entries.index(_NOT_RELOCATED) * word,
         )  # fmt: skip
     return entries

@@ -17,13 +17,13 @@ well: only a relocation type, its addend and the bytes on both sides together ma
 table 2.3, GOTPCRELX and GOT32X sections B.2 and A.2 there.)
 """
 
-from _operator import sub
-from _struct import Struct
-from itertools import repeat
+from _operator import add, sub
+from _struct import Struct, unpack_from
+from itertools import compress, repeat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
 EM_386 = 3
 EM_X86_64 = 62
@@ -49,7 +49,8 @@ R_X86_64_GOTPCRELX = 41
 
 # The names profiled code calls. For Linux compilers use the first and the last; `_mcount` is the
 # older alias, `.mcount` FreeBSD's name and `__mcount` that of NetBSD and OpenBSD.
-MCOUNT_NAMES = ("mcount", "_mcount", ".mcount", "__mcount", "__fentry__")
+FENTRY = "__fentry__"  # what calls it does so at once
+MCOUNT_NAMES = ("mcount", "_mcount", ".mcount", "__mcount", FENTRY)
 
 
 def mcount_names(extra_names: "Sequence[str]" = ()) -> list[bytes]:
@@ -279,6 +280,45 @@ def object_nops(machine: int) -> dict[bytes, tuple[CallForm, int]]:
 # What may stand before the first instruction of a function: endbr64, endbr32.
 ENDBR = (b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfb")
 
+_PUSH_CHAIN = b"\x41\x52"  # push %r10: where gcc keeps the static chain of a nested function
+LONGEST_BEFORE_FENTRY = len(ENDBR[0]) + len(_PUSH_CHAIN)
+
+
+def before_fentry(code: bytes) -> int:
+    """Measure what of the bytes before a call of __fentry__ may belong to its function."""
+    bare = code.removesuffix(_PUSH_CHAIN)
+    return len(code) - len(bare) + (4 if bare.endswith(ENDBR) else 0)
+
+
+LONGEST_INSTRUCTION = 15
+# What compilers put before the call of mcount, as instructions of known length: most of it is this.
+_PROLOGUES = {
+    EM_X86_64: (
+        rb"\xf3\x0f\x1e\xfa",  # endbr64
+        rb"[\x50-\x57]|\x41[\x50-\x57]",  # push
+        rb"\x48\x89\xe5",  # mov %rsp,%rbp
+        rb"\x48\x83\xec.|\x48\x81\xec.{4}",  # sub $imm,%rsp
+        rb"\x4c\x8d\x54\x24\x08|\x48\x83\xe4.|\x41\xff\x72\xf8",  # the stack is realigned
+    ),
+    EM_386: (
+        rb"\xf3\x0f\x1e\xfb",  # endbr32
+        rb"[\x50-\x57]|[\x58-\x5f]",  # push, pop
+        rb"\x89\xe5",  # mov %esp,%ebp
+        rb"\x83\xec.|\x81\xec.{4}",  # sub $imm,%esp
+        rb"\x8d\x4c\x24\x04|\x83\xe4.|\xff\x71\xfc",  # the stack is realigned
+        rb"\xe8.{4}|\x81[\xc0-\xc7].{4}|\x05.{4}",  # call of a thunk; add $imm,%reg: the GOT
+    ),
+}
+
+
+def is_prologue(machine: int, code: bytes) -> bool:
+    """Tell whether `code` is whole instructions, all of them such as stand before most sites."""
+    import re
+
+    pattern = b"(?:" + b"|".join(_PROLOGUES[machine]) + b")*"
+    return re.fullmatch(pattern, code, re.DOTALL) is not None  # `re` keeps what it compiled
+
+
 # What the operand of a linked call counts from.
 FROM_END, FROM_ZERO, FROM_GOT = range(3)
 
@@ -424,31 +464,73 @@ def is_object_nop(code: bytes) -> bool:
     return modrm in (0x44, 0x84) and sib & 0x38 == 0x08
 
 
-LONGEST_STUB = 17  # of those below
-NO_REGISTER = 0x25  # ModRM: *disp32, in 64-bit code *disp32(%rip); any other: a base register
 _STUB_BEGINS = {
     EM_X86_64: (b"\xf3\x0f\x1e\xfa", b"\x41\xbb"),  # endbr64; mov $index,%r11d (mold)
     EM_386: (b"\xf3\x0f\x1e\xfb", b"\xb9"),  # endbr32; mov $index,%ecx (mold)
 }
-# ModRM bytes of the jump: *disp32 and, on i386, *disp32(%ebx).
-_STUB_JUMPS = {EM_X86_64: (NO_REGISTER,), EM_386: (NO_REGISTER, 0xA3)}
+_BND = b"\xf2"  # prefix, in 64-bit code
+_JUMP_SLOT = b"\xff\x25"  # jmp *disp32, in 64-bit code jmp *disp32(%rip)
+_JUMP_SLOT_OF_GOT = b"\xff\xa3"  # jmp *disp32(%ebx)
 
 
-def plt_jump(machine: int, code: bytes) -> tuple[int, int, int] | None:
-    """Decode a PLT stub: (size in bytes, ModRM byte and signed displacement of its jump), or None.
+def plt_slot(machine: int, code: bytes, vaddr: int, got_base: "int | None") -> "int | None":
+    """Tell through which slot the PLT stub `code` jumps, which is at `vaddr`; None if it is none.
 
-    Of one in .plt, .plt.sec or .plt.got: [endbr] [mov] [bnd] jmp *disp32.
+    Of one in .plt, .plt.sec or .plt.got: [endbr] [mov] [bnd] jmp *disp32. All are link-time
+    virtual addresses; `got_base` is what %ebx holds.
     """
     endbr, mov = _STUB_BEGINS[machine]
     at = len(endbr) if code.startswith(endbr) else 0
     if code.startswith(mov, at):
         at += len(mov) + 4
-    if machine == EM_X86_64 and code.startswith(b"\xf2", at):  # bnd
+    if machine == EM_X86_64 and code.startswith(_BND, at):
         at += 1
     end = at + 6
-    if len(code) < end or code[at] != 0xFF or code[at + 1] not in _STUB_JUMPS[machine]:
+    displacement = int.from_bytes(code[at + 2 : end], "little", signed=True)
+    if len(code) < end:
         return None
-    return end, code[at + 1], int.from_bytes(code[at + 2 : end], "little", signed=True)
+    if code.startswith(_JUMP_SLOT, at):
+        return vaddr + end + displacement if machine == EM_X86_64 else displacement & 0xFFFFFFFF
+    if got_base is not None and code.startswith(_JUMP_SLOT_OF_GOT, at) and machine == EM_386:
+        return got_base + displacement & 0xFFFFFFFF
+    return None
+
+
+def slot_fields(
+    machine: int, code: bytes, vaddr: int, slots: "Container[int]", got_base: "int | None"
+) -> "list[int]":
+    """Find the 4-byte fields by which `code`, which is at `vaddr`, may name a slot: their indices.
+
+    They are relative to their end in 64-bit code, else addresses or relative to the GOT.
+    """
+    found: list[int] = []
+    for first in range(min(4, len(code))):
+        count = (len(code) - first) // 4
+        places = range(first, first + 4 * count, 4)
+        if machine == EM_X86_64:
+            fields = unpack_from(f"<{count}i", code, first)
+            origins: list[Iterable[int]] = [range(vaddr + first + 4, vaddr + len(code) + 4, 4)]
+        else:
+            fields = unpack_from(f"<{count}I", code, first)
+            bases = [0, *([got_base, got_base - (1 << 32)] if got_base else [])]
+            origins = list(map(repeat, bases))
+        for origin in origins:
+            found += compress(places, map(slots.__contains__, map(add, fields, origin)))
+    return sorted(found)
+
+
+def got_bases(code: bytes, vaddr: int) -> "Iterator[int]":
+    """Find what 32-bit code, which is at `vaddr`, adds to its own address: that of the GOT, mostly.
+
+    call thunk; add $imm32,%reg (gcc), or call .+5; pop %reg; add $imm32,%reg (clang): what is added
+    counts from the end of the call.
+    """
+    import re
+
+    computed = rb"\xe8.{4}[\x58-\x5f]?(?:\x81[\xc0-\xc3\xc5-\xc7]|\x05)(.{4})"
+    for match in re.finditer(computed, code, re.DOTALL):
+        end = vaddr + match.start() + 5
+        yield end + int.from_bytes(match[1], "little") & 0xFFFFFFFF
 
 
 # --- what is searched for -----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,13 +59,14 @@ def refused(path: Path, *options: str) -> str:
 # --- what is written ------------------------------------------------------------------------------
 
 
-def test_without_lief_nothing_is_written(program: Path) -> None:
-    """The command line that starts fastest finds no packages."""
-    old = program.read_bytes()
-    words = [*command.RECORDMCOUNT, "--image", str(program)]
-    done = subprocess.run(words, check=False, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"{program}: No module named 'lief'\n{program}: failed\n"
+def test_without_lief_nothing_is_written(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, sites = program.read_bytes(), calls(program)
+    monkeypatch.setitem(sys.modules, "lief", None)
+    result = post_link(program, sites)
+    assert result.failed
+    why, failed = result.err
+    assert why.startswith(f"{program}: import of lief ")
+    assert failed == f"{program}: failed"
     assert program.read_bytes() == old
 
 

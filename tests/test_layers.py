@@ -18,7 +18,7 @@ LAYERS = {
         ["__init__", "errors", "x86", "columns"],
         ["elf"],
         ["commit"],
-        ["console", "disassembler", "jobs", "mcount_loc"],
+        ["console", "jobs", "mcount_loc"],
         ["grammar"],
         ["help", "options"],
         ["verb"],

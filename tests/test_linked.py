@@ -114,7 +114,7 @@ def test_code_of_32_bit_images_is_read(linker: str, tmp_path: Path) -> None:
     for flags, link in [(["-m32", "-fno-pic"], "-no-pie"), (["-m32", "-fPIC"], "-shared")]:
         folder = tmp_path / link
         folder.mkdir()
-        built = build_library_or_program(folder, linker, flags, ["-m32", link])
+        built = library_or_program(folder, linker, flags, ["-m32", link])
         sites = read(built)
         assert {site.function for site in sites} == WORK_FUNCTIONS
         assert {(site.state, site.target) for site in sites} == {(State.CALL, "mcount")}
@@ -124,15 +124,18 @@ def test_code_of_32_bit_images_is_read(linker: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("linker", ["bfd", "gold", "lld"])  # mold 1.10 refuses
 def test_x32_images_are_read(linker: str, tmp_path: Path) -> None:
     flags = ["-mx32", "-mfentry", "-fno-pic"]
-    sites = read(build_library_or_program(tmp_path, linker, flags, ["-mx32", "-no-pie"]))
+    sites = read(library_or_program(tmp_path, linker, flags, ["-mx32", "-no-pie"]))
     assert {site.function for site in sites} == WORK_FUNCTIONS
     assert {(site.state, site.form) for site in sites} == {(State.CALL, "call")}
 
 
-def build_library_or_program(folder: Path, linker: str, flags: list[str], link: list[str]) -> Path:
+def library_or_program(
+    folder: Path, linker: str, flags: list[str], link: list[str], compiler: str = "gcc"
+) -> Path:
     """An image that is not run."""
-    work = images.compile_object(folder, "work", images.WORK, "gcc", "-O0", "-pg", *flags)
-    assert command.run("recordmcount", work).status == 0
+    work = images.compile_object(folder, "work", images.WORK, compiler, "-O0", "-pg", *flags)
+    pic = ["--pic"] if "-fPIC" in flags else []
+    assert command.run("recordmcount", *pic, work).status == 0
     main = images.compile_object(folder, "main", images.MAIN, "gcc", *flags)
     images.tool("gcc", f"-fuse-ld={linker}", "-o", folder / "image", work, main, *link)
     return folder / "image"
@@ -189,6 +192,145 @@ def test_of_a_function_s_names_a_global_one_comes_first_then_the_first(tmp_path:
 
 def test_a_site_at_the_first_byte_of_a_function_is_named_by_that_alone(program: Path) -> None:
     assert {site.place for site in read(program)} == WORK_FUNCTIONS
+
+
+# --- the ways to mcount ---------------------------------------------------------------------------
+
+STUB_OPTIONS = {
+    "bfd": ("-z,now", "-z,lazy", "-z,ibtplt", "-z,ibtplt,-z,now", "-z,noseparate-code", "-q"),
+    "gold": ("-z,now", "-z,lazy", "-q"),
+    "lld": ("-z,now", "-z,force-ibt", "-z,retpolineplt", "-z,retpolineplt,-z,now", "-q"),
+    "mold": ("-z,now", "-z,lazy", "-z,ibtplt", "-q"),
+}
+# An mcount that the image itself chooses when it is loaded.
+CHOSEN = """
+__attribute__((naked)) void count(void) { __asm__("ret"); }
+static void *choose(void) { return count; }
+void mcount(void) __attribute__((ifunc("choose")));
+"""
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("machine", ["-m64", "-m32"])
+@pytest.mark.parametrize(
+    ("linker", "option"),
+    [(linker, option) for linker in STUB_OPTIONS for option in STUB_OPTIONS[linker]],
+)
+def test_stubs_are_followed_by_what_they_do(
+    linker: str, option: str, machine: str, tmp_path: Path
+) -> None:
+    for pic, kind in (("-fno-pic", "-no-pie"), ("-fPIC", "-shared")):
+        folder = tmp_path / kind
+        folder.mkdir()
+        link = [machine, kind, f"-Wl,{option}"]
+        # clang calls through the PLT in PIC code too
+        path = library_or_program(folder, linker, [machine, pic], link, compiler="clang")
+        assert states(path) == {(State.CALL, "mcount", "")}
+
+
+def states(path: Path) -> set[tuple[State, str, str]]:
+    return {(site.state, site.target, site.reason) for site in read(path)}
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("linker", "machine"),
+    [
+        (linker, machine)
+        for linker in LINKERS
+        for machine in ("-m64", "-m32", "-mx32")
+        if (linker, machine) != ("mold", "-mx32")  # mold 1.10 refuses
+    ],
+)
+def test_an_mcount_that_is_chosen_at_load_time_is_mcount(
+    linker: str, machine: str, tmp_path: Path
+) -> None:
+    kinds = [("-fno-pic", "-no-pie"), ("-fpie", "-pie"), ("-fPIC", "-shared")]
+    for pic, kind in kinds[:1] if machine == "-mx32" else kinds:  # lld refuses x32's others
+        folder = tmp_path / kind
+        folder.mkdir()
+        own = images.compile_object(folder, "own", CHOSEN, "gcc", machine, pic)
+        link = [machine, kind, str(own)]
+        path = library_or_program(folder, linker, [machine, pic], link)
+        assert states(path) == {(State.CALL, "mcount", "")}
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("linker", "kind"),
+    [
+        (linker, kind)
+        for linker in LINKERS
+        for kind in ("-static", "-static-pie")
+        if (linker, kind) != ("gold", "-static-pie")  # gold refuses
+    ],
+)
+def test_a_static_program_may_choose_its_mcount(linker: str, kind: str, tmp_path: Path) -> None:
+    pic = "-fpie" if kind == "-static-pie" else "-fno-pic"
+    own = images.compile_object(tmp_path, "own", CHOSEN, "gcc", pic)
+    path = library_or_program(tmp_path, linker, [pic], [kind, str(own), "-z", "muldefs"])
+    assert states(path) == {(State.CALL, "mcount", "")}
+
+
+@pytest.mark.matrix
+def test_a_call_of_code_that_is_not_understood_is_told_as_that(tmp_path: Path) -> None:
+    link = ["-no-pie", "-Wl,-z,retpolineplt"]
+    path = library_or_program(tmp_path, "lld", ["-fno-pic"], link)
+    offset, vaddr, _ = images.section(path, ".plt")
+    site = next(site for site in read(path) if site.function == "twice")
+    header = relative(b"\xe8", site.position, vaddr + 2)  # where nobody goes: inside of a `push`
+    images.write(path, site.file_offset, header)
+    images.write(path, offset + 2, b"\x0f\x0b")  # ud2
+    (twice,) = [site for site in read(path) if site.function == "twice"]
+    reason = f"a call to {vaddr + 2:#x}, code that is not understood"
+    assert (twice.state, twice.reason) == (State.FOREIGN, reason)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("linker", LINKERS)
+@pytest.mark.parametrize("option", ["-z,lazy", "-z,now"])
+@pytest.mark.parametrize(("compiler", "kind"), [("gcc", "-shared"), ("gcc", "-pie")])
+def test_i386_code_counts_from_one_table(
+    compiler: str, kind: str, option: str, linker: str, tmp_path: Path
+) -> None:
+    """Which one is decided by what the code computes, and nothing else: not by symbol or tag."""
+    flags = ["-m32", "-fPIC" if kind == "-shared" else "-fpie"]
+    path = library_or_program(tmp_path, linker, flags, ["-m32", kind, f"-Wl,{option}"], compiler)
+    sites = [site for site in read(path) if site.form == "call-got"]
+    assert {site.function for site in sites} == WORK_FUNCTIONS
+    assert set(linked.Image(path).live_calls()) == {site.position for site in sites}
+    bases = linked.Image(path)
+    tables = {images.section(path, name)[1] for name in sections_of(path, ".got", ".got.plt")}
+    right = bases._global_offset_table  # noqa: SLF001
+    (slot,) = read(path).slots
+    for wrong in tables - {right}:
+        # The same slot, counted from the other table: a call of something else.
+        operand = (slot - wrong).to_bytes(4, "little", signed=True)
+        images.write(path, sites[0].file_offset + 2, operand)
+        spoilt = next(site for site in read(path) if site.position == sites[0].position)
+        assert spoilt.state is State.FOREIGN
+        assert "which is no GOT slot of mcount" in spoilt.reason
+
+
+def sections_of(path: Path, *names: str) -> list[str]:
+    """Those of `names` that an image has."""
+    with path.open("rb") as stream:
+        return [s.name for s in ELFFile(stream).iter_sections() if s.name in names]
+
+
+@pytest.mark.parametrize("table", [0, 1])
+def test_a_nop_that_counts_two_tables_of_i386_is_read_if_it_means_the_right_one(
+    table: int, tmp_path: Path
+) -> None:
+    path = library_or_program(tmp_path, "bfd", ["-m32", "-fPIC"], ["-m32", "-shared"])
+    site = read(path)[0]
+    assert site.nop is not None
+    # One slot, two tables: .got.plt, from which code of GNU ld counts, is the first.
+    images.write(path, site.file_offset, site.nop[:-1] + bytes((table << 4 | 2,)))
+    old = read(path)[0]
+    assert (old.state, old.call) == (
+        (State.NOP, site.call) if table == 0 else (State.FOREIGN, None)
+    )
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -300,8 +300,9 @@ def test_no_field_of_an_object_is_trusted() -> None:
 
 
 def function_of_second_call(*symbols: Symbol) -> tuple[str | None, int]:
-    """What function the call at offset 6 of a section is said to be in."""
-    _, site = listing(build(X86_64, [text(calls=2)], [*symbols, Symbol("__fentry__")]))
+    """What function the call of mcount at offset 6 of a section is said to be in."""
+    code = text(calls=2, callee="mcount")
+    _, site = listing(build(X86_64, [code], [*symbols, Symbol("mcount")]))
     return site.function, site.function_offset
 
 
@@ -320,6 +321,15 @@ def test_code_that_no_function_covers_is_of_none() -> None:
     before = Symbol("before", ".text", size=6, type=STT_FUNC)
     behind = Symbol("behind", ".text", value=7, type=STT_FUNC)
     assert function_of_second_call(before, behind) == (None, 0)
+
+
+def test_a_call_of_fentry_is_a_function_s_first_instruction() -> None:
+    symbols = [Symbol("label", ".text"), Symbol("__fentry__")]
+    first, second = listing(build(X86_64, [text(calls=2)], symbols))
+    assert (first.function, first.reason) == ("label", "")
+    assert (second.function, second.reason) == (
+        None, "no symbol names this function; a weak one that is overridden?",
+    )  # fmt: skip
 
 
 def test_of_aliases_the_first_global_function_is_named() -> None:

@@ -8,14 +8,15 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from recordmcount.errors import Error
-from recordmcount.sites import evidence, scan, starts
+from recordmcount.sites import evidence, scan
 from recordmcount.sites.scan import FoundSites
 from recordmcount.sites.state import State
 from tests.support import command, images
@@ -478,8 +479,7 @@ def test_without_capstone_what_needs_it_is_an_error(
     first = images.build(tmp_path, flags=["-mfentry", "-fno-pic"]).image
     (tmp_path / "later").mkdir()
     later = images.build(tmp_path / "later", flags=["-fno-pic"]).image
-    nothing: Callable[[int], None] = lambda _machine: None  # noqa: E731
-    monkeypatch.setattr(starts, "disassembler", nothing)
+    monkeypatch.setitem(sys.modules, "recordmcount.sites.disassembler", None)
     assert len(find(first).proven) == len(images.WORK_FUNCTIONS)
     with pytest.raises(Error, match="capstone, which is not installed"):
         find(later)

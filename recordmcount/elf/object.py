@@ -10,6 +10,7 @@ Field names and numbers are those of the System V gABI (chapters "Object Files",
 
 from _operator import itemgetter
 from _struct import Struct, unpack
+from itertools import pairwise
 from sys import byteorder
 
 from recordmcount.columns import Relocations, pick, positions
@@ -44,6 +45,7 @@ ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
 
 SHN_UNDEF = 0
 SHN_LORESERVE = 0xFF00
+SHN_COMMON = 0xFFF2
 SHN_XINDEX = 0xFFFF
 
 SHT_NULL = 0
@@ -66,10 +68,11 @@ SHF_ALLOC = 0x2
 SHF_EXECINSTR = 0x4
 SHF_LINK_ORDER = 0x80
 SHF_GROUP = 0x200
+SHF_TLS = 0x400
 SHF_COMPRESSED = 0x800
 
-STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
-STT_NOTYPE, STT_FUNC, STT_SECTION, STT_GNU_IFUNC = 0, 2, 3, 10
+STB_LOCAL, STB_GLOBAL, STB_WEAK, STB_GNU_UNIQUE = 0, 1, 2, 10
+STT_NOTYPE, STT_FUNC, STT_SECTION, STT_FILE, STT_TLS, STT_GNU_IFUNC = 0, 2, 3, 4, 6, 10
 
 # Relocations are searched in pieces of this many entries: memory stays small and in the cache.
 CHUNK = 16384
@@ -151,19 +154,21 @@ class Section:
 
 
 class Extent:
-    """`size` bytes at file offset `offset`, of the section of this index; of a header if None."""
+    """`size` bytes at `offset`, of the section of this index; of the headers `what` if None.
 
-    __slots__ = ("offset", "size", "section")
+    `offset` is a file offset, unless it is told otherwise.
+    """
 
-    def __init__(self, offset: int, size: int, section: int | None) -> None:
+    __slots__ = ("offset", "size", "section", "what")
+
+    def __init__(self, offset: int, size: int, section: "int | None", what: str = "") -> None:
         self.offset = offset
         self.size = size
         self.section = section
+        self.what = what
 
     def __str__(self) -> str:
-        if self.section is None:
-            return "the section headers" if self.offset else "the ELF header"
-        return f"section {self.section}"
+        return self.what or f"section {self.section}"
 
 
 class Object:
@@ -379,19 +384,38 @@ class Object:
         an edit of both; where one lies over a header, of what all others are found by. Raises
         FormatError then. Empty ones are left out.
         """
-        extents = [Extent(0, len(self.header), None)]
-        extents.append(Extent(self.shoff, len(self.header_table), None))
+        fields = self.layout.ehdr.unpack(self.header)
+        segments = fields[E_PHNUM] * fields[E_PHENTSIZE]
+        extents = [
+            Extent(0, len(self.header), None, "the ELF header"),
+            Extent(fields[E_PHOFF], segments, None, "the program headers"),
+            Extent(self.shoff, len(self.header_table), None, "the section headers"),
+        ]
         for index, header in enumerate(self.headers):
             if header[SH_TYPE] not in (SHT_NULL, SHT_NOBITS):
                 extents.append(Extent(header[SH_OFFSET], header[SH_SIZE], index))
+        return self._apart(extents, "file offset")
+
+    def loaded_extents(self) -> list[Extent]:
+        """List which link-time virtual addresses are whose, as `extents` does; not those of TLS."""
+        return self._apart(
+            [
+                Extent(header[SH_ADDR], header[SH_SIZE], index)
+                for index, header in enumerate(self.headers)
+                if header[SH_FLAGS] & SHF_ALLOC
+                and not (header[SH_FLAGS] & SHF_TLS and header[SH_TYPE] == SHT_NOBITS)
+            ],
+            "address",
+        )
+
+    def _apart(self, extents: list[Extent], where: str) -> list[Extent]:
+        """Sort those that are not empty; FormatError where two overlap."""
         found = [extent for extent in extents if extent.size]
         found.sort(key=lambda extent: extent.offset)
-        before = found[0]
-        for extent in found[1:]:
+        for before, extent in pairwise(found):
             if extent.offset < before.offset + before.size:
-                what = f"{before} and {extent} overlap at file offset {extent.offset:#x}"
+                what = f"{before} and {extent} overlap at {where} {extent.offset:#x}"
                 raise FormatError(self.path, what)
-            before = extent
         return found
 
     # --- symbols ------------------------------------------------------------------------------
@@ -597,6 +621,12 @@ class Object:
         )
         offsets = self.layout.column(content, 0, entry.size)
         return offsets, content[self.layout.word :: entry.size]
+
+    def relocated_symbol(self, index: int, number: int) -> int:
+        """Return the symbol index that one relocation of section `index` names."""
+        entry, offset, _ = self._relocation_section(index)
+        row = self.read(offset + number * entry.size, entry.size, "a relocation")
+        return self.layout.symbol_of(entry.unpack(row)[1])
 
     def relocations(self, index: int) -> "Iterator[Relocation]":
         """Return all relocations of section `index`, in file order."""

@@ -12,6 +12,7 @@ from _struct import Struct, unpack_from
 from itertools import pairwise
 
 from recordmcount.errors import FormatError
+from recordmcount.x86 import EM_386, EM_X86_64
 
 from . import object as elf
 
@@ -38,6 +39,7 @@ LONGEST_NAME = 4096  # bytes of a dynamic symbol's that are looked at
 
 # The same numbers on both machines (psABI x86-64 table 4.9, i386 table 2.3).
 R_GLOB_DAT, R_JUMP_SLOT, R_RELATIVE = 6, 7, 8
+R_IRELATIVE = {EM_X86_64: 37, EM_386: 42}
 
 
 class Segment:
@@ -174,7 +176,8 @@ class LoadView:
     def relocations(self) -> Iterator[DynamicRelocations]:
         """Return the dynamic relocations, table by table: DT_RELR, DT_RELA, DT_REL, DT_JMPREL.
 
-        Raises FormatError where there are others, in a format that is not supported.
+        A file without a dynamic segment relocates itself when it starts, by the tables that are
+        loaded. Raises FormatError where there are others, in a format that is not supported.
         """
         layout, dynamic = self.obj.layout, self.dynamic
         for tag in PACKED.keys() & dynamic.keys():
@@ -192,21 +195,26 @@ class LoadView:
             (DT_JMPREL, DT_PLTRELSZ, plt_entry),
         ):
             size = dynamic.get(size_tag, 0)
-            if tag not in dynamic or not size:
-                continue
-            if size % entry.size:
-                raise FormatError(self.obj.path, f"dynamic tag {size_tag}: a size of {size:#x}")
-            content = self.read(dynamic[tag], size, "the dynamic relocations")
-            words = layout.words(content)
-            width = entry.size // layout.word
-            slots = list(words[::width])
-            if min(slots) < 0:
-                slots = [slot & layout.highest for slot in slots]
-            yield DynamicRelocations(
-                slots,
-                list(words[1::width]),
-                list(words[2::width]) if width == 3 else None,
-            )
+            if tag in dynamic and size:
+                if size % entry.size:
+                    raise FormatError(self.obj.path, f"dynamic tag {size_tag}: a size of {size:#x}")
+                content = self.read(dynamic[tag], size, "the dynamic relocations")
+                yield self._columns(content, entry)
+        for index in self.obj.of_type(elf.SHT_RELA, elf.SHT_REL) if not dynamic else ():
+            section = self.obj.section(index)
+            entry = layout.rela if section.type == elf.SHT_RELA else layout.rel
+            if section.flags & elf.SHF_ALLOC and section.size and not section.size % entry.size:
+                yield self._columns(self.obj.content(index), entry)
+
+    def _columns(self, content: bytes, entry: Struct) -> DynamicRelocations:
+        layout = self.obj.layout
+        words = layout.words(content)
+        width = entry.size // layout.word
+        slots = list(words[::width])
+        if min(slots) < 0:
+            slots = [slot & layout.highest for slot in slots]
+        addends = list(words[2::width]) if width == 3 else None
+        return DynamicRelocations(slots, list(words[1::width]), addends)
 
 
 def _segments(obj: Object) -> list[Segment]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from _bisect import bisect_left, bisect_right
 from itertools import accumulate
 
-from recordmcount.columns import positions
+from recordmcount.columns import pick, positions
 from recordmcount.errors import FormatError
 
+from . import frames
 from . import object as elf
 
 TYPE_CHECKING = False
@@ -45,9 +46,28 @@ def named(obj: Object, names: Sequence[bytes]) -> Iterator[tuple[bytes, int, int
                     yield name, fields[elf.ST_VALUE], fields[elf.ST_INFO], fields[elf.ST_SHNDX]
 
 
+def places(obj: Object, *types: int) -> list[int]:
+    """Return st_value of all symbols of these types, of both tables, in any order."""
+    layout = obj.layout
+    size = layout.sym.size
+    found: list[int] = []
+    infos = {binding << 4 | each for binding in _BINDINGS for each in types}
+    for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
+        content = obj.content(index)
+        content = content[: len(content) - len(content) % size]
+        values = layout.column(content, layout.sym_value, size)
+        chosen = pick(values, positions(content[layout.sym_info :: size], infos))
+        found += chosen if min(chosen, default=0) >= 0 else [one & layout.highest for one in chosen]
+    return found
+
+
 _START, _RANK, _TABLE, _NAME, _SIZE = 0, 1, 3, 4, 5  # of a row
-_TYPES = (elf.STT_FUNC, elf.STT_GNU_IFUNC, elf.STT_NOTYPE)
-_BINDINGS = (elf.STB_GLOBAL, elf.STB_WEAK, elf.STB_LOCAL)
+# The types and bindings by how good a name they make for a function. What assembly gives any other
+# type is still named so; a section, a file and a thread's variable are no places in code.
+_FUNCTIONS = (elf.STT_FUNC, elf.STT_GNU_IFUNC, elf.STT_NOTYPE)
+_NO_PLACES = (elf.STT_SECTION, elf.STT_FILE, elf.STT_TLS)
+_TYPES = (*_FUNCTIONS, *(each for each in range(16) if each not in _FUNCTIONS + _NO_PLACES))
+_BINDINGS = (elf.STB_GLOBAL, elf.STB_GNU_UNIQUE, elf.STB_WEAK, elf.STB_LOCAL)
 # st_info -> how good a name its symbol is for a function; no other symbol is one.
 _RANKS = {
     binding << 4 | each: -(len(_BINDINGS) * _TYPES.index(each) + _BINDINGS.index(binding))
@@ -61,9 +81,9 @@ class Functions:
     """The functions of code, by section and place.
 
     A place is a section offset in an object and a link-time virtual address in a linked file: it
-    counts as st_value does. STT_NOTYPE counts as a function, for assembly sources often leave the
-    type out. Of several symbols at one place a function is the best, then a global one, then the
-    first. The symbols are read when the first function is asked for.
+    counts as st_value does. Assembly sources often leave the type out, so a symbol of any type
+    counts. Of several at one place a function is the best, then one without a type, then a global
+    one, then the first. The symbols are read when the first function is asked for.
     """
 
     def __init__(self, obj: Object) -> None:
@@ -72,12 +92,14 @@ class Functions:
         self._allowance = elf.READINGS * obj.size
         self._sections: dict[int, _Column] | None = None
 
-    def at(self, section: int, place: int) -> tuple[str | None, int]:
+    def at(self, section: int, place: int, begins: int = 0) -> tuple[str | None, int]:
         """Find the function at a place: (name, bytes from its start), (None, 0) if there is none.
 
         A symbol at the very place names it. Else one whose size covers it does. Only then the last
         one before it does, if how far that reaches is not known: it has no size, and does not stand
-        inside another one, with which it would end.
+        inside another one, with which it would end. It ends at the latest where another function
+        is known to begin: at `begins`, if the code says so, and by an unwind entry. (Such a one may
+        have no symbol: it was weak, and another definition is linked.)
         """
         column = self._column(section)
         number = bisect_right(column.starts, place) - 1
@@ -89,9 +111,15 @@ class Functions:
             end = covering[_START] + covering[_SIZE]
             if place < end:
                 row = covering
-            elif row[_SIZE] or row[_START] < end:
+            elif row[_SIZE] or row[_START] < max(end, begins, self._begun(section, place)):
                 return None, 0
         return self._name(row), place - row[_START]
+
+    def _begun(self, section: int, place: int) -> int:
+        """Return the last place up to this one at which an unwind entry begins; 0 if none does."""
+        ranges = self._obj.once(frames.ranges).get(section, [])
+        number = bisect_right(ranges, (place, self._obj.layout.highest + 1)) - 1
+        return ranges[number][0] if number >= 0 else 0
 
     def names(self, section: int, start: int) -> tuple[str, ...]:
         """Return all names of the function that begins at a place, each once, the best first."""
@@ -100,7 +128,7 @@ class Functions:
         return tuple(dict.fromkeys(map(self._name, reversed(column.rows[first:end]))))
 
     def begins(self, section: int, place: int) -> bool:
-        """Tell whether a symbol of type STT_FUNC stands at a place; STT_NOTYPE is no proof."""
+        """Tell whether a symbol of type STT_FUNC stands at a place; any other type is no proof."""
         column = self._column(section)
         number = bisect_right(column.starts, place) - 1
         row = column.rows[number] if number >= 0 else None

@@ -160,13 +160,15 @@ class Decoder:
         return None
 
     def _other_call(self, form: LinkedCall, vaddr: int, operand: int) -> str:
-        base = next(iter(self._targets.got_bases), 0) if form.origin == x86.FROM_GOT else 0
+        base = (self._targets.got_base or 0) if form.origin == x86.FROM_GOT else 0
         address = _origin(form, vaddr, base) + operand & self._highest
         if form.through_slot:
             return f"a call through {address:#x}, which is no GOT slot of mcount"
         name, distance = self._code.function_at(address)
         if name is None:
-            return f"a call to {address:#x}, which is not mcount"
+            is_known = self._targets.follow(address) is not None
+            what = "which is not mcount" if is_known else "code that is not understood"
+            return f"a call to {address:#x}, {what}"
         hint = "" if distance else f" (if it is, say --symbol {name})"
         where = in_function(name, distance)
         return f"a call to {address:#x} ({where}), which is not mcount{hint}"
@@ -232,10 +234,25 @@ class Decoder:
         """Return (the way, "") that the selector of a NOP means, or (None, why there is none)."""
         reached = self._reached[form]
         number, count = divmod(selector, 16)
+        if form.origin == x86.FROM_GOT and reached:
+            number, count = self._of_one_base(number, count, len(reached))
         what = "slots" if form.through_slot else "functions and stubs"
         if len(reached) != (count or 1) or number >= len(reached):
             return None, f"a NOP for one of {count or 1} {what} of mcount; there are {len(reached)}"
         return Way(State.NOP, form, *reached[number], nop), ""
+
+    def _of_one_base(self, number: int, count: int, slots: int) -> tuple[int, int]:
+        """Read the selector of a NOP that counts each slot once for each table of i386.
+
+        Patcher made such before it knew from which table code counts. A call that counts from any
+        other is none.
+        """
+        tables = self._targets.got_tables
+        table, slot = divmod(number, slots)
+        is_old = count == slots * len(tables) and table < len(tables)
+        if is_old and tables[table] == self._targets.got_base:
+            return slot, slots
+        return number, count
 
     def _is_relocated(self, vaddr: int, length: int) -> bool:
         """Tell whether a relocation of up to 8 bytes touches the `length` bytes at `vaddr`."""
@@ -257,8 +274,8 @@ def _reached(form: LinkedCall, targets: Targets) -> list[tuple[int, int, str]]:
     The base is that of the GOT in the register of an i386 call, and 0 for all others.
     """
     rows = (targets.slots if form.through_slot else targets.code).items()
-    bases = targets.got_bases if form.origin == x86.FROM_GOT else [0]
-    return [(base, address, name) for base in bases for address, name in rows]
+    base = targets.got_base if form.origin == x86.FROM_GOT else 0
+    return [(base, address, name) for address, name in rows if base is not None]
 
 
 def _origin(form: LinkedCall, vaddr: int, base: int) -> int:

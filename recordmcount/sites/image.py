@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from recordmcount import mcount_loc
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
 
@@ -44,8 +43,8 @@ def recorded(obj: Object, names: Sequence[str] = ()) -> RelocatableSites | Linke
         return relocatable.read(obj, names)
     if obj.type not in (elf.ET_EXEC, elf.ET_DYN):
         raise FormatError(obj.path, "neither an object nor a linked file")
-    if obj.headers and not obj.named(mcount_loc.NAME):
-        return None
-    from . import linked
+    from . import linked, tables
 
+    if obj.headers and not obj.once(tables.find):
+        return None
     return linked.read(obj, names)

@@ -26,10 +26,12 @@ from recordmcount.columns import pick, positions
 from recordmcount.elf.segments import LoadView
 from recordmcount.errors import FormatError
 
+from . import tables
+from .boundaries import Boundaries
 from .decoder import Decoder, Found, Way
 from .linked_code import LinkedCode
 from .state import State, in_state
-from .targets import Targets, Words
+from .targets import Definitions, Targets, Words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class LinkedSites:
         # For each site 1 + the number of its way; 0: it was decoded alone, and is in `_alone`.
         self._column = bytearray(len(self.vaddrs))
         self._alone: dict[int, Found] = {}
+        self._boundaries = Boundaries(code)
         for numbers, start, text in code.pieces(self.vaddrs):
             self._decode(numbers, start, text)
         alone = [found.way for found in self._alone.values() if found.way]
@@ -90,14 +93,14 @@ class LinkedSites:
         else:
             found = self._told(vaddr, self._alone[number % len(self)])
         section, file_offset = self._code.place(vaddr)
-        function, distance = self._code.function_at(vaddr)
         way = found.way
+        function, distance = self._function_at(vaddr, way)
         return Site(
             section, vaddr, file_offset, False, self._code.machine,
             function, distance, self._code.names(vaddr - distance, vaddr),
             found.code, found.state, way.form.name if way else "", True,
             way.call(vaddr) if way else None, way.nop if way else None,
-            found.reason, way.name if way else "", found.expected,
+            found.reason or self._code.unnamed(function), way.name if way else "", found.expected,
         )  # fmt: skip
 
     def _told(self, vaddr: int, found: Found) -> Found:
@@ -118,8 +121,16 @@ class LinkedSites:
 
     def names(self, number: int) -> tuple[str, ...]:
         """Give all names of the function that a site is in, the best first."""
-        vaddr = self.vaddrs[number]
-        return self._code.names(vaddr - self._code.function_at(vaddr)[1], vaddr)
+        vaddr, way = self.vaddrs[number], self._way(number)
+        return self._code.names(vaddr - self._function_at(vaddr, way)[1], vaddr)
+
+    def _way(self, number: int) -> Way | None:
+        way_number = self._column[number]
+        return self._ways[way_number - 1] if way_number else self._alone[number].way
+
+    def _function_at(self, vaddr: int, way: Way | None) -> tuple[str | None, int]:
+        is_first = way is not None and way.name == x86.FENTRY
+        return self._code.function_at(vaddr, is_first=is_first)
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Choose those of ascending `numbers` whose sites are in `state`."""
@@ -170,12 +181,23 @@ class LinkedSites:
         vaddr = self.vaddrs[number]
         return self._decoder.decode(vaddr, *self._code.around(vaddr))
 
-    def _decode(self, numbers: Sequence[int], start: int, text: bytes) -> None:
+    def _decode(self, numbers: range, start: int, text: bytes) -> None:
         """Decode the sites that are in `text`, whose first byte is at `start`."""
+        left: Sequence[int] = numbers
         for way in range(1, len(self._ways) + 1):
-            numbers = self._compare(way, numbers, start, text)
-        while numbers:
-            numbers = self._decode_alone(numbers, start, text)
+            left = self._compare(way, left, start, text)
+        while left:
+            left = self._decode_alone(left, start, text)
+        self._doubt(numbers, start, text)
+
+    def _doubt(self, numbers: range, start: int, text: bytes) -> None:
+        """Make foreign what does not stand where an instruction begins."""
+        vaddrs = self.vaddrs[numbers.start : numbers.stop]
+        for index, reason in self._boundaries.doubtful(vaddrs, start, text):
+            number = numbers[index]
+            if self._column[number] or self._alone[number].way:
+                self._column[number] = 0
+                self._alone[number] = Found(self.codes[number], reason=reason)
 
     def _compare(
         self, way_number: int, numbers: Sequence[int], start: int, text: bytes
@@ -236,16 +258,23 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> LinkedSites:
     view = obj.once(LoadView)
     if not obj.headers:
         raise FormatError(obj.path, "no section headers, by which a table is found")
-    tables = [obj.section(index) for index in obj.named(mcount_loc.NAME)]
-    if not tables:
+    obj.extents()  # a site in one section is code of that alone
+    obj.loaded_extents()
+    found = obj.once(tables.find)
+    if not found:
         raise FormatError(obj.path, f"no {mcount_loc.NAME.decode()} table")
     names = x86.mcount_names(extra_names)
     gots = [obj.section(index) for name in (b".got", b".got.plt") for index in obj.named(name)]
-    words = Words(view, [*tables, *gots], names)
-    targets = Targets(view, words, gots, names)
-    addresses = [mcount_loc.addresses(obj, table, words.values) for table in tables]
-    entries = Entries(sorted(chain.from_iterable(addresses)), obj.layout.highest)
+    definitions = Definitions(view, names)
+    wanted = [range(got.vaddr, got.vaddr + got.size) for got in gots]
+    wanted += [table.vaddrs for table in found]
+    words = Words(view, wanted, definitions)
     code = LinkedCode(view)
+    targets = Targets(code, words, gots, definitions)
+    addresses = [
+        mcount_loc.addresses(obj, one.name, one.vaddrs, one.content, words.values) for one in found
+    ]
+    entries = Entries(sorted(chain.from_iterable(addresses)), obj.layout.highest)
     decoder = Decoder(obj, targets, code, words.in_code)
     return LinkedSites(entries, code, decoder, targets)
 

@@ -9,6 +9,8 @@ from recordmcount.elf import object as elf
 from recordmcount.elf.symbols import Functions
 from recordmcount.errors import FormatError
 
+from .words import UNNAMED
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,14 +24,34 @@ ENDBR_SIZE = 4  # bytes
 
 
 class LinkedCode:
-    """The bytes and the functions of the executable sections, by link-time virtual address."""
+    """The bytes and the functions of the executable sections, by link-time virtual address.
+
+    `view` is the file as the loader sees it, `machine` its e_machine.
+    """
 
     def __init__(self, view: LoadView) -> None:
-        self._view = view
+        self.view = view
         self._functions = Functions(view.obj)
         self.machine = view.obj.machine
+        self._has_symbols = bool(view.obj.of_type(elf.SHT_SYMTAB))
         self._sections = _code_sections(view.obj)
         self._starts = [section.vaddr for section in self._sections]
+
+    def contents(self) -> Iterator[tuple[int, bytes]]:
+        """Read all code that is loaded from the file: (link-time virtual address, bytes)."""
+        for section in self._sections:
+            if self.view.loads(section, executable=True):
+                yield section.vaddr, self.view.obj.content(section.index)
+
+    def some(self, vaddr: int, size: int) -> bytes:
+        """Read `size` bytes of code at `vaddr`, or fewer: none where no code is loaded."""
+        section = self.section_at(vaddr)
+        if section is None:
+            return b""
+        size = min(size, section.vaddr + section.size - vaddr)
+        if not self._is_loaded(section, vaddr, vaddr + size):
+            return b""
+        return self.view.obj.read(section.offset + vaddr - section.vaddr, size, "code")
 
     def pieces(self, vaddrs: list[int]) -> Iterator[tuple[range, int, bytes]]:
         """Group ascending `vaddrs`: (their indices, an address, the bytes from there).
@@ -51,7 +73,7 @@ class LinkedCode:
             what = f"section {section.index}"
             yield (
                 range(first, last), start,
-                self._view.obj.read(section.offset + start - section.vaddr, size, what),
+                self.view.obj.read(section.offset + start - section.vaddr, size, what),
             )  # fmt: skip
             first = last
 
@@ -62,45 +84,61 @@ class LinkedCode:
         before = min(at, ENDBR_SIZE)
         size = min(x86.LONGEST_SITE, section.size - at)
         what = f"section {section.index}"
-        content = self._view.obj.read(section.offset + at - before, before + size, what)
+        content = self.view.obj.read(section.offset + at - before, before + size, what)
         return content[:before], content[before:]
 
     def place(self, vaddr: int) -> tuple[str, int]:
         """Return (section name, file offset) of `vaddr`."""
         section = self._section(vaddr)
         offset = section.offset + vaddr - section.vaddr
-        if self._view.file_offset(vaddr, 1, executable=True) != offset:
+        if self.view.file_offset(vaddr, 1, executable=True) != offset:
             raise FormatError(
-                self._view.obj.path,
+                self.view.obj.path,
                 f"entry {vaddr:#x} is not in code that is loaded from the file",
                 mcount_loc.NAME.decode(),
             )
         return section.name, offset
 
-    def function_at(self, vaddr: int) -> tuple[str | None, int]:
-        """Find the function at `vaddr`: (name, bytes from its start), (None, 0) if none is."""
-        section = self._section_at(vaddr)
-        return self._functions.at(section.index, vaddr) if section else (None, 0)
+    def function_at(self, vaddr: int, *, is_first: bool = False) -> tuple[str | None, int]:
+        """Find the function at `vaddr`: (name, bytes from its start), (None, 0) if none is.
+
+        `is_first` tells that a call stands there which is a function's first instruction, but for
+        what x86.before_fentry knows.
+        """
+        section = self.section_at(vaddr)
+        if section is None:
+            return None, 0
+        found = self._functions.at(section.index, vaddr, vaddr if is_first else 0)
+        if found[0] is None and is_first:
+            start = max(section.vaddr, vaddr - x86.LONGEST_BEFORE_FENTRY)
+            begins = vaddr - x86.before_fentry(self.some(start, vaddr - start))
+            found = self._functions.at(section.index, vaddr, begins)
+        return found
+
+    def unnamed(self, function: str | None) -> str:
+        """Tell what is odd about a site in `function`: that a symbol should name it."""
+        return UNNAMED if function is None and self._has_symbols else ""
 
     def begins_function(self, vaddr: int) -> bool:
         """Tell whether a symbol of type STT_FUNC stands at `vaddr`."""
-        section = self._section_at(vaddr)
+        section = self.section_at(vaddr)
         return section is not None and self._functions.begins(section.index, vaddr)
 
     def names(self, start: int, vaddr: int) -> tuple[str, ...]:
         """Return all names of the function that begins at `start`, in the section of `vaddr`."""
         return self._functions.names(self._section(vaddr).index, start)
 
-    def _section_at(self, vaddr: int) -> Section | None:
+    def section_at(self, vaddr: int) -> Section | None:
+        """Return the executable section that has `vaddr`, or None."""
         number = bisect_right(self._starts, vaddr) - 1
         section = self._sections[number] if number >= 0 else None
         return section if section and vaddr < section.vaddr + section.size else None
 
     def _section(self, vaddr: int) -> Section:
-        section = self._section_at(vaddr)
+        section = self.section_at(vaddr)
         if section is None:
             raise FormatError(
-                self._view.obj.path, f"entry {vaddr:#x} is not in an executable section",
+                self.view.obj.path, f"entry {vaddr:#x} is not in an executable section",
                 mcount_loc.NAME.decode(),
             )  # fmt: skip
         return section
@@ -108,7 +146,7 @@ class LinkedCode:
     def _is_loaded(self, section: Section, start: int, end: int) -> bool:
         """Tell whether all bytes from `start` to before `end` are loaded as code by one segment."""
         offset = section.offset + start - section.vaddr
-        return self._view.file_offset(start, end - start, executable=True) == offset
+        return self.view.file_offset(start, end - start, executable=True) == offset
 
 
 def _code_sections(obj: Object) -> list[Section]:

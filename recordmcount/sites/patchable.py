@@ -8,7 +8,7 @@ all areas of a file are taken to be as long as its shortest.
 from __future__ import annotations
 
 from recordmcount import mcount_loc, x86
-from recordmcount.disassembler import disassembler
+from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
@@ -25,8 +25,12 @@ NO_NOP = f"no NOP at an entry of {NAME.decode()}"
 
 
 def tables(obj: Object) -> list[Section]:
-    """Return the tables of a linked file."""
-    return [obj.section(index) for index in obj.named(NAME)]
+    """Return the tables of a linked file; FormatError where one cannot be a table of addresses."""
+    found = [obj.section(index) for index in obj.named(NAME)]
+    for section in found:
+        if section.type == elf.SHT_NOBITS or section.size % obj.layout.word:
+            raise FormatError(obj.path, "not a table of addresses", section.name)
+    return found
 
 
 def entries(
@@ -38,7 +42,13 @@ def entries(
     entry names no code that is loaded from the file.
     """
     obj = view.obj
-    claims = [entry for table in found for entry in mcount_loc.addresses(obj, table, relocated)]
+    claims = [
+        entry
+        for one in found
+        for entry in mcount_loc.addresses(
+            obj, one.name, range(one.vaddr, one.vaddr + one.size), obj.content(one.index), relocated
+        )
+    ]
     live = [entry for entry in claims if 0 < entry < obj.layout.highest]
     for entry in live:
         if view.file_offset(entry, 1, executable=True) is None:
@@ -51,9 +61,10 @@ def nops(machine: int, code: bytes) -> bytes:
     """Return the NOPs that `code` begins with."""
     bare = code.lstrip(x86.NOPS[1])
     end = len(code) - len(bare)
-    decoder = disassembler(machine)
-    if bare and decoder is not None:
-        for address, size, mnemonic, operands in decoder.disasm_lite(bare, end):
+    if bare:
+        from .disassembler import decoder  # slow to import, rarely needed
+
+        for address, size, mnemonic, operands in decoder(machine).disasm_lite(bare, end):
             if f"{mnemonic} {operands}".strip() not in x86.NOP_INSTRUCTIONS and mnemonic != "nop":
                 break
             end = address + size

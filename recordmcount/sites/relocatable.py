@@ -30,6 +30,7 @@ from .bulk import Column, Usual
 from .single import Finding, ObjectCode, Place, Relocation
 from .site import Site
 from .state import State, in_state
+from .words import UNNAMED
 
 LOOSE = "its entry counts from the global symbol {}, which a linker may bind elsewhere"
 
@@ -101,14 +102,16 @@ class RelocatableSites:
         place = Place(part.section, part.column.starts[at])
         content = self._content
         found, section = content.finding(place, part.column, at), content.code.section(part.section)
-        function, distance = content.functions.at(*place)
         known = found.relocation
+        function, distance = content.function_at(place, known)
         call, nop = content.turned(known) if known else (None, None)
         names = x86.RELOCATION_NAMES[content.obj.machine]
         code = content.code.at(place, found.length)
         reason = found.reason
         if part.recorded[at] and part.section in self.loose:
             reason = reason or LOOSE.format(printable(self.loose[part.section]))
+        if function is None and content.obj.symtab is not None:
+            reason = reason or UNNAMED
         return Site(
             section.name, place.offset, section.offset + place.offset, True, content.obj.machine,
             function, distance, content.functions.names(place.section, place.offset - distance),
@@ -137,9 +140,10 @@ class RelocatableSites:
     def names(self, number: int) -> tuple[str, ...]:
         """Give all names of the function that a site is in, the best first."""
         part, at = self._at(number)
-        place, functions = Place(part.section, part.column.starts[at]), self._content.functions
-        _, distance = functions.at(*place)
-        return functions.names(part.section, place.offset - distance)
+        place, content = Place(part.section, part.column.starts[at]), self._content
+        known = content.finding(place, part.column, at).relocation
+        _, distance = content.function_at(place, known)
+        return content.functions.names(part.section, place.offset - distance)
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Choose those of ascending `numbers` whose sites are in `state`."""
@@ -213,6 +217,24 @@ class _Content:
         way = self.usual.ways[column.ways[number] - 1]
         known = Relocation(column.relocations, column.entries[number], way.form, way.type)
         return Finding(way.state, way.form.length, way.form.name, relocation=known)
+
+    def function_at(self, place: Place, known: Relocation | None) -> tuple[str | None, int]:
+        """Find the function of a site as `LinkedCode.function_at` does."""
+        found = self.functions.at(*place, place.offset)
+        if found[0] is not None:
+            return found
+        if known is None or not self._calls_fentry(known):
+            return self.functions.at(*place)
+        start = max(0, place.offset - x86.LONGEST_BEFORE_FENTRY)
+        before = self.code.at(Place(place.section, start), place.offset - start)
+        return self.functions.at(*place, place.offset - x86.before_fentry(before))
+
+    def _calls_fentry(self, known: Relocation) -> bool:
+        """Tell whether a relocation names __fentry__."""
+        name = self.obj.raw_symbol(self.obj.relocated_symbol(known.section, known.number))[
+            elf.ST_NAME
+        ]
+        return elf.string_at(self.obj.symbol_names, name).partition("@")[0] == x86.FENTRY
 
     def turned(self, known: Relocation) -> tuple[bytes, bytes]:
         """Return (call, NOP): the bytes in either state of a site with this relocation."""

@@ -19,10 +19,8 @@ from . import evidence, patchable
 from .decoder import Decoder
 from .goals import Goals
 from .linked import Entries, LinkedSites
-from .linked_code import LinkedCode
 from .named_calls import named_calls
 from .search import Search
-from .segment_code import SegmentCode
 from .starts import LIKELY, NO, Starts
 from .state import State
 
@@ -33,8 +31,8 @@ if TYPE_CHECKING:
 
     from recordmcount.elf.object import Object
 
+    from .decoder import Found, Way
     from .named_calls import NamedCall
-    from .search import LoadedCode
     from .site import Site
 
 PREFIXED = "a call behind a prefix, which cannot be recorded"
@@ -57,8 +55,7 @@ class FoundSites:
     def __init__(
         self,
         linked: LinkedSites,
-        functions: LinkedCode,
-        code: LoadedCode,
+        goals: Goals,
         found: _Found,
         *,
         dead: int,
@@ -73,8 +70,9 @@ class FoundSites:
         self._linked = linked
         self._named = found.named
         self._prefixed = found.prefixed
-        self._functions = functions
-        self._code = code
+        self._undoubted = found.undoubted
+        self._functions = goals.functions
+        self._code = goals.code
         self._area: int | None = None  # bytes of NOPs at each entry, when they are known
 
     @property
@@ -101,9 +99,18 @@ class FoundSites:
                 state=State.CALL, form=named.form.name, target=named.name, expected=(),
                 code=self._code.read(site.position, site.position + named.form.length),
             )  # fmt: skip
+        if site.state is State.FOREIGN and site.position in self._undoubted:
+            return self._call(site, *self._undoubted[site.position])
         if site.evidence == evidence.PATCHABLE_ENTRY and site.state is not State.CALL:
             return self._patchable(site)
         return site
+
+    def _call(self, site: Site, way: Way, found: Found) -> Site:
+        return site._replace(
+            state=way.state, form=way.form.name, code=found.code, target=way.name, expected=(),
+            call=way.call(site.position), nop=way.nop,
+            reason=site.reason if evidence.is_likely(site.evidence) else found.reason,
+        )  # fmt: skip
 
     def _patchable(self, site: Site) -> Site:
         if self._area is None:
@@ -142,18 +149,20 @@ class _Found:
     """What was found, by the link-time virtual address of its first byte.
 
     `evidence` is of everything, `named` are the calls that a relocation names, and `prefixed` those
-    behind a prefix that no table entry can name.
+    behind a prefix that no table entry can name; `undoubted` are those that would be doubted if a
+    table named them.
     """
 
     def __init__(self, goals: Goals, names: Sequence[bytes], entries: Sequence[int]) -> None:
         self.evidence: dict[int, str] = dict.fromkeys(entries, evidence.PATCHABLE_ENTRY)
         self.named: dict[int, NamedCall] = {}
         self.prefixed: set[int] = set()
+        self.undoubted: dict[int, tuple[Way, Found]] = {}
         self._code = goals.code
         self._starts = Starts(goals.view, goals.code)
         targets = goals.targets
         patterns = x86.Patterns.of_calls(
-            goals.view.obj.machine, [*targets.code], [*targets.slots], targets.got_bases
+            goals.view.obj.machine, [*targets.code], [*targets.slots], goals.bases
         )
         resolved = dict(Search(goals.view, patterns).through(goals.code))
         named = {call.vaddr: call for call in named_calls(goals, names)}
@@ -237,23 +246,26 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> FoundSites:
     """
     names = x86.mcount_names(extra_names)
     tables = patchable.tables(obj)
-    goals = Goals(obj, names, tables)
+    goals = Goals(obj, names, [range(one.vaddr, one.vaddr + one.size) for one in tables])
     entries, dead = patchable.entries(goals.view, tables, goals.words.values)
     found = _Found(goals, names, entries)
-    functions = LinkedCode(goals.view) if obj.headers else SegmentCode(goals.view, goals.code)
+    functions = goals.functions
     decoder = Decoder(obj, goals.targets, functions, goals.words.in_code)
 
     def decoded(vaddrs: list[int]) -> LinkedSites:
         return LinkedSites(Entries(vaddrs, obj.layout.highest), functions, decoder, goals.targets)
 
     linked = decoded(sorted(found.evidence))
+    foreign = [linked.vaddrs[number] for number in linked.where(range(len(linked)), State.FOREIGN)]
+    others = {*foreign} - {*entries, *found.named, *found.prefixed}
+    for vaddr in sorted(others):  # here it is known better than there where functions start
+        stands = decoder.decode(vaddr, *functions.around(vaddr))
+        if stands.way is not None:
+            found.undoubted[vaddr] = stands.way, stands
     # Where the loader changes an operand, it does not lead where it seems to.
-    others = {linked.vaddrs[number] for number in linked.where(range(len(linked)), State.FOREIGN)}
-    others -= {*entries, *found.named, *found.prefixed}
+    others -= found.undoubted.keys()
     if others:
         linked = decoded([vaddr for vaddr in linked.vaddrs if vaddr not in others])
     ways = goals.targets.code or goals.targets.slots or found.named
     unnamed = obj.symtab is None and not ways
-    return FoundSites(
-        linked, functions, goals.code, found, dead=dead, no_evidence=NO_SYMBOLS if unnamed else ""
-    )
+    return FoundSites(linked, goals, found, dead=dead, no_evidence=NO_SYMBOLS if unnamed else "")

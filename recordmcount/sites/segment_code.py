@@ -14,6 +14,8 @@ from .linked_code import LinkedCode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from recordmcount.elf.segments import LoadView
 
     from .search import LoadedCode
@@ -24,6 +26,7 @@ class SegmentCode(LinkedCode):
 
     def __init__(self, view: LoadView, code: LoadedCode) -> None:
         super().__init__(view)
+        self._loaded = code
         flags = elf.SHF_ALLOC | elf.SHF_EXECINSTR
         self._sections = [
             elf.Section(
@@ -39,8 +42,21 @@ class SegmentCode(LinkedCode):
             self._names[start] = max(end, start + size), {**names, name: None}
         self._named = sorted(self._names)
 
-    def function_at(self, vaddr: int) -> tuple[str | None, int]:
-        """Find the function at `vaddr`: (name, bytes from its start), (None, 0) if none is."""
+    def contents(self) -> Iterator[tuple[int, bytes]]:
+        """Read all code: (link-time virtual address, bytes)."""
+        for one in self._loaded.ranges:
+            yield one.vaddr, self._loaded.read(one.vaddr, one.vaddr + one.size)
+
+    def function_at(
+        self,
+        vaddr: int,
+        *,
+        is_first: bool = False,  # noqa: ARG002
+    ) -> tuple[str | None, int]:
+        """Find the function at `vaddr`: (name, bytes from its start), (None, 0) if none is.
+
+        `is_first` adds nothing, for all these symbols have a size.
+        """
         number = bisect_right(self._named, vaddr) - 1
         if number < 0 or vaddr >= self._names[self._named[number]][0]:
             return None, 0

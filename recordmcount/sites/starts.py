@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from _bisect import bisect_right
 from collections import deque
+from functools import cached_property
 from itertools import accumulate, chain
 
 from recordmcount import x86
 from recordmcount.columns import positions
-from recordmcount.disassembler import disassembler
 from recordmcount.elf import dynamic_symbols, frames
 from recordmcount.elf import object as elf
 from recordmcount.errors import Error
@@ -23,6 +23,8 @@ from recordmcount.errors import Error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from capstone import Cs
 
     from recordmcount.elf.segments import LoadView
 
@@ -116,12 +118,18 @@ class Starts:
 
         Of `count` instructions, or 0: up to one that is unknown or not whole.
         """
-        decoder = disassembler(self._view.obj.machine)
-        if decoder is None:
-            what = "calls are found without a table by capstone, which is not installed"
-            raise Error(self._view.obj.path, what)
-        last = deque(decoder.disasm_lite(text, vaddr, count), maxlen=1)
+        last = deque(self._decoder.disasm_lite(text, vaddr, count), maxlen=1)
         return last[0][0] + last[0][1] if last else vaddr
+
+    @cached_property
+    def _decoder(self) -> Cs:
+        """The disassembler, which is slow to import and not always needed."""
+        try:
+            from .disassembler import decoder
+        except ImportError:
+            what = "calls are found without a table by capstone, which is not installed"
+            raise Error(self._view.obj.path, what) from None
+        return decoder(self._view.obj.machine)
 
     def _first(self, vaddr: int) -> int:
         """Return where the range of code begins that `vaddr` is in."""
@@ -159,7 +167,9 @@ class _Ranges:
 
 def _by_frames(view: LoadView) -> Iterator[tuple[int, int]]:
     """Return (link-time virtual address, size in bytes) of the functions with unwind entries."""
-    sections = frames.ranges(view.obj).values() if view.obj.headers else [frames.of_segments(view)]
+    sections = (
+        view.obj.once(frames.ranges).values() if view.obj.headers else [frames.of_segments(view)]
+    )
     for start, end in chain.from_iterable(sections):
         yield start, end - start
 

@@ -18,6 +18,7 @@ from recordmcount.elf.segments import (
     PF_X,
     PT_LOAD,
     R_GLOB_DAT,
+    R_IRELATIVE,
     R_JUMP_SLOT,
     R_RELATIVE,
     DynamicRelocations,
@@ -25,54 +26,77 @@ from recordmcount.elf.segments import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from recordmcount.elf.object import Object, Section
+    from recordmcount.elf.object import Section
     from recordmcount.elf.segments import LoadView
 
+    from .linked_code import LinkedCode
+    from .stubs import Follower
+
 WIDEST_WORD = 8  # bytes that one dynamic relocation may change
+STUBS = (".plt", ".iplt")  # how the names of sections of stubs begin
+STUB_ALIGNMENT = 8  # bytes; no linker aligns its stubs to less
+MOST_FOLLOWED = 1024  # places; a sound file has a few
+LONGEST_STUB = 32  # bytes up to the end of which a stub names its slot
 
 
 class Words:
     """What the loader will have put into the words that matter here.
 
-    `values` are link-time virtual addresses, by slot, of words in `wanted` sections; `names` are
-    slots that the loader fills with the address of a symbol of these names; `in_code` the sorted
-    addresses of relocations that touch executable segments.
+    `values` are link-time virtual addresses, by slot, of words in `wanted` ranges of such; `names`
+    are slots that the loader fills with the address of a function in `definitions`, or of a symbol
+    of that name in another image; `in_code` the sorted addresses of relocations that touch
+    executable segments.
     """
 
-    def __init__(self, view: LoadView, wanted: Sequence[Section], names: list[bytes]) -> None:
+    def __init__(self, view: LoadView, wanted: Sequence[range], definitions: Definitions) -> None:
         self.view = view
         self.values: dict[int, int] = {}
         self.names: dict[int, str] = {}
         self.in_code: list[int] = []
-        self._wanted = [(section.vaddr, section.vaddr + section.size) for section in wanted]
         code = [
-            (segment.vaddr - WIDEST_WORD + 1, segment.vaddr + segment.filesz)
+            range(segment.vaddr - WIDEST_WORD + 1, segment.vaddr + segment.filesz)
             for segment in view.segments
             if segment.type == PT_LOAD and segment.flags & PF_X
         ]
         for relocations in view.relocations():
-            self._add_names(relocations, names)
+            self._add_names(relocations, definitions)
             for run in _ascending_runs(relocations):
-                for start, end in self._wanted:
-                    self._add_values(_between(run, start, end))
-                for start, end in code:
-                    self.in_code += _between(run, start, end).slots
+                for each in wanted:
+                    self._add_values(_between(run, each))
+                for each in code:
+                    self.in_code += _between(run, each).slots
         self.in_code.sort()
 
-    def _add_names(self, relocations: DynamicRelocations, names: list[bytes]) -> None:
+    def _add_names(self, relocations: DynamicRelocations, definitions: Definitions) -> None:
         layout = self.view.obj.layout
         named = {}
         for info in set(relocations.infos):
             if layout.type_of(info) in (R_GLOB_DAT, R_JUMP_SLOT) and layout.symbol_of(info):
                 name = self.view.symbol(layout.symbol_of(info))[0]
-                if name in names:
-                    named[info] = name.decode("utf-8", "backslashreplace")
+                if name in definitions.names:
+                    named[info] = definitions.told(name)
         if named:
             for slot, info in zip(relocations.slots, relocations.infos, strict=True):
                 if info in named and self.view.file_offset(slot, layout.word) is not None:
                     self.names[slot] = named[info]
+        if definitions.resolvers:
+            self._add_resolved(relocations, definitions.resolvers)
+
+    def _add_resolved(self, relocations: DynamicRelocations, resolvers: dict[int, str]) -> None:
+        """Add the slots that hold what a resolver of an STT_GNU_IFUNC symbol returns."""
+        layout, view = self.view.obj.layout, self.view
+        irelative = R_IRELATIVE[view.obj.machine]
+        for at, info in enumerate(relocations.infos):
+            slot = relocations.slots[at]
+            if (
+                layout.type_of(info) == irelative
+                and view.file_offset(slot, layout.word) is not None
+            ):
+                addend = relocations.addends[at] if relocations.addends else view.word(slot)
+                if addend & layout.highest in resolvers:
+                    self.names[slot] = resolvers[addend & layout.highest]
 
     def _add_values(self, relocations: DynamicRelocations) -> None:
         """Add the values of wanted slots; where two relocations fill one, the later counts."""
@@ -114,29 +138,64 @@ def _ascending_runs(relocations: DynamicRelocations) -> Iterator[DynamicRelocati
         yield DynamicRelocations(slots[start:end], infos[start:end], addends and addends[start:end])
 
 
-def _between(run: DynamicRelocations, start: int, end: int) -> DynamicRelocations:
-    """Cut ascending relocations to those whose slots are from `start` to before `end`."""
-    first, last = bisect_left(run.slots, start), bisect_left(run.slots, end)
+def _between(run: DynamicRelocations, vaddrs: range) -> DynamicRelocations:
+    """Cut ascending relocations to those whose slots are in a range."""
+    first, last = bisect_left(run.slots, vaddrs.start), bisect_left(run.slots, vaddrs.stop)
     addends = run.addends
     return DynamicRelocations(
         run.slots[first:last], run.infos[first:last], addends and addends[first:last]
     )
 
 
+class Definitions:
+    """Where the image defines mcount, by the symbols of these `names`.
+
+    `code` are link-time virtual addresses of functions that are loaded, with the name of each, and
+    `resolvers` those of STT_GNU_IFUNC symbols: a call does not go there, but where they say.
+    """
+
+    def __init__(self, view: LoadView, names: list[bytes]) -> None:
+        self.names = names
+        found: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
+        for name, value, info, shndx in symbols.named(view.obj, names):
+            if (
+                elf.SHN_UNDEF < shndx < elf.SHN_LORESERVE
+                and view.file_offset(value, 1, executable=True) is not None
+            ):
+                known = found[info & 0xF == elf.STT_GNU_IFUNC]
+                known[value] = min(known.get(value, name), name, key=names.index)
+        self.code, self.resolvers = (
+            {value: self.told(name) for value, name in each.items()} for each in found
+        )
+
+    @staticmethod
+    def told(name: bytes) -> str:
+        """Give a name as it is told."""
+        return name.decode("utf-8", "backslashreplace")
+
+
 class Targets:
     """Every way to mcount: `code` addresses (definitions and PLT stubs) and GOT `slots`.
 
     Each is a link-time virtual address, with the name of the function that is reached. They
-    ascend. `got_bases` are the addresses that i386 code may have in its GOT register.
+    ascend. `got_base` is the address that i386 code has in its GOT register, one of `got_tables`;
+    None where there are none.
     """
 
     def __init__(
-        self, view: LoadView, words: Words, gots: Sequence[Section], names: list[bytes]
+        self, code: LinkedCode, words: Words, gots: Sequence[Section], definitions: Definitions
     ) -> None:
+        view = words.view
         obj = view.obj
-        self.code = _definitions(view, names)
+        self._view = view
+        self._code = code
+        self._machine = obj.machine
+        self._follower: Follower | None = None
+        self._followed: dict[int, int | None] = {}
+        self.code = dict(definitions.code)
         self.slots = dict(words.names)
-        self.got_bases = _got_bases(view, gots)
+        self.got_tables = _got_tables(view, gots) if obj.machine == x86.EM_386 else []
+        self.got_base = _got_base(code, self.got_tables)
         size = 4 if obj.machine == x86.EM_386 else 8
         for section in gots:
             if not view.loads(section):
@@ -147,48 +206,75 @@ class Targets:
                 value = words.value(slot, int.from_bytes(content[at : at + size], "little"))
                 if value in self.code and slot not in self.slots:
                     self.slots[slot] = self.code[value]
-        self._add_stubs(view)
+        for slot, start in self._stubs():
+            self.code.setdefault(start, self.slots[slot])
         self.code = dict(sorted(self.code.items()))
         self.slots = dict(sorted(self.slots.items()))
 
-    def _add_stubs(self, view: LoadView) -> None:
-        obj = view.obj
+    def _stubs(self) -> Iterator[tuple[int, int]]:
+        """Find (slot of mcount, link-time virtual address of a stub that jumps through it).
+
+        A stub names its slot: so only those few that name one of mcount's are looked at.
+        """
+        obj = self._view.obj
         for index in range(len(obj.headers)):
             section = obj.section(index)
-            if not section.name.startswith(".plt") or not view.loads(section, executable=True):
+            if not section.name.startswith(STUBS) or not self._view.loads(section, executable=True):
                 continue
             content = obj.content(index)
-            for at in range(0, len(content), 8):  # no linker aligns its stubs to less
-                jump = x86.plt_jump(obj.machine, content[at : at + x86.LONGEST_STUB])
-                if jump is not None:
-                    size, modrm, displacement = jump
-                    end = section.vaddr + at + size
-                    for slot in self._stub_slots(obj, end, modrm, displacement):
-                        if slot in self.slots:
-                            self.code.setdefault(section.vaddr + at, self.slots[slot])
+            for field in x86.slot_fields(
+                self._machine, content, section.vaddr, self.slots, self.got_base
+            ):
+                found = self._stub(section, content, field)
+                if found is not None:
+                    yield found
 
-    def _stub_slots(self, obj: Object, end: int, modrm: int, displacement: int) -> Iterable[int]:
-        if obj.machine == x86.EM_X86_64:
-            return [end + displacement]
-        bases = [0] if modrm == x86.NO_REGISTER else self.got_bases
-        return [base + displacement & obj.layout.highest for base in bases]
+    def _stub(self, section: Section, content: bytes, field: int) -> tuple[int, int] | None:
+        """Find the stub that names a slot in the field there: (slot, its own address), or None."""
+        nearest = field - field % STUB_ALIGNMENT
+        starts = range(nearest, max(-1, nearest - LONGEST_STUB), -STUB_ALIGNMENT)
+        for at in starts:
+            code, vaddr = content[at : field + 4], section.vaddr + at
+            slot = x86.plt_slot(self._machine, code, vaddr, self.got_base)
+            if slot in self.slots:
+                return slot, vaddr
+        for vaddr in [section.vaddr + at for at in starts]:
+            slot = self.follow(vaddr)
+            if slot in self.slots:
+                return slot, vaddr
+        return None
+
+    def follow(self, vaddr: int) -> int | None:
+        """Return the slot through which the code at `vaddr` jumps, by what it does; else None.
+
+        So of MOST_FOLLOWED places, and of more it is not understood.
+        """
+        from .stubs import Follower  # slow to import, rarely needed
+
+        if self._follower is None:
+            self._follower = Follower(self._machine, self._code.some, self.got_base)
+        if vaddr not in self._followed:
+            is_one_more = len(self._followed) < MOST_FOLLOWED
+            self._followed[vaddr] = self._follower.slot(vaddr) if is_one_more else None
+        return self._followed[vaddr]
 
 
-def _got_bases(view: LoadView, gots: Sequence[Section]) -> list[int]:
-    """List the tables, that of the loader first: it is what most linkers mean."""
+def _got_tables(view: LoadView, gots: Sequence[Section]) -> list[int]:
+    """List where i386 code may take the GOT to be, the loader's table first."""
     of_the_loader = [view.dynamic[DT_PLTGOT]] if DT_PLTGOT in view.dynamic else []
     by_name = sorted(gots, key=lambda section: section.name != ".got.plt")
     return list(dict.fromkeys(of_the_loader + [section.vaddr for section in by_name]))
 
 
-def _definitions(view: LoadView, names: list[bytes]) -> dict[int, str]:
-    """Map link-time virtual addresses to names: of mcount, where the image defines it."""
-    found: dict[int, bytes] = {}
-    for name, value, info, shndx in symbols.named(view.obj, names):
-        if (
-            elf.SHN_UNDEF < shndx < elf.SHN_LORESERVE
-            and info & 0xF != elf.STT_GNU_IFUNC
-            and view.file_offset(value, 1, executable=True) is not None
-        ):
-            found[value] = min(found.get(value, name), name, key=names.index)
-    return {value: name.decode("utf-8", "backslashreplace") for value, name in found.items()}
+def _got_base(code: LinkedCode, tables: Sequence[int]) -> int | None:
+    """Choose the table that i386 code has in its GOT register: the one that most of it computes.
+
+    Nothing else tells that for all linkers: the code of mold counts from .got, that of others from
+    .got.plt, which is DT_PLTGOT's, or from .got where that is all there is.
+    """
+    counts = dict.fromkeys(tables, 0)
+    for vaddr, content in code.contents() if len(tables) > 1 else ():
+        for base in x86.got_bases(content, vaddr):
+            if base in counts:
+                counts[base] += 1
+    return max(counts, key=counts.__getitem__, default=None)

@@ -8,6 +8,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+# Of a site in a file that has symbols, but none for it.
+UNNAMED = "no symbol names this function; a weak one that is overridden?"
+
 
 def in_function(name: str, distance: int) -> str:
     """Say `function`, or `function+0xdistance`."""

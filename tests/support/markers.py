@@ -15,7 +15,7 @@ import pytest
 NAMES = ("matrix", "kernel", "slow")
 # What `tools/setup test` installs, `tools/setup check` does not, and tests call by name.
 HIDDEN = (
-    "clang", "clang++", "g++", "ld.gold", "ld.lld", "ld.mold", "mold",
+    "clang", "clang++", "g++", "ld.gold", "ld.lld", "ld.mold", "mold", "nasm",
     "llvm-ar", "llvm-ranlib", "llvm-readelf", "llvm-readobj",
     "cmake", "make", "ninja", "pahole", "perl", "qemu-system-x86_64", "strace", "xz",
 )  # fmt: skip

@@ -1,0 +1,140 @@
+"""Which sites of a linked file stand where an instruction begins.
+
+The bytes of a call may be those of anything: a constant, a table. So each site has to be reached by
+decoding, from where a function is known to begin. Nearly all need none: they are a function's first
+instruction, or stand behind a prologue that was decoded before. Functions are known by symbols, and
+where those do not lead to a site, by unwind entries.
+"""
+
+from __future__ import annotations
+
+from _bisect import bisect_left, bisect_right
+
+from recordmcount import x86
+from recordmcount.elf import frames
+from recordmcount.elf import object as elf
+from recordmcount.elf.symbols import places
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from recordmcount.elf.object import Section
+
+    from .linked_code import LinkedCode
+
+NO_START = "no symbol or unwind entry tells where its function begins"
+INSIDE = "not where an instruction begins"
+# What is between a function's start and its site is kept up to this many bytes, and so many times.
+LONGEST_PROLOGUE, MOST_PROLOGUES = 64, 1 << 12
+SWEEP = 1 << 16  # bytes that are decoded at a time
+
+
+class Boundaries:
+    """Tells which of ascending link-time virtual addresses of code are no sites, and why."""
+
+    def __init__(self, code: LinkedCode) -> None:
+        obj = code.view.obj
+        self._obj = obj
+        self._code = code
+        entry = obj.layout.ehdr.unpack(obj.header)[elf.E_ENTRY]
+        self._typed = {entry, *places(obj, elf.STT_FUNC, elf.STT_GNU_IFUNC)}
+        self._untyped = {*places(obj, elf.STT_NOTYPE)}
+        self._known: tuple[list[int], list[int]] | None = None
+        self._has_frames = False
+        self._prologues = {b""}
+        self._sweep = _Sweep(code)
+
+    def doubtful(self, vaddrs: list[int], start: int, text: bytes) -> Iterator[tuple[int, str]]:
+        """Yield (index, reason) of those that are not proven; code from `start` on is `text`."""
+        typed, untyped = self._typed, self._untyped
+        for index, vaddr in enumerate(vaddrs):
+            if vaddr not in typed and vaddr not in untyped:
+                reason = self._why_not(vaddr, start, text)
+                if reason:
+                    yield index, reason
+
+    def _why_not(self, vaddr: int, start: int, text: bytes) -> str:
+        section = self._code.section_at(vaddr)
+        origin = self._origin(section, vaddr)
+        if origin is not None and self._leads(section, origin, vaddr, start, text):
+            return ""
+        if not self._has_frames:
+            self._add_frames()
+            return self._why_not(vaddr, start, text)
+        return NO_START if origin is None or not self._is_code(section) else INSIDE
+
+    def _origin(self, section: Section | None, vaddr: int) -> int | None:
+        """Return the last place up to `vaddr` at which a function begins in its section."""
+        if section is None:
+            return None
+        every = self._sorted()[1]
+        number = bisect_right(every, vaddr) - 1
+        return every[number] if number >= 0 and every[number] >= section.vaddr else None
+
+    def _is_code(self, section: Section | None) -> bool:
+        """Tell whether a typed symbol or an unwind entry shows that a section is code."""
+        typed = self._sorted()[0]
+        at = bisect_left(typed, section.vaddr) if section else len(typed)
+        return section is not None and at < len(typed) and typed[at] < section.vaddr + section.size
+
+    def _sorted(self) -> tuple[list[int], list[int]]:
+        if self._known is None:
+            self._known = sorted(self._typed), sorted(self._typed | self._untyped)
+        return self._known
+
+    def _add_frames(self) -> None:
+        for each in self._obj.once(frames.ranges).values():
+            self._typed.update(start for start, _ in each)
+        self._known = None
+        self._has_frames = True
+
+    def _leads(
+        self, section: Section | None, origin: int, vaddr: int, start: int, text: bytes
+    ) -> bool:
+        """Tell whether decoding from `origin` comes by `vaddr`.
+
+        In a section that nothing shows to be code, only by what compilers put before a call.
+        """
+        distance = vaddr - origin
+        if distance <= LONGEST_PROLOGUE:
+            prologue = text[origin - start : vaddr - start]
+            if origin < start:
+                prologue = self._code.some(origin, distance)
+            if prologue in self._prologues:
+                return True
+            if x86.is_prologue(self._code.machine, prologue):
+                if len(self._prologues) < MOST_PROLOGUES:
+                    self._prologues.add(prologue)
+                return True
+        return self._is_code(section) and self._sweep.reaches(origin, vaddr)
+
+
+class _Sweep:
+    """Decodes onwards from an origin; what it has come by is not decoded again."""
+
+    def __init__(self, code: LinkedCode) -> None:
+        self._code = code
+        self._origin = self._at = -1
+        self._is_stuck = False
+
+    def reaches(self, origin: int, vaddr: int) -> bool:
+        """Tell whether an instruction begins at `vaddr`, which ascends for one origin."""
+        if origin != self._origin or vaddr < self._origin:
+            self._origin = self._at = origin
+            self._is_stuck = False
+        while self._at < vaddr and not self._is_stuck:
+            self._advance(vaddr)
+        return self._at == vaddr
+
+    def _advance(self, vaddr: int) -> None:
+        """Decode a piece, up to `vaddr` or behind it."""
+        from .disassembler import lengths  # slow to import, rarely needed
+
+        at = self._at
+        code = self._code.some(at, min(SWEEP, vaddr - at + x86.LONGEST_INSTRUCTION))
+        for length in lengths(self._code.machine, code):
+            if self._at >= vaddr:
+                return
+            self._at += length
+        self._is_stuck = self._at == at
