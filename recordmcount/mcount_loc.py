@@ -213,20 +213,23 @@ _NOT_RELOCATED = -1
 
 
 def addresses(
-    obj: "Object", name: str, vaddr: int, content: bytes, relocated: "Mapping[int, int]"
+    obj: "Object", name: str, vaddrs: range, content: bytes, relocated: "Mapping[int, int]"
 ) -> tuple[int, ...]:
     """Read the link-time virtual addresses in a table of a linked file, in its order.
 
-    The table is `content`, whole words at `vaddr`; `name` is for messages. `relocated` are the
-    values of words that have a dynamic relocation, by link-time virtual address. Raises FormatError
-    where the loader would not make a word an address.
+    The table is `content`, whole words at `vaddrs`, none if it is not loaded: then it has the
+    addresses as they are. `name` is for messages. `relocated` are the values of words that have a
+    dynamic relocation, by link-time virtual address. Raises FormatError where the loader would not
+    make a word an address.
     """
     word, highest = obj.layout.word, obj.layout.highest
     entries = unpack(f"<{len(content) // word}{'Q' if word == 8 else 'I'}", content)
+    if not vaddrs:
+        return entries
     if obj.type != elf.ET_EXEC:  # what has no relocation is no address
         entries = tuple(map({0: 0, highest: 0}.get, entries, repeat(_NOT_RELOCATED)))
     if relocated:
-        slots = range(vaddr, vaddr + len(content), word)
+        slots = vaddrs[::word]
         entries = tuple(map(relocated.get, slots, entries))
     if _NOT_RELOCATED in entries:
         raise FormatError(

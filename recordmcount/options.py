@@ -1,5 +1,6 @@
 """What a person can ask of the recorder, and the words that ask it."""
 
+from .errors import UsageError
 from .grammar import Command, Option, Values
 
 MOST_JOBS = 4096
@@ -30,7 +31,17 @@ class Options(Values):
     kernel = False
     gc_sections = False
     pic = False
+    image = False
+    alloc = False
     quiet = False
+
+    def check(self) -> None:
+        """Raise UsageError where words make no sense together."""
+        super().check()
+        if self.alloc and not self.image:
+            raise UsageError("--alloc is for --image")
+        if self.image and (self.gc_sections or self.pic or self.kernel or self.all_sections):
+            raise UsageError("--gc-sections, --pic, --kernel and --all-sections are for objects")
 
 
 def declare() -> tuple[Command, Options]:
@@ -72,6 +83,16 @@ def declare() -> tuple[Command, Options]:
                 "writable tables, for PIE and shared objects without text relocations (implied by "
                 "PIC calls, which gcc emits and clang does not)",
             ),
+            Option(
+                "--image",
+                "record executables and shared objects that are linked already: a table that is "
+                "not loaded, for tools",
+            ),
+            Option(
+                "--alloc",
+                "with --image: a table that is loaded and relocated, which the program finds "
+                "between __start___mcount_loc and __stop___mcount_loc",
+            ),
             Option("-q --quiet", "no warnings"),
             VERSION,
             HELP,
@@ -85,7 +106,7 @@ def declare() -> tuple[Command, Options]:
             ),
         ],
         arguments=[
-            ("FILE", "an object (.o, .ko) or an archive (.a); changed in place"),
+            ("FILE", "an object (.o, .ko), an archive (.a), or an --image; changed in place"),
             ("@LIST", "a file that names one FILE a line (or separated by NULs); @- is stdin"),
         ],
         verbs=[

@@ -26,7 +26,10 @@ SOUND, IGNORED = caller(), caller(".text", ".exit.text")
 
 
 BITCODE = "LLVM bitcode, not an object: join the objects with ld.lld -r, and record the result"
-LINKED = "recordmcount works on objects, before the link; `recordmcount report` shows its sites"
+LINKED = (
+    "record its objects before the link, or this by `recordmcount --image`; `recordmcount report` "
+    "shows its sites"
+)
 TEXT = "text, not an ELF file: compile it first, with -pg -mfentry -c, and name the object"
 SCRIPT = "a script, not an ELF file: name the program that it runs; libtool keeps those in .libs"
 REPORT = "did you mean 'report'?"

@@ -70,12 +70,22 @@ def meaning(path: Path) -> list[str]:
     for section in read.sections:
         if isinstance(section, RelocationSection) and not section.name.endswith("__mcount_loc"):
             for row in section.iter_relocations():
-                name = read.symbol_name(row["r_info_sym"])
+                name = read.symbol_name(row["r_info_sym"]) if row["r_info_sym"] else "nothing"
                 addend = row["r_addend"] if section.is_RELA() else None
                 said.append(f"{section.name}+{row['r_offset']}: {name} {addend}")
         if section["sh_type"] == "SHT_GROUP":
             said.append(f"group {read.symbol_name(section['sh_info'])}")
     return said
+
+
+def turned_off(said: list[str]) -> list[str]:
+    """The same when calls in `.exit.text` became NOPs: their relocations name nothing then."""
+    return [
+        line.replace(": __fentry__", ": nothing")
+        if re.match(r"\.rela?\.exit\.text\+", line)
+        else line
+        for line in said
+    ]
 
 
 def llvm_says(path: Path) -> str:
@@ -154,7 +164,7 @@ def test_every_symbol_index_means_what_it_meant(
             extended_numbering=True,
         )  # fmt: skip
     before = meaning(sound.write(tmp_path / "before.o"))
-    assert meaning(recorded(tmp_path / "x.o", sound)) == before
+    assert meaning(recorded(tmp_path / "x.o", sound)) == turned_off(before)
 
 
 @pytest.mark.matrix
@@ -177,8 +187,7 @@ def test_nops_and_new_symbol_numbers_meet_in_one_relocation_section(tmp_path: Pa
     (foo,) = read.named(".exit.text")
     row = read.relocations_of(foo).get_relocation(0)
     assert foo.data()[:1] != b"\xe8"
-    assert (row["r_info_type"], row["r_addend"]) == (0, -4)
-    assert read.symbol_name(row["r_info_sym"]) == "__fentry__"
+    assert (row["r_info"], row["r_addend"]) == (0, -4)
     row = read.relocations_of(read.named(".text")[0]).get_relocation(0)
     assert (row["r_info_type"], row["r_addend"]) == (R_PLT32, -4)
 

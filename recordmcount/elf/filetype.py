@@ -63,7 +63,10 @@ LINKED = {
     "executable": "an executable", "PIE": "an executable (PIE)", "shared object": "a shared object",
 }  # fmt: skip
 NO_OBJECTS = "an archive without objects"
-OF_LINKED = "recordmcount works on objects, before the link; `recordmcount report` shows its sites"
+OF_LINKED = (
+    "record its objects before the link, or this by `recordmcount --image`; `recordmcount report` "
+    "shows its sites"
+)
 
 
 def of(start: bytes) -> str:

@@ -391,7 +391,8 @@ class Object:
 
         Whoever edits a file in place asks here first. Where two sections overlap, an edit of one is
         an edit of both; where one lies over a header, of what all others are found by. Raises
-        FormatError then. Empty ones are left out.
+        FormatError then. Empty ones are left out, and the section that is the program headers
+        (record.image_plan).
         """
         fields = self.layout.ehdr.unpack(self.header)
         segments = fields[E_PHNUM] * fields[E_PHENTSIZE]
@@ -401,8 +402,10 @@ class Object:
             Extent(self.shoff, len(self.header_table), None, "the section headers"),
         ]
         for index, header in enumerate(self.headers):
-            if header[SH_TYPE] not in (SHT_NULL, SHT_NOBITS):
-                extents.append(Extent(header[SH_OFFSET], header[SH_SIZE], index))
+            place = header[SH_OFFSET], header[SH_SIZE]
+            if header[SH_TYPE] in (SHT_NULL, SHT_NOBITS) or place == (fields[E_PHOFF], segments):
+                continue
+            extents.append(Extent(*place, index))
         return self._apart(extents, "file offset")
 
     def loaded_extents(self) -> list[Extent]:

@@ -5,7 +5,7 @@ import posix
 from recordmcount import commit, mcount_loc
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import open_file, reader
-from recordmcount.errors import FormatError, RecordError, UnrecognizedError, location, reason
+from recordmcount.errors import Error, FormatError, RecordError, UnrecognizedError, location, reason
 from recordmcount.sites import calls
 
 from .plan import Plan, make_plan
@@ -58,7 +58,7 @@ def record(path: str, options: "Options", processes: int = 1) -> Result:
     except UnrecognizedError as error:
         result.err.append(error.compatible)
         why = str(error) if error.advice else ""
-    except RecordError as error:
+    except Error as error:
         why = str(error)
     except OSError as error:
         why = f"{path}: {reason(error)}"
@@ -86,10 +86,14 @@ def _record(path: str, options: "Options", result: Result, processes: int) -> li
         if read(0, len(elf.MAGIC)) != elf.MAGIC and (found := _archive(path, read)):
             return _record_archive(path, found, fd, status, options, result)
         obj = elf.Object(path, status.st_size, read)
-        plan = plan_object(obj, options, result, processes)
+        if options.image:
+            plan = _plan_image(obj, options, result)
+        else:
+            plan = plan_object(obj, options, result, processes)
         if options.dry_run or not (plan or options.output):
             return []
-        if options.output or plan.edits or not (writable and commit.may_append(fd, status)):
+        is_new = options.image or options.output or plan.edits  # a program may run from an image
+        if is_new or not (writable and commit.may_append(fd, status)):
             parts: list[bytes | tuple[int, int]] = [(0, obj.size), plan.appended]
             _replace(path, fd, status, options, parts, plan.all_edits)
         else:
@@ -117,6 +121,8 @@ def _record_archive(
 ) -> list[str]:
     from recordmcount.elf import archive, filetype  # rare: not imported for an object
 
+    if options.image:
+        raise FormatError(path, "an archive of objects, not a linked image")
     if found == filetype.THIN_ARCHIVE:
         if options.output:
             raise FormatError(path, "a thin archive has no objects in it: -o is not for it")
@@ -173,6 +179,19 @@ def _record_named(path: str, file: str, options: "Options", result: Result) -> N
     result.err += member.err
     result.failed = result.failed or member.failed
     result.counts = tuple(map(sum, zip(result.counts, member.counts, strict=True)))
+
+
+def _plan_image(obj: "Object", options: "Options", result: Result) -> Plan:
+    """Plan one image that is linked already; counts and messages go to `result`."""
+    from . import image  # rare
+
+    plan = image.plan(obj, options)
+    if not options.quiet:
+        result.err += plan.warnings
+    result.counts = (len(plan.addresses), 0, 0)
+    if options.dry_run:
+        result.out += image.describe(obj.path, plan)
+    return plan
 
 
 def plan_object(obj: "Object", options: "Options", result: Result, processes: int = 1) -> Plan:

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 class NewSections:
     """Collects what is appended to `obj`; offsets are file offsets.
 
-    `new_names` goes behind its section names; `count` sections must then be added. Raises
-    FormatError where the format cannot name an offset.
+    `new_names` goes behind its section names; `count` sections must then be added. It all begins
+    at `start`, the end of the file unless something else is appended before. Raises FormatError
+    where the format cannot name an offset.
     """
 
-    def __init__(self, obj: "Object", new_names: bytes, count: int) -> None:
+    def __init__(self, obj: "Object", new_names: bytes, count: int, start: int = 0) -> None:
         self._obj = obj
+        self._start = start or obj.size
         self._names = obj.section_names + new_names + b"\0"
         self._headers = bytearray(obj.header_table)
         self._count = len(obj.headers)
-        self._shoff = _align(obj.size + len(self._names), obj.layout.word)
+        self._shoff = _align(self._start + len(self._names), obj.layout.word)
         self._data_at = self._shoff + (self._count + count) * obj.layout.shdr.size
         self._data: list[bytes] = []
         self._size = 0  # of the data so far
@@ -36,36 +38,47 @@ class NewSections:
         `name` is an offset into the new names, `header` (type, flags, link, info, addralign,
         entsize).
         """
-        section_type, flags, link, info, addralign, entsize = header
+        section_type, flags, *rest = header
         at = self._place(content)
-        self._headers += self._obj.layout.shdr.pack(
-            len(self._obj.section_names) + name,
-            section_type, flags, 0, at, len(content), link, info, addralign, entsize,
-        )  # fmt: skip
+        return self.add_header(name, (section_type, flags, 0, at, len(content), *rest))
+
+    def add_header(self, name: int, header: tuple[int, ...]) -> int:
+        """Add a section whose contents are elsewhere; its index. `header` are all other fields."""
+        name += len(self._obj.section_names)
+        self._headers += self._obj.layout.shdr.pack(name, *header)
         self._count += 1
         return self._count - 1
 
     def replace_content(self, section: int, content: bytes) -> None:
         """Give an old section new contents of any size."""
-        self._change(section, {elf.SH_OFFSET: self._place(content), elf.SH_SIZE: len(content)})
+        self.change(section, {elf.SH_OFFSET: self._place(content), elf.SH_SIZE: len(content)})
 
     def set_info(self, section: int, info: int) -> None:
         """Give an old section another sh_info."""
-        self._change(section, {elf.SH_INFO: info})
+        self.change(section, {elf.SH_INFO: info})
+
+    def change(self, section: int, fields: dict[int, int]) -> None:
+        """Give fields of a section header, by their place in it, new values."""
+        shdr = self._obj.layout.shdr
+        at = section * shdr.size
+        values = list(shdr.unpack_from(self._headers, at))
+        for field, value in fields.items():
+            values[field] = value
+        shdr.pack_into(self._headers, at, *values)
 
     def finish(self) -> tuple[bytes, bytes]:
         """Return (the new ELF header, the bytes to append)."""
         obj = self._obj
-        self._change(obj.shstrndx, {elf.SH_OFFSET: obj.size, elf.SH_SIZE: len(self._names)})
+        self.change(obj.shstrndx, {elf.SH_OFFSET: self._start, elf.SH_SIZE: len(self._names)})
         fields = list(obj.layout.ehdr.unpack(obj.header))
         fields[elf.E_SHOFF] = self._shoff
         # gABI "Extended section numbering"; an object that uses it without need goes on with it.
         if self._count >= elf.SHN_LORESERVE or not fields[elf.E_SHNUM]:
             fields[elf.E_SHNUM] = 0
-            self._change(0, {elf.SH_SIZE: self._count})
+            self.change(0, {elf.SH_SIZE: self._count})
         else:
             fields[elf.E_SHNUM] = self._count
-        gap = bytes(self._shoff - obj.size - len(self._names))
+        gap = bytes(self._shoff - self._start - len(self._names))
         return (
             obj.layout.ehdr.pack(*fields),
             b"".join((self._names, gap, self._headers, *self._data)),
@@ -84,15 +97,6 @@ class NewSections:
         if end > self._obj.layout.highest:  # of ELF64 no file is so large
             what = f"the recorded object would be larger than ELF32 allows: {end:#x} bytes"
             raise FormatError(self._obj.path, what)
-
-    def _change(self, section: int, fields: dict[int, int]) -> None:
-        """Give fields of a section header, by their place in it, new values."""
-        shdr = self._obj.layout.shdr
-        at = section * shdr.size
-        values = list(shdr.unpack_from(self._headers, at))
-        for field, value in fields.items():
-            values[field] = value
-        shdr.pack_into(self._headers, at, *values)
 
 
 def _align(offset: int, alignment: int) -> int:

@@ -107,7 +107,7 @@ def make_plan(obj: "Object", found: "Found", options: "Options") -> Plan:
     result.edits.sort()
     if result.edits:
         obj.extents()  # where sections overlap, an edit of one would change another
-        _check_disjoint(obj, result.edits)
+        check_disjoint(obj, result.edits)
     return result
 
 
@@ -294,7 +294,7 @@ def _runs(one: Table, bases: dict[int, tuple[int, int]]) -> list[tuple[int, list
     return runs
 
 
-def _check_disjoint(obj: "Object", edits: "list[tuple[int, bytes]]") -> None:
+def check_disjoint(obj: "Object", edits: "list[tuple[int, bytes]]") -> None:
     """Refuse ascending edits of which one would undo another."""
     end = 0
     for offset, data in edits:

@@ -272,8 +272,7 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> LinkedSites:
     code = LinkedCode(view)
     targets = Targets(code, words, gots, definitions)
     addresses = [
-        mcount_loc.addresses(obj, one.name, one.vaddrs.start, one.content, words.values)
-        for one in found
+        mcount_loc.addresses(obj, one.name, one.vaddrs, one.content, words.values) for one in found
     ]
     entries = Entries(sorted(chain.from_iterable(addresses)), obj.layout.highest)
     decoder = Decoder(obj, targets, code, words.in_code)

@@ -46,7 +46,7 @@ def entries(
         entry
         for one in found
         for entry in mcount_loc.addresses(
-            obj, one.name, one.vaddr, obj.content(one.index), relocated
+            obj, one.name, range(one.vaddr, one.vaddr + one.size), obj.content(one.index), relocated
         )
     ]
     live = [entry for entry in claims if 0 < entry < obj.layout.highest]

@@ -26,7 +26,10 @@ ENDS = (
 
 
 class Table:
-    """A table: `content` at the link-time virtual addresses `vaddrs`; `name` is what it is by."""
+    """A table: `content` at the link-time virtual addresses `vaddrs`; `name` is what it is by.
+
+    One that is not loaded, as a post-link step writes it, is at none.
+    """
 
     __slots__ = ("name", "vaddrs", "content")
 
@@ -46,7 +49,8 @@ def find(obj: Object) -> list[Table]:
         section = obj.section(index)
         if section.type == elf.SHT_NOBITS or section.size % obj.layout.word:
             raise FormatError(obj.path, "not a table of addresses", section.name)
-        vaddrs = range(section.vaddr, section.vaddr + section.size)
+        is_loaded = section.flags & elf.SHF_ALLOC
+        vaddrs = range(section.vaddr, section.vaddr + section.size) if is_loaded else range(0)
         tables.append(Table(section.name, vaddrs, obj.content(index)))
     for name, whole in _between_symbols(obj):
         view = obj.once(LoadView)

@@ -67,6 +67,8 @@ complete -c recordmcount -n _shtab_recordmcount_using -l all-sections -d 'record
 complete -c recordmcount -n _shtab_recordmcount_using -l kernel -d 'record only the sections that a kernel'"'"'s tracer expects (the default where an object is seen to be of a kernel)'
 complete -c recordmcount -n _shtab_recordmcount_using -l gc-sections -d 'one table for each text section, linked to it, so that the linker'"'"'s --gc-sections drops both or none'
 complete -c recordmcount -n _shtab_recordmcount_using -l pic -d 'writable tables, for PIE and shared objects without text relocations (implied by PIC calls, which gcc emits and clang does not)'
+complete -c recordmcount -n _shtab_recordmcount_using -l image -d 'record executables and shared objects that are linked already: a table that is not loaded, for tools'
+complete -c recordmcount -n _shtab_recordmcount_using -l alloc -d 'with --image: a table that is loaded and relocated, which the program finds between __start___mcount_loc and __stop___mcount_loc'
 complete -c recordmcount -n _shtab_recordmcount_using -s q -l quiet -d 'no warnings'
 complete -c recordmcount -n _shtab_recordmcount_using -s V -l version -d 'print the version'
 complete -c recordmcount -n _shtab_recordmcount_using -s h -l help -d 'print this help'
