@@ -80,12 +80,8 @@ def meaning(path: Path) -> list[str]:
 
 def turned_off(said: list[str]) -> list[str]:
     """The same when calls in `.exit.text` became NOPs: their relocations name nothing then."""
-    return [
-        line.replace(": __fentry__", ": nothing")
-        if re.match(r"\.rela?\.exit\.text\+", line)
-        else line
-        for line in said
-    ]
+    is_off = re.compile(r"\.rela?\.exit\.text\+").match
+    return [line.replace(": __fentry__", ": nothing") if is_off(line) else line for line in said]
 
 
 def llvm_says(path: Path) -> str:
