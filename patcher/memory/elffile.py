@@ -30,7 +30,8 @@ ADVICE = {
     filetype.ARCHIVE: "patch its members before they go in, or what is linked from it",
     filetype.THIN_ARCHIVE: "patch the objects it names, or what is linked from it",
     filetype.BITCODE: "patch what is linked from it",
-    filetype.COMPRESSED: "decompress it first",
+    filetype.COMPRESSED: filetype.ADVICE[filetype.COMPRESSED],
+    filetype.KERNEL_IMAGE: "patch the vmlinux that it is made from",
 }
 
 

@@ -1,9 +1,9 @@
 """Compressed files, decompressed in memory: modules as distributions ship them, kernel payloads.
 
-What a file is compressed with is told by its first bytes. It is decompressed piece by piece, and no
-more of it is kept than a limit allows: a few kilobytes can stand for gigabytes. Several streams, one
+What a file is compressed with is told by its first bytes. It is decompressed piece by piece, and
+never to more than a limit allows: a few kilobytes can stand for gigabytes. Several streams, one
 behind another, are one file, as they are for the formats' own programs; anything else behind the
-end is refused. Libraries are imported when a file needs them. Never on the recording path.
+end is refused. Libraries are imported when a file needs them. Not on the recording path.
 
 (Formats: RFC 1952, gzip; RFC 8878, zstd; "The .xz File Format", and lzma-file-format.txt of XZ
 Utils; lz4_Frame_format.md of LZ4, "Legacy frame".)
@@ -86,23 +86,26 @@ def decompress(
     """
     name = format_of(read(start, START))
     source = _Source(path, read, start, end)
-    if name is None or name == LZO:
-        raise FormatError(path, f"compressed with {name}, which is not supported")
-    pieces = _lz4_blocks(source) if name == LZ4 else _streams(source, name)
+    if name is None:
+        raise FormatError(path, "compressed in no way that is known")
+    if name == LZO:
+        raise FormatError(path, f"compressed by {name}, which is not supported")
     content = BytesIO()
-    for piece in pieces:
-        if content.tell() + len(piece) > most:
-            raise FormatError(path, f"{name}: larger than {most} bytes when decompressed: refused")
-        content.write(piece)
+    try:
+        for piece in _lz4_blocks(source) if name == LZ4 else _streams(source, name):
+            if content.tell() + len(piece) > most:
+                what = f"larger than {most} bytes when decompressed: refused"
+                raise FormatError(path, f"{name}: {what}")
+            content.write(piece)
+    except ImportError as error:  # a dependency, or a Python that was built without it
+        raise FormatError(path, f"{name}: {error}") from error
     return content.getvalue()
 
 
 class _Source:
     """A range of a file, taken from its start to its end."""
 
-    def __init__(
-        self, path: str, read: Callable[[int, int], bytes], start: int, end: int
-    ) -> None:
+    def __init__(self, path: str, read: Callable[[int, int], bytes], start: int, end: int) -> None:
         self.path = path
         self._read = read
         self._at = start
@@ -240,7 +243,7 @@ def _zstd() -> _Opened:
     else:
         from backports import zstd
 
-    options = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
     return lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError
 
 

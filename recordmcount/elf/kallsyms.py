@@ -1,4 +1,4 @@
-"""The symbols that a kernel carries for itself, decoded: a vmlinux without a symbol table has these.
+"""The symbols that a kernel carries for itself, decoded; a stripped vmlinux has no others.
 
 They stand in read-only data without any header. Names are compressed: each is a length and so many
 bytes, and each byte stands for one of 256 tokens. What has to be known is how the tables follow one
@@ -19,7 +19,7 @@ recording path.
 
 from __future__ import annotations
 
-from _bisect import bisect_left
+from _bisect import bisect_left, bisect_right
 from _operator import le, sub
 from _struct import pack, unpack_from
 from itertools import accumulate, compress, islice
@@ -42,6 +42,7 @@ STEPS = range(2 * STRIDE, (LONGEST + 2) * STRIDE)  # bytes from one marker to th
 SEQUENCE = 3  # bytes for each symbol in seqs_of_names
 BEGINNINGS = {"_text", "_stext"}  # where a kernel's code begins
 CODE = {*b"tT"}  # types of code
+RANKS = b"TWwt"  # types of functions: global, weak, local
 PRINTABLE = bytes(range(0x21, 0x7F))
 
 # What is looked at is limited; kernels have far less of each.
@@ -67,6 +68,24 @@ class Kallsyms:
     def named(self, name: str) -> list[int]:
         """Return the link-time virtual addresses of the symbols of a name."""
         return [vaddr for vaddr, each in zip(self.vaddrs, self.names, strict=True) if each == name]
+
+    def function_at(self, vaddr: int) -> tuple[tuple[str, ...], int]:
+        """Find the function at `vaddr`: (its names, the best first; bytes from its start).
+
+        ((), 0) where the last symbol up to there is none of code. How large functions are is not
+        known.
+        """
+        end = bisect_right(self.vaddrs, vaddr)
+        start = bisect_left(self.vaddrs, self.vaddrs[end - 1], hi=end) if end else 0
+        ranked = sorted(
+            (RANKS.index(self.types[number]), number)
+            for number in range(start, end)
+            if self.types[number] in RANKS
+        )
+        if not ranked:
+            return (), 0
+        names = dict.fromkeys(self.names[number] for _, number in ranked)
+        return tuple(names), vaddr - self.vaddrs[start]
 
 
 def decode(view: LoadView) -> Kallsyms | None:

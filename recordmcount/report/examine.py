@@ -1,4 +1,4 @@
-"""Files -> what is told of them; an archive is told of object by object."""
+"""Files -> what is told of them: of an archive by objects, of a compressed one what is inside."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from recordmcount.elf import archive, filetype
 from recordmcount.elf.object import Object
 from recordmcount.elf.open import open_file, reader
+from recordmcount.elf.unpack import part, unpacked
 from recordmcount.errors import Error, reason
 from recordmcount.sites import image
 
@@ -36,18 +37,13 @@ def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[ReportedFile | E
 
 
 def _examine(path: str, fd: int, names: tuple[str, ...]) -> Iterator[ReportedFile | Error]:
-    read, size = reader(fd), os.fstat(fd).st_size
-    found = filetype.of(read(0, filetype.START))
+    found, size, read = unpacked(path, os.fstat(fd).st_size, reader(fd))
     if found != filetype.ARCHIVE:
         yield _examine_object(path, size, read, names)
         return
     for name, member in archive.members(path, read(0, size)):
         if filetype.of(member) in (filetype.X86_ELF, filetype.OTHER_ELF, filetype.BITCODE):
-            yield _examine_object(f"{path}({name})", len(member), partial(_part, member), names)
-
-
-def _part(content: bytes, offset: int, size: int) -> bytes:
-    return content[offset : offset + size]
+            yield _examine_object(f"{path}({name})", len(member), partial(part, member), names)
 
 
 def _examine_object(
