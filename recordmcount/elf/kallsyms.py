@@ -19,6 +19,7 @@ recording path.
 
 from __future__ import annotations
 
+import re
 from _bisect import bisect_left, bisect_right
 from _operator import le, sub
 from _struct import pack, unpack_from
@@ -48,6 +49,7 @@ PRINTABLE = bytes(range(0x21, 0x7F))
 # What is looked at is limited; kernels have far less of each.
 WINDOW = 1 << 21  # bytes before the tokens, for markers
 MOST_PLACES = 32  # that may be a table and are none
+MOST_CHANCES = 3  # how many markers fewer there may be than it looks like
 MOST_SYMBOLS = 1 << 20
 MOST_BYTES = 1 << 26  # of all names
 
@@ -110,6 +112,8 @@ def _symbols(content: bytes, tokens: _TokenTable, word: int) -> Iterator[Kallsym
         names = _decompressed(rows, tokens.tokens)
         if names is not None:
             types = bytes([name[0] for name in names])
+            if not types.isalpha():
+                continue
             told = b"\n".join([name[1:] for name in names]).decode("ascii").split("\n")
             for vaddrs in _columns(content, at - word, tokens.end, len(rows), word):
                 if all(map(le, vaddrs, islice(vaddrs, 1, None))):
@@ -117,19 +121,22 @@ def _symbols(content: bytes, tokens: _TokenTable, word: int) -> Iterator[Kallsym
 
 
 def _is_kernel(view: LoadView, symbols: Kallsyms) -> bool:
-    """Tell whether the code that is named is what the file loads, from where a kernel begins."""
+    """Tell whether the code that is named is what the file loads, from where a kernel begins.
+
+    What ends with a segment may be named behind its last byte.
+    """
     code = list(compress(symbols.vaddrs, map(CODE.__contains__, symbols.types)))
-    loaded = sum(
-        bisect_left(code, segment.vaddr + segment.memsz) - bisect_left(code, segment.vaddr)
-        for segment in view.segments
-        if segment.type == PT_LOAD
-    )
+    loaded: set[int] = set()
+    for segment in view.segments:
+        if segment.type == PT_LOAD:
+            end = bisect_right(code, segment.vaddr + segment.memsz)
+            loaded.update(range(bisect_left(code, segment.vaddr), end))
     begins = [
         view.file_offset(vaddr, 1, executable=True) is not None
         for vaddr, name in zip(symbols.vaddrs, symbols.names, strict=True)
         if name in BEGINNINGS
     ]
-    return loaded == len(code) > 0 and any(begins) and all(begins)
+    return len(loaded) == len(code) and any(begins) and all(begins)
 
 
 # --- tokens ---------------------------------------------------------------------------------------
@@ -185,31 +192,33 @@ def _compressed_names(
 ) -> Iterator[tuple[int, list[bytes]]]:
     """Find names, as they are compressed, that the markers before the tokens fit, and where."""
     for size in sorted({4, word}):
-        markers_at, markers = _markers(content, tokens_at, size)
-        if not markers or len(markers) > MOST_SYMBOLS // STRIDE:
-            continue
-        gap = tokens_at - markers_at - size * len(markers)
-        numbers = range(STRIDE * (len(markers) - 1) + 1, STRIDE * len(markers) + 1)
-        last = markers_at - markers[-1]
-        places = range(last - last % word, max(word, last - STEPS.stop), -word)
-        for at in [at for at in places if _number(content, at, word) in numbers][:MOST_PLACES]:
-            number = _number(content, at, word)
-            if 0 <= gap < word or 0 <= gap - SEQUENCE * number < 2 * word:
-                rows, end = _rows(content, at, number, markers)
-                if 0 <= markers_at - end < max(size, word):
-                    yield at, rows
+        for markers_at, markers in _markers(content, tokens_at, size):
+            gap = tokens_at - markers_at - size * len(markers)
+            numbers = range(STRIDE * (len(markers) - 1) + 1, STRIDE * len(markers) + 1)
+            last = markers_at - markers[-1]
+            places = range(last - last % word, max(word, last - STEPS.stop), -word)
+            for at in [at for at in places if _number(content, at, word) in numbers][:MOST_PLACES]:
+                number = _number(content, at, word)
+                if 0 <= gap < word or 0 <= gap - SEQUENCE * number < 2 * word:
+                    rows, end = _rows(content, at, number, markers)
+                    if 0 <= markers_at - end < max(size, word):
+                        yield at, rows
 
 
-def _markers(content: bytes, tokens_at: int, size: int) -> tuple[int, Sequence[int]]:
-    """Find the longest run of what may be markers, of so many bytes each: (offset, markers)."""
+def _markers(content: bytes, tokens_at: int, size: int) -> Iterator[tuple[int, Sequence[int]]]:
+    """Find the longest run of what may be markers, of so many bytes each: (offset, markers).
+
+    What follows them may happen to look like more of them: it is also given without these.
+    """
     start = max(tokens_at % size, tokens_at - WINDOW)
     count = (tokens_at - start) // size
     values = unpack_from(f"<{count}{'I' if size == 4 else 'Q'}", content, start)
     steps = bytes(map(STEPS.__contains__, map(sub, islice(values, 1, None), values)))
-    run = max(steps.split(b"\0"), key=len)
-    first = steps.find(run)
-    markers = values[first : first + len(run) + 1]
-    return start + size * first, () if any(markers[:1]) else markers
+    runs = [run.span() for run in re.finditer(b"\1+", steps) if not values[run.start()]]
+    first, last = max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
+    for end in range(last, max(first, last - MOST_CHANCES), -1):
+        if end - first < MOST_SYMBOLS // STRIDE:
+            yield start + size * first, values[first : end + 1]
 
 
 def _number(content: bytes, names_at: int, word: int) -> int:
@@ -224,7 +233,7 @@ def _rows(
     rows: list[bytes] = []
     at = start
     for each in range(number):
-        if not each % STRIDE and at - start != markers[each // STRIDE]:
+        if at >= len(content) - 1 or (not each % STRIDE and at - start != markers[each // STRIDE]):
             return [], -1
         length = content[at]
         at += 1

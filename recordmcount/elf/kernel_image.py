@@ -39,6 +39,8 @@ def vmlinux(path: str, size: int, read: Callable[[int, int], bytes]) -> bytes:
     start, length = _payload(path, size, read(0, START))
     last = start + length
     name = containers.format_of(read(start, containers.START))
+    if name is None:
+        raise FormatError(path, "the kernel inside is compressed in no way that is known")
     claimed = int.from_bytes(read(last - SIZE_FIELD, SIZE_FIELD), "little")
     if claimed > containers.limit(length):
         raise FormatError(path, f"a kernel of {claimed} bytes when decompressed: refused")

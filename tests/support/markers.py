@@ -17,7 +17,7 @@ NAMES = ("matrix", "kernel", "slow")
 HIDDEN = (
     "clang", "clang++", "g++", "ld.gold", "ld.lld", "ld.mold", "mold",
     "llvm-ar", "llvm-ranlib", "llvm-readelf", "llvm-readobj",
-    "cmake", "make", "ninja", "pahole", "perl", "qemu-system-x86_64", "strace", "xz",
+    "cmake", "make", "ninja", "pahole", "lz4", "perl", "qemu-system-x86_64", "strace", "xz", "zstd",
 )  # fmt: skip
 STAND_IN = """\
 #!/bin/sh
