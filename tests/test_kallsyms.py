@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recordmcount.elf import kallsyms
-from recordmcount.elf.kallsyms import Kallsyms
+from recordmcount.elf.kallsyms import Kallsyms, KernelFunctions
 from recordmcount.elf.segments import LoadView
 from tests.support import kernel
 from tests.support.kernel import I386, ORDERS, X86_64, Bits, Symbol
@@ -57,11 +57,16 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_function_is_found_by_any_address_in_it(path: Path) -> None:
     found = decoded(path.read_bytes())
     assert found is not None
+    functions = KernelFunctions(found)
     (start,) = found.named("function_7")
-    assert found.function_at(start) == (("function_7",), 0)
-    assert found.function_at(start + 5) == (("function_7",), 5)
-    assert found.function_at(X86_64.text) == (("__fentry__", "_stext", "_text"), 0)
-    assert found.function_at(0) == ((), 0)
+    assert functions.at(1, start) == ("function_7", 0)
+    assert functions.at(1, start + 5) == ("function_7", 5)
+    assert (functions.begins(1, start), functions.begins(1, start + 5)) == (True, False)
+    assert functions.names(1, X86_64.text) == ("__fentry__", "_stext", "_text")
+    assert functions.at(1, X86_64.text) == ("__fentry__", 0)
+    (variable,) = found.named("a_variable")
+    assert functions.at(1, variable) == (None, 0)
+    assert functions.at(1, X86_64.sections[".data"]) == (None, 0)
     assert found.named("nothing") == []
 
 
@@ -92,6 +97,7 @@ def changed(path: Path, name: str, offset: int, data: bytes) -> bytes:
         ("offsets", 4 * 100, b"\1"),  # no longer ascending
         ("relative_base", 1, b"\x77"),  # code would be where none is loaded
         ("relative_base", 7, b"\0"),
+        ("relative_base", 1, b"\1"),  # all of it is loaded, but begins elsewhere
     ],
 )
 def test_nothing_is_told_of_what_does_not_fit_together(

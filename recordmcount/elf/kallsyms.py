@@ -25,7 +25,7 @@ from _operator import le, sub
 from _struct import pack, unpack_from
 from itertools import accumulate, compress, islice
 
-from .segments import PT_LOAD
+from .segments import PF_X, PT_LOAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ LONGEST = 512  # bytes of a token, and of a name with its type, at most (KSYM_NA
 LONG = 0x80  # in the first byte of a length that has two, the low bits first (since 6.1)
 STEPS = range(2 * STRIDE, (LONGEST + 2) * STRIDE)  # bytes from one marker to the next
 SEQUENCE = 3  # bytes for each symbol in seqs_of_names
-BEGINNINGS = {"_text", "_stext"}  # where a kernel's code begins
+BEGINNING = "_text"  # where a kernel's code begins, and with it a segment
 CODE = {*b"tT"}  # types of code
 RANKS = b"TWwt"  # types of functions: global, weak, local
 PRINTABLE = bytes(range(0x21, 0x7F))
@@ -71,23 +71,33 @@ class Kallsyms:
         """Return the link-time virtual addresses of the symbols of a name."""
         return [vaddr for vaddr, each in zip(self.vaddrs, self.names, strict=True) if each == name]
 
-    def function_at(self, vaddr: int) -> tuple[tuple[str, ...], int]:
-        """Find the function at `vaddr`: (its names, the best first; bytes from its start).
 
-        ((), 0) where the last symbol up to there is none of code. How large functions are is not
-        known.
-        """
-        end = bisect_right(self.vaddrs, vaddr)
-        start = bisect_left(self.vaddrs, self.vaddrs[end - 1], hi=end) if end else 0
-        ranked = sorted(
-            (RANKS.index(self.types[number]), number)
-            for number in range(start, end)
-            if self.types[number] in RANKS
-        )
-        if not ranked:
-            return (), 0
-        names = dict.fromkeys(self.names[number] for _, number in ranked)
-        return tuple(names), vaddr - self.vaddrs[start]
+class KernelFunctions:
+    """The functions among a kernel's symbols; it answers what `symbols.Functions` answers.
+
+    How large a function is is not known here: it reaches to the next symbol, whatever the section.
+    """
+
+    def __init__(self, symbols: Kallsyms) -> None:
+        self._symbols = symbols
+
+    def at(self, _section: int, place: int) -> tuple[str | None, int]:
+        """Find the function at a place: (name, bytes from its start), (None, 0) if none is."""
+        vaddrs = self._symbols.vaddrs
+        end = bisect_right(vaddrs, place)
+        names = self.names(_section, vaddrs[end - 1]) if end else ()
+        return (names[0], place - vaddrs[end - 1]) if names else (None, 0)
+
+    def names(self, _section: int, start: int) -> tuple[str, ...]:
+        """Return all names of the function that begins at a place, each once, the best first."""
+        vaddrs, types = self._symbols.vaddrs, self._symbols.types
+        rows = range(bisect_left(vaddrs, start), bisect_right(vaddrs, start))
+        ranked = sorted((RANKS.index(types[row]), row) for row in rows if types[row] in RANKS)
+        return tuple(dict.fromkeys(self._symbols.names[row] for _, row in ranked))
+
+    def begins(self, _section: int, place: int) -> bool:
+        """Tell whether a function begins at a place."""
+        return bool(self.names(_section, place))
 
 
 def decode(view: LoadView) -> Kallsyms | None:
@@ -121,22 +131,19 @@ def _symbols(content: bytes, tokens: _TokenTable, word: int) -> Iterator[Kallsym
 
 
 def _is_kernel(view: LoadView, symbols: Kallsyms) -> bool:
-    """Tell whether the code that is named is what the file loads, from where a kernel begins.
+    """Tell whether the code that is named is what the file loads, and where its code begins.
 
     What ends with a segment may be named behind its last byte.
     """
     code = list(compress(symbols.vaddrs, map(CODE.__contains__, symbols.types)))
     loaded: set[int] = set()
+    starts: set[int] = set()
     for segment in view.segments:
         if segment.type == PT_LOAD:
             end = bisect_right(code, segment.vaddr + segment.memsz)
             loaded.update(range(bisect_left(code, segment.vaddr), end))
-    begins = [
-        view.file_offset(vaddr, 1, executable=True) is not None
-        for vaddr, name in zip(symbols.vaddrs, symbols.names, strict=True)
-        if name in BEGINNINGS
-    ]
-    return len(loaded) == len(code) and any(begins) and all(begins)
+            starts.update([segment.vaddr] if segment.flags & PF_X else [])
+    return len(loaded) == len(code) and not starts.isdisjoint(symbols.named(BEGINNING))
 
 
 # --- tokens ---------------------------------------------------------------------------------------
