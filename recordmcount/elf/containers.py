@@ -150,12 +150,6 @@ def _next_stream(source: _Source, data: bytes, name: str) -> bytes:
         if name not in (GZIP, XZ) or not data.startswith(b"\0"):
             return data
         data = data.lstrip(b"\0")
-        if len(data) >= START:
-            return data
-        more = source.take(PIECE)
-        if not more:
-            return data
-        data += more
 
 
 def _words(error: Exception) -> str:
