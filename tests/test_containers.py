@@ -19,7 +19,7 @@ from tests.support.objects import caller
 MIB = 1 << 20
 # More than is read, and more than is decompressed, at once; some of it cannot be compressed.
 NUMBERS = random.Random(1)
-CONTENT = NUMBERS.randbytes(300_000) + b"".join(b"%d " % n for n in range(300_000)) + bytes(5 * MIB)
+CONTENT = NUMBERS.randbytes(300_000) + b"".join(b"%d " % n for n in range(150_000)) + bytes(2 * MIB)
 SMALL = b"mcount" * 50 + NUMBERS.randbytes(2000)
 
 EVERY_FORMAT = pytest.mark.parametrize("name", COMPRESSORS)
@@ -141,7 +141,7 @@ def test_no_changed_byte_does_worse_than_change_the_contents(name: str) -> None:
 
 @EVERY_FORMAT
 def test_what_becomes_too_large_is_refused_before_it_is_held(name: str) -> None:
-    data = COMPRESSORS[name](bytes(40 * MIB))
+    data = COMPRESSORS[name](bytes(16 * MIB))
     tracemalloc.start()
     try:
         line = refused(data, 4 * MIB)

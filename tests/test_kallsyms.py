@@ -138,7 +138,7 @@ def test_whatever_byte_is_changed_there_are_symbols_in_order_or_none(path: Path)
     content = path.read_bytes()
     start = kernel.place(path, "kallsyms_offsets")
     end = kernel.place(path, "kallsyms_token_index") + 512
-    for at in range(start, end, 3):
+    for at in range(start, end, 7):
         found = decoded(content[:at] + bytes((content[at] ^ 0x55,)) + content[at + 1 :])
         if found is not None:
             assert list(found.vaddrs) == sorted(found.vaddrs)
