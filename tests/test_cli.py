@@ -26,6 +26,7 @@ SOUND, IGNORED = caller(), caller(".text", ".exit.text")
 
 
 BITCODE = "LLVM bitcode, not an object: join the objects with ld.lld -r, and record the result"
+COMPRESSED = "compressed: decompress it first, and compress it again afterwards"
 LINKED = (
     "record its objects before the link, or this by `recordmcount --image`; `recordmcount report` "
     "shows its sites"
@@ -299,8 +300,8 @@ def test_what_is_no_regular_file_is_refused(make: Callable[[Path], None], tmp_pa
         (SOUND.patch("e_type", 4), "unrecognized ET_REL file PATH"),
         (SOUND.patch("e_machine", 183), "unrecognized e_machine 183 PATH"),
         (b"BC\xc0\xde" + bytes(60), f"PATH: {BITCODE}"),
-        (lzma.compress(SOUND.data), "PATH: compressed: decompress it first"),
-        (gzip.compress(SOUND.data), "PATH: compressed: decompress it first"),
+        (lzma.compress(SOUND.data), f"PATH: {COMPRESSED}"),
+        (gzip.compress(SOUND.data), f"PATH: {COMPRESSED}"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_recorded_is_called_by_its_name(

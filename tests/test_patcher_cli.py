@@ -56,7 +56,7 @@ def test_other_files_are_refused_in_one_line_each_and_the_rest_is_patched(
     reasons = {
         tmp_path / "main.o": "no __mcount_loc table: compile with -pg -mfentry, and record then",
         archive: "an archive: patch its members before they go in, or what is linked from it",
-        module: "compressed: decompress it first",
+        module: "compressed: decompress it first, and compress it again afterwards",
         bitcode: "LLVM bitcode, not an object: patch what is linked from it",
         arm: "not for x86",
         wide: "not for x86",

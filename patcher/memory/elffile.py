@@ -32,6 +32,8 @@ ADVICE = {
     filetype.THIN_ARCHIVE: "patch the objects it names, or what is linked from it",
     filetype.BITCODE: "patch what is linked from it",
     filetype.TEXT: "compile, record and link it first",
+    filetype.COMPRESSED: filetype.ADVICE[filetype.COMPRESSED],
+    filetype.KERNEL_IMAGE: "patch the vmlinux that it is made from",
 }
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 ET_CORE = 4
 # An executable that can be loaded anywhere is a shared object that says so (since glibc 2.26).
 DT_FLAGS_1, DF_1_PIE = 0x6FFFFFFB, 0x08000000
-START = 20  # bytes by which a file is recognized
+START = 0x250  # bytes by which a file is recognized: up to the fields of a kernel image's header
+ELF_START = 20  # up to e_machine
 
 # What a file may be, as it is told to people.
 X86_ELF = "an ELF file for x86"
@@ -27,6 +28,7 @@ COMPRESSED = "compressed"
 EMPTY = "an empty file"
 SCRIPT = "a script, not an ELF file"
 TEXT = "text, not an ELF file"
+KERNEL_IMAGE = "a compressed kernel image"
 OTHER = "not an ELF file"
 
 ARCHIVE_MAGIC, THIN_MAGIC = b"!<arch>\n", b"!<thin>\n"
@@ -34,8 +36,6 @@ _MAGIC = {
     ARCHIVE: (ARCHIVE_MAGIC,),
     THIN_ARCHIVE: (THIN_MAGIC,),
     BITCODE: (b"BC\xc0\xde", b"\xde\xc0\x17\x0b"),  # raw, and in its wrapper
-    # xz, zstd and gzip: how kernels may keep their modules.
-    COMPRESSED: (b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x1f\x8b"),
     SCRIPT: (b"#!",),
 }
 # In these nobody can look for code. The kernel's tool has words for them, which stand first.
@@ -50,11 +50,12 @@ _MACHINES = (
 # What to do instead, where a command that reads objects meets one of these.
 ADVICE = {
     BITCODE: "join the objects with ld.lld -r, and record the result",
+    COMPRESSED: "decompress it first, and compress it again afterwards",
+    KERNEL_IMAGE: "record the objects that its vmlinux is linked from",
 }
 # The same for a file that is no member of an archive.
 ADVICE_ON_FILES = {
     **ADVICE,
-    COMPRESSED: "decompress it first",
     EMPTY: "build it again",
     SCRIPT: "name the program that it runs; libtool keeps those in .libs",
     TEXT: "compile it first, with -pg -mfentry -c, and name the object",
@@ -72,19 +73,27 @@ OF_LINKED = (
 def of(start: bytes) -> str:
     """Tell what a file is that begins with these bytes, of which START are enough."""
     if not start.startswith(elf.MAGIC):
-        for found, magic in _MAGIC.items():
-            if start.startswith(magic):
-                return found
-    if not start.startswith(elf.MAGIC) or len(start) < START:
         return _other(start)
+    if len(start) < ELF_START:
+        return OTHER
     machine = int.from_bytes(start[18:20], "little")
     is_ours = start[5] == elf.ELFDATA2LSB and (start[4], machine) in _MACHINES
     return X86_ELF if is_ours else OTHER_ELF
 
 
 def _other(start: bytes) -> str:
+    """Tell what a file is that does not begin as ELF."""
     if not start:
         return EMPTY
+    for found, magic in _MAGIC.items():
+        if start.startswith(magic):
+            return found
+    from . import containers, kernel_image  # rare
+
+    if containers.format_of(start):
+        return COMPRESSED
+    if kernel_image.is_image(start):
+        return KERNEL_IMAGE
     return OTHER if any(byte < 0x20 and byte not in _SPACES for byte in start) else TEXT
 
 

@@ -1,4 +1,4 @@
-"""Files -> what is told of them; an archive is told of object by object."""
+"""Files -> what is told of them: of an archive by objects, of a compressed one what is inside."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from recordmcount.elf import archive, filetype
 from recordmcount.elf.object import Object
 from recordmcount.elf.open import open_file, reader
+from recordmcount.elf.unpack import unpacked
 from recordmcount.errors import Error, reason
 from recordmcount.sites import image
 
@@ -38,8 +39,7 @@ def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[ReportedFile | E
 
 
 def _examine(path: str, fd: int, names: tuple[str, ...]) -> Iterator[ReportedFile | Error]:
-    read, size = reader(fd), os.fstat(fd).st_size
-    found = filetype.of(read(0, filetype.START))
+    found, size, read = unpacked(path, os.fstat(fd).st_size, reader(fd))
     if found == filetype.THIN_ARCHIVE:
         for file in archive.files(path, size, read):
             yield from _examine_named(path, file, names)
@@ -48,12 +48,12 @@ def _examine(path: str, fd: int, names: tuple[str, ...]) -> Iterator[ReportedFil
         yield _examine_object(path, size, read, names)
         return
     for name, member in archive.members(path, size, read):
-        part = partial(_part, read, member)
-        if filetype.of(part(0, filetype.START)) in MEMBERS:
-            yield _examine_object(f"{path}({name})", member.size, part, names)
+        inner = partial(_inner, read, member)
+        if filetype.of(inner(0, filetype.START)) in MEMBERS:
+            yield _examine_object(f"{path}({name})", member.size, inner, names)
 
 
-def _part(
+def _inner(
     read: Callable[[int, int], bytes], member: archive.Member, offset: int, size: int
 ) -> bytes:
     return read(member.offset + offset, min(size, member.size - offset))

@@ -19,7 +19,7 @@ HIDDEN = (
     "llvm-ar", "llvm-ranlib", "llvm-readelf", "llvm-readobj",
     "fish", "groff", "man", "mandoc", "zsh",
     "autoconf", "ccache", "cmake", "make", "meson", "ninja",
-    "pahole", "perl", "qemu-system-x86_64", "strace", "xz",
+    "pahole", "lz4", "perl", "qemu-system-x86_64", "strace", "xz", "zstd",
 )  # fmt: skip
 STAND_IN = """\
 #!/bin/sh
