@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Answer = tuple[list[str], list[str], tuple[int, ...], bool]
 
 VERBS = ("report", "diff")
+LONGEST_LIST = 1 << 26  # bytes; a kernel's has 1 << 19
 # Below this many files one process is done before others would have started.
 FILES_WORTH_FORKING = 16
 
@@ -126,6 +127,8 @@ def _read_list(path: str) -> bytes:
         try:
             while piece := posix.read(fd, 1 << 16):
                 content += piece
+                if len(content) > LONGEST_LIST:
+                    raise RecordError(path, f"no list of files: more than {LONGEST_LIST} bytes")
         finally:
             if fd:
                 close(fd)

@@ -16,7 +16,7 @@ from tests.support.command import ROOT
 LAYERS = {
     "recordmcount": [
         ["__init__", "errors", "x86", "columns", "packages"],
-        ["x86_length"],
+        ["budget", "x86_length"],
         ["elf"],
         ["commit"],
         ["replacement"],

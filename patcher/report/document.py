@@ -12,7 +12,7 @@ from patcher.errors import PatchError
 from recordmcount import x86
 from recordmcount.console import spelled
 from recordmcount.errors import reason
-from recordmcount.report.document import identity, place
+from recordmcount.report.document import identity, paid, place
 from recordmcount.sites.state import State
 
 TYPE_CHECKING = False
@@ -53,7 +53,7 @@ def examined(
         "dead_entries": table.sites.dead,
         "repeated_entries": table.sites.repeated,
         "states": {str(state): number for state, number in states.items()},
-        "sites": [_found(table.site(number)) for number in selected],
+        "sites": list(map(_found, paid(obj, map(table.site, selected)))),
     }
 
 
@@ -66,7 +66,7 @@ def switched(obj: Object, plan: Plan) -> Switched:
         "repeated_entries": table.sites.repeated,
         "written": None,
         "already": plan.already,
-        "changes": [_change(site, plan.state) for site in map(table.site, plan.numbers)],
+        "changes": [_change(site, plan.state) for site in paid(obj, map(table.site, plan.numbers))],
     }
 
 

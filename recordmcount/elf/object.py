@@ -10,9 +10,10 @@ Field names and numbers are those of the System V gABI (chapters "Object Files",
 
 from _operator import itemgetter
 from _struct import Struct, unpack
-from itertools import pairwise
+from itertools import islice, pairwise
 from sys import byteorder
 
+from recordmcount.budget import READINGS, Budget
 from recordmcount.columns import Relocations, pick, positions
 from recordmcount.errors import FormatError, UnrecognizedError
 from recordmcount.x86 import EM_386, EM_X86_64
@@ -77,8 +78,6 @@ STT_NOTYPE, STT_FUNC, STT_SECTION, STT_FILE, STT_TLS, STT_GNU_IFUNC = 0, 2, 3, 4
 # Relocations are searched in pieces of this many entries: memory stays small and in the cache.
 CHUNK = 16384
 SH_TYPE_AT = 4  # offset of sh_type in a section header of either class
-# How many times a file's size may be read from it; recording a sound object takes less than four.
-READINGS = 8
 # String tables are searched in pieces of this many bytes.
 STRINGS = 1 << 19
 # From this many things to search for in a table, one pass over it is cheaper than a search each.
@@ -184,15 +183,21 @@ class Object:
 
     __slots__ = (
         "path", "size", "layout", "type", "machine", "shoff", "shstrndx", "header",
-        "header_table", "headers", "_read", "_allowance", "_names", "_symtab", "_symbols",
+        "header_table", "headers", "_read", "budget", "_names", "_symtab", "_symbols",
         "_strings", "_shndx", "_once",
     )  # fmt: skip
 
-    def __init__(self, path: str, size: int, read: "Callable[[int, int], bytes]") -> None:
+    def __init__(
+        self,
+        path: str,
+        size: int,
+        read: "Callable[[int, int], bytes]",
+        budget: Budget | None = None,
+    ) -> None:
         self.path = path
         self.size = size
         self._read = read
-        self._allowance = READINGS * size
+        self.budget = budget or Budget(path, size)
         self._symtab: int | None = None
         self._symbols: bytes | None = None
         self._strings: bytes | None = None
@@ -225,8 +230,7 @@ class Object:
         Sections of a sound file do not overlap, so nobody has to read much more than it has.
         """
         self._require(offset, size, what)
-        self._allowance -= size
-        if self._allowance < 0:
+        if not self.budget.reads(size):
             raise self._overlap()
         data = self._read(offset, size)
         if len(data) != size:
@@ -579,7 +583,9 @@ class Object:
     ) -> "Iterator[Relocations]":
         """Yield the relocations in `pieces` of section `index` that name one of `symbols`."""
         layout = self.layout
-        low_bytes = {symbol & 0xFF for symbol in symbols}
+        low_bytes = {symbol & 0xFF for symbol in islice(symbols, MANY)}
+        if len(symbols) > MANY:
+            low_bytes = set(range(256))
         entry, offset, size = self._relocation_section(index)
         width = entry.size // layout.word
         step = CHUNK * entry.size
@@ -587,7 +593,12 @@ class Object:
             piece = self.read(offset + start, min(step, size - start), "a relocation section")
             # The column of the symbols' lowest bytes, searched by memchr, gives the candidates.
             first = start // entry.size
-            numbers = positions(piece[layout.info_symbol :: entry.size], low_bytes, first)
+            column = piece[layout.info_symbol :: entry.size]
+            numbers = (
+                positions(column, low_bytes, first)
+                if len(low_bytes) < len(column)
+                else list(range(first, first + len(column)))
+            )
             if not numbers:
                 continue
             words = layout.words(piece)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from _bisect import bisect_right
 from _struct import Struct, unpack_from
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from recordmcount.errors import FormatError
 from recordmcount.x86 import EM_386, EM_X86_64
@@ -186,7 +186,13 @@ class LoadView:
             )
         if DT_RELR in dynamic:
             table = self.read(dynamic[DT_RELR], dynamic.get(DT_RELRSZ, 0), "DT_RELR")
-            slots = list(_relr_slots(table, layout.word))
+            most = self.obj.size // layout.word
+            slots = list(islice(_relr_slots(table, layout.word), most + 1))
+            if len(slots) > most:
+                what = (
+                    f"DT_RELR: more than the {most} relocations that a file of this size has words"
+                )
+                raise FormatError(self.obj.path, what)
             yield DynamicRelocations(slots, [R_RELATIVE] * len(slots), None)
         plt_entry = layout.rela if dynamic.get(DT_PLTREL) == DT_RELA else layout.rel
         for tag, size_tag, entry in (

@@ -89,7 +89,7 @@ class Functions:
     def __init__(self, obj: Object) -> None:
         self._obj = obj
         self._names: dict[tuple[int, int], str] = {}
-        self._allowance = elf.READINGS * obj.size
+        self._aliases: dict[tuple[int, int], tuple[str, ...]] = {}
         self._sections: dict[int, _Column] | None = None
 
     def at(self, section: int, place: int, begins: int = 0) -> tuple[str | None, int]:
@@ -122,10 +122,17 @@ class Functions:
         return ranges[number][0] if number >= 0 else 0
 
     def names(self, section: int, start: int) -> tuple[str, ...]:
-        """Return all names of the function that begins at a place, each once, the best first."""
-        column = self._column(section)
-        first, end = bisect_left(column.starts, start), bisect_right(column.starts, start)
-        return tuple(dict.fromkeys(map(self._name, reversed(column.rows[first:end]))))
+        """Return all names of the function that begins at a place, each once, the best first.
+
+        Of one place it is always the very same tuple: there may be many names, and many sites.
+        """
+        found = self._aliases.get((section, start))
+        if found is None:
+            column = self._column(section)
+            first, end = bisect_left(column.starts, start), bisect_right(column.starts, start)
+            found = tuple(dict.fromkeys(map(self._name, reversed(column.rows[first:end]))))
+            self._aliases[section, start] = found
+        return found
 
     def begins(self, section: int, place: int) -> bool:
         """Tell whether a symbol of type STT_FUNC stands at a place; any other type is no proof."""
@@ -141,8 +148,7 @@ class Functions:
         if name is None:
             name = elf.string_at(self._strings[row[_TABLE]], row[_NAME]).partition("@")[0]
             self._names[key] = name
-            self._allowance -= len(name)
-            if self._allowance < 0:
+            if not self._obj.budget.reads(len(name)):
                 what = "names of symbols overlap: they are too long together"
                 raise FormatError(self._obj.path, what)
         return name

@@ -3,6 +3,7 @@
 import posix
 
 from recordmcount import commit, mcount_loc
+from recordmcount.budget import Budget
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import open_file, reader
 from recordmcount.errors import Error, FormatError, RecordError, UnrecognizedError, location, reason
@@ -12,7 +13,7 @@ from .plan import Plan, make_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from recordmcount.elf.archive import Change, Member
     from recordmcount.elf.object import Object
@@ -128,6 +129,7 @@ def _record_archive(
             raise FormatError(path, "a thin archive has no objects in it: -o is not for it")
         return archive.files(path, status.st_size, reader(fd))
     objects: list[str] = []
+    budget = Budget(path, status.st_size)
 
     def change(name: str, member: "Member") -> "Change | None":
         member_path = f"{path}({name})"
@@ -136,7 +138,7 @@ def _record_archive(
         if read(0, len(elf.MAGIC)) != elf.MAGIC:
             return None
         objects.append(name)
-        plan = plan_object(elf.Object(member_path, member.size, read), options, result)
+        plan = plan_object(elf.Object(member_path, member.size, read, budget), options, result)
         return (plan.all_edits, plan.appended) if plan else None
 
     new = archive.rebuild(path, status.st_size, reader(fd), change)
@@ -214,7 +216,7 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
     plan = make_plan(obj, found, options)
     if not options.quiet:
         doubts = _doubts(obj, found, plan)
-        result.err += [f"{obj.path}: warning: {doubt}" for doubt in doubts]
+        result.err += _paid(obj, (f"{obj.path}: warning: {doubt}" for doubt in doubts))
     recorded = sum(map(len, plan.recorded))
     ignored = sum(map(len, plan.ignored))
     counts = (recorded, ignored, found.references)
@@ -224,7 +226,7 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
             name = obj.section(section).name
             result.out.append(f"Section {name} has mcount callers being ignored")
     if options.dry_run:
-        result.out += _describe_plan(obj, plan)
+        result.out += _paid(obj, _describe_plan(obj, plan))
     return plan
 
 
@@ -258,17 +260,22 @@ def _of_table(obj: "Object", options: "Options") -> "Iterator[str]":
     return (f"{obj.path}: warning: {doubt}" for doubt in doubts.of_table(obj, options))
 
 
-def _describe_plan(obj: "Object", plan: Plan) -> "list[str]":
-    lines = []
+def _describe_plan(obj: "Object", plan: Plan) -> "Iterator[str]":
     for parts, becomes in ((plan.recorded, "entry"), (plan.ignored, "nop")):
         for part in parts:
             name = obj.section(part.section).name
-            lines += [
-                f"{obj.path}: {location(name, s.offset)}{s.form.name} -> {becomes}" for s in part
-            ]
+            for site in part:
+                where = location(name, site.offset)
+                yield f"{obj.path}: {where}{site.form.name} -> {becomes}"
     if plan:
-        lines.append(f"{obj.path}: {len(plan.edits)} edits, {len(plan.appended)} bytes appended")
-    return lines
+        yield f"{obj.path}: {len(plan.edits)} edits, {len(plan.appended)} bytes appended"
+
+
+def _paid(obj: "Object", lines: "Iterable[str]") -> "Iterator[str]":
+    """Give lines about an object, each after it was paid for."""
+    for line in lines:
+        obj.budget.tell(line)
+        yield line
 
 
 def _open(path: str, *, read_only: bool) -> tuple[int, bool]:

@@ -7,12 +7,14 @@ it. Other commands build their own of the same parts.
 from __future__ import annotations
 
 from recordmcount import x86
+from recordmcount.budget import ROW
 from recordmcount.console import spelled
 from recordmcount.elf import filetype
 from recordmcount.sites.evidence import RELOCATION, TABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from typing import Literal
 
     from recordmcount.elf.object import Object
@@ -33,15 +35,23 @@ def report(files: list[ReportedFile], errors: list[Error]) -> Report:
 
 
 def of_file(obj: Object, sites: SiteTable) -> ReportedFile:
-    """Tell of one file."""
+    """Tell of one file. Raises FormatError where that would be too much for one of its size."""
     return {
         **identity(obj),
         "has_table": sites.has_table,
         "no_evidence": getattr(sites, "no_evidence", "") or None,
         "dead_entries": sites.dead,
         "repeated_entries": sites.repeated,
-        "sites": list(map(of_site, sites)),
+        "sites": [of_site(site) for site in paid(obj, sites)],
     }
+
+
+def paid(obj: Object, sites: Iterable[Site]) -> Iterator[Site]:
+    """Give the sites of a file, each after it was paid for what will be told of it."""
+    for site in sites:
+        codes = len(site.code) + sum(map(len, site.expected))
+        obj.budget.tell(site.function or "", site.section, site.reason, more=ROW + 2 * codes)
+        yield site
 
 
 def of_site(site: Site) -> ReportedSite:

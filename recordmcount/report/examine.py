@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from recordmcount.budget import Budget
 from recordmcount.elf import archive, filetype
 from recordmcount.elf.object import Object
 from recordmcount.elf.open import open_file, reader
@@ -47,10 +48,11 @@ def _examine(path: str, fd: int, names: tuple[str, ...]) -> Iterator[ReportedFil
     if found != filetype.ARCHIVE:
         yield _examine_object(path, size, read, names)
         return
+    budget = Budget(path, size)
     for name, member in archive.members(path, size, read):
         inner = partial(_inner, read, member)
         if filetype.of(inner(0, filetype.START)) in MEMBERS:
-            yield _examine_object(f"{path}({name})", member.size, inner, names)
+            yield _examine_object(f"{path}({name})", member.size, inner, names, budget)
 
 
 def _inner(
@@ -80,11 +82,15 @@ def _examine_named(path: str, file: str, names: tuple[str, ...]) -> Iterator[Rep
 
 
 def _examine_object(
-    path: str, size: int, read: Callable[[int, int], bytes], names: tuple[str, ...]
+    path: str,
+    size: int,
+    read: Callable[[int, int], bytes],
+    names: tuple[str, ...],
+    budget: Budget | None = None,
 ) -> ReportedFile | Error:
     try:
         filetype.refuse(path, filetype.of(read(0, filetype.START)), filetype.ADVICE_ON_FILES)
-        obj = Object(path, size, read)
+        obj = Object(path, size, read, budget)
         return of_file(obj, image.read(obj, names))
     except Error as error:
         return error

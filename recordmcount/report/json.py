@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,40 @@ SHARED = FOLDER / "shared.schema.json"
 
 
 def dump(document: Mapping[str, Any]) -> str:
-    """Render a document as JSON."""
-    return json.dumps(document, indent=2)
+    """Render a document as JSON: lists of objects over several lines, one line for a small one."""
+    return "".join(_pieces(document, "\n"))
+
+
+def _pieces(value: Any, newline: str) -> Iterator[str]:
+    """Render a value; `newline` begins a line at its indentation."""
+    inner = f"{newline}  "
+    before = inner
+    if isinstance(value, Mapping) and (newline == "\n" or _has_objects(value.values())):
+        yield "{"
+        for name, each in value.items():
+            yield f"{before}{json.dumps(name)}: "
+            yield from _pieces(each, inner)
+            before = f",{inner}"
+        yield f"{newline}}}"
+    elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+        yield "["
+        for each in value:
+            yield before
+            yield from _pieces(each, inner)
+            before = f",{inner}"
+        yield f"{newline}]"
+    else:
+        yield json.dumps(value)
+
+
+def _has_objects(values: Iterable[Any]) -> bool:
+    """Tell whether one of these is a list of objects, or an object with more than plain values."""
+    for each in values:
+        inner = each.values() if isinstance(each, Mapping) else each
+        kinds = (list, Mapping) if isinstance(each, Mapping) else Mapping
+        if isinstance(each, list | Mapping) and any(isinstance(one, kinds) for one in inner):
+            return True
+    return False
 
 
 def schema(path: str | Path = FOLDER / "report.schema.json") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from recordmcount.elf.symbols import places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from recordmcount.elf.object import Section
 
@@ -45,7 +45,7 @@ class Boundaries:
         self._prologues = {b""}
         self._sweep = _Sweep(code)
 
-    def doubtful(self, vaddrs: list[int], start: int, text: bytes) -> Iterator[tuple[int, str]]:
+    def doubtful(self, vaddrs: Sequence[int], start: int, text: bytes) -> Iterator[tuple[int, str]]:
         """Yield (index, reason) of those that are not proven; code from `start` on is `text`."""
         typed, untyped = self._typed, self._untyped
         for index, vaddr in enumerate(vaddrs):

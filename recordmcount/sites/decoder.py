@@ -17,7 +17,7 @@ from .words import in_function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from recordmcount.elf.object import Object
     from recordmcount.x86 import LinkedCall
@@ -114,6 +114,10 @@ class Decoder:
         self, obj: Object, targets: Targets, code: LinkedCode, relocated: Sequence[int]
     ) -> None:
         self._forms = x86.linked_calls(obj.machine)
+        self._calls = _by_first_byte(self._forms, lambda form: form.prefix)
+        self._nops = _by_first_byte(self._forms, lambda form: form.nop)
+        first = {form.name: form for form in reversed(self._forms)}
+        self._usual = [first[name] for name in ("call", "call-got")]
         self._targets = targets
         self._code = code
         self._reached = {form: _reached(form, targets) for form in self._forms}
@@ -133,7 +137,7 @@ class Decoder:
     def _decode(self, vaddr: int, before: bytes, text: bytes) -> Found:
         reason = "neither a call nor a NOP in the place of one"
         length = 5
-        for form in self._forms:
+        for form in self._calls.get(text[:1], ()):
             operand = form.operand(text)
             if operand is not None:
                 found = self._call(form, vaddr, text[: form.length], operand)
@@ -141,7 +145,7 @@ class Decoder:
                     return found
                 reason = self._other_call(form, vaddr, operand)
                 length = form.length
-        for form in self._forms:
+        for form in self._nops.get(text[:1], ()):
             selector = form.selector(text)
             if selector is not None:
                 return self._nop(form, vaddr, before, text[: form.length], selector)
@@ -181,12 +185,15 @@ class Decoder:
         Of one of these forms, in which other sites of the image stand, if there are any; and of
         those that `text` begins with, if it does.
         """
-        begun = [form for form in forms or self._forms if text.startswith(form.prefix)]
-        usual = {form.name: form for form in reversed(self._forms)}  # the first of each name
+        begun = [
+            form
+            for form in self._calls.get(text[:1], ())
+            if text.startswith(form.prefix) and (not forms or form in forms)
+        ]
         return (
             self._spelled(vaddr, begun)
             or self._spelled(vaddr, forms)
-            or self._spelled(vaddr, [usual[name] for name in ("call", "call-got")])
+            or self._spelled(vaddr, self._usual)
         )
 
     def _spelled(self, vaddr: int, forms: Iterable[LinkedCall]) -> tuple[bytes, ...]:
@@ -266,6 +273,16 @@ class Decoder:
         way = found.way
         can = way is not None and way.nop is not None and found.is_marked and not self._relocated
         return way if can else None
+
+
+def _by_first_byte(
+    forms: Iterable[LinkedCall], code: Callable[[LinkedCall], bytes]
+) -> dict[bytes, list[LinkedCall]]:
+    """Sort forms by how their code begins, which tells most of them apart; the order stays."""
+    found: dict[bytes, list[LinkedCall]] = {}
+    for form in forms:
+        found.setdefault(code(form)[:1], []).append(form)
+    return found
 
 
 def _reached(form: LinkedCall, targets: Targets) -> list[tuple[int, int, str]]:

@@ -192,12 +192,13 @@ class LinkedSites:
 
     def _doubt(self, numbers: range, start: int, text: bytes) -> None:
         """Make foreign what does not stand where an instruction begins."""
-        vaddrs = self.vaddrs[numbers.start : numbers.stop]
-        for index, reason in self._boundaries.doubtful(vaddrs, start, text):
-            number = numbers[index]
-            if self._column[number] or self._alone[number].way:
-                self._column[number] = 0
-                self._alone[number] = Found(self.codes[number], reason=reason)
+        column = self._column
+        known = numbers if all(column[numbers.start : numbers.stop]) else [
+            number for number in numbers if column[number] or self._alone[number].way
+        ]  # fmt: skip
+        for index, reason in self._boundaries.doubtful(pick(self.vaddrs, known), start, text):
+            column[known[index]] = 0
+            self._alone[known[index]] = Found(self.codes[known[index]], reason=reason)
 
     def _compare(
         self, way_number: int, numbers: Sequence[int], start: int, text: bytes

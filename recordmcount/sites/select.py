@@ -42,20 +42,24 @@ def advice(table: SiteTable, idle: Sequence[str]) -> str:
     return question(idle[0], _functions(table, parts=False))
 
 
-def _functions(table: SiteTable, parts: bool) -> dict[str, list[int]]:
-    """Return the numbers of the sites in each function, by each spelling of each of its names."""
-    by_name: dict[str, list[int]] = {}
+# By each spelling of each name: the functions that have it, each as the numbers of its sites.
+_Functions = dict[str, list[list[int]]]
+
+
+def _functions(table: SiteTable, parts: bool) -> _Functions:
+    """Group the sites by function: many may have many names, and neither is gone through twice."""
+    by_function: dict[int, tuple[tuple[str, ...], list[int]]] = {}
     for number in range(len(table)):
-        for name in table.names(number):
-            by_name.setdefault(name, []).append(number)
-    functions: dict[str, list[int]] = {}
-    for name, numbers in by_name.items():
-        for spelling in spellings(name, parts=parts):
-            functions.setdefault(spelling, []).extend(numbers)
+        names = table.names(number)  # of one function always the same object
+        by_function.setdefault(id(names), (names, []))[1].append(number)
+    functions: _Functions = {}
+    for names, numbers in by_function.values():
+        for spelling in {each for name in names for each in spellings(name, parts=parts)}:
+            functions.setdefault(spelling, []).append(numbers)
     return functions
 
 
-def _like(functions: dict[str, list[int]], globs: Sequence[str], idle: list[str]) -> set[int]:
+def _like(functions: _Functions, globs: Sequence[str], idle: list[str]) -> set[int]:
     """Find the sites in functions like one of `globs`; `idle` is given the globs like none."""
     import re
     from fnmatch import translate
@@ -64,11 +68,13 @@ def _like(functions: dict[str, list[int]], globs: Sequence[str], idle: list[str]
     for glob in map(_as_names_are, globs):
         is_like = re.compile(translate(glob)).match
         # A name in full is like itself, whatever characters of a glob it has: `operator[]`.
-        like = [
-            number for name in functions if name == glob or is_like(name)
-            for number in functions[name]
-        ]  # fmt: skip
-        found.update(like)
+        like = {
+            id(numbers): numbers
+            for name, each in functions.items()
+            if name == glob or is_like(name)
+            for numbers in each
+        }
+        found.update(*like.values())
         if not like:
             idle.append(glob)
     return found

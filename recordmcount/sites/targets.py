@@ -7,8 +7,8 @@ no segment loads is none.
 from __future__ import annotations
 
 from _bisect import bisect_left
-from _operator import ge
-from itertools import compress, pairwise
+from _operator import le
+from itertools import islice
 
 from recordmcount import mcount_loc, x86
 from recordmcount.elf import object as elf
@@ -62,11 +62,11 @@ class Words:
         ]
         for relocations in view.relocations():
             self._add_names(relocations, definitions)
-            for run in _ascending_runs(relocations):
-                for each in wanted:
-                    self._add_values(_between(run, each))
-                for each in code:
-                    self.in_code += _between(run, each).slots
+            ordered = _ordered(relocations)
+            for each in _joined(wanted):
+                self._add_values(_between(ordered, each))
+            for each in code:
+                self.in_code += _between(ordered, each).slots
         self.in_code.sort()
 
     def _add_names(self, relocations: DynamicRelocations, definitions: Definitions) -> None:
@@ -130,12 +130,27 @@ class Words:
         return self.values.get(slot, fixed)
 
 
-def _ascending_runs(relocations: DynamicRelocations) -> Iterator[DynamicRelocations]:
-    """Return the relocations, cut where slots do not ascend: linkers sort all or most of them."""
+def _ordered(relocations: DynamicRelocations) -> DynamicRelocations:
+    """Order relocations by their slots; of several for one slot the order stays."""
     slots, infos, addends = relocations.slots, relocations.infos, relocations.addends
-    cuts = compress(range(1, len(slots)), map(ge, slots, slots[1:]))
-    for start, end in pairwise([0, *cuts, len(slots)]):
-        yield DynamicRelocations(slots[start:end], infos[start:end], addends and addends[start:end])
+    if all(map(le, slots, islice(slots, 1, None))):  # linkers sort all or most of them
+        return relocations
+    order = sorted(range(len(slots)), key=slots.__getitem__)
+    return DynamicRelocations(
+        [slots[number] for number in order],
+        [infos[number] for number in order],
+        addends and [addends[number] for number in order],
+    )
+
+
+def _joined(ranges: Sequence[range]) -> list[range]:
+    """Join ranges that overlap: nothing in them is looked at twice."""
+    joined: list[range] = []
+    for each in sorted(ranges, key=lambda one: one.start):
+        if joined and each.start < joined[-1].stop:
+            each = range(joined[-1].start, max(joined.pop().stop, each.stop))
+        joined.append(each)
+    return joined
 
 
 def _between(run: DynamicRelocations, vaddrs: range) -> DynamicRelocations:
