@@ -231,3 +231,22 @@ def test_the_nops_of_objects_are_those_of_the_page(machine: int) -> None:
                 assert text.endswith(f"08 {kind:02x} 0{form.prefix[1] - 0xB8} 00 00")
     for shown in ("0f 1f 44 08 TT", "66 0f 1f 44 0c TT", "08 TT RR 00 00"):
         assert f"`{shown}`" in FORMATS
+
+
+# --- promises -------------------------------------------------------------------------------------
+
+PROMISES = re.findall(r"`(tests/\w+\.py)::(\w+)`", (ROOT / "docs" / "promises.md").read_text())
+
+
+@pytest.mark.parametrize(("path", "name"), PROMISES)
+def test_every_promise_is_held_by_a_test_that_there_is(path: str, name: str) -> None:
+    assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE)
+
+
+def test_every_row_of_the_promises_names_a_test() -> None:
+    rows = [
+        line
+        for line in (ROOT / "docs" / "promises.md").read_text().splitlines()
+        if line.startswith("| ") and not line.startswith("| promise")
+    ]
+    assert len(rows) == len(PROMISES) > 25
