@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import json
 import random
 import re
 import struct
@@ -223,6 +224,30 @@ def test_the_table_has_as_many_entries_as_the_booting_kernel_says(booted: Booted
     alone = kernel_table.find(booted.view, less, x86.mcount_names())
     assert alone is not None
     assert (alone.is_marked, alone.vaddr, alone.entries) == (False, found.vaddr, found.entries)
+
+
+@pytest.mark.kernel
+@pytest.mark.xdist_group("kernel")
+def test_report_shows_every_site_of_an_image_by_name_and_patcher_switches_its_kernel(
+    booted: Booted, tmp_path: Path
+) -> None:
+    (number,) = map(int, re.findall(r"ftrace: allocating (\d+) entries", booted.log))
+    done = command.run("recordmcount", "report", "--json", CLOUD / "vmlinuz")
+    (file,) = json.loads(done.stdout)["files"]
+    assert {site["state"] for site in file["sites"]} == {"call"}
+    assert len(file["sites"]) == number
+    named = [site for site in file["sites"] if site["function"] is not None]
+    assert number - len(named) < 100  # weak functions that others override
+    assert {site["function_offset"] for site in named} <= {0, 4}  # behind an endbr
+    assert {site["function"] for site in named} <= {symbol.name for symbol in booted.listing}
+    kernel_file = tmp_path / "vmlinux"
+    kernel_file.write_bytes(booted.view.obj.read(0, booted.view.obj.size, "the kernel"))
+    before = kernel_file.read_bytes()
+    off = command.run("patcher", "nop", kernel_file)
+    assert off.stdout == f"{kernel_file}: {number} sites turned to nop, 0 already\n"
+    assert "do not boot this kernel before `patcher call`" in off.stderr
+    assert command.run("patcher", "call", kernel_file).status == 0
+    assert kernel_file.read_bytes() == before
 
 
 @pytest.mark.kernel

@@ -19,6 +19,9 @@ NOT_TO_LOAD = (
     "for one that is not there it stops all tracing"
 )
 
+NOT_TO_BOOT = NOT_TO_LOAD.replace("load this module", "boot this kernel")
+PER_CPU = b".data..percpu"  # a section that the linker scripts of kernels make
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,6 +149,8 @@ def warnings(file: ElfFile, wanted: Plan) -> list[str]:
     makes_nops = wanted.state is State.NOP and len(wanted.numbers)
     is_module = file.object.type == elf.ET_REL and file.object.named(MODULE)
     found = [NOT_TO_LOAD] if makes_nops and is_module else []
+    if makes_nops and file.object.type == elf.ET_EXEC and file.object.named(PER_CPU):
+        found.append(NOT_TO_BOOT)
     if makes_nops and file.object.is_signed:
         found.append("its signature is not valid before `patcher call`, or signing it again")
     if wanted.left:

@@ -81,12 +81,21 @@ class KernelFunctions:
     def __init__(self, symbols: Kallsyms) -> None:
         self._symbols = symbols
 
-    def at(self, _section: int, place: int) -> tuple[str | None, int]:
-        """Find the function at a place: (name, bytes from its start), (None, 0) if none is."""
+    def beginnings(self) -> tuple[set[int], set[int]]:
+        """Return the link-time virtual addresses of functions; all are known to be such."""
+        columns = zip(self._symbols.vaddrs, self._symbols.types, strict=True)
+        return {vaddr for vaddr, letter in columns if letter in RANKS}, set()
+
+    def at(self, _section: int, place: int, begins: int = 0) -> tuple[str | None, int]:
+        """Find the function at a place: (name, bytes from its start), (None, 0) if none is.
+
+        It ends at the latest where another one is known to begin, at `begins`.
+        """
         vaddrs = self._symbols.vaddrs
         end = bisect_right(vaddrs, place)
-        names = self.names(_section, vaddrs[end - 1]) if end else ()
-        return (names[0], place - vaddrs[end - 1]) if names else (None, 0)
+        start = vaddrs[end - 1] if end else 0
+        names = self.names(_section, start) if end and start >= begins else ()
+        return (names[0], place - start) if names else (None, 0)
 
     def names(self, _section: int, start: int) -> tuple[str, ...]:
         """Return all names of the function that begins at a place, each once, the best first."""

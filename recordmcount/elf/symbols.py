@@ -134,6 +134,11 @@ class Functions:
             self._aliases[section, start] = found
         return found
 
+    def beginnings(self) -> tuple[set[int], set[int]]:
+        """Return st_value of symbols that are functions, and of those without a type."""
+        obj = self._obj
+        return {*places(obj, elf.STT_FUNC, elf.STT_GNU_IFUNC)}, {*places(obj, elf.STT_NOTYPE)}
+
     def begins(self, section: int, place: int) -> bool:
         """Tell whether a symbol of type STT_FUNC stands at a place; any other type is no proof."""
         column = self._column(section)

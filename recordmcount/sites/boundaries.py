@@ -13,7 +13,6 @@ from _bisect import bisect_left, bisect_right
 from recordmcount import x86
 from recordmcount.elf import frames
 from recordmcount.elf import object as elf
-from recordmcount.elf.symbols import places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,8 +37,8 @@ class Boundaries:
         self._obj = obj
         self._code = code
         entry = obj.layout.ehdr.unpack(obj.header)[elf.E_ENTRY]
-        self._typed = {entry, *places(obj, elf.STT_FUNC, elf.STT_GNU_IFUNC)}
-        self._untyped = {*places(obj, elf.STT_NOTYPE)}
+        self._typed, self._untyped = code.beginnings()
+        self._typed.add(entry)
         self._known: tuple[list[int], list[int]] | None = None
         self._has_frames = False
         self._prologues = {b""}

@@ -44,6 +44,8 @@ def recorded(obj: Object, names: Sequence[str] = ()) -> RelocatableSites | Linke
     filetype.refuse_unlinked(obj)
     from . import linked, tables
 
-    if obj.headers and not obj.once(tables.find):
-        return None
-    return linked.read(obj, names)
+    if not obj.headers or obj.once(tables.find):
+        return linked.read(obj, names)
+    from . import kernel
+
+    return kernel.read(obj, names)

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from recordmcount.elf.kallsyms import KernelFunctions
     from recordmcount.elf.object import Object, Section
     from recordmcount.elf.segments import LoadView
 
@@ -26,12 +27,15 @@ ENDBR_SIZE = 4  # bytes
 class LinkedCode:
     """The bytes and the functions of the executable sections, by link-time virtual address.
 
-    `view` is the file as the loader sees it, `machine` its e_machine.
+    `view` is the file as the loader sees it, `machine` its e_machine. A kernel's `functions` are
+    those it has symbols for, and it sees to it itself that its code can be executed: that is told
+    by the flags of sections, and not of segments as well.
     """
 
-    def __init__(self, view: LoadView) -> None:
+    def __init__(self, view: LoadView, functions: KernelFunctions | None = None) -> None:
         self.view = view
-        self._functions = Functions(view.obj)
+        self._functions = functions or Functions(view.obj)
+        self._by_segment = functions is None
         self.machine = view.obj.machine
         self._has_symbols = bool(view.obj.of_type(elf.SHT_SYMTAB))
         self._sections = _code_sections(view.obj)
@@ -91,7 +95,7 @@ class LinkedCode:
         """Return (section name, file offset) of `vaddr`."""
         section = self._section(vaddr)
         offset = section.offset + vaddr - section.vaddr
-        if self.view.file_offset(vaddr, 1, executable=True) != offset:
+        if self.view.file_offset(vaddr, 1, executable=self._by_segment) != offset:
             raise FormatError(
                 self.view.obj.path,
                 f"entry {vaddr:#x} is not in code that is loaded from the file",
@@ -114,6 +118,10 @@ class LinkedCode:
             begins = vaddr - x86.before_fentry(self.some(start, vaddr - start))
             found = self._functions.at(section.index, vaddr, begins)
         return found
+
+    def beginnings(self) -> tuple[set[int], set[int]]:
+        """Return where functions begin by symbols: by those typed so, and by those without type."""
+        return self._functions.beginnings()
 
     def unnamed(self, function: str | None) -> str:
         """Tell what is odd about a site in `function`: that a symbol should name it."""
@@ -146,7 +154,8 @@ class LinkedCode:
     def _is_loaded(self, section: Section, start: int, end: int) -> bool:
         """Tell whether all bytes from `start` to before `end` are loaded as code by one segment."""
         offset = section.offset + start - section.vaddr
-        return self.view.file_offset(start, end - start, executable=True) == offset
+        loaded = self.view.file_offset(start, end - start, executable=self._by_segment)
+        return loaded == offset
 
 
 def _code_sections(obj: Object) -> list[Section]:

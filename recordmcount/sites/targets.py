@@ -26,7 +26,7 @@ from recordmcount.elf.segments import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from recordmcount.elf.object import Section
     from recordmcount.elf.segments import LoadView
@@ -169,8 +169,13 @@ class Definitions:
     `resolvers` those of STT_GNU_IFUNC symbols: a call does not go there, but where they say.
     """
 
-    def __init__(self, view: LoadView, names: list[bytes]) -> None:
+    def __init__(
+        self, view: LoadView, names: list[bytes], code: Mapping[int, str] | None = None
+    ) -> None:
         self.names = names
+        if code is not None:  # a kernel's, by symbols of its own
+            self.code, self.resolvers = dict(code), {}
+            return
         found: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
         for name, value, info, shndx in symbols.named(view.obj, names):
             if (
