@@ -237,7 +237,7 @@ def test_report_shows_every_site_of_an_image_by_name_and_patcher_switches_its_ke
     assert {site["state"] for site in file["sites"]} == {"call"}
     assert len(file["sites"]) == number
     named = [site for site in file["sites"] if site["function"] is not None]
-    assert number - len(named) < 100  # weak functions that others override
+    assert 0 < number - len(named) < number // 50  # weak functions that others override
     assert {site["function_offset"] for site in named} <= {0, 4}  # behind an endbr
     assert {site["function"] for site in named} <= {symbol.name for symbol in booted.listing}
     kernel_file = tmp_path / "vmlinux"
