@@ -34,7 +34,9 @@ class Reason(StrEnum):
     ASSEMBLER = "written in assembler"
     NOT_PROFILED = "its unit was compiled without -pg"
     NO_CALLS = "its unit was compiled with -mnop-mcount"
-    ATTRIBUTE = "its unit was compiled with -pg: it has an attribute, or is in a section, against it"
+    ATTRIBUTE = (
+        "its unit was compiled with -pg: it has an attribute, or is in a section, against it"
+    )
     INLINED = "only inlined: there is no code of its own"
     UNKNOWN = "unknown"
 
@@ -164,7 +166,10 @@ class Reasons:
         try:
             for unit in self._dwarf.iter_CUs():
                 for entry in unit.get_top_DIE().iter_children():
-                    if entry.tag == "DW_TAG_subprogram" and _value(entry, "DW_AT_inline") in _INLINED:
+                    if (
+                        entry.tag == "DW_TAG_subprogram"
+                        and _value(entry, "DW_AT_inline") in _INLINED
+                    ):
                         yield (_value(entry, "DW_AT_name") or b"").decode("utf-8", "replace")
         except _BROKEN:
             return
