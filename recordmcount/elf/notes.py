@@ -1,12 +1,14 @@
-"""The notes of a linked file: which build it is.
+"""The notes of a file: which build it is.
 
 (gABI, "Note Section"; NT_GNU_BUILD_ID as all linkers write it.) Not on the recording path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from . import object as elf
+from .object import Object
 from .segments import LoadView
 
 PT_NOTE = 4
@@ -15,12 +17,20 @@ NT_GNU_BUILD_ID = 3
 
 def build_id(view: LoadView) -> bytes:
     """Return the descriptor of the NT_GNU_BUILD_ID note, empty if the loaded file has none."""
-    for segment in view.segments:
-        if segment.type == PT_NOTE:
-            notes = view.obj.read(segment.offset, segment.filesz, "the notes")
-            for name, note_type, descriptor in _notes(notes):
-                if (name, note_type) == (b"GNU\0", NT_GNU_BUILD_ID):
-                    return descriptor
+    segments = [segment for segment in view.segments if segment.type == PT_NOTE]
+    return _build_id(view.obj.read(one.offset, one.filesz, "the notes") for one in segments)
+
+
+def build_id_by_section(obj: Object) -> bytes:
+    """Return the same of a file that is not to be loaded: of an object, or of debug information."""
+    return _build_id(map(obj.content, obj.of_type(elf.SHT_NOTE)))
+
+
+def _build_id(pieces: Iterable[bytes]) -> bytes:
+    for notes in pieces:
+        for name, note_type, descriptor in _notes(notes):
+            if (name, note_type) == (b"GNU\0", NT_GNU_BUILD_ID):
+                return descriptor
     return b""
 
 
