@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from recordmcount.elf import filetype
 from recordmcount.elf.open import open_file, reader
@@ -11,6 +11,15 @@ from recordmcount.errors import Error, reason
 
 # What is worth reading further.
 KNOWN = (filetype.X86_ELF, filetype.ARCHIVE, filetype.THIN_ARCHIVE)
+
+
+def files(paths: Iterable[str]) -> Iterator[str | Error]:
+    """Give the files that paths name: a folder's are all that are known, any other is itself."""
+    for path in paths:
+        if os.path.isdir(path):
+            yield from Walk(path)
+        else:
+            yield path
 
 
 class Walk:

@@ -252,7 +252,7 @@ def test_help_that_cannot_be_said_is_one_line_and_status_1(redirection: str) -> 
 def test_wrong_usage_is_status_2(words: Sequence[str]) -> None:
     done = report(*words)
     assert (done.status, done.stdout) == (2, "")
-    said = r"recordmcount report: .+\nusage: recordmcount report \[options\] FILE\.\.\.\n"
+    said = r"recordmcount report: .+\nusage: recordmcount report \[options\] PATH\.\.\.\n"
     assert re.fullmatch(said, done.stderr)
 
 
@@ -383,7 +383,6 @@ def test_a_stripped_file_has_no_functions(tmp_path: Path) -> None:
 
 ONE_LINE = {
     "absent": "{path}: No such file or directory",
-    "folder": "{path}: a folder: name the files in it",
     "fifo": "{path}: not a regular file",
     "empty": "{path}: an empty file: build it again",
     "text": "{path}: text, not an ELF file: compile it first, ",
@@ -406,9 +405,7 @@ def make_unreadable(path: Path) -> None:
         "core": caller().patch("e_type", 4),
         "bare": caller().patch("e_type", 3),
     }
-    if path.name == "folder":
-        path.mkdir()
-    elif path.name == "fifo":
+    if path.name == "fifo":
         os.mkfifo(path)
     elif path.name != "absent":
         path.write_bytes(contents[path.name])

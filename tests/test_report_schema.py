@@ -12,7 +12,7 @@ from fixtures.build import build
 from fixtures.manifest import Fixture
 from recordmcount.errors import Error
 from recordmcount.report.document import VERSION, report
-from recordmcount.report.examine import examine
+from recordmcount.report.examine import Asked, examine
 from recordmcount.report.json import dump, schema
 from recordmcount.sites import evidence
 from tests.support.matrix import each_fixture
@@ -57,7 +57,7 @@ def test_the_schema_is_one_of_draft_2020_12() -> None:
 
 @each_fixture()
 def test_every_report_is_valid(fixture: Fixture) -> None:
-    results = list(examine(str(build(fixture)), fixture.names))
+    results = list(examine(str(build(fixture)), Asked(tuple(fixture.names))))
     files = [result for result in results if not isinstance(result, Error)]
     errors = [result for result in results if isinstance(result, Error)]
     assert len(results) == 1

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from recordmcount.errors import Error
 from recordmcount.folders import Walk
-from recordmcount.report.examine import examine
+from recordmcount.report.examine import Asked, examine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _documents(
     """Return the documents of a file by what distinguishes them: `(member)`, and a number."""
     documents: dict[str, ReportedFile] = {}
     seen: Counter[str] = Counter()
-    for found in examine(path, symbols) if path else ():
+    for found in examine(path, Asked(symbols)) if path else ():
         if isinstance(found, Error):
             yield found
             continue

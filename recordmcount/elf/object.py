@@ -238,6 +238,10 @@ class Object:
             raise FormatError(self.path, "the file shrank while it was read")
         return data
 
+    def raw(self, offset: int, size: int) -> bytes:
+        """Read up to `size` bytes at file offset `offset` for another reader, without a budget."""
+        return self._read(offset, size)
+
     def _overlap(self) -> FormatError:
         """Say why so much is read: which sections overlap, if any."""
         try:

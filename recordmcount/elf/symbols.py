@@ -7,7 +7,7 @@ it names ends there. Names are those before an `@`: assemblers and linkers appen
 from __future__ import annotations
 
 from _bisect import bisect_left, bisect_right
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 
 from recordmcount.columns import pick, positions
 from recordmcount.errors import FormatError
@@ -133,6 +133,15 @@ class Functions:
             found = tuple(dict.fromkeys(map(self._name, reversed(column.rows[first:end]))))
             self._aliases[section, start] = found
         return found
+
+    def listed(self) -> Iterator[tuple[int, int, str]]:
+        """Yield (section, start, best name) of all that are typed as functions, in order."""
+        self._column(0)
+        for section, column in sorted((self._sections or {}).items()):
+            rows = [row for row in column.rows if row[_RANK] >= _LEAST_FUNCTION]
+            for row, behind in zip_longest(rows, rows[1:]):
+                if behind is None or behind[_START] != row[_START]:
+                    yield section, row[_START], self._name(row)
 
     def beginnings(self) -> tuple[set[int], set[int]]:
         """Return st_value of symbols that are functions, and of those without a type."""

@@ -14,7 +14,7 @@ from recordmcount.sites.evidence import RELOCATION, TABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Literal
 
     from recordmcount.elf.object import Object
@@ -34,16 +34,57 @@ def report(files: list[ReportedFile], errors: list[Error]) -> Report:
     return {"version": VERSION, "files": files, "errors": told}
 
 
-def of_file(obj: Object, sites: SiteTable) -> ReportedFile:
-    """Tell of one file. Raises FormatError where that would be too much for one of its size."""
-    return {
-        **identity(obj),
+def of_file(
+    obj: Object,
+    sites: SiteTable,
+    names: Sequence[str] = (),
+    *,
+    lines: bool = False,
+    untraceable: bool = False,
+) -> ReportedFile:
+    """Tell of one file; with the lines of sites in the source, and functions without a site.
+
+    `names` are further names of mcount. Raises FormatError where it would be too much for a file of
+    this size.
+    """
+    told: ReportedFile = {
+        **identity(obj),  # type: ignore[typeddict-item]  # what may be left out is
         "has_table": sites.has_table,
         "no_evidence": getattr(sites, "no_evidence", "") or None,
         "dead_entries": sites.dead,
         "repeated_entries": sites.repeated,
-        "sites": [of_site(site) for site in paid(obj, sites)],
+        "sites": [],
     }
+    places = []
+    for site in paid(obj, sites):
+        told["sites"].append(of_site(site))
+        places.append((site.file_offset - site.position, site.position))
+    if lines or untraceable:
+        _add(told, obj, places if lines else [], names, untraceable=untraceable)
+    return told
+
+
+def _add(
+    told: ReportedFile,
+    obj: Object,
+    places: Sequence[tuple[int, int]],
+    names: Sequence[str],
+    *,
+    untraceable: bool,
+) -> None:
+    """Add what debug information tells."""
+    from .sources import Debug
+    from .untraceable import functions
+
+    debug = Debug(obj)
+    try:
+        for site, line in zip(told["sites"], debug.lines(places), strict=False):
+            site["source"], site["line"] = line or (None, None)
+            obj.budget.tell(site["source"] or "")
+        if untraceable:
+            told["untraceable"] = functions(obj, told["sites"], debug, names)
+    finally:
+        debug.close()
 
 
 def paid(obj: Object, sites: Iterable[Site]) -> Iterator[Site]:
@@ -57,7 +98,7 @@ def paid(obj: Object, sites: Iterable[Site]) -> Iterator[Site]:
 def of_site(site: Site) -> ReportedSite:
     """Tell of one site."""
     return {
-        **place(site),
+        **place(site),  # type: ignore[typeddict-item]  # as above
         "bytes": site.code.hex(),
         "state": site.state,
         "recorded": site.recorded,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 from recordmcount.budget import Budget
 from recordmcount.elf import archive, filetype
@@ -23,12 +24,23 @@ if TYPE_CHECKING:
     from .shapes import ReportedFile
 
 
-def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[ReportedFile | Error]:
+class Asked(NamedTuple):
+    """What is asked of files: further names of mcount, and what debug information tells."""
+
+    symbols: tuple[str, ...] = ()
+    lines: bool = False
+    untraceable: bool = False
+
+
+NOTHING_MORE = Asked()
+
+
+def examine(path: str, asked: Asked = NOTHING_MORE) -> Iterator[ReportedFile | Error]:
     """Tell of a file or, for an archive, of each object in it; or why that cannot be."""
     try:
         fd = open_file(path)
         try:
-            yield from _examine(path, fd, names)
+            yield from _examine(path, fd, asked)
         finally:
             os.close(fd)
     except Error as error:
@@ -39,20 +51,20 @@ def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[ReportedFile | E
         yield Error(path, "out of memory")
 
 
-def _examine(path: str, fd: int, names: tuple[str, ...]) -> Iterator[ReportedFile | Error]:
+def _examine(path: str, fd: int, asked: Asked) -> Iterator[ReportedFile | Error]:
     found, size, read = unpacked(path, os.fstat(fd).st_size, reader(fd))
     if found == filetype.THIN_ARCHIVE:
         for file in archive.files(path, size, read):
-            yield from _examine_named(path, file, names)
+            yield from _examine_named(path, file, asked)
         return
     if found != filetype.ARCHIVE:
-        yield _examine_object(path, size, read, names)
+        yield _examine_object(path, size, read, asked)
         return
     budget = Budget(path, size)
     for name, member in archive.members(path, size, read):
         inner = partial(_inner, read, member)
         if filetype.of(inner(0, filetype.START)) in MEMBERS:
-            yield _examine_object(f"{path}({name})", member.size, inner, names, budget)
+            yield _examine_object(f"{path}({name})", member.size, inner, asked, budget)
 
 
 def _inner(
@@ -61,7 +73,7 @@ def _inner(
     return read(member.offset + offset, min(size, member.size - offset))
 
 
-def _examine_named(path: str, file: str, names: tuple[str, ...]) -> Iterator[ReportedFile | Error]:
+def _examine_named(path: str, file: str, asked: Asked) -> Iterator[ReportedFile | Error]:
     """Tell of a file that the thin archive `path` names, but of no archive: it may be the same."""
     fd = -1
     try:
@@ -71,7 +83,7 @@ def _examine_named(path: str, file: str, names: tuple[str, ...]) -> Iterator[Rep
         if found in filetype.ARCHIVES:
             yield Error(file, f"{found} in {path}: report it by itself")
         elif found in MEMBERS:
-            yield _examine_object(file, size, read, names)
+            yield _examine_object(file, size, read, asked)
     except Error as error:
         yield error
     except OSError as error:
@@ -85,12 +97,13 @@ def _examine_object(
     path: str,
     size: int,
     read: Callable[[int, int], bytes],
-    names: tuple[str, ...],
+    asked: Asked,
     budget: Budget | None = None,
 ) -> ReportedFile | Error:
     try:
         filetype.refuse(path, filetype.of(read(0, filetype.START)), filetype.ADVICE_ON_FILES)
         obj = Object(path, size, read, budget)
-        return of_file(obj, image.read(obj, names))
+        sites = image.read(obj, asked.symbols)
+        return of_file(obj, sites, asked.symbols, lines=asked.lines, untraceable=asked.untraceable)
     except Error as error:
         return error

@@ -29,7 +29,7 @@ MOST_BARS = 10
 # A column whose values repeat at least so often has each of them once, and numbers.
 REPEATED = 4
 # What a search looks at, and how values are shown that are not plain text.
-SEARCHED = {"path", "function", "section", "source", "reason", "target"}
+SEARCHED = {"path", "function", "section", "source", "reason"}
 TYPES = {"address": "address", "offset": "address", "bytes": "code", "state": "state"}
 
 

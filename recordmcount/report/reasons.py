@@ -1,4 +1,4 @@
-"""Why a function has no call site: by evidence, never by guess; what is not known is called unknown.
+"""Why a function has no call site: by evidence, and where there is none it is called unknown.
 
 Evidence is the function's name, where compilers give names of their own, and what the debug
 information tells of its unit. (What compilers do was measured with gcc 12 and clang 14.)
@@ -6,21 +6,19 @@ information tells of its unit. (What compilers do was measured with gcc 12 and c
 
 from __future__ import annotations
 
-import os
+import io
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from functools import cached_property
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple
 
 from recordmcount import x86
 from recordmcount.elf import object as elf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from recordmcount.elf.object import Object
 
 
@@ -34,9 +32,7 @@ class Reason(StrEnum):
     ASSEMBLER = "written in assembler"
     NOT_PROFILED = "its unit was compiled without -pg"
     NO_CALLS = "its unit was compiled with -mnop-mcount"
-    ATTRIBUTE = (
-        "its unit was compiled with -pg: it has an attribute, or is in a section, against it"
-    )
+    ATTRIBUTE = "an attribute against it, or its section: its unit was compiled with -pg"
     INLINED = "only inlined: there is no code of its own"
     UNKNOWN = "unknown"
 
@@ -69,12 +65,39 @@ class Unit(NamedTuple):
     language: int
 
 
-class Reasons:
-    """The reasons of one file; `debug` is where its debug information is, if in another file."""
+class _Stream(io.RawIOBase):
+    """The bytes of a file, as pyelftools reads them."""
 
-    def __init__(self, obj: Object, file: IO[bytes], names: tuple[str, ...] = ()) -> None:
+    def __init__(self, obj: Object) -> None:
+        self._obj = obj
+        self._at = 0
+
+    def readinto(self, buffer: Any) -> int:
+        size = max(0, min(len(buffer), self._obj.size - self._at))
+        buffer[:size] = self._obj.raw(self._at, size)
+        self._at += size
+        return size
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (0, self._at, self._obj.size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+class Reasons:
+    """The reasons of one file; `debug` is the file that has its debug information."""
+
+    def __init__(self, obj: Object, debug: Object, names: Sequence[str] = ()) -> None:
         self._is_object = obj.type == elf.ET_REL
-        self._file = file
+        self._file = _Stream(debug)
         self._tracers = {*x86.MCOUNT_NAMES, *names}
 
     def of(self, name: str, address: int) -> Reason:
@@ -122,8 +145,7 @@ class Reasons:
         from elftools.elf.elffile import ELFFile
 
         try:
-            self._file.seek(0, os.SEEK_SET)
-            file = ELFFile(self._file)
+            file = ELFFile(io.BufferedReader(self._file))
             return file.get_dwarf_info() if file.has_dwarf_info() else None
         except (ELFError, *_BROKEN):
             return None

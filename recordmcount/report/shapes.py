@@ -6,7 +6,7 @@ The schemas beside this file say the same to other programs. Nothing imports thi
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, Required, TypedDict
 
 from recordmcount.sites.state import State
 
@@ -40,6 +40,8 @@ class ReportedSite(Place):
     recorded: bool
     evidence: str
     reason: str | None
+    source: NotRequired[str | None]
+    line: NotRequired[int | None]
 
 
 class ReportedFile(Identity):
@@ -53,6 +55,17 @@ class ReportedFile(Identity):
     dead_entries: int
     repeated_entries: int
     sites: list[ReportedSite]
+    untraceable: NotRequired[list[UntraceableFunction]]
+
+
+class UntraceableFunction(TypedDict, total=False):
+    """A function without a site; one that exists in inlined copies alone is nowhere."""
+
+    function: Required[str]
+    section: Required[str | None]
+    offset: int
+    address: int
+    reason: Required[str]
 
 
 class ReportedError(TypedDict):

@@ -13,25 +13,45 @@ from .names import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from .shapes import ReportedFile, ReportedSite
 
 COLOURS = {State.CALL: "32", State.NOP: "2", State.FOREIGN: "31"}  # green, dim, red
 
 
-def lines(files: Sequence[ReportedFile], *, colour: bool = False) -> Iterator[str | Painted]:
+def lines(files: Iterable[ReportedFile], *, colour: bool = False) -> Iterator[str | Painted]:
     """Give the lines of a report: for each file a heading, aligned rows and a summary."""
-    for number, file in enumerate(files):
-        if number:
+    number = 0
+    total: Counter[tuple[State, bool]] = Counter()
+    for number, file in enumerate(files, 1):
+        if number > 1:
             yield ""
         yield f"{file['path']}: {file['type']}, ELF{file['bits']} {file['machine']}"
         yield from _table(file, colour)
-        yield _summary(file)
-    if len(files) > 1:
-        counts = _counts(site for file in files for site in file["sites"])
+        yield from _untraceable(file)
+        counted = Counter((site["state"], site["recorded"]) for site in file["sites"])
+        total += counted
+        yield _summary(file, counted)
+    if number > 1:
         yield ""
-        yield f"total: {len(files)} files; {'; '.join(counts)}"
+        yield f"total: {number} files; {'; '.join(_counts(total))}"
+
+
+def _untraceable(file: ReportedFile) -> Iterator[str]:
+    """List the functions without a site, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for function in file.get("untraceable", ()):
+        section = printable(function["section"] or "")
+        place = ""
+        if "offset" in function:
+            place = f" ({section}+{function['offset']:#x})"
+        elif "address" in function:
+            place = f" ({function['address']:#x})"
+        by_reason.setdefault(function["reason"], []).append(function["function"] + place)
+    for reason, functions in by_reason.items():
+        yield f"  without a site: {reason}"
+        yield from (f"    {function}" for function in functions)
 
 
 def _table(file: ReportedFile, colour: bool) -> Iterator[str | Painted]:
@@ -55,6 +75,8 @@ def _table(file: ReportedFile, colour: bool) -> Iterator[str | Painted]:
 
 def _cells(site: ReportedSite) -> tuple[str, ...]:
     function = in_function(printable(shown(site) or "-"), site["function_offset"] or 0)
+    if source := site.get("source"):
+        function += f"  {printable(source)}:{site.get('line')}"
     if site["reason"]:
         function += f"  ({site['reason']})"
     position = site["offset"] if "offset" in site else site["address"]
@@ -64,9 +86,9 @@ def _cells(site: ReportedSite) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _summary(file: ReportedFile) -> str:
+def _summary(file: ReportedFile, counted: Counter[tuple[State, bool]]) -> str:
     is_known = file["sites"] or file["type"] == "object" or not file["has_table"]
-    parts = _counts(file["sites"]) if is_known else []
+    parts = _counts(counted) if is_known else []
     if not file["has_table"]:
         parts += _evidence(file)
         in_object = file["type"] == "object"
@@ -86,13 +108,10 @@ def _evidence(file: ReportedFile) -> list[str]:
     return ["found by " + ", ".join(f"{how} ({numbers[how]})" for how in ALL if numbers[how])]
 
 
-def _counts(sites: Iterable[ReportedSite]) -> list[str]:
+def _counts(counted: Counter[tuple[State, bool]]) -> list[str]:
     """Tell how many sites there are, how many have an entry, and how many entries name no site."""
-    states = dict.fromkeys(STATES, 0)
-    recorded = 0
-    for site in sites:
-        states[site["state"]] += 1
-        recorded += site["recorded"] and site["state"] is not State.FOREIGN
+    states = {state: counted[state, True] + counted[state, False] for state in STATES}
+    recorded = counted[State.CALL, True] + counted[State.NOP, True]
     number = states[State.CALL] + states[State.NOP]
     each = ", ".join(f"{states[it]} {it}" for it in (State.CALL, State.NOP) if states[it])
     parts = [f"{sites_in_words(number)}: {each}", f"{recorded} recorded"]

@@ -15,7 +15,8 @@ import pytest
 NAMES = ("matrix", "kernel", "slow")
 # What `tools/setup test` installs, `tools/setup check` does not, and tests call by name.
 HIDDEN = (
-    "clang", "clang++", "g++", "gfortran", "ld.gold", "ld.lld", "ld.mold", "mold", "nasm",
+    "chromium", "clang", "clang++", "g++", "gfortran",
+    "ld.gold", "ld.lld", "ld.mold", "mold", "nasm",
     "llvm-ar", "llvm-ranlib", "llvm-readelf", "llvm-readobj",
     "fish", "groff", "man", "mandoc", "zsh",
     "autoconf", "ccache", "cmake", "make", "meson", "ninja",

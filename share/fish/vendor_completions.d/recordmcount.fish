@@ -51,7 +51,7 @@ function _shtab_recordmcount_using
 end
 
 set -g _shtab_recordmcount_commands report diff
-set -g _shtab_recordmcount_opts_with_value --jobs --output --symbol -j -o
+set -g _shtab_recordmcount_opts_with_value --format --jobs --output --symbol -j -o
 
 complete -c recordmcount -e
 complete -c recordmcount -f
@@ -75,6 +75,9 @@ complete -c recordmcount -n _shtab_recordmcount_using -s h -l help -d 'print thi
 complete -c recordmcount -n _shtab_recordmcount_using -l print-dir -d 'print the folder of the Make, Kbuild and CMake files'
 complete -c recordmcount -n _shtab_recordmcount_using -l print-command -d 'print the fastest command line to record one object'
 complete -c recordmcount -n '_shtab_recordmcount_using; and test $_shtab_recordmcount_npos -eq 0' -a report -d 'Show every call site of mcount and __fentry__: the calls in relocatable objects and static libraries, recorded or not, and in executables and shared objects the entries of the __mcount_loc table, or without one the calls that the code proves.'
+complete -c recordmcount -n '_shtab_recordmcount_using report' -l format -x -d 'text (the default), json, jsonl (a line of JSON for each row), csv, or html (a page to search and sort)'
+complete -c recordmcount -n '_shtab_recordmcount_using report' -l lines -d 'the source line of each site, by its debug information'
+complete -c recordmcount -n '_shtab_recordmcount_using report' -l untraceable -d 'also the functions without a site, and why, if it is known'
 complete -c recordmcount -n '_shtab_recordmcount_using report' -l demangle -d 'show names of C++ and Rust as they stand in the source'
 complete -c recordmcount -n '_shtab_recordmcount_using report' -l json -d 'print JSON'
 complete -c recordmcount -n '_shtab_recordmcount_using report' -l schema -d 'print the JSON'"'"'s schema'
