@@ -79,13 +79,15 @@ def _refuse_verb(word: str) -> None:
         return
     try:
         posix.stat(word)
-    except OSError:
+    except FileNotFoundError:
         from .nearest import question
 
         if word in VERBS:
             raise UsageError(f"the verb '{word}' must be the first word") from None
         if meant := question(word, VERBS):
             raise UsageError(f"no verb '{word}'{meant} (a file of that name: ./{word})") from None
+    except OSError:
+        pass  # whoever opens it will say so
 
 
 def _expand(files: "Iterable[str]") -> "Iterator[str]":

@@ -87,10 +87,12 @@ class CallForm:
     `pic` marks the forms that only position-independent code contains. `width` is the field's
     size in bytes, `length` that of the whole site, `number` the place in ALL_FORMS. `idle` are
     prefixes before the instruction, as `behind` puts them there: the first bytes of `prefix`.
+    `opcode` is the index of the first opcode in it, behind them and a REX.
     """
 
     __slots__ = (
         "number", "name", "prefix", "width", "suffix", "addend", "pic", "nop", "length", "idle",
+        "opcode",
     )  # fmt: skip
 
     def __init__(
@@ -116,6 +118,7 @@ class CallForm:
         self.nop = nop
         self.length = len(prefix) + width + len(suffix)
         self.idle = idle
+        self.opcode = len(idle) + (prefix[len(idle)] & 0xF0 == 0x40)
         if number < 0:
             ALL_FORMS.append(self)
 

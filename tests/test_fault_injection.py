@@ -123,8 +123,8 @@ class Scene:
         return [call for call in self.calls[first:] if call.name not in OF_THE_PROCESS]
 
     def work(self) -> list[Call]:
-        """The calls from the first on that names the object."""
-        return self.calls_from(f'"{self.words[-1]}"')
+        """The calls from the one on that opens the object; before, the program itself is read."""
+        return self.calls_from(f'"{self.words[-1]}", O_')
 
     def failed_because(self, outcome: Outcome, reason: str) -> bool:
         """Whether the run said which file it failed for and why, and the verdict; no more.

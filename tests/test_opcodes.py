@@ -189,6 +189,20 @@ def test_the_end_of_the_instruction_before_is_no_prefix(
         assert [site.offset for site in result] == [6]
 
 
+@pytest.mark.parametrize("register", ["rax", "r10"])
+@pytest.mark.parametrize("last", range(0x40, 0x50))
+def test_a_call_of_the_large_model_begins_behind_what_looks_like_a_prefix(
+    last: int, register: str, tmp_path: Path
+) -> None:
+    """Its own REX is no prefix before it, whatever the instruction before ends with."""
+    call = f"movabs $mcount, %{register}; call *%{register}"
+    lines = [f"sub ${last}, %rsp", call, f".byte 0x2e; {call}"]
+    path = assembled(tmp_path, function(*lines), 64)
+    assert record_file(path).err == []
+    length = 12 if register == "rax" else 13
+    assert [site.offset for site in table_entries(path)] == [5, 5 + length]
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 @pytest.mark.parametrize("flags", ["-mfentry", "", "-O0"])

@@ -76,11 +76,11 @@ ROWS = [
     # Linkers differ in what %ebx is to them: .got.plt (the first of two) or, in mold, .got.
     *(Row(f"{one}-i386-{link}", "ff93", nop, linker=one, flags=f"-m32 {flags}",
           link=f"-m32 -{link}")
-      for one, nop in zip(LINKERS, ("660f1f44c302",) * 3 + ("660f1f44c312",), strict=True)
+      for one, nop in zip(LINKERS, ("660f1f44c301",) * 4, strict=True)
       for link, flags in (("pie", "-fpie"), ("shared", "-fPIC"))),
     *(Row(f"{one}-i386-own-slot", "ff93", nop, linker=one, flags="-m32 -fpie",
           link="-m32 -pie", own_counter=True)
-      for one, nop in zip(LINKERS[1:], ("660f1f44c302",) * 2 + ("660f1f44c312",), strict=True)),
+      for one, nop in zip(LINKERS[1:], ("660f1f44c301",) * 3, strict=True)),
     Row("bfd-i386-relaxed", "67e8", "660f1f444002", flags="-m32 -fpie", link="-m32 -pie",
         own_counter=True),
     Row("bfd-i386-prefix-nop", "90e8", "660f1f448002", flags="-m32 -fpie", own_counter=True,

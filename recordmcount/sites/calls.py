@@ -359,27 +359,27 @@ class _Search:
             elif form is None:
                 seen.references += 1
             else:
-                opcode = field - len(form.prefix)
-                rows.append((entry, opcode, relocation_type, form))
-                before = text[opcode - base - 1] if opcode > base else 0
+                start = field - len(form.prefix)
+                rows.append((entry, start, relocation_type, form))
+                before = text[start - base - 1] if start > base else 0
                 if relocation_type not in proving or before in prefixes:
-                    doubtful.append(opcode)
+                    doubtful.append(start + form.opcode)
         judged, unknown = self.judge(code, doubtful)
-        for entry, opcode, relocation_type, form in rows:
-            field = opcode + len(form.prefix)
-            verdict = judged.get(opcode)
-            if verdict and not verdict.is_opcode:
+        for entry, start, relocation_type, form in rows:
+            field = start + len(form.prefix)
+            verdict = judged.get(start + form.opcode)
+            if verdict and not (verdict.is_opcode and verdict.start <= start):
                 self.no_call(code, field, verdict, seen)
                 continue
-            idle = text[(verdict.start if verdict else opcode) - base : opcode - base]
+            idle = text[(verdict.start if verdict else start) - base : start - base]
             # Before a call that is known to be one, an idle byte does not matter.
-            sure = relocation_type in proving and text[opcode - base - 1] in self.idle
-            if opcode in unknown and not sure:
+            sure = relocation_type in proving and text[start - base - 1] in self.idle
+            if start + form.opcode in unknown and not sure:
                 seen.unsupported.append((code.section, field, UNPROVEN))
             elif not self.idle.issuperset(idle) or not x86.can_be_behind(idle, form):
                 seen.unsupported.append((code.section, field, CHANGED))
             else:
-                seen.add(opcode - len(idle), entry, form.number, relocation_type, idle)
+                seen.add(start - len(idle), entry, form.number, relocation_type, idle)
 
     def no_call(self, code: "_Code", field: int, verdict: "Verdict", seen: "_Seen") -> None:
         """Count what is no call though it looks like one; say it if that is not certain."""
