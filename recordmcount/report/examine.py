@@ -36,6 +36,8 @@ def examine(path: str, names: tuple[str, ...] = ()) -> Iterator[ReportedFile | E
         yield Error(path, reason(error))
     except MemoryError:
         yield Error(path, "out of memory")
+    except ImportError as error:  # what few files need is imported for them
+        yield Error(path, str(error))
 
 
 def _examine(path: str, fd: int, names: tuple[str, ...]) -> Iterator[ReportedFile | Error]:
