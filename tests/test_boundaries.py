@@ -1,6 +1,8 @@
 """A site of a linked file stands where an instruction begins, in a section of its own."""
 
 import random
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -195,6 +197,39 @@ def test_a_call_inside_of_a_constant_is_no_site(stripped: bool, forged: Path) ->
     if stripped:
         images.tool("objcopy", "-N", "work", forged)
     assert_refused(forged, INSIDE)
+
+
+PROGRAMS = [("patcher", "status"), ("recordmcount", "report")]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
+def test_a_site_is_decoded_however_python_was_started(
+    program: tuple[str, str], forged: Path
+) -> None:
+    """With -S it has not looked for what is installed."""
+    (site,) = sites_of(forged)
+    name(forged, site.position + 7)
+    main = command.ROOT / program[0] / "__main__.py"
+    words = [sys.executable, "-I", "-S", str(main), program[1], str(forged)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert INSIDE in done.stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
+def test_without_a_disassembler_a_file_in_doubt_is_an_error(
+    program: tuple[str, str], forged: Path, tmp_path: Path
+) -> None:
+    (site,) = sites_of(forged)
+    name(forged, site.position + 7)
+    (tmp_path / "capstone.py").write_text("raise ImportError('no capstone')\n")
+    start = f"import sys; sys.path[:0] = {[str(tmp_path), str(command.ROOT)]}; "
+    start += f"from {program[0]}.cli import main; sys.exit(main({[program[1], str(forged)]}))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", start], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{forged}: no capstone\n"
 
 
 def test_data_in_a_section_that_is_called_code_is_no_site(forged: Path) -> None:

@@ -73,14 +73,12 @@ ROWS = [
     *(Row(f"{one}-i386", "e8", "0f1f440001", linker=one, flags=f"-m32 {flags}",
           link="-m32 -no-pie")
       for one, flags in zip(LINKERS, ("-mfentry -fno-pic", "-fno-pic") * 2, strict=True)),
-    # Linkers differ in what %ebx is to them: .got.plt (the first of two) or, in mold, .got.
-    *(Row(f"{one}-i386-{link}", "ff93", nop, linker=one, flags=f"-m32 {flags}",
+    # Linkers differ in what %ebx is to them: .got.plt or, in mold, .got.
+    *(Row(f"{one}-i386-{link}", "ff93", "660f1f44c301", linker=one, flags=f"-m32 {flags}",
           link=f"-m32 -{link}")
-      for one, nop in zip(LINKERS, ("660f1f44c301",) * 4, strict=True)
-      for link, flags in (("pie", "-fpie"), ("shared", "-fPIC"))),
-    *(Row(f"{one}-i386-own-slot", "ff93", nop, linker=one, flags="-m32 -fpie",
-          link="-m32 -pie", own_counter=True)
-      for one, nop in zip(LINKERS[1:], ("660f1f44c301",) * 3, strict=True)),
+      for one in LINKERS for link, flags in (("pie", "-fpie"), ("shared", "-fPIC"))),
+    *(Row(f"{one}-i386-own-slot", "ff93", "660f1f44c301", linker=one, flags="-m32 -fpie",
+          link="-m32 -pie", own_counter=True) for one in LINKERS[1:]),
     Row("bfd-i386-relaxed", "67e8", "660f1f444002", flags="-m32 -fpie", link="-m32 -pie",
         own_counter=True),
     Row("bfd-i386-prefix-nop", "90e8", "660f1f448002", flags="-m32 -fpie", own_counter=True,

@@ -61,6 +61,8 @@ def _try(
         return error
     except MemoryError:
         return OSError(ENOMEM, "out of memory")
+    except ImportError as error:  # what few files need is imported for them
+        return Error(path, str(error))
 
 
 def _print_schema() -> int:

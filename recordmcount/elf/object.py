@@ -10,7 +10,7 @@ Field names and numbers are those of the System V gABI (chapters "Object Files",
 
 from _operator import itemgetter
 from _struct import Struct, unpack
-from itertools import islice, pairwise
+from itertools import compress, islice, pairwise
 from sys import byteorder
 
 from recordmcount.budget import READINGS, Budget
@@ -90,7 +90,7 @@ class Layout:
 
     __slots__ = (
         "is_64", "word", "highest", "ehdr", "shdr", "sym", "sym_fields", "sym_value", "sym_info",
-        "rel", "rela", "symbol_shift", "last_symbol", "info_symbol",
+        "sym_shndx", "rel", "rela", "symbol_shift", "last_symbol", "info_symbol",
     )  # fmt: skip
 
     def __init__(self, is_64: bool) -> None:
@@ -104,6 +104,7 @@ class Layout:
         self.sym_fields = itemgetter(*((0, 4, 5, 1, 2, 3) if is_64 else range(6)))
         self.sym_value = 8 if is_64 else 4  # offset of st_value in a symbol
         self.sym_info = 4 if is_64 else 12  # of st_info
+        self.sym_shndx = 6 if is_64 else 14  # of st_shndx
         # r_offset, r_info, r_addend; r_info is symbol << symbol_shift | type.
         self.rel = Struct("<QQ" if is_64 else "<II")
         self.rela = Struct("<QQq" if is_64 else "<IIi")
@@ -535,6 +536,28 @@ class Object:
         for first, piece in self._symbol_pieces():
             for i, fields in enumerate(self.layout.sym.iter_unpack(piece), first):
                 yield self._raw_symbol(i, fields)
+
+    def places(self, section: int, *types: int) -> list[int]:
+        """Return the values of the symbols of these types in a section, whole columns at a time."""
+        layout = self.layout
+        size = layout.sym.size
+        infos = {binding << 4 | each for binding in range(16) for each in types}
+        found: list[int] = []
+        for first, piece in self._symbol_pieces():
+            numbers = positions(piece[layout.sym_info :: size], infos)
+            values = pick(layout.column(piece, layout.sym_value, size), numbers)
+            low = pick(piece[layout.sym_shndx :: size], numbers)
+            high = pick(piece[layout.sym_shndx + 1 :: size], numbers)
+            sections = [
+                low_byte | high_byte << 8 for low_byte, high_byte in zip(low, high, strict=True)
+            ]
+            if max(sections, default=0) >= SHN_LORESERVE:
+                sections = [
+                    shndx if shndx < SHN_LORESERVE else self.section_of(first + number, shndx)
+                    for number, shndx in zip(numbers, sections, strict=True)
+                ]
+            found += compress(values, map(section.__eq__, sections))
+        return found if min(found, default=0) >= 0 else [one & layout.highest for one in found]
 
     def raw_symbol(self, index: int) -> "RawSymbol":
         """Give one symbol as `raw_symbols` does; there must be one of this index."""

@@ -49,6 +49,8 @@ def examine(path: str, asked: Asked = NOTHING_MORE) -> Iterator[ReportedFile | E
         yield Error(path, reason(error))
     except MemoryError:
         yield Error(path, "out of memory")
+    except ImportError as error:  # what few files need is imported for them
+        yield Error(path, str(error))
 
 
 def _examine(path: str, fd: int, asked: Asked) -> Iterator[ReportedFile | Error]:

@@ -251,7 +251,8 @@ class _Search:
         self.proving_infos = {
             obj.layout.info(symbol, each) for symbol in symbols for each in proving
         }
-        self.no_prefixes = bytes({*range(256)} - x86.MAY_BE_PREFIXES[obj.machine])
+        prefixes = bytes(x86.MAY_BE_PREFIXES[obj.machine])
+        self.no_prefixes = bytes(range(256)).translate(None, prefixes)
         self.idle = x86.IDLE_PREFIXES[obj.machine]
         self._opcodes: Opcodes | None = None
 

@@ -5,9 +5,8 @@ and nothing else: its operand must name a definition of mcount, a PLT stub that 
 slot of mcount's, or such a slot (`targets`). A call of anything else is foreign.
 
 A site that was turned off is a NOP that still tells what it was: which form of call by its shape,
-and in one byte, never 0, which of how many targets (on i386 also, which table the operand counts
-from). So every site, in either state, knows the bytes of both, and no state but the image's own is
-needed.
+and in one byte, never 0, which of how many targets. So every site, in either state, knows the bytes
+of both, and no state but the image's own is needed.
 
 That byte is our mark as well: compilers and assemblers leave it 0 in their padding. A NOP without
 the mark is a site only where gcc -mnop-mcount leaves one and no padding is: of five bytes, at a

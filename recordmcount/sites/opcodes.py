@@ -17,12 +17,9 @@ if TYPE_CHECKING:
 
     from recordmcount.elf.object import Object
 
-    # By index of the section: section offsets, ascending.
-    Starts = dict[int, list[int]]
     # Reads code: section offset, size in bytes -> as much of it as there is.
     Read = Callable[[int, int], bytes]
 
-_FUNCTIONS = (elf.STT_FUNC, elf.STT_GNU_IFUNC)
 # Decoding needs some bytes behind the place that is asked for, to measure what is there.
 _BEHIND = x86.LONGEST_INSTRUCTION
 # Functions often begin alike, so what was found is kept, of beginnings up to this many bytes.
@@ -51,16 +48,24 @@ class Opcodes:
 
     def __init__(self, obj: "Object") -> None:
         self._bits = 64 if obj.machine == x86.EM_X86_64 else 32
-        self._functions = _functions(obj)
+        self._obj = obj
+        self._functions: dict[int, tuple[list[int], set[int]]] = {}
         self._known: dict[bytes, tuple[int, int]] = {}
 
     def doubtful(self, section: int, places: "Iterable[int]") -> set[int]:
         """Choose the places at which no function begins."""
-        return set(places).difference(self._functions.get(section, ()))
+        return set(places) - self._beginnings(section)[1]
+
+    def _beginnings(self, section: int) -> tuple[list[int], set[int]]:
+        """Find where functions begin in a section: section offsets, ascending and as a set."""
+        if section not in self._functions:
+            known = set(self._obj.places(section, elf.STT_FUNC, elf.STT_GNU_IFUNC))
+            self._functions[section] = sorted(known), known
+        return self._functions[section]
 
     def judge(self, section: int, places: "Iterable[int]", read: "Read") -> "dict[int, Verdict]":
         """Find the instructions that cover these places; what is not found cannot be decoded."""
-        functions = self._functions.get(section, [])
+        functions = self._beginnings(section)[0]
         found = {}
         at = 0  # where an instruction begins, in code that was decoded
         failed = -1  # from where on decoding came to an end
@@ -101,12 +106,3 @@ class Opcodes:
             bits.append(16)  # nothing tells which: where they differ, nobody knows
         found = {covering(text, 0, place, each) for each in bits}
         return found.pop() if len(found) == 1 else (-1, -1)
-
-
-def _functions(obj: "Object") -> "Starts":
-    """Find where functions begin."""
-    starts: dict[int, set[int]] = {}
-    for _name, value, _size, info, _other, shndx in obj.raw_symbols():
-        if info & 0xF in _FUNCTIONS and shndx:
-            starts.setdefault(shndx, set()).add(value)
-    return {section: sorted(values) for section, values in starts.items()}

@@ -7,9 +7,8 @@ x86 knows, and are not looked at here.
 
 from __future__ import annotations
 
-from capstone import x86_const
-
 from recordmcount import x86
+from recordmcount.packages import load
 
 from .disassembler import decoder
 
@@ -17,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+x86_const = load("capstone.x86_const")
 
 MOST_STEPS = 32  # instructions; the longest stub known, lld's retpoline on i386, has ten
 _STACK = "rsp"

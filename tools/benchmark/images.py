@@ -18,9 +18,9 @@ f{number}:
 """
 
 
-def recorded(joined: Path, scratch: Path) -> Path:
+def recorded(joined: Path) -> Path:
     """The object with a table of its sites."""
-    out = scratch / "recorded.o"
+    out = joined.with_name(f"recorded.{joined.name}")
     _record(joined, out)
     return out
 
