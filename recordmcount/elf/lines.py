@@ -314,7 +314,7 @@ def _relocated(obj: Object, name: bytes) -> _Content:
     if not indices:
         return _Content(b"", {})
     section = obj.section(indices[0])
-    data = obj.content(indices[0])
+    data = obj.read(section.offset, section.size, section.name)
     if section.flags & elf.SHF_COMPRESSED:
         data = _decompressed(obj, data, name)
     if obj.type != elf.ET_REL:

@@ -10,7 +10,7 @@ Field names and numbers are those of the System V gABI (chapters "Object Files",
 
 from _operator import itemgetter
 from _struct import Struct, unpack
-from itertools import compress, islice, pairwise
+from itertools import islice, pairwise
 from sys import byteorder
 
 from recordmcount.budget import READINGS, Budget
@@ -537,12 +537,11 @@ class Object:
             for i, fields in enumerate(self.layout.sym.iter_unpack(piece), first):
                 yield self._raw_symbol(i, fields)
 
-    def places(self, section: int, *types: int) -> list[int]:
-        """Return the values of the symbols of these types in a section, whole columns at a time."""
+    def places(self, *types: int) -> "Iterator[tuple[int, int]]":
+        """Yield (section, st_value) of the symbols of these types, whole columns at a time."""
         layout = self.layout
         size = layout.sym.size
         infos = {binding << 4 | each for binding in range(16) for each in types}
-        found: list[int] = []
         for first, piece in self._symbol_pieces():
             numbers = positions(piece[layout.sym_info :: size], infos)
             values = pick(layout.column(piece, layout.sym_value, size), numbers)
@@ -556,8 +555,7 @@ class Object:
                     shndx if shndx < SHN_LORESERVE else self.section_of(first + number, shndx)
                     for number, shndx in zip(numbers, sections, strict=True)
                 ]
-            found += compress(values, map(section.__eq__, sections))
-        return found if min(found, default=0) >= 0 else [one & layout.highest for one in found]
+            yield from zip(sections, map(layout.highest.__and__, values), strict=True)
 
     def raw_symbol(self, index: int) -> "RawSymbol":
         """Give one symbol as `raw_symbols` does; there must be one of this index."""

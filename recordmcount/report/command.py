@@ -25,7 +25,7 @@ class ReportOptions(Values):
     """What is asked of `recordmcount report`."""
 
     json = False
-    format = ""
+    format: str | None = None
     demangle = False
     lines = False
     untraceable = False

@@ -49,6 +49,7 @@ class Opcodes:
     def __init__(self, obj: "Object") -> None:
         self._bits = 64 if obj.machine == x86.EM_X86_64 else 32
         self._obj = obj
+        self._starts: dict[int, set[int]] | None = None
         self._functions: dict[int, tuple[list[int], set[int]]] = {}
         self._known: dict[bytes, tuple[int, int]] = {}
 
@@ -58,8 +59,12 @@ class Opcodes:
 
     def _beginnings(self, section: int) -> tuple[list[int], set[int]]:
         """Find where functions begin in a section: section offsets, ascending and as a set."""
+        if self._starts is None:
+            self._starts = {}
+            for shndx, start in self._obj.places(elf.STT_FUNC, elf.STT_GNU_IFUNC):
+                self._starts.setdefault(shndx, set()).add(start)
         if section not in self._functions:
-            known = set(self._obj.places(section, elf.STT_FUNC, elf.STT_GNU_IFUNC))
+            known = self._starts.get(section, set())
             self._functions[section] = sorted(known), known
         return self._functions[section]
 
