@@ -169,8 +169,13 @@ def behind(idle: bytes, form: CallForm) -> CallForm:
 
 
 def can_be_behind(idle: bytes, form: CallForm) -> bool:
-    """Tell whether a NOP can be as long as the call behind these prefixes."""
-    return len(idle) + form.length <= LONGEST_INSTRUCTION
+    """Tell whether a call is the same behind these prefixes, and a NOP can be as long.
+
+    A call through memory is not where they say of another segment (fs, gs), or in 32-bit code that
+    its address has 16 bits: then the field is cut short (Intel SDM vol. 2, 2.1.1 and 2.1.5).
+    """
+    changing = b"\x64\x65" if form is CALL_GOT else b"\x64\x65\x67" if form.pic else b""
+    return len(idle) + form.length <= LONGEST_INSTRUCTION and not {*changing}.intersection(idle)
 
 
 # Relocation type -> the forms it may stand in.

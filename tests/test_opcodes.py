@@ -176,6 +176,21 @@ def test_an_entry_names_the_first_prefix_of_its_call(
     assert {each.mnemonic for each in decoded[2:4]} <= {"nop", "lea"}
 
 
+@pytest.mark.parametrize(
+    ("bits", "prefix"), [(64, 0x64), (64, 0x65), (32, 0x64), (32, 0x65), (32, 0x67)]
+)
+@pytest.mark.parametrize("unknown", ["", ".byte 0x0f, 0x04"])
+def test_a_call_whose_operand_a_prefix_moves_is_a_warning(
+    unknown: str, bits: int, prefix: int, tmp_path: Path
+) -> None:
+    """`call *%fs:mcount@GOTPCREL(%rip)` reads another word than the one in the GOT."""
+    call = f"call *mcount@GOT{'PCREL(%rip)' if bits == 64 else '(%ebx)'}"
+    path = assembled(tmp_path, function(unknown, f".byte {prefix}; {call}"), bits)
+    result = found(path.read_bytes())
+    expected = calls.UNPROVEN if unknown else calls.CHANGED
+    assert ([*result], [what for _, _, what in result.unsupported]) == ([], [expected])
+
+
 @pytest.mark.parametrize("last", ["$0x2e2e2e2e", "$0x48484848", "$0xf2f2f2f2", "$0x66666666"])
 @BITS
 def test_the_end_of_the_instruction_before_is_no_prefix(

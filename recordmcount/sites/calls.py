@@ -374,13 +374,18 @@ class _Search:
                 continue
             idle = text[(verdict.start if verdict else start) - base : start - base]
             # Before a call that is known to be one, an idle byte does not matter.
-            sure = relocation_type in proving and text[start - base - 1] in self.idle
+            last = text[start - base - 1 : start - base]
+            sure = relocation_type in proving and self.is_idle(last, form)
             if start + form.opcode in unknown and not sure:
                 seen.unsupported.append((code.section, field, UNPROVEN))
-            elif not self.idle.issuperset(idle) or not x86.can_be_behind(idle, form):
+            elif not self.is_idle(idle, form):
                 seen.unsupported.append((code.section, field, CHANGED))
             else:
                 seen.add(start - len(idle), entry, form.number, relocation_type, idle)
+
+    def is_idle(self, prefixes: bytes, form: "CallForm") -> bool:
+        """Tell whether a call of this form is the same behind these prefixes."""
+        return self.idle.issuperset(prefixes) and x86.can_be_behind(prefixes, form)
 
     def no_call(self, code: "_Code", field: int, verdict: "Verdict", seen: "_Seen") -> None:
         """Count what is no call though it looks like one; say it if that is not certain."""
