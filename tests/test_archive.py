@@ -340,8 +340,8 @@ def test_a_thin_archive_that_names_archives_ends(thin: Path) -> None:
         f"{thin}: failed",
     ]
     assert [str(each) for each in examine(str(thin))] == [
-        f"{ours}: a thin archive in {thin}: report it by itself",
-        f"{other}: an archive in {thin}: report it by itself",
+        f"{ours}: a thin archive in {thin}: name it by itself",
+        f"{other}: an archive in {thin}: name it by itself",
     ]
 
 

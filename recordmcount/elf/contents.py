@@ -89,7 +89,7 @@ def _named(
     """Ask of a file that a thin archive names, but of no archive: it may be the same."""
     found = filetype.of(read(0, filetype.START))
     if found in filetype.ARCHIVES:
-        yield Error(file, f"{found} in {archive_path}: report it by itself")
+        yield Error(file, f"{found} in {archive_path}: name it by itself")
     elif found in MEMBERS:
         yield _object(file, ask, size, read)
 
