@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOEXEC, EPERM, ERANGE
+from errno import EACCES, EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOEXEC, EPERM, ERANGE, ESRCH
 
 from recordmcount.errors import Error
 
@@ -115,3 +115,15 @@ class DisabledError(PatchError):
     """The switch was thrown by an earlier deviation; no code is touched any more."""
 
     errno = ENODEV
+
+
+class NoProcessError(PatchError):
+    """There is no such process, it has ended, or it is a kernel thread."""
+
+    errno = ESRCH
+
+
+class AccessError(PatchError):
+    """The kernel does not let this user trace the process."""
+
+    errno = EACCES

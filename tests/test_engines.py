@@ -113,6 +113,8 @@ ALLOWED = {
     "memory/buffer.py": {"write"},
     "memory/elffile.py": {"write", "copy"},
     "cpu/trial.py": {"write", "pack_into", "mmap"},
+    "process/memory.py": {"pwrite", "scatter"},
+    "process/ptrace.py": {"ptrace"},
 }
 
 

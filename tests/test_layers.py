@@ -16,7 +16,7 @@ from tests.support.command import ROOT
 LAYERS = {
     "recordmcount": [
         ["__init__", "errors", "x86", "columns", "packages"],
-        ["budget", "x86_length"],
+        ["budget", "x86_length", "x86_passage"],
         ["elf"],
         ["commit", "folders"],
         ["replacement"],
@@ -37,6 +37,7 @@ LAYERS = {
         ["modify"],
         ["disassembly", "protocols", "cpu"],
         ["files", "ftrace"],
+        ["process"],
         ["report"],
         ["verbs"],
         ["cli"],

@@ -33,7 +33,7 @@ class Mapping(NamedTuple):
     """One mapping of an address space, with the fields of a line of /proc/PID/maps.
 
     `protection` looks like `r-xp`; `device` (as st_dev) and `inode` are those of the mapped file;
-    `inode` is 0 if there is none.
+    `inode` is 0 if there is none. `offset` is the file offset of its first byte.
     """
 
     range: Range
@@ -41,6 +41,7 @@ class Mapping(NamedTuple):
     device: int
     inode: int
     path: str = ""
+    offset: int = 0
 
     def __str__(self) -> str:
         device = f"{major(self.device):02x}:{minor(self.device):02x}"

@@ -34,7 +34,8 @@ class Machine:
     def stop(self) -> None:
         """Return when every other CPU stands between two instructions, and not in a handler.
 
-        Raises WriteError if one cannot be stopped. `resume` is called afterwards in any case.
+        Raises StateError if one cannot be stopped for now, WriteError if one never can. `resume` is
+        called afterwards in any case.
         """
 
     def resume(self) -> None:

@@ -32,7 +32,8 @@ def steps(
 ) -> Steps[None]:
     """Yield the steps of the writer; those of `write` change the code.
 
-    The sites are compared while the CPUs stand, so that nothing can change before the writes.
+    The sites are compared, and read back, while the CPUs stand, so that nothing can change before
+    the writes, and no code runs that is not what it should be.
     """
     if not len(batch):
         return
@@ -42,6 +43,6 @@ def steps(
         yield Verify(batch)
         yield from refuse_inside(path, enterable)
         yield from write(batch)
+        yield ReadBack(batch)
     finally:
         yield Resume()
-    yield ReadBack(batch)

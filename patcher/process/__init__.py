@@ -1,0 +1,1 @@
+"""What Linux tells of a process, and what it lets be done to it."""

@@ -1,0 +1,217 @@
+"""A halt: all threads of an address space stand still, at a place where they can be left.
+
+Threads are seized and interrupted until there is no new one: then none runs that could start
+another. Processes that share the address space are halted with it.
+
+Nobody takes the reports of stopped threads (see `waiting`). So if patcher is killed in a halt, the
+kernel lets all of them go on and gives each the signal at which it had stopped.
+
+A tracee can only be let go while it is stopped, and one that did not stop in time would stop later,
+for good. When its tracer ends it is let go in any case. A tracer is a thread; so each halt has one
+of its own, and ends it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from threading import get_native_id
+
+from patcher.errors import PatchError, StateError
+
+from . import waiting
+from .access import no_access
+from .proc import STATES, Proc, is_missing
+from .ptrace import Registers, detach, interrupt, registers, seize
+from .sharers import sharers
+from .waiting import End, Stop
+
+SHORTEST_SLEEP, LONGEST_SLEEP = 0.00005, 0.001  # seconds
+
+
+class Halt:
+    """All threads that execute in the address space of a process, once they are stopped.
+
+    `name` names the process in messages, `timeout` is in seconds. `stops` tells at what each
+    thread stands, by TID.
+    """
+
+    def __init__(self, proc: Proc, name: str, timeout: float) -> None:
+        self._name = name
+        self._timeout = timeout
+        self._procs = {proc.pid: proc}
+        self._tracer: ThreadPoolExecutor | None = None
+        self._seized: dict[int, Proc] = {}
+        self.stops: dict[int, Stop] = {}
+
+    @property
+    def processes(self) -> list[int]:
+        """The PIDs of the process and of those that share its address space."""
+        return list(self._procs)
+
+    def stop(self) -> None:
+        """Return when all threads are stopped. Raises PatchError with all of them released.
+
+        StateError if one does not stop in time, and if another process traces one; AccessError or
+        NoProcessError if they cannot be traced.
+        """
+        self._tracer = ThreadPoolExecutor(1, "tracer")
+        try:
+            self._tracer.submit(self._stop).result()
+        except BaseException:
+            self.release()
+            raise
+
+    def registers(self) -> list[Registers]:
+        """Return the registers of all threads, which must be stopped; of one that was killed none.
+
+        Raises StateError if nothing is stopped.
+        """
+        if self._tracer is None:
+            raise StateError(self._name, "its threads are not stopped")
+        return self._tracer.submit(self._registers).result()
+
+    def release(self) -> None:
+        """Let all threads go on, each with the signal it was to be given, or in its group-stop."""
+        if self._tracer is None:
+            return
+        tracer = self._tracer.submit(self._release).result()
+        self._tracer.shutdown()
+        self._tracer = None
+        while Path(f"/proc/self/task/{tracer}").exists():  # until then it traces
+            time.sleep(0)
+
+    # --- what the tracer does: stop -----------------------------------------------------------
+
+    def _stop(self) -> None:
+        deadline = time.monotonic() + self._timeout
+        while self._seize_new() or self._find_sharers():
+            self._wait_for_all(deadline)
+
+    def _registers(self) -> list[Registers]:
+        found = []
+        for tid in self.stops:
+            with suppress(ProcessLookupError):
+                found.append(registers(tid))
+        return found
+
+    def _threads(self) -> Iterator[tuple[int, Proc]]:
+        for proc in list(self._procs.values()):
+            try:
+                yield from ((tid, proc) for tid in proc.threads())
+            except OSError as error:
+                if len(self._procs) == 1 or not is_missing(error):
+                    raise no_access(proc, self._name, error) from error
+
+    def _seize_new(self) -> bool:
+        """Seize and interrupt all threads that are not seized yet; tell whether there were any."""
+        before = len(self._seized)
+        for tid, proc in self._threads():
+            if tid not in self._seized and self._seize(tid, proc):
+                self._seized[tid] = proc
+        return len(self._seized) > before
+
+    def _seize(self, tid: int, proc: Proc) -> bool:
+        """Seize one thread; tell whether that was possible. One that has ended need not be."""
+        try:
+            seize(tid)
+        except OSError as error:
+            if _is_ended(proc, tid):
+                return False
+            raise self._refused(tid, proc, error) from error
+        with suppress(ProcessLookupError):  # it has ended since
+            interrupt(tid)
+        return True
+
+    def _refused(self, tid: int, proc: Proc, error: OSError) -> PatchError:
+        name = self._name
+        if proc.pid != next(iter(self._procs)):
+            name += f": process {proc.pid}, which shares its address space"
+        elif tid != proc.pid:
+            name += f": thread {tid}"
+        return no_access(proc, name, error)
+
+    def _find_sharers(self) -> bool:
+        """Look for processes that share the address space; tell whether there are new ones."""
+        tid = next(iter(self.stops), None)
+        if tid is None:
+            return False
+        try:
+            found = list(sharers(tid, {*self._procs}))
+        except OSError as error:
+            what = "who shares its address space cannot be told"
+            raise StateError(self._name, f"{what}: {error.strerror}") from error
+        for pid in found:
+            with suppress(ProcessLookupError):
+                self._procs[pid] = Proc(pid)
+        return bool(found)
+
+    def _wait_for_all(self, deadline: float) -> None:
+        """Wait until all seized threads are stopped. Raises StateError if one is not in time."""
+        sleep = 0.0
+        while waiting_for := [tid for tid in self._seized if tid not in self.stops]:
+            for tid in waiting_for:
+                self._look(tid)
+            if any(tid in self._seized and tid not in self.stops for tid in waiting_for):
+                if time.monotonic() > deadline:
+                    raise self._too_late()
+                self._forget_ended()
+                time.sleep(sleep)
+                sleep = min(max(SHORTEST_SLEEP, 2 * sleep), LONGEST_SLEEP)
+
+    def _look(self, tid: int) -> None:
+        report = waiting.look(tid)
+        if isinstance(report, End):
+            waiting.reap(tid)
+            del self._seized[tid]
+        elif report is not None and self._seized[tid].exists(f"task/{tid}"):
+            self.stops[tid] = report
+        elif report is not None:  # the TID has become that of a thread of another process
+            self._detach(tid, report.pending_signal)
+            del self._seized[tid]
+
+    def _forget_ended(self) -> None:
+        """Forget leaders that have ended before their threads: of those nothing is reported."""
+        for tid, proc in list(self._seized.items()):
+            if tid not in self.stops and tid == proc.pid and _is_ended(proc, tid):
+                del self._seized[tid]
+
+    def _too_late(self) -> StateError:
+        tid, proc = next(each for each in self._seized.items() if each[0] not in self.stops)
+        try:
+            stat = proc.stat(tid)
+            thread = f"thread {tid} ({stat.name}) did not stop within {self._timeout:g} s: it is "
+            thread += STATES.get(stat.state, stat.state)
+        except OSError:
+            thread = f"thread {tid} did not stop within {self._timeout:g} s"
+        return StateError(self._name, f"{thread}; nothing was written, and all threads run")
+
+    # --- what the tracer does: release --------------------------------------------------------
+
+    def _release(self) -> int:
+        """Let go of everything that is stopped; return the TID of the tracer."""
+        for tid in self._seized:
+            stop = self.stops.get(tid)
+            self._detach(tid, stop.pending_signal if stop else 0)
+        self._seized.clear()
+        self.stops.clear()
+        for pid in self.processes[1:]:
+            self._procs.pop(pid).close()
+        return get_native_id()
+
+    def _detach(self, tid: int, signal: int) -> None:
+        try:
+            detach(tid, signal)
+        except ProcessLookupError:  # it has been killed, or has not stopped yet
+            waiting.reap(tid)
+
+
+def _is_ended(proc: Proc, tid: int) -> bool:
+    """Tell whether a thread executes nothing any more."""
+    try:
+        return proc.stat(tid).is_ended
+    except OSError as error:
+        return is_missing(error)

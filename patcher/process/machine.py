@@ -1,0 +1,85 @@
+"""A process as a Machine: its CPUs are its threads, and those of who shares its address space."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from patcher.protocols.machine import Machine
+
+from .halt import Halt
+from .memory import ProcessMemory
+from .proc import Proc
+from .signal_frames import words_on_stacks
+
+
+class ProcessMachine(Machine):
+    """The process behind `proc`; `name` names it in messages.
+
+    A thread that does not stop within `timeout` seconds is a StateError: nothing has been written
+    then, and all threads run. What is stopped twice runs again when it is resumed twice. Raises
+    OSError if the memory cannot be opened; `close` lets everything go.
+    """
+
+    def __init__(self, proc: Proc, name: str, timeout: float) -> None:
+        self.memory: ProcessMemory = ProcessMemory(proc, name)
+        super().__init__(self.memory)
+        self._proc = proc
+        self._name = name
+        self._timeout = timeout
+        self._halt: Halt | None = None
+        self._depth = 0
+
+    def close(self) -> None:
+        """Let all threads go, and close the memory."""
+        self._let_go()
+        self.memory.close()
+
+    def stop(self) -> None:
+        """Return when every thread stands still, those of address-space sharers as well.
+
+        Raises StateError if one does not in time, or cannot be traced for now; AccessError or
+        NoProcessError if it never can be.
+        """
+        if self._halt is None:
+            halt = Halt(self._proc, self._name, self._timeout)
+            halt.stop()
+            self._halt = halt
+            self.memory.hold()
+        self._depth += 1
+
+    def resume(self) -> None:
+        """Let all threads go, with their signals."""
+        self._depth -= 1
+        if self._depth <= 0:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._depth = 0
+        self.memory.let_go()
+        if self._halt is not None:
+            self._halt.release()
+            self._halt = None
+
+    @property
+    def threads(self) -> int:
+        """How many threads stand still."""
+        return len(self._halt.stops) if self._halt else 0
+
+    def instruction_pointers(self) -> Collection[int]:
+        """Return where each stopped thread goes on, and every word on a stack that is in code.
+
+        Among those are the addresses where interrupted code goes on after signal handlers. Raises
+        StateError if the threads are not stopped, or their stacks too large to be looked through.
+        """
+        if self._halt is None:
+            return super().instruction_pointers()
+        found = set()
+        mappings = self.memory.mappings()
+        code = [each.range for each in mappings if each.protection[2] == "x"]
+        for registers in self._halt.registers():
+            found.add(registers.instruction_pointer)
+            words = words_on_stacks(
+                [registers.stack_pointer], registers.machine, mappings, self.memory.read
+            )
+            found.update(word for word in words if any(each.holds(word) for each in code))
+        return found

@@ -1,0 +1,46 @@
+r"""/proc/PID/maps: what is mapped where, exactly.
+
+The kernel spells a newline in a path as \012 and nothing else; a backslash stands for itself, so
+a path is for people, and for opening a file only if its identity is looked at afterwards. The same
+holds for ` (deleted)` behind a path, which a name may end with as well.
+(fs/proc/task_mmu.c, show_map_vma; proc_pid_maps(5).)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from patcher.ftrace.mappings import Mapping, Range
+
+DELETED = " (deleted)"
+_LINE = re.compile(
+    rb"([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
+    rb"(?: +(.*))?"
+)
+
+
+def parse(content: bytes) -> list[Mapping]:
+    """Return the mappings, by address. Raises ValueError for a line that the kernel never wrote."""
+    return [_mapping(line) for line in content.split(b"\n") if line]
+
+
+def _mapping(line: bytes) -> Mapping:
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise ValueError(f"no line of maps: {line!r}")
+    start, end, protection, offset, major, minor, inode, path = found.groups()
+    name = (path or b"").replace(rb"\012", b"\n")
+    return Mapping(
+        Range(int(start, 16), int(end, 16)),
+        protection.decode("ascii"),
+        os.makedev(int(major, 16), int(minor, 16)),
+        int(inode),
+        name.decode("utf-8", "surrogateescape"),
+        int(offset, 16),
+    )
+
+
+def is_deleted(mapping: Mapping) -> bool:
+    """Tell whether the mapped file seems to have no name any more, or another one."""
+    return mapping.path.endswith(DELETED)

@@ -1,0 +1,215 @@
+"""The requests of ptrace(2) that patcher makes, each a function; what fails raises OSError.
+
+A thread is seized, never attached to: PTRACE_ATTACH sends a SIGSTOP, which can be lost among the
+thread's own. PTRACE_O_EXITKILL is refused, so that a tracer that dies leaves every tracee running;
+nor is there a request that changes memory. All requests for a thread must come from the thread of
+this process that seized it. (ptrace(2); numbers from linux/ptrace.h.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from enum import IntEnum, IntFlag
+from struct import Struct
+from typing import ClassVar, Self
+
+from recordmcount.x86 import EM_386, EM_X86_64
+
+NT_PRSTATUS = 1
+SIGINFO_SIZE = 128  # bytes of a siginfo_t
+
+
+class Request(IntEnum):
+    """What is asked of the kernel."""
+
+    CONT = 7
+    SINGLESTEP = 9
+    DETACH = 17
+    SYSCALL = 24
+    SETOPTIONS = 0x4200
+    GETEVENTMSG = 0x4201
+    GETSIGINFO = 0x4202
+    SETSIGINFO = 0x4203
+    GETREGSET = 0x4204
+    SETREGSET = 0x4205
+    SEIZE = 0x4206
+    INTERRUPT = 0x4207
+    LISTEN = 0x4208
+    GETSIGMASK = 0x420A
+    SETSIGMASK = 0x420B
+
+
+class Options(IntFlag):
+    """What a tracee is to report beside its signals; EXITKILL is not among them."""
+
+    NONE = 0
+    TRACESYSGOOD = 1 << 0
+    TRACEFORK = 1 << 1
+    TRACEVFORK = 1 << 2
+    TRACECLONE = 1 << 3
+    TRACEEXEC = 1 << 4
+    TRACEVFORKDONE = 1 << 5
+    TRACEEXIT = 1 << 6
+    TRACESECCOMP = 1 << 7
+
+
+class Registers:
+    """The general registers of a stopped thread, by name; both layouts are user_regs_struct's.
+
+    `machine` tells which: EM_386 for a thread that runs 32-bit code now, else EM_X86_64.
+    """
+
+    NAMES: ClassVar[dict[int, tuple[str, ...]]] = {
+        EM_X86_64: (
+            "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx",
+            "rdx", "rsi", "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base",
+            "gs_base", "ds", "es", "fs", "gs",
+        ),
+        EM_386: (
+            "ebx", "ecx", "edx", "esi", "edi", "ebp", "eax", "ds", "es", "fs", "gs", "orig_eax",
+            "eip", "cs", "eflags", "esp", "ss",
+        ),
+    }  # fmt: skip
+    FORMATS: ClassVar[dict[int, Struct]] = {EM_X86_64: Struct("<27Q"), EM_386: Struct("<17I")}
+
+    def __init__(self, machine: int, values: dict[str, int]) -> None:
+        self.machine = machine
+        self.values = values
+
+    @classmethod
+    def decode(cls, content: bytes) -> Self:
+        """Decode what the kernel gives; its length tells the layout."""
+        machine = EM_386 if len(content) == cls.FORMATS[EM_386].size else EM_X86_64
+        words = cls.FORMATS[machine].unpack(content)
+        return cls(machine, dict(zip(cls.NAMES[machine], words, strict=True)))
+
+    def encode(self) -> bytes:
+        """Encode them as the kernel takes them."""
+        return self.FORMATS[self.machine].pack(*self.values.values())
+
+    def with_values(self, **values: int) -> Registers:
+        """Return these registers with other values in some of them."""
+        return Registers(self.machine, {**self.values, **values})
+
+    @property
+    def instruction_pointer(self) -> int:
+        """Run-time address of the next instruction."""
+        return self.values["rip" if self.machine == EM_X86_64 else "eip"]
+
+    @property
+    def stack_pointer(self) -> int:
+        """Run-time address of the top of the stack."""
+        return self.values["rsp" if self.machine == EM_X86_64 else "esp"]
+
+
+class _Buffer(ctypes.Structure):
+    """A struct iovec."""
+
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+_libc.ptrace.restype = ctypes.c_long
+
+
+def seize(tid: int, options: Options = Options.NONE) -> None:
+    """Become the tracer of a thread, which runs on. Raises ValueError for an unknown option."""
+    known = sum(Options)
+    if options & ~known:  # EXITKILL above all
+        raise ValueError(f"options {options & ~known:#x} are not to be set")
+    _ask(Request.SEIZE, tid, 0, int(options))
+
+
+def interrupt(tid: int) -> None:
+    """Have a seized thread stop; it reports when it has."""
+    _ask(Request.INTERRUPT, tid)
+
+
+def listen(tid: int) -> None:
+    """Leave a thread in its group-stop, and have it report what ends that."""
+    _ask(Request.LISTEN, tid)
+
+
+def set_options(tid: int, options: Options) -> None:
+    """Change what a stopped thread is to report."""
+    _ask(Request.SETOPTIONS, tid, 0, int(options))
+
+
+def cont(tid: int, signal: int = 0) -> None:
+    """Let a stopped thread go on, with a signal if one is given."""
+    _ask(Request.CONT, tid, 0, signal)
+
+
+def step(tid: int, signal: int = 0) -> None:
+    """Let a stopped thread execute one instruction."""
+    _ask(Request.SINGLESTEP, tid, 0, signal)
+
+
+def go_to_syscall(tid: int, signal: int = 0) -> None:
+    """Let a stopped thread go on to where a system call begins or ends."""
+    _ask(Request.SYSCALL, tid, 0, signal)
+
+
+def detach(tid: int, signal: int = 0) -> None:
+    """Let a stopped thread go on, with a signal if one is given, and trace it no longer.
+
+    A thread whose group is stopped goes back to that stop.
+    """
+    _ask(Request.DETACH, tid, 0, signal)
+
+
+def event_message(tid: int) -> int:
+    """Return what comes with the event at which the thread stopped: a PID, or an exit status."""
+    message = ctypes.c_ulong()
+    _ask(Request.GETEVENTMSG, tid, 0, ctypes.addressof(message))
+    return message.value
+
+
+def siginfo(tid: int) -> bytes:
+    """Return the siginfo_t of the signal at which the thread stopped; EINVAL at a group-stop."""
+    buffer = ctypes.create_string_buffer(SIGINFO_SIZE)
+    _ask(Request.GETSIGINFO, tid, 0, ctypes.addressof(buffer))
+    return buffer.raw
+
+
+def set_siginfo(tid: int, content: bytes) -> None:
+    """Change the siginfo_t of the signal at which the thread stopped."""
+    buffer = ctypes.create_string_buffer(content, SIGINFO_SIZE)
+    _ask(Request.SETSIGINFO, tid, 0, ctypes.addressof(buffer))
+
+
+def signal_mask(tid: int) -> int:
+    """Return the blocked signals of a stopped thread: bit `n - 1` is signal `n`."""
+    mask = ctypes.c_uint64()
+    _ask(Request.GETSIGMASK, tid, 8, ctypes.addressof(mask))
+    return mask.value
+
+
+def set_signal_mask(tid: int, mask: int) -> None:
+    """Change the blocked signals of a stopped thread."""
+    value = ctypes.c_uint64(mask)
+    _ask(Request.SETSIGMASK, tid, 8, ctypes.addressof(value))
+
+
+def registers(tid: int) -> Registers:
+    """Return the general registers of a stopped thread."""
+    content = ctypes.create_string_buffer(Registers.FORMATS[EM_X86_64].size)
+    buffer = _Buffer(ctypes.addressof(content), len(content))
+    _ask(Request.GETREGSET, tid, NT_PRSTATUS, ctypes.addressof(buffer))
+    return Registers.decode(content.raw[: buffer.length])
+
+
+def set_registers(tid: int, values: Registers) -> None:
+    """Change the general registers of a stopped thread."""
+    encoded = values.encode()
+    content = ctypes.create_string_buffer(encoded, len(encoded))
+    buffer = _Buffer(ctypes.addressof(content), len(content))
+    _ask(Request.SETREGSET, tid, NT_PRSTATUS, ctypes.addressof(buffer))
+
+
+def _ask(request: Request, tid: int, address: int = 0, data: int = 0) -> None:
+    if _libc.ptrace(request, tid, address, data) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"ptrace {request.name} of {tid}: {os.strerror(number)}")

@@ -1,0 +1,72 @@
+"""How a site that lies in two pages comes from one code to another, one page at a time.
+
+Whoever writes to another process may be killed between two pages, and the process goes on with
+what stands there then. So every code on the way must be harmless to execute: an instruction without
+effect but on the flags, which no function keeps over a call, or a read of what the call reads.
+
+    a9 imm32          test $imm32,%eax         any 4 bytes behind it are its operand
+    eb rel8           jmp .+length             what is behind it is not executed
+    3b 15 rel32       cmp rel32(%rip),%edx     reads the slot of ff 15 rel32, call *rel32(%rip)
+    f8                clc                      after 3b: cmp %edi,%eax; after 66: clc
+
+A prefix before a NOP is part of it, whatever it is. (Intel SDM vol. 2.)
+"""
+
+from .x86 import SHORT_JUMP
+
+TEST = b"\xa9"  # test $imm32,%eax
+CALL_INDIRECT = b"\xff"  # call *r/m, with 2 in the reg field of ModRM
+COMPARE = b"\x3b"  # cmp r/m,%edx, with the same ModRM
+REST = b"\xf8\x90\x90\x90\x90"  # clc; nop; nop; nop; nop
+NOPL = b"\x0f\x1f"
+
+
+def passage(old: bytes, new: bytes, split: int) -> list[bytes]:
+    """List the codes to write one after the other so that `old` becomes `new`, the last of them.
+
+    From each to the next only bytes before the index `split` change, or only bytes from there on.
+    A code of its own list may be `old`: whoever stopped on the way can go on, or go back.
+    """
+    codes: list[bytes] = []
+    for code in (*_between(old, new, split), new):
+        before = codes[-1] if codes else old
+        if code[:split] != before[:split] and code[split:] != before[split:]:
+            codes.append(before[:split] + code[split:])
+        if code != before:
+            codes.append(code)
+    return codes
+
+
+def halfway(call: bytes, nop: bytes, split: int) -> list[bytes]:
+    """List the codes between a call and its NOP, at which a writer can have been stopped."""
+    there, back = passage(call, nop, split), passage(nop, call, split)
+    return [code for code in dict.fromkeys((*there, *back)) if code not in (call, nop)]
+
+
+def _between(old: bytes, new: bytes, split: int) -> list[bytes]:
+    """List harmless codes on the way; if all before the split stays, or all behind, there are none.
+
+    Where both sides change from one to the next, what is behind the split may change first.
+    """
+    if old[:split] == new[:split] or old[split:] == new[split:]:
+        return []
+    if len(old) == 5:
+        return [TEST + old[1:], TEST + new[1:split] + old[split:], TEST + new[1:]]
+    if split >= 2:
+        jump = SHORT_JUMP + bytes((len(old) - 2,))
+        return [jump + old[2:], jump + new[2:split] + old[split:], jump + new[2:]]
+    if len(old) == 6 and {old[:1], new[:1]} & {CALL_INDIRECT, COMPARE}:
+        return _by_compare(old, new)
+    return [old[:1] + new[1:] if _is_nop(new) else new[:1] + old[1:]]
+
+
+def _by_compare(old: bytes, new: bytes) -> list[bytes]:
+    """List the codes between `call *r/m` and its NOP if the first page has its first byte alone."""
+    codes = [COMPARE + old[1:], COMPARE + REST] if old[:1] == CALL_INDIRECT else [old[:1] + REST]
+    if new[:1] == CALL_INDIRECT:
+        return [*codes, COMPARE + REST, COMPARE + new[1:]]
+    return [*codes, new[:1] + REST]
+
+
+def _is_nop(code: bytes) -> bool:
+    return code.lstrip(b"\x66\x67\x2e\x36\x3e\xf2").startswith(NOPL)

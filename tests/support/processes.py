@@ -1,0 +1,66 @@
+"""Start small C programs that run until they are told to end, and look at them from outside.
+
+    with started(build_program(tmp_path, SOURCE)) as process: ...
+
+A program says `ready` once what it was made for is so, and ends when its standard input does.
+"""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support import images
+
+PRELUDE = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+static void ready(void) { puts("ready"); fflush(stdout); }
+__attribute__((unused)) static void until_told(void) {
+    char byte;
+    while (read(0, &byte, 1) < 0) {}
+}
+"""
+
+
+def build_program(folder: Path, source: str, *flags: str, name: str = "target") -> Path:
+    """Compile a program of PRELUDE and `source`."""
+    path = folder / f"{name}.c"
+    path.write_text(PRELUDE + source)
+    images.tool("gcc", "-O1", "-pthread", path, "-o", folder / name, *flags)
+    return folder / name
+
+
+@contextmanager
+def started(program: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a program from when it is ready until the `with` ends; then it is killed."""
+    with subprocess.Popen(
+        [program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Tell a program to end, which it must do well; what else it said."""
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    return said
