@@ -175,9 +175,13 @@ def _record_all(files: "Sequence[str]", options: Options) -> int:
     totals: tuple[int, ...] = (0, 0, 0)
     good = readable = True
     for out, err, counts, failed in answers:
-        readable = readable and say(1, out)
-        good &= say(2, err) and not failed
-        if not failed:
+        if out:
+            readable = readable and say(1, out)
+        if err:
+            good &= say(2, err)
+        if failed:
+            good = False
+        else:
             totals = tuple(map(sum, zip(totals, counts, strict=True)))
     if options.stats and len(files) > 1:
         readable = readable and say(1, [f"total: {describe(totals)}"])

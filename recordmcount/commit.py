@@ -68,10 +68,9 @@ def may_append(fd: int, status: posix.stat_result) -> bool:
     if status.st_nlink > 1 or status.st_mode & 0o6000:
         return False
     try:
-        posix.getxattr(fd, CAPABILITIES)
-    except OSError:  # it has none, or the file system
+        return CAPABILITIES not in posix.listxattr(fd)
+    except OSError:  # the file system has none
         return True
-    return False
 
 
 def append(path: str, fd: int, size: int, header: tuple[bytes, bytes], appended: bytes) -> None:

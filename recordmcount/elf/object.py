@@ -10,7 +10,7 @@ Field names and numbers are those of the System V gABI (chapters "Object Files",
 
 from _operator import itemgetter
 from _struct import Struct, unpack
-from itertools import islice, pairwise
+from itertools import pairwise
 from sys import byteorder
 
 from recordmcount.budget import READINGS, Budget
@@ -231,7 +231,8 @@ class Object:
 
         Sections of a sound file do not overlap, so nobody has to read much more than it has.
         """
-        self._require(offset, size, what)
+        if offset + size > self.size:
+            raise self._outside(offset, size, what)
         if not self.budget.reads(size):
             raise self._overlap()
         data = self._read(offset, size)
@@ -251,11 +252,9 @@ class Object:
             return error
         return FormatError(self.path, f"more than {READINGS} times its size would be read of it")
 
-    def _require(self, offset: int, size: int, what: str) -> None:
-        if offset + size > self.size:
-            raise FormatError(
-                self.path, f"{what} at {offset:#x}, {size:#x} bytes, is outside the file"
-            )
+    def _outside(self, offset: int, size: int, what: str) -> FormatError:
+        what = f"{what} at {offset:#x}, {size:#x} bytes, is outside the file"
+        return FormatError(self.path, what)
 
     def _read_header(self) -> tuple[bytes, Layout]:
         ident = self.read(0, min(self.size, 64), "the ELF header")
@@ -339,17 +338,24 @@ class Object:
 
     def _string_table(self, index: int) -> bytes:
         offset, size = self._string_table_extent(index)
-        return self.read(offset, size, f"string table {index}")
+        table = self.read(offset, size, f"string table {index}")
+        self._require_end(index, table)
+        return table
+
+    def _require_end(self, index: int, last: bytes) -> None:
+        """Raise FormatError if these last bytes of string table `index` leave a string open."""
+        if last[-1:] > b"\0":
+            raise FormatError(self.path, f"string table {index} does not end in NUL")
 
     def _string_table_extent(self, index: int) -> tuple[int, int]:
-        """Return (file offset, size in bytes) of a sound string table."""
+        """Return (file offset, size in bytes) of a string table, of which nothing is read."""
         if self.section_type(index) != SHT_STRTAB:
             raise FormatError(self.path, f"section {index} is no string table")
         self.require_plain(index)
-        offset, size = self.headers[index][SH_OFFSET], self.headers[index][SH_SIZE]
-        self._require(offset, size, f"string table {index}")
-        if size and self.read(offset + size - 1, 1, f"string table {index}") != b"\0":
-            raise FormatError(self.path, f"string table {index} does not end in NUL")
+        header = self.headers[index]
+        offset, size = header[SH_OFFSET], header[SH_SIZE]
+        if offset + size > self.size:
+            raise self._outside(offset, size, f"string table {index}")
         return offset, size
 
     def section_type(self, index: int) -> int:
@@ -369,8 +375,13 @@ class Object:
         `.gnu.lto_.lto.*` holds versions (2 + 2 bytes) and the slim flag (gcc/lto-streamer.h,
         struct lto_section, since gcc 10).
         """
-        code = [header for header in self.headers if header[SH_FLAGS] & SHF_EXECINSTR]
-        if code and all(header[SH_TYPE] == SHT_NOBITS for header in code):
+        is_without = False
+        for header in self.headers:
+            if header[SH_FLAGS] & SHF_EXECINSTR:
+                is_without = header[SH_TYPE] == SHT_NOBITS
+                if not is_without:  # nearly always the first
+                    break
+        if is_without:
             what = "a file of debug information alone: the code is in the file it was taken from"
             raise FormatError(self.path, what)
         prefix = b".gnu.lto_.lto."
@@ -388,7 +399,7 @@ class Object:
     @property
     def has_lto(self) -> bool:
         """Whether there are sections of intermediate code, as gcc or clang leave them."""
-        return any(name in self._names for name in (b".gnu.lto_", b".llvm.lto"))
+        return b".gnu.lto_" in self._names or b".llvm.lto" in self._names
 
     @property
     def is_signed(self) -> bool:
@@ -464,7 +475,13 @@ class Object:
     def symbol_bytes(self) -> bytes:
         """The symbol table's bytes; empty where there is none."""
         if self._symbols is None:
-            self._symbols = b"" if self.symtab is None else self.content(self.symtab)
+            symtab = self.symtab
+            header = self.headers[symtab or 0]
+            self._symbols = (
+                b""
+                if symtab is None
+                else self.read(header[SH_OFFSET], header[SH_SIZE], f"section {symtab}")
+            )
         return self._symbols
 
     @property
@@ -496,20 +513,26 @@ class Object:
 
     def _symbol_pieces(self) -> "Iterator[tuple[int, bytes]]":
         """Yield (index of the first, bytes) of CHUNK symbols at a time: most need but the first."""
-        size = self.layout.sym.size
-        for first in range(0, self.symbol_count, CHUNK):
-            count = min(CHUNK, self.symbol_count - first)
+        size, total = self.layout.sym.size, self.symbol_count
+        if total <= CHUNK and total:
+            yield 0, self.symbol_bytes
+            return
+        for first in range(0, total, CHUNK):
+            count = min(CHUNK, total - first)
             start = self.headers[self.symtab or 0][SH_OFFSET] + first * size
             yield first, self.read(start, count * size, f"section {self.symtab}")
 
     def symbols_named(self, names: "Iterable[bytes]") -> frozenset[int]:
         """Return the indices of all symbols that have one of these names, in any version of it."""
+        places = self._name_places(names)
+        if not places:
+            return frozenset()
         size = self.layout.sym.size
-        patterns = {place.to_bytes(4, "little") for place in self._name_places(names)}  # st_name
+        patterns = {place.to_bytes(4, "little") for place in places}  # st_name
         low_bytes = {pattern[0] for pattern in patterns}
         return frozenset(
             first + i
-            for first, piece in (self._symbol_pieces() if patterns else ())
+            for first, piece in self._symbol_pieces()
             for i in positions(piece[::size], low_bytes)
             if piece[i * size : i * size + 4] in patterns
         )
@@ -519,13 +542,17 @@ class Object:
         places: set[int] = set()
         if self.symtab is None:
             return places
-        offset, size = self._string_table_extent(self.headers[self.symtab][SH_LINK])
+        index = self.headers[self.symtab][SH_LINK]
+        offset, size = self._string_table_extent(index)
         ordered = sorted(names, key=len)
         overlap = len(ordered[-1])
+        piece = b""
         for start in range(0, size, STRINGS):
             length = min(STRINGS + overlap, size - start)
             piece = self.read(offset + start, length, "a string table")
-            places.update([start + place for place in name_places(piece, ordered)])
+            found = name_places(piece, ordered)
+            places.update([start + place for place in found] if start else found)
+        self._require_end(index, piece)
         return places
 
     def raw_symbols(self) -> "Iterator[RawSymbol]":
@@ -534,8 +561,12 @@ class Object:
         `name` is an offset into `symbol_names`; `value` of an ET_REL file is a section offset.
         """
         for first, piece in self._symbol_pieces():
-            for i, fields in enumerate(self.layout.sym.iter_unpack(piece), first):
-                yield self._raw_symbol(i, fields)
+            symbols = map(self.layout.sym_fields, self.layout.sym.iter_unpack(piece))
+            for i, symbol in enumerate(symbols, first):
+                if symbol[ST_SHNDX] >= SHN_LORESERVE:
+                    yield (*symbol[:ST_SHNDX], self.section_of(i, symbol[ST_SHNDX]))
+                else:
+                    yield symbol
 
     def places(self, *types: int) -> "Iterator[tuple[int, int]]":
         """Yield (section, st_value) of the symbols of these types, whole columns at a time."""
@@ -605,17 +636,20 @@ class Object:
         return range(-(-size // (CHUNK * entry.size)))
 
     def relocations_naming(
-        self, index: int, symbols: frozenset[int], pieces: range
+        self, index: int, symbols: frozenset[int], pieces: range | None = None
     ) -> "Iterator[Relocations]":
-        """Yield the relocations in `pieces` of section `index` that name one of `symbols`."""
+        """Yield the relocations in `pieces` of section `index` that name one of `symbols`.
+
+        Without `pieces`, those in all of it.
+        """
         layout = self.layout
-        low_bytes = {symbol & 0xFF for symbol in islice(symbols, MANY)}
-        if len(symbols) > MANY:
-            low_bytes = set(range(256))
+        low_bytes = (
+            {symbol & 0xFF for symbol in symbols} if len(symbols) <= MANY else set(range(256))
+        )
         entry, offset, size = self._relocation_section(index)
         width = entry.size // layout.word
         step = CHUNK * entry.size
-        for start in [step * number for number in pieces]:
+        for start in range(0, size, step) if pieces is None else [step * each for each in pieces]:
             piece = self.read(offset + start, min(step, size - start), "a relocation section")
             # The column of the symbols' lowest bytes, searched by memchr, gives the candidates.
             first = start // entry.size
@@ -691,7 +725,8 @@ class Object:
         entry = self.layout.rela if header[SH_TYPE] == SHT_RELA else self.layout.rel
         if header[SH_ENTSIZE] != entry.size or size % entry.size:
             raise FormatError(self.path, f"relocation section {index} has an unknown entry size")
-        self.require_plain(index)
+        if header[SH_FLAGS] & SHF_COMPRESSED:
+            self.require_plain(index)
         return entry, offset, size
 
 
@@ -717,7 +752,7 @@ def string_at(table: bytes, offset: int) -> str:
 
 def string_places(table: bytes, name: bytes) -> set[int]:
     """Find at which offsets of a string table `name` stands, as a tail of longer names too."""
-    return _places(table, name, b"\0")
+    return set(_places(table, name, b"\0"))
 
 
 def name_places(table: bytes, names: "Iterable[bytes]") -> dict[int, bytes]:
@@ -725,22 +760,25 @@ def name_places(table: bytes, names: "Iterable[bytes]") -> dict[int, bytes]:
 
     A name ends before an `@`: assemblers and linkers append the version.
     """
-    found: dict[bytes, set[int]] = {}
+    found: dict[int, bytes] = {}
+    absent: tuple[bytes, ...] = ()
     for name in names:
-        tail = next(filter(name.endswith, found), None)
-        if tail is None:
-            found[name] = _places(table, name, b"\0") | _places(table, name, b"@")
-        else:  # where its tail is not, the name is not
-            starts = [place - len(name) + len(tail) for place in found[tail]]
-            found[name] = {at for at in starts if at >= 0 and table.startswith(name, at)}
-    return {place: name for name, places in found.items() for place in places}
+        if not name.endswith(absent):  # where its tail is not, the name is not
+            places = _places(table, name, b"\0@")
+            if places:
+                found.update(dict.fromkeys(places, name))
+            else:
+                absent += (name,)
+    return found
 
 
-def _places(table: bytes, string: bytes, end: bytes) -> set[int]:
-    places = set()
-    string += end
-    at = table.find(string)
+def _places(table: bytes, string: bytes, ends: bytes) -> list[int]:
+    """Find where `string` stands before one of the bytes `ends`."""
+    places = []
+    size = len(string)
+    at = table.find(string, 0, -1)
     while at >= 0:
-        places.add(at)
-        at = table.find(string, at + 1)
+        if table[at + size] in ends:
+            places.append(at)
+        at = table.find(string, at + 1, -1)
     return places

@@ -80,9 +80,9 @@ def describe(counts: tuple[int, ...]) -> str:
 
 def _record(path: str, options: "Options", result: Result, processes: int) -> list[str]:
     """Record one file; return the files that are to be recorded in its stead (a thin archive's)."""
-    fd, writable = _open(path, read_only=options.dry_run or options.output is not None)
+    read_only = options.dry_run or options.output is not None
+    fd, status, writable = _open(path, read_only=read_only)
     try:
-        status = posix.fstat(fd)
         read = _reader(fd, 0, status.st_size)
         if read(0, len(elf.MAGIC)) != elf.MAGIC and (found := _archive(path, read)):
             return _record_archive(path, found, fd, status, options, result)
@@ -215,8 +215,8 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
         return Plan([], [])
     plan = make_plan(obj, found, options)
     if not options.quiet:
-        doubts = _doubts(obj, found, plan)
-        result.err += _paid(obj, (f"{obj.path}: warning: {doubt}" for doubt in doubts))
+        for doubt in _doubts(obj, found, plan):
+            result.err += _paid(obj, [f"{obj.path}: warning: {doubt}"])
     recorded = sum(map(len, plan.recorded))
     ignored = sum(map(len, plan.ignored))
     counts = (recorded, ignored, found.references)
@@ -278,29 +278,28 @@ def _paid(obj: "Object", lines: "Iterable[str]") -> "Iterator[str]":
         yield line
 
 
-def _open(path: str, *, read_only: bool) -> tuple[int, bool]:
-    """Open a file: (its descriptor, whether that is for writing too, and locked).
+def _open(path: str, *, read_only: bool) -> tuple[int, posix.stat_result, bool]:
+    """Open a file: (its descriptor, its status, whether it is open for writing too, and locked).
 
     While we waited for the lock another file may have been put at the path. The one that is open
     then may live on by another name, under which nobody asked for it to change.
     """
     while True:
         fd, writable = _open_once(path, read_only=read_only)
-        if not writable:
-            return fd, False
-        commit.lock(fd)
+        if writable:
+            commit.lock(fd)
         try:
-            is_there = _same_file(posix.fstat(fd), posix.stat(path))
+            status = posix.fstat(fd)
+            if not writable or _same_file(status, posix.stat(path)):
+                return fd, status, writable
         except OSError:
             commit.close(fd)
             raise
-        if is_there:
-            return fd, True
         commit.close(fd)
 
 
 def _same_file(one: posix.stat_result, other: posix.stat_result) -> bool:
-    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+    return one.st_ino == other.st_ino and one.st_dev == other.st_dev
 
 
 def _open_once(path: str, *, read_only: bool) -> tuple[int, bool]:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from .opcodes import Opcodes, Verdict
 
-    # Relocation section, text section, pieces of the former (see Object.relocation_pieces).
-    Part = tuple[int, int, range]
+    # Relocation section, text section, pieces of the former (Object.relocation_pieces; None: all).
+    Part = tuple[int, int, range | None]
     # Section index, section offset of the relocated field, what it is.
     Unsupported = tuple[int, int, str]
     # Relocation section, text section; numbers, section offsets, r_info and addends.
@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 UNPROVEN = "a call, or a part of another instruction"
 CHANGED = "a call behind a prefix that changes it"
 
+# All bytes but those that may be a call's prefixes.
+_NO_PREFIXES = {
+    machine: bytes(range(256)).translate(None, bytes(prefixes))
+    for machine, prefixes in x86.MAY_BE_PREFIXES.items()
+}
 # A piece of code up to this size is read for one piece of relocations; beyond it, all of it.
 WINDOW = 1 << 20
 # Below this many bytes of relocations, one process is done before others would have started.
@@ -204,10 +209,12 @@ def _range(values: "Sequence[int]") -> tuple[int, int]:
 
 def _parts(obj: "Object", pairs: list[tuple[int, int]], processes: int) -> "list[Part]":
     """Tell what there is to search, in order; for several processes cut into pieces."""
-    parts = []
+    if processes == 1:
+        return [(index, target, None) for index, target in pairs]
+    parts: list[Part] = []
     for index, target in pairs:
         pieces = obj.relocation_pieces(index)
-        step = max(1, len(pieces) if processes == 1 else len(pieces) // (2 * processes))
+        step = max(1, len(pieces) // (2 * processes))
         starts = range(0, len(pieces), step)
         parts += [(index, target, pieces[start : start + step]) for start in starts]
     return parts
@@ -215,7 +222,7 @@ def _parts(obj: "Object", pairs: list[tuple[int, int]], processes: int) -> "list
 
 def text_relocations(obj: "Object") -> list[tuple[int, int]]:
     """Return (relocation section, text section) pairs, in file order."""
-    headers = obj.headers
+    headers, symtab = obj.headers, obj.symtab
     pairs = []
     total = 0
     for index in obj.of_type(elf.SHT_RELA, elf.SHT_REL, elf.SHT_CREL):
@@ -230,7 +237,7 @@ def text_relocations(obj: "Object") -> list[tuple[int, int]]:
         if header[elf.SH_TYPE] == elf.SHT_CREL:
             what = "CREL relocations are not supported: assemble without -Wa,--crel"
             raise FormatError(obj.path, f"section {index}: {what}")
-        if header[elf.SH_LINK] != obj.symtab:
+        if header[elf.SH_LINK] != symtab:
             raise FormatError(obj.path, f"relocation section {index} has another symbol table")
         total += header[elf.SH_SIZE]
         if total > obj.size:
@@ -251,17 +258,16 @@ class _Search:
         self.proving_infos = {
             obj.layout.info(symbol, each) for symbol in symbols for each in proving
         }
-        prefixes = bytes(x86.MAY_BE_PREFIXES[obj.machine])
-        self.no_prefixes = bytes(range(256)).translate(None, prefixes)
         self.idle = x86.IDLE_PREFIXES[obj.machine]
         self._opcodes: Opcodes | None = None
 
     def part(self, part: "Part") -> "Answer":
         """Tell what is in one part, in values that can go from process to process."""
         relocations, target, pieces = part
-        code = _Code(self.obj, target)
         seen = _Seen()
+        code: _Code | None = None
         for piece in self.obj.relocations_naming(relocations, self.sought, pieces):
+            code = code or _Code(self.obj, target)
             off = {info for info in piece.distinct if self.is_off(info)}
             if off:
                 gone = piece.having(off)
@@ -301,7 +307,7 @@ class _Search:
         This is the bulk path: whole columns are compared, and nothing is decided site by site.
         """
         form, fields = self.plain, piece.offsets
-        if len(fields) < 2 or not self.plain_infos.issuperset(piece.distinct):
+        if not fields or not self.plain_infos.issuperset(piece.distinct):
             return None
         if piece.addends is None or set(piece.addends) != {form.addend}:
             return None
@@ -310,13 +316,14 @@ class _Search:
             return None
         base, text = code.around(low, high)
         starts = [field - 1 for field in fields]
-        pick = itemgetter(*[start - base - 1 for start in starts])
+        places = [start - base - 1 for start in starts]
+        pick = itemgetter(*places, places[0])  # of one place alone it makes no tuple
         if set(pick(memoryview(text)[1:])) != set(form.prefix):
             return None
         doubtful: Sequence[int] = starts
         if self.proving_infos.issuperset(piece.distinct):
-            before = bytes(pick(text))
-            if not before.translate(None, self.no_prefixes):
+            before = bytes(pick(text)[:-1])
+            if not before.translate(None, _NO_PREFIXES[self.obj.machine]):
                 return starts
             doubtful = self.behind_prefixes(starts, before)
         judged, left = self.judge(code, doubtful)

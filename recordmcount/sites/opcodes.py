@@ -8,6 +8,7 @@ does. Nothing here is imported before it is asked for.
 from _bisect import bisect_right
 
 from recordmcount import x86
+from recordmcount.columns import positions
 from recordmcount.elf import object as elf
 from recordmcount.x86_length import covering
 
@@ -26,6 +27,9 @@ _BEHIND = x86.LONGEST_INSTRUCTION
 _KEPT = 64
 # Code is read in pieces of this many bytes.
 _PIECE = 1 << 16
+# Functions are looked up in blocks of 256 bytes of code, for that is what a column of one byte can
+# tell. After so many blocks all functions are sorted, once; a search back ends after a few.
+_MOST_BLOCKS, _BLOCKS_BACK = 64, 16
 
 
 class Verdict:
@@ -49,34 +53,22 @@ class Opcodes:
     def __init__(self, obj: "Object") -> None:
         self._bits = 64 if obj.machine == x86.EM_X86_64 else 32
         self._obj = obj
-        self._starts: dict[int, set[int]] | None = None
-        self._functions: dict[int, tuple[list[int], set[int]]] = {}
+        self._functions = _Functions(obj)
         self._known: dict[bytes, tuple[int, int]] = {}
 
     def doubtful(self, section: int, places: "Iterable[int]") -> set[int]:
         """Choose the places at which no function begins."""
-        return set(places) - self._beginnings(section)[1]
-
-    def _beginnings(self, section: int) -> tuple[list[int], set[int]]:
-        """Find where functions begin in a section: section offsets, ascending and as a set."""
-        if self._starts is None:
-            self._starts = {}
-            for shndx, start in self._obj.places(elf.STT_FUNC, elf.STT_GNU_IFUNC):
-                self._starts.setdefault(shndx, set()).add(start)
-        if section not in self._functions:
-            known = self._starts.get(section, set())
-            self._functions[section] = sorted(known), known
-        return self._functions[section]
+        begins = self._functions.begins
+        return {place for place in places if not begins(section, place)}
 
     def judge(self, section: int, places: "Iterable[int]", read: "Read") -> "dict[int, Verdict]":
         """Find the instructions that cover these places; what is not found cannot be decoded."""
-        functions = self._beginnings(section)[0]
         found = {}
         at = 0  # where an instruction begins, in code that was decoded
         failed = -1  # from where on decoding came to an end
         for place in sorted(places):
-            number = bisect_right(functions, place) - 1
-            begin = max(functions[number] if number >= 0 else 0, at)
+            function = self._functions.last(section, place)
+            begin = max(function, at)
             if begin == failed:
                 continue
             start, opcode = self._covering(read, begin, place)
@@ -84,7 +76,7 @@ class Opcodes:
                 failed = begin
             else:
                 at = start
-                found[place] = Verdict(start, is_opcode=opcode == place, is_proven=number >= 0)
+                found[place] = Verdict(start, is_opcode=opcode == place, is_proven=function >= 0)
         return found
 
     def _covering(self, read: "Read", begin: int, place: int) -> tuple[int, int]:
@@ -111,3 +103,69 @@ class Opcodes:
             bits.append(16)  # nothing tells which: where they differ, nobody knows
         found = {covering(text, 0, place, each) for each in bits}
         return found.pop() if len(found) == 1 else (-1, -1)
+
+
+class _Functions:
+    """Where functions begin in an object's sections, by its symbols: section offsets."""
+
+    _FUNCTION = (elf.STT_FUNC, elf.STT_GNU_IFUNC)
+
+    def __init__(self, obj: "Object") -> None:
+        self._obj = obj
+        self._blocks: dict[tuple[int, int], set[int]] = {}
+        # The second and third byte of every st_value.
+        self._columns: tuple[bytes, bytes] | None = None
+        self._all: dict[int, set[int]] | None = None
+        self._sorted: dict[int, list[int]] = {}
+
+    def begins(self, section: int, place: int) -> bool:
+        """Tell whether a function begins at a place."""
+        if self._all is None:
+            return place in self._block(section, place >> 8)
+        return place in self._all.get(section, ())
+
+    def last(self, section: int, place: int) -> int:
+        """Find the last place up to this one at which a function begins; -1 if there is none."""
+        block = place >> 8
+        for number in range(block, max(block - _BLOCKS_BACK, -1), -1):
+            if self._all is not None:
+                break
+            starts = [start for start in self._block(section, number) if start <= place]
+            if starts:
+                return max(starts)
+            if not number:
+                return -1
+        if section not in self._sorted:
+            self._sorted[section] = sorted(self._every().get(section, ()))
+        starts = self._sorted[section]
+        index = bisect_right(starts, place) - 1
+        return starts[index] if index >= 0 else -1
+
+    def _block(self, section: int, number: int) -> set[int]:
+        """Find all in the 256 bytes from section offset 256 * `number` on, or more."""
+        found = self._blocks.get((section, number))
+        if found is not None:
+            return found
+        if len(self._blocks) >= _MOST_BLOCKS:
+            return self._every().get(section, set())
+        found = self._blocks[section, number] = set()
+        obj, symbols = self._obj, self._obj.symbol_bytes
+        size, at, info = obj.layout.sym.size, obj.layout.sym_value, obj.layout.sym_info
+        if self._columns is None:
+            self._columns = symbols[at + 1 :: size], symbols[at + 2 :: size]
+        second, third = self._columns
+        for symbol in positions(second, {number & 0xFF}):
+            is_near = third[symbol] == number >> 8 & 0xFF
+            if is_near and symbols[symbol * size + info] & 0xF in self._FUNCTION:
+                fields = obj.raw_symbol(symbol)
+                start = fields[elf.ST_VALUE]
+                if fields[elf.ST_SHNDX] == section and start >> 8 == number:
+                    found.add(start)
+        return found
+
+    def _every(self) -> dict[int, set[int]]:
+        if self._all is None:
+            self._all = {}
+            for section, start in self._obj.places(*self._FUNCTION):
+                self._all.setdefault(section, set()).add(start)
+        return self._all
