@@ -12,8 +12,20 @@ import capstone
 import pytest
 
 from recordmcount import x86_length
-from recordmcount.sites import calls
+from recordmcount.elf import object as elf
+from recordmcount.sites import calls, opcodes
 from tests.support import command, images
+from tests.support.elf_builder import (
+    I386,
+    STT_FUNC,
+    STT_NOTYPE,
+    STT_OBJECT,
+    X86_64,
+    Section,
+    Symbol,
+    Target,
+    build,
+)
 from tests.support.loc_table import table_entries
 from tests.support.objects import Read, found, record_file
 
@@ -261,3 +273,29 @@ def test_a_length_is_that_of_a_disassembler_or_unknown(bits: int, mode: int) -> 
         known += measured > 0
         unknown += measured == 0
     assert unknown * 200 < known
+
+
+@pytest.mark.parametrize("target", [X86_64, I386], ids=["x86_64", "i386"])
+@pytest.mark.parametrize("blocks", [0, 1, 64, 1000], ids="{} blocks".format)
+def test_functions_are_found_alike_one_by_one_and_all_at_once(
+    blocks: int, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(blocks)
+    starts = sorted(chance.sample(range(0, 1 << 17, 16), 60))
+    starts += [1 << 18, (1 << 18) + 1, 1 << 24]
+    symbols = [Symbol(f"f{start}", ".text", start, type=STT_FUNC) for start in starts]
+    other = [
+        Symbol("data", ".text", 8, type=STT_OBJECT),
+        Symbol("cold", ".text.cold", 24, type=STT_FUNC),
+        Symbol("label", ".text", 40, type=STT_NOTYPE),
+    ]
+    sections = [Section(".text", data=bytes(16)), Section(".text.cold", data=bytes(16))]
+    data = build(target, sections, [*symbols, *other]).data
+    monkeypatch.setattr(opcodes, "_MOST_BLOCKS", blocks)
+    obj = elf.Object("o", len(data), lambda at, size: data[at : at + size])
+    known = opcodes.FunctionStarts(obj)
+    places = [0, 8, 24, 40, *starts, *(start + chance.randrange(1, 9000) for start in starts)]
+    for place in chance.sample(places, len(places)):
+        before = [start for start in starts if start <= place]
+        assert known.begins(1, place) is (place in starts)
+        assert known.last(1, place) == max(before, default=-1)

@@ -7,9 +7,9 @@ it names ends there. Names are those before an `@`: assemblers and linkers appen
 from __future__ import annotations
 
 from _bisect import bisect_left, bisect_right
-from itertools import accumulate, zip_longest
+from itertools import accumulate, compress, zip_longest
 
-from recordmcount.columns import pick, positions
+from recordmcount.columns import positions
 from recordmcount.errors import FormatError
 
 from . import frames
@@ -46,25 +46,23 @@ def named(obj: Object, names: Sequence[bytes]) -> Iterator[tuple[bytes, int, int
                     yield name, fields[elf.ST_VALUE], fields[elf.ST_INFO], fields[elf.ST_SHNDX]
 
 
-def places(obj: Object, *types: int) -> list[int]:
-    """Return st_value of all symbols of these types, of both tables, in any order."""
+def places(obj: Object, content: bytes, *types: int) -> set[int]:
+    """Return st_value of the symbols of these types in a table of these contents."""
     layout = obj.layout
     size = layout.sym.size
-    found: list[int] = []
+    content = content[: len(content) - len(content) % size]
     infos = {binding << 4 | each for binding in _BINDINGS for each in types}
-    for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
-        content = obj.content(index)
-        content = content[: len(content) - len(content) % size]
-        values = layout.column(content, layout.sym_value, size)
-        chosen = pick(values, positions(content[layout.sym_info :: size], infos))
-        found += chosen if min(chosen, default=0) >= 0 else [one & layout.highest for one in chosen]
-    return found
+    is_one = bytes([info in infos for info in range(256)])
+    chosen = content[layout.sym_info :: size].translate(is_one)
+    found = set(compress(layout.column(content, layout.sym_value, size), chosen))
+    return found if min(found, default=0) >= 0 else {one & layout.highest for one in found}
 
 
 _START, _RANK, _TABLE, _NAME, _SIZE = 0, 1, 3, 4, 5  # of a row
 # The types and bindings by how good a name they make for a function. What assembly gives any other
 # type is still named so; a section, a file and a thread's variable are no places in code.
 _FUNCTIONS = (elf.STT_FUNC, elf.STT_GNU_IFUNC, elf.STT_NOTYPE)
+_TYPED = _FUNCTIONS[:2]
 _NO_PLACES = (elf.STT_SECTION, elf.STT_FILE, elf.STT_TLS)
 _TYPES = (*_FUNCTIONS, *(each for each in range(16) if each not in _FUNCTIONS + _NO_PLACES))
 _BINDINGS = (elf.STB_GLOBAL, elf.STB_GNU_UNIQUE, elf.STB_WEAK, elf.STB_LOCAL)
@@ -91,6 +89,8 @@ class Functions:
         self._names: dict[tuple[int, int], str] = {}
         self._aliases: dict[tuple[int, int], tuple[str, ...]] = {}
         self._sections: dict[int, _Column] | None = None
+        self._most: set[int] | None = None
+        self._fullest = 0
 
     def at(self, section: int, place: int, begins: int = 0) -> tuple[str | None, int]:
         """Find the function at a place: (name, bytes from its start), (None, 0) if there is none.
@@ -146,7 +146,23 @@ class Functions:
     def beginnings(self) -> tuple[set[int], set[int]]:
         """Return st_value of symbols that are functions, and of those without a type."""
         obj = self._obj
-        return {*places(obj, elf.STT_FUNC, elf.STT_GNU_IFUNC)}, {*places(obj, elf.STT_NOTYPE)}
+        typed = set(self.most_beginnings())
+        untyped: set[int] = set()
+        for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
+            content = obj.content(index)
+            if index != self._fullest:
+                typed |= places(obj, content, *_TYPED)
+            untyped |= places(obj, content, elf.STT_NOTYPE)
+        return typed, untyped
+
+    def most_beginnings(self) -> set[int]:
+        """Return st_value of symbols that are functions, of one table: that is nearly all."""
+        if self._most is None:
+            obj = self._obj
+            tables = obj.of_type(elf.SHT_SYMTAB) or obj.of_type(elf.SHT_DYNSYM)
+            self._fullest = tables[0] if tables else 0
+            self._most = places(obj, obj.content(tables[0]), *_TYPED) if tables else set()
+        return self._most
 
     def begins(self, section: int, place: int) -> bool:
         """Tell whether a symbol of type STT_FUNC stands at a place; any other type is no proof."""

@@ -37,8 +37,9 @@ class Boundaries:
         self._obj = obj
         self._code = code
         entry = obj.layout.ehdr.unpack(obj.header)[elf.E_ENTRY]
-        self._typed, self._untyped = code.beginnings()
-        self._typed.add(entry)
+        self._most = code.most_beginnings() | {entry}
+        self._typed: set[int] = set()
+        self._untyped: set[int] = set()
         self._known: tuple[list[int], list[int]] | None = None
         self._has_frames = False
         self._prologues = {b""}
@@ -46,6 +47,11 @@ class Boundaries:
 
     def doubtful(self, vaddrs: Sequence[int], start: int, text: bytes) -> Iterator[tuple[int, str]]:
         """Yield (index, reason) of those that are not proven; code from `start` on is `text`."""
+        if self._most.issuperset(vaddrs):
+            return
+        if not self._typed:
+            self._typed, self._untyped = self._code.beginnings()
+            self._typed |= self._most
         typed, untyped = self._typed, self._untyped
         for index, vaddr in enumerate(vaddrs):
             if vaddr not in typed and vaddr not in untyped:

@@ -123,6 +123,10 @@ class LinkedCode:
         """Return where functions begin by symbols: by those typed so, and by those without type."""
         return self._functions.beginnings()
 
+    def most_beginnings(self) -> set[int]:
+        """Return most of those that are typed so: to read them takes a fraction of the time."""
+        return self._functions.most_beginnings()
+
     def unnamed(self, function: str | None) -> str:
         """Tell what is odd about a site in `function`: that a symbol should name it."""
         return UNNAMED if function is None and self._has_symbols else ""

@@ -53,7 +53,7 @@ class Opcodes:
     def __init__(self, obj: "Object") -> None:
         self._bits = 64 if obj.machine == x86.EM_X86_64 else 32
         self._obj = obj
-        self._functions = _Functions(obj)
+        self._functions = FunctionStarts(obj)
         self._known: dict[bytes, tuple[int, int]] = {}
 
     def doubtful(self, section: int, places: "Iterable[int]") -> set[int]:
@@ -105,7 +105,7 @@ class Opcodes:
         return found.pop() if len(found) == 1 else (-1, -1)
 
 
-class _Functions:
+class FunctionStarts:
     """Where functions begin in an object's sections, by its symbols: section offsets."""
 
     _FUNCTION = (elf.STT_FUNC, elf.STT_GNU_IFUNC)

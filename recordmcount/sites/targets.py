@@ -7,7 +7,7 @@ no segment loads is none.
 from __future__ import annotations
 
 from _bisect import bisect_left
-from _operator import le
+from _operator import itemgetter, le
 from itertools import islice
 
 from recordmcount import mcount_loc, x86
@@ -135,11 +135,9 @@ def _ordered(relocations: DynamicRelocations) -> DynamicRelocations:
     slots, infos, addends = relocations.slots, relocations.infos, relocations.addends
     if all(map(le, slots, islice(slots, 1, None))):  # linkers sort all or most of them
         return relocations
-    order = sorted(range(len(slots)), key=slots.__getitem__)
+    chosen = itemgetter(*sorted(range(len(slots)), key=slots.__getitem__))
     return DynamicRelocations(
-        [slots[number] for number in order],
-        [infos[number] for number in order],
-        addends and [addends[number] for number in order],
+        list(chosen(slots)), list(chosen(infos)), addends and list(chosen(addends))
     )
 
 
