@@ -308,6 +308,18 @@ def test_a_value_that_looks_like_a_name_is_no_name() -> None:
 
 
 @TARGETS
+def test_a_symbol_that_is_not_there_is_an_error(target: Target) -> None:
+    data = build(target, [Section(".text", data=b"\xc3")], [Symbol("f", ".text")]).data
+    for is_read in (False, True):
+        obj = parsed(data)
+        if is_read:
+            assert obj.symbol_bytes
+        assert obj.raw_symbol(1)[4:] == (0, 1)
+        with pytest.raises(FormatError, match="there is no symbol 2"):
+            obj.raw_symbol(2)
+
+
+@TARGETS
 def test_symbols_of_no_section_have_none(target: Target) -> None:
     built = build(
         target,

@@ -589,7 +589,9 @@ class Object:
             yield from zip(sections, map(layout.highest.__and__, values), strict=True)
 
     def raw_symbol(self, index: int) -> "RawSymbol":
-        """Give one symbol as `raw_symbols` does; there must be one of this index."""
+        """Give one symbol as `raw_symbols` does; FormatError where there is none of this index."""
+        if index >= self.symbol_count:
+            raise FormatError(self.path, f"there is no symbol {index}")
         sym = self.layout.sym
         if self._symbols is None and self.symtab is not None:
             start = self.headers[self.symtab][SH_OFFSET] + index * sym.size
