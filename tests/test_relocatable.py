@@ -89,7 +89,9 @@ def test_bytes_are_those_of_the_file(fixture: Fixture) -> None:
     path = build_fixture(fixture)
     with path.open("rb") as stream:
         contents = [(one.name, one.data()) for one in ELFFile(stream).iter_sections()]
-    for site in listing(path, *fixture.names):
+    sites = listing(path, *fixture.names)
+    assert list(sites) == [sites[number] for number in range(len(sites))]  # fast, and one by one
+    for site in sites:
         assert any(
             name == site.section and data[site.position :].startswith(site.code)
             for name, data in contents

@@ -130,7 +130,11 @@ class Functions:
         if found is None:
             column = self._column(section)
             first, end = bisect_left(column.starts, start), bisect_right(column.starts, start)
-            found = tuple(dict.fromkeys(map(self._name, reversed(column.rows[first:end]))))
+            rows = column.rows[first:end]
+            if len(rows) == 1:
+                found = (self._name(rows[0]),)
+            else:
+                found = tuple(dict.fromkeys(map(self._name, reversed(rows))))
             self._aliases[section, start] = found
         return found
 
@@ -184,6 +188,8 @@ class Functions:
         return name
 
     def _column(self, section: int) -> _Column:
+        if self._sections is not None and section in self._sections:
+            return self._sections[section]
         if self._sections is None:
             self._strings: dict[int, bytes] = {}
             rows: dict[int, list[_Row]] = {}

@@ -74,6 +74,17 @@ class Group(NamedTuple):
     entries: Sequence[int]
 
 
+class _Alike(NamedTuple):
+    """What the usual sites of one section that stand in one way have in common; as in Site."""
+
+    code: bytes
+    state: State
+    form: str
+    call: bytes
+    nop: bytes | None
+    relocation: str
+
+
 class RelocatableSites:
     """The SiteTable of an object: columns, of which each Site is made.
 
@@ -122,7 +133,32 @@ class RelocatableSites:
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Site]:
-        return map(self.__getitem__, range(len(self)))
+        for part, first in zip(self.parts, self.firsts, strict=False):
+            yield from self._of_part(part, first)
+
+    def _of_part(self, part: Part, first: int) -> Iterator[Site]:
+        """Make the sites of a part, which are numbered from `first`; of usual ones fast.
+
+        What those have in common is looked up once: with it they were compared in bulk.
+        """
+        content, column, is_loose = self._content, part.column, part.section in self.loose
+        machine, section = content.obj.machine, content.code.section(part.section)
+        known: dict[int, _Alike] = {}
+        rows = zip(column.starts, column.ways, part.recorded, strict=True)
+        for number, (start, way, recorded) in enumerate(rows, first):
+            function, distance = content.functions.at(part.section, start, start)
+            if not way or is_loose or function is None:
+                yield self[number]
+                continue
+            alike = known.get(way)
+            if alike is None:
+                alike = known[way] = content.alike(column, number - first)
+            yield Site(
+                section.name, start, section.offset + start, True, machine,
+                function, distance, content.functions.names(part.section, start - distance),
+                alike.code, alike.state, alike.form, bool(recorded), alike.call, alike.nop,
+                relocation=alike.relocation,
+            )  # fmt: skip
 
     def finding(self, number: int) -> Finding:
         """Tell what stands at a site, without the names that a Site has."""
@@ -220,11 +256,22 @@ class _Content:
         """Tell what stands at a place that has this number in a column."""
         if not column.ways[number]:
             return self.findings[place]
+        way, known = self.usual.ways[column.ways[number] - 1], self._relocation(column, number)
+        return Finding(way.state, way.form.length, way.form.name, relocation=known)
+
+    def alike(self, column: Column, number: int) -> _Alike:
+        """Tell what all sites of a column have that stand in the way of this usual one."""
         way = self.usual.ways[column.ways[number] - 1]
-        known = Relocation(
+        call, nop = self.turned(self._relocation(column, number))
+        name = x86.RELOCATION_NAMES[self.obj.machine][way.type]
+        nop = way.code if way.state is State.NOP else nop
+        return _Alike(way.code, way.state, way.form.name, call, nop, name)
+
+    def _relocation(self, column: Column, number: int) -> Relocation:
+        way = self.usual.ways[column.ways[number] - 1]
+        return Relocation(
             column.relocations, column.entries[number], way.form, way.type, way.symbol
         )
-        return Finding(way.state, way.form.length, way.form.name, relocation=known)
 
     def function_at(self, place: Place, known: Relocation | None) -> tuple[str | None, int]:
         """Find the function of a site as `LinkedCode.function_at` does."""
