@@ -10,15 +10,14 @@ it does not, the whole program is run.
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from recordmcount import x86
-from recordmcount.errors import FormatError
-
 from . import object as elf
+from .debug_sections import DebugSections
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,12 +33,12 @@ _LNCT_PATH, _LNCT_DIRECTORY = 1, 2
 (_DATA2, _DATA4, _DATA8, _STRING, _BLOCK_FORM, _DATA1, _STRP, _UDATA, _DATA16, _LINE_STRP) = (
     0x05, 0x06, 0x07, 0x08, 0x09, 0x0B, 0x0E, 0x0F, 0x1E, 0x1F,
 )  # fmt: skip
+_SOURCES = {_STRP: b".debug_str", _LINE_STRP: b".debug_line_str"}
 _FIXED = {_DATA1: 1, _DATA2: 2, _DATA4: 4, _DATA8: 8, _DATA16: 16}
-# Relocation types that fill words of debug information with addresses or offsets.
-_WORDS = {
-    x86.EM_X86_64: {x86.R_X86_64_64: 8, x86.R_X86_64_32: 4},
-    x86.EM_386: {x86.R_386_32: 4},
-}
+
+# How many times the size of all programs may be run; those of sound files are run once.
+RUNS = 4
+ESCAPED = "backslashreplace"
 
 
 class Line(NamedTuple):
@@ -69,14 +68,18 @@ class Lines:
 
     def __init__(self, obj: Object) -> None:
         self._obj = obj
-        self._content = _relocated(obj, b".debug_line")
-        self._strings: dict[bytes, bytes] = {}
-        self._files: dict[int, list[str]] = {}
+        self._sections = obj.once(DebugSections)
+        self._content = self._sections.content(b".debug_line")
+        self._left = RUNS * len(self._content.data)
+        self._tables: dict[int, tuple[_Table, _Table]] = {}
+        self._paths: dict[tuple[int, int], str] = {}
+        self._steps: dict[tuple[int, ...], tuple[list[int], list[int]]] = {}
 
     def of(self, section: int, addresses: Sequence[int]) -> list[Line | None]:
         """Find the lines of ascending places, section offsets or link-time virtual addresses.
 
-        None where a line is not known. `section` matters in objects only.
+        None where a line is not known. `section` matters in objects only. Raises FormatError where
+        the names of files would be too much to tell.
         """
         starts = self._starts.get(section if self._obj.type == elf.ET_REL else 0, [])
         wanted: dict[int, list[int]] = {}
@@ -91,7 +94,7 @@ class Lines:
                 for address, (file, number) in self._rows(unit, position, within).items():
                     if number:
                         found[address] = Line(self._file(unit, file), number)
-            except (IndexError, FormatError):  # a table or a program that is cut short
+            except (IndexError, OverflowError):  # a table or a program that is cut short
                 continue
         return list(map(found.get, addresses))
 
@@ -121,6 +124,8 @@ class Lines:
 
     def _rows(self, unit: _Unit, position: int, addresses: list[int]) -> dict[int, tuple[int, int]]:
         """Find (file, line) of ascending addresses in the sequence that is set at `position`."""
+        if self._left < 0:
+            return {}
         before = self._content.data.rfind(_END_SEQUENCE, unit.program, position)
         begin = unit.program if before < 0 else before + len(_END_SEQUENCE)
         found, is_there = self._run(unit, begin, position, addresses)
@@ -128,17 +133,28 @@ class Lines:
             return found
         return self._run(unit, unit.program, position, addresses)[0]
 
-    def _run(  # noqa: PLR0912 - a branch for each opcode, in the order of how often they come
-        self, unit: _Unit, at: int, position: int, addresses: list[int]
-    ) -> tuple[dict[int, tuple[int, int]], bool]:
-        """Run a program from `at`, where a sequence begins, to the end of that set at `position`.
+    def _special(self, unit: _Unit) -> tuple[list[int], list[int]]:
+        """Tell what the special opcodes of a unit add: (to the address, to the line)."""
+        base, least = len(unit.operands) + 1, unit.least_length
+        kind = base, least, unit.line_range, unit.line_base
+        if kind not in self._steps:
+            self._steps[kind] = (
+                [(op - base) // unit.line_range * least for op in range(256)],
+                [(op - base) % unit.line_range + unit.line_base for op in range(256)],
+            )
+        return self._steps[kind]
 
-        The second value tells whether there was one: then decoding was in step.
+    def _run(  # noqa: PLR0912 - a branch for each opcode, in the order of how often they come
+        self, unit: _Unit, start: int, position: int, addresses: list[int]
+    ) -> tuple[dict[int, tuple[int, int]], bool]:
+        """Run a program from `start`, where a sequence begins, to the end of one.
+
+        Of that which is set at `position`. The second value tells whether there was one: then
+        decoding was in step.
         """
         data, size, least = self._content.data, self._obj.layout.word, unit.least_length
-        base = len(unit.operands) + 1
-        advances = [(op - base) // unit.line_range * least for op in range(256)]
-        steps = [(op - base) % unit.line_range + unit.line_base for op in range(256)]
+        base, at = len(unit.operands) + 1, start
+        advances, steps = self._special(unit)
         found: dict[int, tuple[int, int]] = {}
         goals = iter(addresses)
         goal = none = 1 << 64
@@ -182,90 +198,118 @@ class Lines:
                         found[goal] = last
                         goal = next(goals, none)
                     if is_there:
+                        self._left -= at - start
                         return found, True
                     address, file, line, last = 0, 1, 1, (0, 0)
                 at += max(length, 1)
+        self._left -= at - start
         return {}, False
 
     # --- file tables --------------------------------------------------------------------------
 
     def _file(self, unit: _Unit, number: int) -> str:
-        if unit.start not in self._files:
-            tables = self._tables_5 if unit.version >= 5 else self._tables_2
-            self._files[unit.start] = tables(unit)
-        return self._files[unit.start][number]
+        key = unit.start, number
+        if key not in self._paths:
+            if unit.start not in self._tables:
+                tables = self._tables_5 if unit.version >= 5 else self._tables_2
+                self._tables[unit.start] = tables(unit)
+            path = self._path(unit, *self._tables[unit.start], number)
+            self._obj.budget.tell(path)
+            self._paths[key] = path
+        return self._paths[key]
 
-    def _tables_2(self, unit: _Unit) -> list[str]:
-        """Read the tables of DWARF 2 to 4; file 0 is none, folder 0 that of the compilation."""
-        data, position = self._content.data, unit.tables
-        folders = [""]
-        while data[position]:
-            folder, position = _string(data, position)
-            folders.append(folder)
-        position += 1
-        files = [""]
-        while data[position]:
-            name, position = _string(data, position)
-            folder_number, position = _uleb(data, position)
+    def _path(self, unit: _Unit, folders: _Table, files: _Table, number: int) -> str:
+        """Join a file's name and its folder's; but the first folder is that of the compilation."""
+        if unit.version < 5:  # numbers begin with 1
+            folder = files.folders[number - 1] if number else 1 << 64
+            return _joined(folders.name(folder - 1) if folder else "", files.name(number - 1))
+        path = _joined(folders.name(files.folders[number]), files.name(number))
+        return path.removeprefix(f"{folders.name(0)}/")
+
+    def _tables_2(self, unit: _Unit) -> tuple[_Table, _Table]:
+        """Read the tables of DWARF 2 to 4: folders, and files."""
+        data, at = self._content.data, unit.tables
+        folders, files = _Table(data), _Table(data)
+        while data[at] and at < unit.program:
+            folders.add(at, 0)
+            at = _end(data, at)
+        at += 1
+        while data[at] and at < unit.program:
+            name, at = at, _end(data, at)
+            folder, at = _uleb(data, at)
             for _ in range(2):  # time and length
-                _, position = _uleb(data, position)
-            files.append(_joined(folders[folder_number], name))
-        return files
+                _, at = _uleb(data, at)
+            files.add(name, folder)
+        return folders, files
 
-    def _tables_5(self, unit: _Unit) -> list[str]:
-        folders, position = self._table_5(unit, unit.tables)
-        files, _ = self._table_5(unit, position)
-        names = [folder for folder, _ in folders]
-        first = names[0] if names else ""
-        joined = [_joined(names[folder], name) for name, folder in files]
-        return [name.removeprefix(f"{first}/") for name in joined]
+    def _tables_5(self, unit: _Unit) -> tuple[_Table, _Table]:
+        folders, at = self._table_5(unit, unit.tables)
+        files, _ = self._table_5(unit, at)
+        return folders, files
 
-    def _table_5(self, unit: _Unit, position: int) -> tuple[list[tuple[str, int]], int]:
-        """Read one table: (path, folder number) rows, and the position behind it."""
+    def _table_5(self, unit: _Unit, at: int) -> tuple[_Table, int]:
+        """Read one table, and the position behind it."""
         data = self._content.data
         formats = []
-        count = data[position]
-        position += 1
+        count = data[at]
+        at += 1
         for _ in range(count):
-            content, position = _uleb(data, position)
-            form, position = _uleb(data, position)
+            content, at = _uleb(data, at)
+            form, at = _uleb(data, at)
             formats.append((content, form))
-        length, position = _uleb(data, position)
-        rows = []
+        paths = [form for content, form in formats if content == _LNCT_PATH]
+        source = _SOURCES.get(paths[-1]) if paths else None
+        table = _Table(self._sections.content(source).data if source else data)
+        length, at = _uleb(data, at)
         for _ in range(length if formats else 0):
-            path, folder = "", 0
+            name = folder = 0
             for content, form in formats:
-                value, position = self._value(unit, form, position)
-                if content == _LNCT_PATH and isinstance(value, str):
-                    path = value
-                elif content == _LNCT_DIRECTORY and isinstance(value, int):
+                value, at = self._value(unit, form, at)
+                if content == _LNCT_PATH:
+                    name = value
+                elif content == _LNCT_DIRECTORY:
                     folder = value
-            rows.append((path, folder))
-        return rows, position
+                if at > unit.program:
+                    raise IndexError("a table that ends behind its header")
+            table.add(name, folder)
+        return table, at
 
-    def _value(self, unit: _Unit, form: int, position: int) -> tuple[str | int, int]:
+    def _value(self, unit: _Unit, form: int, at: int) -> tuple[int, int]:
+        """Read a value, of a string where it stands, and the position behind it."""
         data = self._content.data
-        if form in _FIXED:
-            end = position + _FIXED[form]
-            if end > unit.end:
-                raise IndexError
-            return int.from_bytes(data[position:end], "little"), end
+        if form in (_STRP, _LINE_STRP) or form in _FIXED:
+            end = at + _FIXED.get(form, unit.offset_size)
+            return int.from_bytes(data[at:end], "little"), end
         if form == _STRING:
-            return _string(data, position)
+            return at, _end(data, at)
         if form == _UDATA:
-            return _uleb(data, position)
+            return _uleb(data, at)
         if form == _BLOCK_FORM:
-            length, position = _uleb(data, position)
-            return 0, position + length
-        if form in (_STRP, _LINE_STRP):
-            end = position + unit.offset_size
-            name = b".debug_str" if form == _STRP else b".debug_line_str"
-            if name not in self._strings:
-                self._strings[name] = _relocated(self._obj, name).data
-            return _string(self._strings[name], int.from_bytes(data[position:end], "little"))[
-                0
-            ], end
+            length, at = _uleb(data, at)
+            return 0, at + length
         raise IndexError(f"DW_FORM {form:#x}")
+
+
+class _Table:
+    """Names and the numbers of their folders; names are read, and decoded, when they are asked for.
+
+    For many names may stand for one long one.
+    """
+
+    def __init__(self, source: bytes) -> None:
+        self._source = source
+        self._names = array("Q")
+        self.folders = array("Q")
+
+    def add(self, name: int, folder: int) -> None:
+        """Add a name, by its position."""
+        self._names.append(name)
+        self.folders.append(folder)
+
+    def name(self, number: int) -> str:
+        """Read a name; raises IndexError for what is none."""
+        start = self._names[number]
+        return self._source[start : _end(self._source, start) - 1].decode("utf-8", ESCAPED)
 
 
 def _joined(folder: str, name: str) -> str:
@@ -301,61 +345,12 @@ def _units(data: bytes) -> Iterator[_Unit]:
         start = end
 
 
-class _Content(NamedTuple):
-    """A section's bytes, relocated; and by the position of a word the section that it points to."""
-
-    data: bytes
-    places: dict[int, int]
-
-
-def _relocated(obj: Object, name: bytes) -> _Content:
-    """Read a section of debug information; in objects with its relocations applied."""
-    indices = obj.named(name)
-    if not indices:
-        return _Content(b"", {})
-    section = obj.section(indices[0])
-    data = obj.read(section.offset, section.size, section.name)
-    if section.flags & elf.SHF_COMPRESSED:
-        data = _decompressed(obj, data, name)
-    if obj.type != elf.ET_REL:
-        return _Content(data, {})
-    content, places = bytearray(data), {}
-    sizes = _WORDS[obj.machine]
-    for index in obj.of_type(elf.SHT_RELA, elf.SHT_REL):
-        if obj.headers[index][elf.SH_INFO] != indices[0]:
-            continue
-        for at, kind, number, addend in obj.relocations(index):
-            size = sizes.get(kind)
-            if size is None or at + size > len(content) or number >= obj.symbol_count:
-                continue
-            symbol = obj.raw_symbol(number)
-            before = int.from_bytes(content[at : at + size], "little") if addend is None else addend
-            value = symbol[elf.ST_VALUE] + before & (1 << 8 * size) - 1
-            content[at : at + size] = value.to_bytes(size, "little")
-            places[at] = symbol[elf.ST_SHNDX]
-    return _Content(bytes(content), places)
-
-
-def _decompressed(obj: Object, data: bytes, name: bytes) -> bytes:
-    """Decompress a section with SHF_COMPRESSED (gABI, "Section Compression")."""
-    import zlib
-
-    head = 24 if obj.layout.is_64 else 12
-    kind = int.from_bytes(data[:4], "little")
-    size = int.from_bytes(data[8:16] if obj.layout.is_64 else data[4:8], "little")
-    if kind != 1 or size > 1032 * len(data):  # the most that zlib can make of it
-        raise FormatError(obj.path, "a compressed section that is not supported", name.decode())
-    try:
-        return zlib.decompress(data[head:])
-    except zlib.error as error:
-        raise FormatError(obj.path, "a compressed section is broken", name.decode()) from error
-
-
-def _string(data: bytes, position: int) -> tuple[str, int]:
+def _end(data: bytes, position: int) -> int:
+    """Return the position behind a string."""
     end = data.find(b"\0", position)
     if end < 0:
-        raise IndexError
-    return data[position:end].decode("utf-8", "backslashreplace"), end + 1
+        raise IndexError("a string without end")
+    return end + 1
 
 
 def _uleb(data: bytes, position: int) -> tuple[int, int]:

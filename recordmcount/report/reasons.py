@@ -6,20 +6,21 @@ information tells of its unit. (What compilers do was measured with gcc 12 and c
 
 from __future__ import annotations
 
-import io
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from functools import cached_property
-from typing import Any, NamedTuple
 
 from recordmcount import x86
 from recordmcount.elf import object as elf
 
+from .units import Units
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from recordmcount.elf.object import Object
+
+    from .units import Unit
 
 
 class Reason(StrEnum):
@@ -49,47 +50,8 @@ _START_UP = frozenset(
     )
 )  # fmt: skip
 _ASSEMBLER = 0x8001  # DW_LANG_Mips_Assembler, which all assemblers take
-_INLINED = (1, 3)  # DW_INL_inlined, DW_INL_declared_inlined
 # How gcc spells -pg in DW_AT_producer, where it lists its options. (clang lists none.)
 _PROFILING = (" -p ", " -pg ")
-# Beyond so many bytes of .debug_info not all of its functions are looked at.
-_MOST_INFO = 1 << 20
-
-
-class Unit(NamedTuple):
-    """A unit of compilation: addresses from `start` to before `end`; all of them in an object."""
-
-    start: int
-    end: int
-    producer: str
-    language: int
-
-
-class _Stream(io.RawIOBase):
-    """The bytes of a file, as pyelftools reads them."""
-
-    def __init__(self, obj: Object) -> None:
-        self._obj = obj
-        self._at = 0
-
-    def readinto(self, buffer: Any) -> int:
-        size = max(0, min(len(buffer), self._obj.size - self._at))
-        buffer[:size] = self._obj.raw(self._at, size)
-        self._at += size
-        return size
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, self._obj.size)[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
 
 
 class Reasons:
@@ -97,7 +59,7 @@ class Reasons:
 
     def __init__(self, obj: Object, debug: Object, names: Sequence[str] = ()) -> None:
         self._is_object = obj.type == elf.ET_REL
-        self._file = _Stream(debug)
+        self._units = Units(debug)
         self._tracers = {*x86.MCOUNT_NAMES, *names}
 
     def of(self, name: str, address: int) -> Reason:
@@ -125,85 +87,14 @@ class Reasons:
         return Reason.ATTRIBUTE if is_profiled else Reason.NOT_PROFILED
 
     def _unit(self, address: int) -> Unit | None:
+        units = self._units.listed
         if self._is_object:  # of several units it cannot be told which; nearly always there is one
-            kinds = {(unit.producer, unit.language) for unit in self._units}
-            return self._units[0] if len(kinds) == 1 else None
-        number = bisect_right(self._units, address, key=lambda unit: unit.start) - 1
-        found = self._units[number] if number >= 0 else None
+            kinds = {(unit.producer, unit.language) for unit in units}
+            return units[0] if len(kinds) == 1 else None
+        number = bisect_right(units, address, key=lambda unit: unit.start) - 1
+        found = units[number] if number >= 0 else None
         return found if found and address < found.end else None
 
     def inlined(self) -> list[str]:
         """Name the functions that exist in inlined copies alone, as far as that can be known."""
-        return sorted({name for name in self._inlined() if name})
-
-    # --- debug information --------------------------------------------------------------------
-
-    @cached_property
-    def _dwarf(self) -> Any:
-        """The debug information by pyelftools; None without any that it can read."""
-        from elftools.common.exceptions import ELFError
-        from elftools.elf.elffile import ELFFile
-
-        try:
-            file = ELFFile(io.BufferedReader(self._file))
-            return file.get_dwarf_info() if file.has_dwarf_info() else None
-        except (ELFError, *_BROKEN):
-            return None
-
-    @cached_property
-    def _units(self) -> list[Unit]:
-        units: list[Unit] = []
-        try:
-            for unit in self._dwarf.iter_CUs() if self._dwarf else ():
-                top = unit.get_top_DIE()
-                producer, language = (_value(top, f"DW_AT_{it}") for it in ("producer", "language"))
-                told = (producer or b"").decode("utf-8", "backslashreplace"), language or 0
-                units += [Unit(*each, *told) for each in self._ranges(unit, top)]
-        except _BROKEN:
-            pass
-        return sorted(units)
-
-    def _ranges(self, unit: Any, top: Any) -> Iterator[tuple[int, int]]:
-        low, high = _value(top, "DW_AT_low_pc"), top.attributes.get("DW_AT_high_pc")
-        if low is not None and high is not None:
-            from elftools.dwarf.descriptions import describe_form_class
-
-            is_length = describe_form_class(high.form) == "constant"
-            yield low, low + high.value if is_length else high.value
-            return
-        ranges, lists = _value(top, "DW_AT_ranges"), self._dwarf.range_lists()
-        base = low or 0
-        for entry in lists.get_range_list_at_offset(ranges, cu=unit) if ranges and lists else ():
-            if hasattr(entry, "base_address"):
-                base = entry.base_address
-            else:
-                offset = 0 if getattr(entry, "is_absolute", False) else base
-                yield entry.begin_offset + offset, entry.end_offset + offset
-        if self._is_object and not ranges:
-            yield 0, 0
-
-    def _inlined(self) -> Iterator[str]:
-        if self._dwarf is None or self._dwarf.debug_info_sec.size > _MOST_INFO:
-            return
-        try:
-            for unit in self._dwarf.iter_CUs():
-                for entry in unit.get_top_DIE().iter_children():
-                    if (
-                        entry.tag == "DW_TAG_subprogram"
-                        and _value(entry, "DW_AT_inline") in _INLINED
-                    ):
-                        yield (_value(entry, "DW_AT_name") or b"").decode("utf-8", "replace")
-        except _BROKEN:
-            return
-
-
-# What pyelftools raises where its input is not sound, beside its own exceptions.
-_BROKEN = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, TypeError,
-    ValueError, RecursionError, MemoryError, OSError,
-)  # fmt: skip
-
-
-def _value(entry: Any, attribute: str) -> Any:
-    found = entry.attributes.get(attribute)
-    return found.value if found else None
+        return self._units.inlined
