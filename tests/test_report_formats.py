@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -188,21 +187,3 @@ def test_nothing_is_loaded_and_no_other_script_can_run(tmp_path: Path) -> None:
     assert policy[1].startswith("default-src 'none'; style-src 'sha256-")
     markup = re.sub(r'(id="data">).*?(</script>)', r"\1\2", page, flags=re.DOTALL)
     assert not re.search(r"(?:src|href)=|url\(|@import|https?:", markup)
-
-
-@pytest.mark.matrix
-def test_a_browser_shows_the_rows(tmp_path: Path) -> None:
-    """The script runs under the policy, and what it makes of names is text."""
-    path = tmp_path / "page.html"
-    path.write_text(report("--format", "html", hostile(tmp_path)))
-    done = subprocess.run(
-        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom",
-         path.as_uri()],
-        check=True, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert "1 of 1 rows" in done.stdout
-    cell = "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;&amp;"
-    assert re.search(rf"<td[^>]*>{re.escape(cell)}", done.stdout)
-    assert "<img" not in done.stdout.replace('title="</script><img', "")

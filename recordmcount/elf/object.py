@@ -83,6 +83,8 @@ SH_TYPE_AT = 4  # offset of sh_type in a section header of either class
 STRINGS = 1 << 19
 # From this many things to search for in a table, one pass over it is cheaper than a search each.
 MANY = 16
+# How objects of gcc -flto become one that has its code for good.
+JOIN_LTO = "join the objects with gcc -flto -flinker-output=nolto-rel -r"
 
 
 class Layout:
@@ -391,9 +393,7 @@ class Object:
             named_so = self._names.startswith(prefix, header[SH_NAME])
             if named_so and self.content(index)[4:5] == b"\1":
                 raise FormatError(
-                    self.path,
-                    "a slim LTO object without code: join the objects with gcc -flto "
-                    "-flinker-output=nolto-rel -r, and record the result",
+                    self.path, f"a slim LTO object without code: {JOIN_LTO}, and record the result"
                 )
 
     @property

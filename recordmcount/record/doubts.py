@@ -73,8 +73,8 @@ def _all(obj: "Object", found: "Found", plan: "Plan") -> "Iterator[str]":
     yield from _resolved_calls(obj, found)
     if plan.recorded and obj.has_lto:
         yield (
-            "a fat LTO object: a link with -flto makes the code anew and drops this table; join "
-            "the objects with gcc -flto -flinker-output=nolto-rel -r, and record the result"
+            "a fat LTO object: a link with -flto makes the code anew and drops this table; "
+            f"{elf.JOIN_LTO}, and record the result"
         )
     if plan and obj.is_signed:
         yield "its signature is no longer valid: sign the module again"

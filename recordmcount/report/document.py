@@ -50,7 +50,7 @@ def of_file(
     told: ReportedFile = {
         **identity(obj),  # type: ignore[typeddict-item]  # what may be left out is
         "has_table": sites.has_table,
-        "no_evidence": getattr(sites, "no_evidence", "") or None,
+        "no_evidence": sites.no_evidence or None,
         "dead_entries": sites.dead,
         "repeated_entries": sites.repeated,
         "sites": [],

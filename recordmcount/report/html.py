@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +61,8 @@ def page(rows: Sequence[Row], title: str, summary: str) -> str:
     )  # fmt: skip
     style, script = ((FOLDER / name).read_text("utf-8") for name in ("page.css", "page.js"))
     used = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
+    if {row["path"] for row in rows} == {summary}:  # which stands above the table
+        used.remove("path")
     return environment.get_template("page.html").render(
         title=title,
         summary=summary,
@@ -105,7 +108,11 @@ def _column(name: str, values: list[Any]) -> dict[str, Any]:
     if len(distinct) * REPEATED > len(values):
         return {"values": values}
     numbers = {value: number for number, value in enumerate(distinct)}
-    return {"values": list(distinct), "index": [numbers[value] for value in values]}
+    index = [numbers[value] for value in values]
+    runs = [(number, len(list(run))) for number, run in groupby(index)]
+    if 2 * len(runs) < len(index):
+        return {"values": list(distinct), "runs": list(chain.from_iterable(runs))}
+    return {"values": list(distinct), "index": index}
 
 
 def _addresses(values: list[Any]) -> dict[str, Any]:

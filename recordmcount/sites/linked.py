@@ -57,6 +57,7 @@ class LinkedSites:
 
     in_object: Literal[False] = False
     has_table = True
+    no_evidence = ""
     loose: Mapping[int, str] = {}
 
     def __init__(

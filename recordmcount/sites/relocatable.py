@@ -93,6 +93,7 @@ class RelocatableSites:
     """
 
     in_object: Literal[True] = True
+    no_evidence = ""
 
     def __init__(self, content: _Content, parts: Iterable[Part], entries: Entries) -> None:
         self._content = content

@@ -88,6 +88,10 @@ class SiteTable(Protocol):
         """Whether the file has a `__mcount_loc`."""
 
     @property
+    def no_evidence(self) -> str:
+        """Why the calls of a file without a table could not be found; empty if they could."""
+
+    @property
     def dead(self) -> int:
         """How many entries of it name no place."""
 

@@ -1,10 +1,12 @@
 "use strict";
-// The rows stand in columns, of which repeated values are stored once. Only the rows in sight are in
-// the document. Names are hostile input: they become text and nothing else.
+// The rows stand in columns, of which repeated values are stored once: as numbers of values, or runs
+// of these, (number, length) one behind another. Only the rows in sight are in the document. Names
+// are hostile input: they become text and nothing else.
 const ROW_HEIGHT = 24, SPARE = 12;
 const data = JSON.parse(document.getElementById("data").textContent);
 const columns = data.columns.map((column) =>
   "value" in column ? Array(data.length).fill(column.value)
+    : column.runs ? expanded(column)
     : column.index ? column.index.map((number) => column.values[number])
     : column.type === "address" ? column.values.map((value) => value === null ? null : BigInt(value))
     : column.values);
@@ -13,6 +15,14 @@ const frame = document.getElementById("frame"), body = document.getElementById("
 const search = document.getElementById("search"), count = document.getElementById("count");
 let shown = Array.from({ length: data.length }, (_, number) => number);
 let sorted = { column: -1, descending: false };
+
+function expanded(column) {
+  const values = [];
+  for (let at = 0; at < column.runs.length; at += 2) {
+    for (let left = column.runs[at + 1]; left; left--) values.push(column.values[column.runs[at]]);
+  }
+  return values;
+}
 
 function textOf(column, row) {
   const value = columns[column][row];
@@ -50,7 +60,7 @@ function rowOf(number) {
     cell.textContent = cell.title = textOf(place, number);
     if (column.type === "address") cell.className = "number";
     if (column.type === "code") cell.className = "code";
-    if (column.type === "state") cell.classList.add(cell.textContent);
+    if (column.type === "state") cell.className = cell.textContent;
     row.append(cell);
   });
   return row;
