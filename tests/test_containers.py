@@ -14,7 +14,7 @@ from recordmcount.elf import containers
 from recordmcount.errors import FormatError
 from tests.support import command
 from tests.support.compressed import COMPRESSORS, zstd_frame, zstd_with_dictionary
-from tests.support.objects import caller
+from tests.support.objects import caller, recorded
 
 MIB = 1 << 20
 # More than is read, and more than is decompressed, at once; some of it cannot be compressed.
@@ -282,7 +282,7 @@ def test_what_cannot_be_read_is_one_line_and_the_rest_is_told(tmp_path: Path) ->
 @EVERY_FORMAT
 @pytest.mark.parametrize(
     "words",
-    [("recordmcount",), ("patcher", "nop"), ("patcher", "call"), ("patcher", "status")],
+    [("recordmcount",), ("patcher", "nop"), ("patcher", "call")],
     ids=" ".join,
 )
 def test_nothing_compressed_is_recorded_or_switched_and_advice_is_given(
@@ -295,3 +295,12 @@ def test_nothing_compressed_is_recorded_or_switched_and_advice_is_given(
     advice = f"{packed}: compressed: decompress it first, and compress it again afterwards"
     assert (done.status, done.stderr.splitlines()[0]) == (1, advice)
     assert packed.read_bytes() == content
+
+
+@EVERY_FORMAT
+def test_the_status_of_a_compressed_object_is_that_of_the_object(name: str, tmp_path: Path) -> None:
+    path = recorded(tmp_path / "x.ko", caller())
+    told = command.run("patcher", "status", path)
+    assert told.status == 0
+    path.write_bytes(COMPRESSORS[name](path.read_bytes()))
+    assert command.run("patcher", "status", path) == told

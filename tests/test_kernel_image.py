@@ -98,6 +98,10 @@ def test_an_image_of_a_kernel_is_told_of_and_neither_recorded_nor_switched(tmp_p
     assert done.stderr == f"vmlinuz: {what}: {advice}\nvmlinuz: failed\n"
     done = command.run("patcher", "nop", "vmlinuz", cwd=tmp_path)
     assert done.stderr == f"vmlinuz: {what}: patch the vmlinux that it is made from\n"
+    done = command.run("patcher", "status", "vmlinuz", cwd=tmp_path)
+    assert (done.status, done.stderr) == (0, "")
+    count = told.stdout.splitlines()[-1].partition(" ")[0]
+    assert done.stdout.startswith(f"vmlinuz: {count} sites: {count} call, ")
 
 
 # --- the table ------------------------------------------------------------------------------------

@@ -41,11 +41,12 @@ class ElfFile:
     """A TextMemory over an executable, a shared or a relocatable object, open during its `with`.
 
     `object` is the file as ELF, `spans` are what may be changed, by file offset.
-    Raises NoSiteError for a file of another type, recordmcount's FormatError for a broken one,
-    OSError if it cannot be opened.
+    With `to_read` it may be compressed, or the kernel in a kernel image; then nothing of it may be
+    changed. Raises NoSiteError for a file of another type, recordmcount's FormatError for a broken
+    one, OSError if it cannot be opened.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, to_read: bool = False) -> None:
         self._path = path
         try:
             self.fd = open_file(path)
@@ -54,11 +55,17 @@ class ElfFile:
         try:
             read = reader(self.fd)
             self._status = posix.fstat(self.fd)
+            size = self._status.st_size
             found = filetype.of(read(0, filetype.START))
+            is_packed = to_read and found in (filetype.COMPRESSED, filetype.KERNEL_IMAGE)
+            if is_packed:
+                from recordmcount.elf.unpack import unpacked
+
+                found, size, read = unpacked(path, size, read)
             if found != filetype.X86_ELF:
                 raise NoSiteError(path, ": ".join(filter(None, (found, ADVICE.get(found)))))
-            self.object = elf.Object(path, self._status.st_size, read)
-            self.spans = spans.of(self.object)
+            self.object = elf.Object(path, size, read)
+            self.spans = [] if is_packed else spans.of(self.object)
             self._by_address = sorted(self.spans, key=lambda span: span.address)
             self._starts = [span.address for span in self._by_address]
         except BaseException:

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     Action = Callable[[PatcherOptions, ElfFile], tuple[bool, Mapping[str, Any] | None]]
 
 
-def each_file(options: PatcherOptions, action: Action) -> int:
-    """Open each file and do the action; with --json print the document; returns the exit status."""
+def each_file(options: PatcherOptions, action: Action, *, to_read: bool = False) -> int:
+    """Open each file and do the action; with --json print the document; returns the exit status.
+
+    `to_read` tells that files are only read: then they may be compressed.
+    """
     if options.information == "schema":
         return _print_schema()
     files: list[Mapping[str, Any]] = []
@@ -29,7 +32,7 @@ def each_file(options: PatcherOptions, action: Action) -> int:
     good = True
     count = len(options.files)
     for path in over(options.files, start(count, quiet=options.quiet or options.json)):
-        done = _try(options, path, action)
+        done = _try(options, path, action, to_read=to_read)
         if isinstance(done, Error | OSError):
             from patcher.report.document import failed
 
@@ -51,11 +54,11 @@ def each_file(options: PatcherOptions, action: Action) -> int:
 
 
 def _try(
-    options: PatcherOptions, path: str, action: Action
+    options: PatcherOptions, path: str, action: Action, *, to_read: bool
 ) -> tuple[bool, Mapping[str, Any] | None] | Error | OSError:
     """Do the action for one file, or tell why it could not be done."""
     try:
-        with ElfFile(path) as file:
+        with ElfFile(path, to_read=to_read) as file:
             return action(options, file)
     except (Error, OSError) as error:
         return error

@@ -21,7 +21,7 @@ def declare(verb: str) -> tuple[Command, PatcherOptions]:
 
 def execute(options: PatcherOptions) -> int:
     """Look at all files; returns the exit status."""
-    return each_file(options, _examine)
+    return each_file(options, _examine, to_read=True)
 
 
 def _examine(options: PatcherOptions, file: ElfFile) -> tuple[bool, Examined | None]:

@@ -7,6 +7,7 @@ made field by field, for the builder of sound objects would be slow here.
 from collections.abc import Callable, Iterator, Sequence
 from struct import pack
 from typing import NamedTuple
+from zlib import compress
 
 EM_386, EM_X86_64 = 3, 62
 ET_REL, ET_EXEC = 1, 2
@@ -324,6 +325,91 @@ def many_gots_and_many_sites() -> bytes:
     return linked_386(gots=1_000, stubs=1, entries=4_000)
 
 
+# --- debug information ----------------------------------------------------------------------------
+
+COMPRESSED = 0x800  # SHF_COMPRESSED
+
+
+def with_debug(sites: int, *sections: Section) -> bytes:
+    """A program whose table has so many entries, 8 bytes from one to the next."""
+    return linked_with_table(addresses(sites, 8), *sections, text=bytes(16 + 8 * sites))
+
+
+def debug(name: str, data: bytes, flags: int = 0) -> Section:
+    return Section(f".debug_{name}".encode(), PROGBITS, flags, data)
+
+
+def uleb(number: int) -> bytes:
+    low, rest = number & 0x7F, number >> 7
+    return bytes([low | 0x80]) + uleb(rest) if rest else bytes([low])
+
+
+def line_program(program: bytes, files: Sequence[int]) -> bytes:
+    """DWARF 5; `files` are positions of names in .debug_line_str, and the folder's is the first."""
+    folders = b"\1\1\x1f\1" + pack("<I", files[0])
+    names = b"\1\1\x1f" + uleb(len(files)) + pack(f"<{len(files)}I", *files)
+    opcodes = b"\1\1\1\xfb\x0e\x0d" + bytes((0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1))
+    header = opcodes + folders + names
+    unit = pack("<HBBI", 5, 8, 0, len(header)) + header + program
+    return pack("<I", len(unit)) + unit
+
+
+def at_address(number: int) -> bytes:
+    """DW_LNE_set_address to a site of `with_debug`, and DW_LNS_copy."""
+    return b"\0\x09\2" + pack("<Q", BASE + FIRST + 16 + 8 * number) + b"\1"
+
+
+def sequences_of_lines_without_end() -> bytes:
+    sites = 20_000
+    lines = line_program(b"".join(map(at_address, range(sites))), [0])
+    return with_debug(sites, debug("line", lines), debug("line_str", b"x.c\0"))
+
+
+def sites_in_files_of_one_long_name() -> bytes:
+    sites = 5_000
+    rows = [b"\4" + uleb(number) + at_address(number) for number in range(sites)]
+    ends = b"\2\1\0\1\1"  # the next address, DW_LNE_end_sequence
+    lines = line_program(b"".join(row + ends for row in rows), [*range(sites)])
+    return with_debug(sites, debug("line", lines), debug("line_str", b"f" * 200_000 + b"\0"))
+
+
+def unit(abbreviation: int, values: bytes) -> bytes:
+    """A unit of DWARF 4 with one entry."""
+    content = pack("<HIB", 4, abbreviation, 8) + b"\1" + values
+    return pack("<I", len(content)) + content
+
+
+def units_whose_abbreviations_overlap() -> bytes:
+    kinds, units = 20_000, 2_000
+    table = b"".join(uleb(kinds - number) + b"\x11\0\0\0" for number in range(kinds)) + b"\0"
+    starts = [0]
+    for number in range(units):
+        starts.append(starts[-1] + len(uleb(kinds - number)) + 4)
+    info = b"".join(unit(start, b"") for start in starts[:units])
+    return with_debug(1, debug("line", b""), debug("info", info), debug("abbrev", table))
+
+
+def units_of_one_long_list_of_ranges() -> bytes:
+    table = b"\1\x11\0\x55\x17\0\0\0"  # DW_AT_ranges as a DW_FORM_sec_offset
+    ranges = b"".join(pack("<QQ", BASE + at, BASE + at + 1) for at in range(20_000)) + bytes(16)
+    info = unit(0, pack("<I", 16)) * 5_000
+    return with_debug(
+        1, debug("line", b""), debug("info", info), debug("abbrev", table), debug("ranges", ranges)
+    )
+
+
+def entries_whose_siblings_lead_back() -> bytes:
+    table = b"\1\x11\1\0\0\2\x2e\1\1\x13\0\0\0"  # DW_AT_sibling as a DW_FORM_ref4
+    info = unit(0, (b"\2" + pack("<I", 12)) * 20_000)
+    return with_debug(1, debug("line", b""), debug("info", info), debug("abbrev", table))
+
+
+def debug_information_that_is_a_bomb() -> bytes:
+    """It claims to be small, and is zeros without end."""
+    packed = pack("<IIQQ", 1, 0, 1 << 20, 1) + compress(bytes(1 << 28), 9)
+    return with_debug(1, debug("line", packed, COMPRESSED))
+
+
 OBJECTS = (
     a_long_function_name_and_many_sites, a_long_section_name_and_many_sites,
     a_name_of_escapes_and_many_sites, many_aliases_and_many_sites, many_symbols_of_one_long_name,
@@ -335,6 +421,11 @@ LINKED = (
     a_table_of_foreign_sites, relocations_of_every_word, descending_relocations_and_many_tables,
     descending_relocations_and_many_segments, many_stubs_and_many_gots, many_got_bases,
     many_gots_and_many_sites,
+)  # fmt: skip
+DEBUG = (
+    sequences_of_lines_without_end, sites_in_files_of_one_long_name,
+    units_whose_abbreviations_overlap, units_of_one_long_list_of_ranges,
+    entries_whose_siblings_lead_back, debug_information_that_is_a_bomb,
 )  # fmt: skip
 
 
@@ -349,3 +440,5 @@ def commands() -> Iterator[tuple[list[str], Callable[[], bytes]]]:
         yield ["patcher", "status"], made
         yield ["patcher", "nop", "--functions", "f*"], made
         yield ["patcher", "nop", "-n", "--json"], made
+    for made in DEBUG:
+        yield ["recordmcount", "report", "--lines", "--untraceable"], made
