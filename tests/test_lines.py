@@ -10,8 +10,10 @@ import pytest
 
 from recordmcount.elf import debug_files
 from recordmcount.elf.lines import Line, Lines
-from recordmcount.elf.object import Object
+from recordmcount.elf.object import SHF_COMPRESSED, Object
 from recordmcount.elf.open import reader
+from recordmcount.report.reasons import Reasons
+from tests.support.command import run
 from tests.support.images import tool
 
 HEADER = """static inline int inner(int n)
@@ -123,6 +125,48 @@ def test_and_of_a_program(compiler: str, options: list[str], tmp_path: Path) -> 
     for section, places in addresses(program, ".text").items():
         ours, theirs = found(program, section, places), told(program, section, places)
         assert compared(ours, compiler) == compared(theirs, compiler)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("how", ["zlib", "zstd"])
+@pytest.mark.parametrize("is_linked", [False, True], ids=["object", "program"])
+def test_compressed_debug_information_tells_the_same(
+    how: str, is_linked: bool, tmp_path: Path
+) -> None:
+    path = compiled(tmp_path, "gcc", "-O2", "-g")
+    if is_linked:
+        tool("gcc", path, "-o", tmp_path / "program")
+        path = tmp_path / "program"
+    before = told_of(path)
+    assert (before["lines"], before["reasons"]) != ([], [])
+    tool("objcopy", f"--compress-debug-sections={how}", path)
+    with opened(path) as obj:
+        flags = obj.section(obj.named(b".debug_line")[0]).flags
+    assert flags & SHF_COMPRESSED
+    assert told_of(path) == before
+
+
+def told_of(path: Path) -> dict[str, list[object]]:
+    """What `report` makes of debug information: lines of code, and why functions have no site."""
+    section = ".text"
+    with opened(path) as obj:
+        reasons = Reasons(obj, obj)
+        units = [str(reasons.of("f", place)) for place in addresses(path, section)[section]]
+        lines = found(path, section, addresses(path, section)[section])
+        return {"lines": [*lines], "reasons": [*units, *reasons.inlined()]}
+
+
+def test_a_broken_section_of_debug_information_is_one_line(tmp_path: Path) -> None:
+    path = compiled(tmp_path, "gcc", "-O2", "-g", "-pg")
+    tool("objcopy", "--compress-debug-sections=zlib", path)
+    with opened(path) as obj:
+        section = obj.section(obj.named(b".debug_line")[0])
+    content = bytearray(path.read_bytes())
+    content[section.offset + 40] ^= 0xFF
+    path.write_bytes(content)
+    done = run("recordmcount", "report", "--lines", path)
+    assert (done.status, done.stderr) == (1, f"{path}: .debug_line: compressed, and broken\n")
+    assert run("recordmcount", "report", path).status == 0
 
 
 def test_a_path_is_joined_from_its_folder(tmp_path: Path) -> None:

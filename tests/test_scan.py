@@ -353,26 +353,32 @@ def test_what_no_disassembler_knows_leaves_a_call_likely(tmp_path: Path) -> None
 def elf_files(*folders: str) -> list[Path]:
     found = []
     for folder in folders:
-        for path in sorted(Path(folder).iterdir()):
+        for path in sorted(Path(folder).rglob("*")):
             if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK):
                 with path.open("rb") as stream:
                     head = stream.read(20)
                 is_linked = head[16:17] in (b"\2", b"\3") and head[18:20] in (b"\x3e\0", b"\3\0")
-                if head.startswith(b"\x7fELF\2") and is_linked:
+                if head.startswith(b"\x7fELF") and is_linked:
                     found.append(path)
     return found
 
 
 @pytest.mark.matrix
 def test_what_is_not_instrumented_has_no_sites() -> None:
-    files = random.Random(0).sample(elf_files("/usr/bin", "/usr/lib/x86_64-linux-gnu"), 150)
-    assert {str(path): len(find(path)) for path in files} == dict.fromkeys(map(str, files), 0)
+    """All that the machine has; but of debug information alone nothing can be told."""
+    files = [path for path in elf_files("/usr/bin", "/usr/lib") if path.suffix != ".debug"]
+    assert len(files) > 500
+    assert [str(path) for path in files if len(find(path))] == []
 
 
 @pytest.mark.matrix
 def test_calls_of_any_other_function_are_those_a_disassembler_finds() -> None:
     names = ("malloc", "free", "memcpy", "strlen", "abort", "__stack_chk_fail")
-    small = [path for path in elf_files("/usr/bin") if path.stat().st_size < 400_000]
+    small = [
+        path
+        for path in elf_files("/usr/bin")
+        if path.stat().st_size < 400_000 and path.read_bytes()[4:5] == b"\2"
+    ]
     files = random.Random(0).sample(small, 12)
     total = 0
     for path in files:
