@@ -105,6 +105,10 @@ class StateError(PatchError):
     errno = EBUSY
 
 
+class HaltError(StateError):
+    """A process cannot be halted for now; nothing was written, and all its threads run."""
+
+
 class ReachError(PatchError):
     """A call cannot reach its target from where it stands; nothing was written."""
 

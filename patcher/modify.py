@@ -41,10 +41,11 @@ class Batch:
 
     `symbol` returns the symbol at an address, for messages. `check` raises ReadError if a site must
     not even be read, since something else has its address by now; it is called before each
-    comparison. Iteration yields each Change.
+    comparison. `sizes` are those of the sites in bytes once `check_shape` has found the batch to be
+    sound; it is not to be changed any more then. Iteration yields each Change.
     """
 
-    __slots__ = ("addresses", "old", "new", "symbol", "check")
+    __slots__ = ("addresses", "old", "new", "symbol", "check", "sizes")
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Batch:
         self.new = new
         self.symbol = symbol
         self.check = check
+        self.sizes: list[int] | None = None
 
     @classmethod
     def of(cls, changes: Iterable[Change]) -> Batch:
@@ -117,7 +119,12 @@ def verify(memory: TextMemory, batch: Batch) -> None:
 
 
 def check_shape(path: str, batch: Batch) -> list[int]:
-    """Return the sizes of the sites. Raises CompareError if two overlap or lengths differ."""
+    """Return the sizes of the sites. Raises CompareError if two overlap or lengths differ.
+
+    That costs more than comparing the sites, and may be done before CPUs are stopped for it.
+    """
+    if batch.sizes is not None:
+        return batch.sizes
     sizes = list(map(len, batch.old))
     if sizes != list(map(len, batch.new)):
         number = _first(map(ne, sizes, map(len, batch.new)))
@@ -126,6 +133,7 @@ def check_shape(path: str, batch: Batch) -> list[int]:
     if min(distances, default=0) < max(sizes, default=0) and any(map(gt, sizes, distances)):
         number = _first(map(gt, sizes, distances)) + 1
         raise _mismatch(path, batch, number, b"", "overlaps another site")
+    batch.sizes = sizes
     return sizes
 
 
@@ -138,7 +146,7 @@ def different(path: str, batch: Batch, number: int, actual: bytes) -> CompareErr
 def read_back(memory: TextMemory, batch: Batch) -> None:
     """Compare every site with its new bytes. Raises ReadError, or WriteError if they differ."""
     batch.check()  # again, for the CPUs may run by now
-    actual = memory.gather(batch.addresses, list(map(len, batch.new)))
+    actual = memory.gather(batch.addresses, check_shape(memory.path, batch))
     if actual != list(batch.new):
         number = _first(map(ne, actual, batch.new))
         raise WriteError(

@@ -1,5 +1,6 @@
 """What a person can ask of patcher, and the words that ask it."""
 
+from recordmcount.errors import UsageError
 from recordmcount.grammar import Command, Option, Values
 from recordmcount.options import DEMANGLE, HELP, JSON, SCHEMA, SYMBOL, VERSION
 
@@ -28,6 +29,19 @@ SELECTION = (
     ),
     SYMBOL,
 )  # fmt: skip
+PID = Option(
+    "--pid", "switch the sites of this running process, or look at them, instead of files'",
+    value="PID", number=range(1, 1 << 22),
+)  # fmt: skip
+MODULE = Option(
+    "--module", "with --pid: only sites of loaded files whose path or name is so; repeatable",
+    "modules", value="GLOB", repeatable=True,
+)  # fmt: skip
+TIMEOUT = Option(
+    "--timeout", "with --pid: give up if a thread has not stopped after so many seconds; 2",
+    value="SECONDS", number=range(1, 3601),
+)  # fmt: skip
+OF_PROCESS = (PID, MODULE, TIMEOUT)
 ABOUT = (DEMANGLE, JSON, SCHEMA, HELP)
 
 
@@ -43,6 +57,20 @@ class PatcherOptions(Values):
     json = False
     parts = False
     demangle = False
+    pid = 0
+    modules: tuple[str, ...] = ()
+    timeout = 0  # none was given
+
+    def check(self) -> None:
+        """Raise UsageError where words make no sense together."""
+        if not self.pid:
+            if self.modules or self.timeout:
+                raise UsageError("--module and --timeout are for --pid")
+            super().check()
+        elif self.files:
+            raise UsageError("--pid is for a process, and takes no files; --module selects them")
+        elif self.output is not None:
+            raise UsageError("-o is for a file, and --pid for a process")
 
 
 def declare() -> tuple[Command, PatcherOptions]:
@@ -50,7 +78,8 @@ def declare() -> tuple[Command, PatcherOptions]:
     command = Command(
         "patcher",
         ["VERB [options] FILE..."],
-        "Switch the recorded mcount/__fentry__ sites of x86 ELF files, linked or not.",
+        "Switch the recorded mcount/__fentry__ sites of x86 ELF files, linked or not, and of "
+        "processes while they run.",
         [VERSION, HELP],
         verbs=list(VERBS.items()),
         epilog=f"`patcher VERB --help` tells more.\n{EXIT_STATUS}",
@@ -63,9 +92,9 @@ def declare_verb(verb: str, *options: Option) -> tuple[Command, PatcherOptions]:
     purpose = VERBS[verb]
     command = Command(
         f"patcher {verb}",
-        ["[options] FILE..."],
+        ["[options] FILE... | --pid PID"],
         f"{purpose[0].upper()}{purpose[1:]}.",
-        [*SELECTION, *options, *ABOUT],
+        [*SELECTION, *OF_PROCESS, *options, *ABOUT],
         arguments=[("FILE", FILE)],
         epilog=EXIT_STATUS,
     )

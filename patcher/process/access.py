@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from patcher.errors import AccessError, NoProcessError, PatchError, StateError
+from patcher.errors import AccessError, HaltError, NoProcessError, PatchError
 
 from .proc import Proc, is_missing
 
@@ -27,7 +27,7 @@ def name_of(proc: Proc) -> str:
 
 
 def refuse_untraceable(proc: Proc, name: str) -> None:
-    """Raise NoProcessError, or StateError if another one traces it, before anything is tried."""
+    """Raise NoProcessError, or HaltError if another one traces it, before anything is tried."""
     try:
         stat, status = proc.stat(), proc.status()
     except OSError as error:
@@ -37,12 +37,12 @@ def refuse_untraceable(proc: Proc, name: str) -> None:
     if stat.is_ended and stat.threads <= 1:
         raise NoProcessError(name, "has ended: it is a zombie")
     if proc.pid == os.getpid():
-        raise StateError(name, "is patcher itself")
+        raise HaltError(name, "is patcher itself")
     if tracer := int(status["TracerPid"]):
         raise traced(name, tracer)
 
 
-def traced(name: str, tracer: int) -> StateError:
+def traced(name: str, tracer: int) -> HaltError:
     """Make the error for a process that another one traces."""
     with_name = f"{tracer}"
     try:
@@ -50,7 +50,7 @@ def traced(name: str, tracer: int) -> StateError:
             with_name = f"{tracer} ({proc.stat().name})"
     except OSError:  # it has ended, or cannot be seen
         pass
-    return StateError(name, f"is traced by process {with_name}: try again when that has let it go")
+    return HaltError(name, f"is traced by process {with_name}: try again when that has let it go")
 
 
 def no_access(proc: Proc, name: str, error: OSError) -> PatchError:

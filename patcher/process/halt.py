@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import get_native_id
 
-from patcher.errors import PatchError, StateError
+from patcher.errors import HaltError, PatchError
 
 from . import waiting
 from .access import no_access
@@ -55,7 +55,7 @@ class Halt:
     def stop(self) -> None:
         """Return when all threads are stopped. Raises PatchError with all of them released.
 
-        StateError if one does not stop in time, and if another process traces one; AccessError or
+        HaltError if one does not stop in time, and if another process traces one; AccessError or
         NoProcessError if they cannot be traced.
         """
         self._tracer = ThreadPoolExecutor(1, "tracer")
@@ -68,10 +68,10 @@ class Halt:
     def registers(self) -> list[Registers]:
         """Return the registers of all threads, which must be stopped; of one that was killed none.
 
-        Raises StateError if nothing is stopped.
+        Raises HaltError if nothing is stopped.
         """
         if self._tracer is None:
-            raise StateError(self._name, "its threads are not stopped")
+            raise HaltError(self._name, "its threads are not stopped")
         return self._tracer.submit(self._registers).result()
 
     def release(self) -> None:
@@ -143,14 +143,14 @@ class Halt:
             found = list(sharers(tid, {*self._procs}))
         except OSError as error:
             what = "who shares its address space cannot be told"
-            raise StateError(self._name, f"{what}: {error.strerror}") from error
+            raise HaltError(self._name, f"{what}: {error.strerror}") from error
         for pid in found:
             with suppress(ProcessLookupError):
                 self._procs[pid] = Proc(pid)
         return bool(found)
 
     def _wait_for_all(self, deadline: float) -> None:
-        """Wait until all seized threads are stopped. Raises StateError if one is not in time."""
+        """Wait until all seized threads are stopped. Raises HaltError if one is not in time."""
         sleep = 0.0
         while waiting_for := [tid for tid in self._seized if tid not in self.stops]:
             for tid in waiting_for:
@@ -179,7 +179,7 @@ class Halt:
             if tid not in self.stops and tid == proc.pid and _is_ended(proc, tid):
                 del self._seized[tid]
 
-    def _too_late(self) -> StateError:
+    def _too_late(self) -> HaltError:
         tid, proc = next(each for each in self._seized.items() if each[0] not in self.stops)
         try:
             stat = proc.stat(tid)
@@ -187,7 +187,7 @@ class Halt:
             thread += STATES.get(stat.state, stat.state)
         except OSError:
             thread = f"thread {tid} did not stop within {self._timeout:g} s"
-        return StateError(self._name, f"{thread}; nothing was written, and all threads run")
+        return HaltError(self._name, f"{thread}; nothing was written, and all threads run")
 
     # --- what the tracer does: release --------------------------------------------------------
 

@@ -8,20 +8,22 @@ wholly inside one private, executable, unwritable mapping of a file.
 from __future__ import annotations
 
 import os
-from _operator import add
+from _operator import add, lt
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from patcher.errors import ReadError, WriteError
 from patcher.ftrace.mappings import Mapping, Range
+from patcher.modify import Batch
 from recordmcount.errors import reason
 from recordmcount.x86_passage import passage
 
-from . import maps
+from . import maps, prepared
+from .prepared import PAGE, Prepared, Read
 from .proc import Proc
 
-PAGE = 4096
 HIGHEST = (1 << 63) - 1  # as far as a file offset goes
+PIECE = 1 << 22  # bytes that are read at once, at most
 
 
 class ProcessMemory:
@@ -36,6 +38,8 @@ class ProcessMemory:
         self.proc = proc
         self._path = name
         self._mappings: list[Mapping] | None = None
+        self._prepared: Prepared | None = None
+        self._is_compared = False  # whether what was prepared stood there since nothing can run
         self._fd = proc.open_by_thread("mem", os.O_RDWR)
 
     @property
@@ -56,10 +60,12 @@ class ProcessMemory:
         os.close(self._fd)
         self._fd = fd
         self._mappings = self._read_mappings()
+        self._is_compared = False
 
     def let_go(self) -> None:
         """Say that the process runs again."""
         self._mappings = None
+        self._is_compared = False
 
     def mappings(self) -> Sequence[Mapping]:
         """Return the present mappings. Raises ReadError if they cannot be read."""
@@ -89,8 +95,48 @@ class ProcessMemory:
         return content
 
     def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        """Read at each address as `read` does. Raises the ReadError of the first fault."""
-        return list(map(self.read, addresses, sizes))
+        """Read at each address as `read` does. Raises the ReadError of the first fault.
+
+        Addresses that ascend are read many at once.
+        """
+        if self._prepared is not None and addresses is self._prepared.batch.addresses:
+            standing = self._prepared.standing(self.read)
+            is_held = self._mappings is not None
+            self._is_compared = is_held and standing is self._prepared.batch.old
+            if standing is not None:
+                return list(standing)
+        if not all(map(lt, addresses, addresses[1:])):
+            return list(map(self.read, addresses, sizes))
+        found: list[bytes] = []
+        while len(found) < len(addresses):
+            found += self._gather_some(addresses, sizes, len(found))
+        return found
+
+    def _gather_some(
+        self, addresses: Sequence[int], sizes: Sequence[int], first: int
+    ) -> list[bytes]:
+        """Read those from number `first` on that are near to each other, by one read."""
+        start, last = addresses[first], first + 1
+        most = bisect_right(addresses, start + PIECE, first)
+        while last < most and addresses[last] - addresses[last - 1] <= PAGE:
+            last += 1
+        size = addresses[last - 1] + sizes[last - 1] - start
+        try:
+            text = self.read(start, size)
+        except ReadError:  # there may be a hole between them
+            return [self.read(start, sizes[first])]
+        places = [address - start for address in addresses[first:last]]
+        ends = map(add, places, sizes[first:last])
+        return [text[place:end] for place, end in zip(places, ends, strict=True)]
+
+    def prepare(self, batch: Batch, expected: Read) -> None:
+        """Read the text around the batch's sites and make the new one, before anything is halted.
+
+        `expected` gives the bytes that stand where nobody else has changed code. What is compared
+        and written later, for the columns of this batch, are whole pages. Raises ReadError.
+        """
+        text = [each.range for each in self._text()]
+        self._prepared = prepared.prepare(batch, text, self.read, expected)
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -100,8 +146,21 @@ class ProcessMemory:
 
     def scatter(self, addresses: Sequence[int], data: Sequence[bytes]) -> None:
         """Write at each address, in order. Raises WriteError, before the first if any may not."""
-        self._refuse_outside_of_text(addresses, data)
-        for address, each in zip(addresses, data, strict=True):
+        ready = self._prepared
+        if (
+            ready is None or not self._is_compared
+            or addresses is not ready.batch.addresses or data is not ready.batch.new
+        ):  # fmt: skip
+            ends = map(add, addresses, map(len, data))
+            self._refuse_outside_of_text(map(Range, addresses, ends))
+            for address, each in zip(addresses, data, strict=True):
+                self._write_site(address, each)
+            return
+        self._is_compared = False  # with what follows
+        self._refuse_outside_of_text(ready.ranges())
+        for run in ready.runs:
+            self._write_whole(run.start, run.written)
+        for address, each in ready.changes():
             self._write_site(address, each)
 
     def sync(self) -> None:
@@ -110,17 +169,18 @@ class ProcessMemory:
         Its processor has executed other code meanwhile, and interrupts that serialise.
         """
 
-    def _refuse_outside_of_text(self, addresses: Sequence[int], data: Sequence[bytes]) -> None:
-        """Raise WriteError if a site is not wholly inside one mapping of text."""
-        text = [each for each in self.mappings() if not each.why_not_text(each.device, each.inode)]
-        starts = [each.range.start for each in text]
-        ends = list(map(add, addresses, map(len, data)))
-        for address, end in zip(addresses, ends, strict=True):
-            number = bisect_right(starts, address) - 1
-            if number < 0 or end > text[number].range.end:
-                raise WriteError(
-                    self._path, self._why_outside(Range(address, end)), address=address
-                )
+    def _text(self) -> list[Mapping]:
+        """Return the mappings of text, of whatever file."""
+        return [each for each in self.mappings() if not each.why_not_text(each.device, each.inode)]
+
+    def _refuse_outside_of_text(self, ranges: Iterable[Range]) -> None:
+        """Raise WriteError if one is not wholly inside one mapping of text."""
+        text = [each.range for each in self._text()]
+        starts = [each.start for each in text]
+        for each in ranges:
+            number = bisect_right(starts, each.start) - 1
+            if number < 0 or each.end > text[number].end:
+                raise WriteError(self._path, self._why_outside(each), address=each.start)
 
     def _why_outside(self, site: Range) -> str:
         for mapping in self.mappings():

@@ -22,11 +22,22 @@ if TYPE_CHECKING:
 
     from patcher.files.switch import Plan
     from patcher.files.switchable import Switchable
+    from patcher.process.live_sites import LiveSites
     from recordmcount.elf.object import Object
     from recordmcount.errors import Error
     from recordmcount.sites.site import Site
 
-    from .shapes import ChangedSite, Examined, FoundSite, Switched, Types
+    from .shapes import (
+        ChangedSite,
+        Examined,
+        ExaminedModule,
+        FoundSite,
+        Loaded,
+        Process,
+        Switched,
+        SwitchedModule,
+        Types,
+    )
 
 VERSION = 1
 SCHEMA = __file__.rpartition("/")[0] + "/patcher.schema.json"
@@ -42,6 +53,43 @@ def run(
     """Make the document of one run."""
     heading = {"version": VERSION, "verb": verb, "dry_run": dry_run}
     return {**heading, "files": files, "errors": errors}
+
+
+def of_process(
+    verb: str, process: Process | None, errors: Sequence[Mapping[str, Any]], *, dry_run: bool
+) -> dict[str, Any]:
+    """Make the document of one run for a process; None if it could not be looked at."""
+    return {**run(verb, [], errors, dry_run=dry_run), "process": process}
+
+
+def loaded(module: LiveSites) -> Loaded:
+    """Tell of a file that a process has loaded."""
+    return {
+        **identity(module.file.obj),
+        "dead_entries": module.dead,
+        "repeated_entries": module.repeated,
+        "build_id": module.file.build_id.hex() or None,
+        "load_bias": module.file.bias,
+    }
+
+
+def examined_module(
+    module: LiveSites, selected: Sequence[int], states: Mapping[State, int]
+) -> ExaminedModule:
+    """Tell of a loaded file that was looked at; `states` counts the selected sites."""
+    return {
+        **loaded(module),
+        "states": {str(state): number for state, number in states.items()},
+        "sites": list(map(_found, map(module.__getitem__, selected))),
+    }
+
+
+def switched_module(module: LiveSites, plan: Plan) -> SwitchedModule:
+    """Tell of a loaded file whose sites were changed."""
+    changes = [_change(module[number], plan.state) for number in plan.numbers]
+    for change, code in zip(changes, plan.batch.new, strict=True):
+        change["new"] = code.hex()
+    return {**loaded(module), "already": plan.already, "changes": changes}
 
 
 def examined(

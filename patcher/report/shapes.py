@@ -6,6 +6,7 @@ time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 from recordmcount.report.shapes import Identity, Place
@@ -54,3 +55,34 @@ class Switched(Identity):
     written: str | None
     already: int
     changes: list[ChangedSite]
+
+
+class Loaded(Identity):
+    """A file that a process has loaded; addresses of its sites are run-time addresses."""
+
+    dead_entries: int
+    repeated_entries: int
+    build_id: str | None
+    load_bias: int
+
+
+class ExaminedModule(Loaded):
+    """A loaded file that was looked at."""
+
+    states: dict[str, int]
+    sites: list[FoundSite]
+
+
+class SwitchedModule(Loaded):
+    """A loaded file whose sites are changed."""
+
+    already: int
+    changes: list[ChangedSite]
+
+
+class Process(TypedDict):
+    """A process, and its loaded files that have sites."""
+
+    pid: int
+    name: str
+    modules: Sequence[ExaminedModule] | Sequence[SwitchedModule]

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from recordmcount.report.shapes import Place
 
-    from .shapes import Examined, Switched
+    from .shapes import Examined, ExaminedModule, Switched, SwitchedModule
 
 
-def examined_lines(file: Examined) -> Iterator[str]:
+def examined_lines(file: Examined | ExaminedModule) -> Iterator[str]:
     """Tell how many sites are in each state; then all of them, by state."""
     yield counted(file["states"].items(), file["dead_entries"], file["repeated_entries"])
     for state in STATES:
@@ -26,7 +26,7 @@ def examined_lines(file: Examined) -> Iterator[str]:
                 yield f"{_label(site)}: {state}{what}"
 
 
-def switched_lines(file: Switched) -> Iterator[str]:
+def switched_lines(file: Switched | SwitchedModule) -> Iterator[str]:
     """Tell of each site that changes its bytes, and in an object the type of its relocation."""
     for site in file["changes"]:
         old, new = (bytes.fromhex(code).hex(" ") for code in (site["old"], site["new"]))

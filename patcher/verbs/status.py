@@ -20,7 +20,11 @@ def declare(verb: str) -> tuple[Command, PatcherOptions]:
 
 
 def execute(options: PatcherOptions) -> int:
-    """Look at all files; returns the exit status."""
+    """Look at all files, or at a process; returns the exit status."""
+    if options.pid:
+        from .process import status
+
+        return status(options)
     return each_file(options, _examine, to_read=True)
 
 

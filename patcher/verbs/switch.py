@@ -21,7 +21,11 @@ def declare(verb: str) -> tuple[Command, PatcherOptions]:
 
 
 def execute(options: PatcherOptions) -> int:
-    """Switch all files; returns the exit status."""
+    """Switch all files, or a process; returns the exit status."""
+    if options.pid:
+        from .process import switch
+
+        return switch(options)
     return each_file(options, _switch)
 
 

@@ -51,7 +51,7 @@ function _shtab_patcher_using
 end
 
 set -g _shtab_patcher_commands nop call status
-set -g _shtab_patcher_opts_with_value --functions --notrace --output --symbol -o
+set -g _shtab_patcher_opts_with_value --functions --module --notrace --output --pid --symbol --timeout -o
 
 complete -c patcher -e
 complete -c patcher -f
@@ -63,6 +63,9 @@ complete -c patcher -n '_shtab_patcher_using nop' -l functions -x -d 'only sites
 complete -c patcher -n '_shtab_patcher_using nop' -l notrace -x -d 'no site in functions named so, whatever --functions says; repeatable'
 complete -c patcher -n '_shtab_patcher_using nop' -l parts -d 'a name also means the parts and copies that compilers make of its function: NAME.isra.0, .part, .constprop, .cold'
 complete -c patcher -n '_shtab_patcher_using nop' -l symbol -x -d 'a further function to look for, as in gcc'"'"'s -mfentry-name; repeatable'
+complete -c patcher -n '_shtab_patcher_using nop' -l pid -x -d 'switch the sites of this running process, or look at them, instead of files'"'"''
+complete -c patcher -n '_shtab_patcher_using nop' -l module -x -d 'with --pid: only sites of loaded files whose path or name is so; repeatable'
+complete -c patcher -n '_shtab_patcher_using nop' -l timeout -x -d 'with --pid: give up if a thread has not stopped after so many seconds; 2'
 complete -c patcher -n '_shtab_patcher_using nop' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write the result to OUT and leave the one FILE alone'
 complete -c patcher -n '_shtab_patcher_using nop' -s n -l dry-run -d 'change nothing, print what would be done'
 complete -c patcher -n '_shtab_patcher_using nop' -s q -l quiet -d 'print errors only'
@@ -76,6 +79,9 @@ complete -c patcher -n '_shtab_patcher_using call' -l functions -x -d 'only site
 complete -c patcher -n '_shtab_patcher_using call' -l notrace -x -d 'no site in functions named so, whatever --functions says; repeatable'
 complete -c patcher -n '_shtab_patcher_using call' -l parts -d 'a name also means the parts and copies that compilers make of its function: NAME.isra.0, .part, .constprop, .cold'
 complete -c patcher -n '_shtab_patcher_using call' -l symbol -x -d 'a further function to look for, as in gcc'"'"'s -mfentry-name; repeatable'
+complete -c patcher -n '_shtab_patcher_using call' -l pid -x -d 'switch the sites of this running process, or look at them, instead of files'"'"''
+complete -c patcher -n '_shtab_patcher_using call' -l module -x -d 'with --pid: only sites of loaded files whose path or name is so; repeatable'
+complete -c patcher -n '_shtab_patcher_using call' -l timeout -x -d 'with --pid: give up if a thread has not stopped after so many seconds; 2'
 complete -c patcher -n '_shtab_patcher_using call' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write the result to OUT and leave the one FILE alone'
 complete -c patcher -n '_shtab_patcher_using call' -s n -l dry-run -d 'change nothing, print what would be done'
 complete -c patcher -n '_shtab_patcher_using call' -s q -l quiet -d 'print errors only'
@@ -89,6 +95,9 @@ complete -c patcher -n '_shtab_patcher_using status' -l functions -x -d 'only si
 complete -c patcher -n '_shtab_patcher_using status' -l notrace -x -d 'no site in functions named so, whatever --functions says; repeatable'
 complete -c patcher -n '_shtab_patcher_using status' -l parts -d 'a name also means the parts and copies that compilers make of its function: NAME.isra.0, .part, .constprop, .cold'
 complete -c patcher -n '_shtab_patcher_using status' -l symbol -x -d 'a further function to look for, as in gcc'"'"'s -mfentry-name; repeatable'
+complete -c patcher -n '_shtab_patcher_using status' -l pid -x -d 'switch the sites of this running process, or look at them, instead of files'"'"''
+complete -c patcher -n '_shtab_patcher_using status' -l module -x -d 'with --pid: only sites of loaded files whose path or name is so; repeatable'
+complete -c patcher -n '_shtab_patcher_using status' -l timeout -x -d 'with --pid: give up if a thread has not stopped after so many seconds; 2'
 complete -c patcher -n '_shtab_patcher_using status' -s q -l quiet -d 'count, do not list'
 complete -c patcher -n '_shtab_patcher_using status' -l demangle -d 'show names of C++ and Rust as they stand in the source'
 complete -c patcher -n '_shtab_patcher_using status' -l json -d 'print JSON'

@@ -1,0 +1,235 @@
+"""A file whose code a process has mapped: opened, and proven to be what is mapped.
+
+The name of a mapping proves nothing: the file may be deleted or replaced, and the process may see
+another file system. What is mapped is what /proc/PID/map_files leads to, for whoever may follow it.
+Everybody else opens the name and compares device and inode with those of the mapping. Some file
+systems (btrfs, overlayfs) have other numbers in mappings than in stat(2); then the opened file is
+mapped here as well, and both mappings must have the same numbers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from types import TracebackType
+from typing import Self
+
+from patcher.errors import ModuleError, ReadError, StateError
+from patcher.ftrace.mappings import Mapping, Range, why_not_text
+from recordmcount.elf import object as elf
+from recordmcount.elf.notes import PT_NOTE, build_id
+from recordmcount.elf.open import FLAGS, is_regular, reader
+from recordmcount.elf.segments import PF_X, PT_LOAD, LoadView
+from recordmcount.errors import FormatError, reason
+from recordmcount.x86 import ADDRESS_BITS, WIDEST_FIELD
+
+from . import maps
+from .memory import ProcessMemory
+from .prepared import PAGE
+from .proc import Proc, is_missing
+
+DT_TEXTREL, DT_FLAGS, DF_TEXTREL = 22, 30, 4
+
+
+class OpenedFile:
+    """The file behind a mapping, open during its `with`. Raises PatchError if it cannot be opened.
+
+    ModuleError if what can be opened is another file, StateError if the mapping is gone.
+    """
+
+    def __init__(self, proc: Proc, mapping: Mapping) -> None:
+        self._proc = proc
+        self.path = mapping.path.removesuffix(maps.DELETED)
+        self.fd = _open(proc, mapping, self.path)
+        try:
+            self.status = os.fstat(self.fd)
+            if not is_regular(self.status):
+                raise ModuleError(self.path, f"is no regular file: {mapping}")
+            if not self._is_mapped_by(mapping):
+                what = "the file was replaced or deleted since it was mapped, and what is mapped "
+                raise ModuleError(self.path, f"{what}cannot be opened; root can")
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self.fd)
+
+    def _is_mapped_by(self, mapping: Mapping) -> bool:
+        wanted = (mapping.device, mapping.inode)
+        return wanted in ((self.status.st_dev, self.status.st_ino), _mapped_identity(self.fd))
+
+    def is_still_mapped_by(self, mapping: Mapping) -> bool:
+        """Tell whether the file is what is mapped there now, as far as this user may look."""
+        try:
+            now = os.stat(f"/proc/{self._proc.pid}/{_map_file(mapping)}")
+        except PermissionError:
+            return True  # its numbers have been compared
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino) == (self.status.st_dev, self.status.st_ino)
+
+
+def _map_file(mapping: Mapping) -> str:
+    return f"map_files/{mapping.range.start:x}-{mapping.range.end:x}"
+
+
+def _open(proc: Proc, mapping: Mapping, path: str) -> int:
+    try:
+        return proc.open(_map_file(mapping), FLAGS)
+    except PermissionError:
+        pass
+    except OSError as error:
+        if is_missing(error):
+            raise StateError(path, f"is not mapped any more: {mapping}: try again") from error
+        raise
+    try:
+        return os.open(f"/proc/{proc.pid}/root{path}", FLAGS)
+    except OSError as error:
+        what = "what is mapped cannot be opened, as its name leads nowhere"
+        raise ModuleError(path, f"{what}; root can: {reason(error)}") from error
+
+
+def _mapped_identity(fd: int) -> tuple[int, int]:
+    """Return the (device, inode) that a mapping of this file has in /proc/PID/maps."""
+    with mmap.mmap(fd, 1, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) as mapped:
+        field = ctypes.c_char.from_buffer(mapped)
+        address = ctypes.addressof(field)
+        del field
+        with open("/proc/self/maps", "rb") as stream:
+            mappings = maps.parse(stream.read())
+    found = next(each for each in mappings if each.range.holds(address))
+    return found.device, found.inode
+
+
+class LoadedFile:
+    """A linked file at a load bias: `mappings` are those of its code, by address.
+
+    Raises FormatError for a broken file.
+    """
+
+    def __init__(
+        self, file: OpenedFile, obj: elf.Object, bias: int, code: Sequence[Mapping]
+    ) -> None:
+        self.file = file
+        self.obj = obj
+        self.view = obj.once(LoadView)
+        self.bias = bias
+        self.mappings = tuple(code)
+        self.build_id = build_id(self.view)
+        self._relocated: list[int] | None = None
+
+    @property
+    def path(self) -> str:
+        """The name of the file."""
+        return self.file.path
+
+    @property
+    def highest(self) -> int:
+        """The highest address that its machine has; sums of addresses are cut to that."""
+        return (1 << ADDRESS_BITS[self.obj.machine]) - 1
+
+    def address(self, vaddr: int) -> int:
+        """Give the run-time address for a link-time virtual address."""
+        return vaddr + self.bias & self.highest
+
+    def is_relocated(self, vaddr: int, size: int) -> bool:
+        """Tell whether the dynamic linker changes some of `size` bytes of text (DT_TEXTREL)."""
+        flags = self.view.dynamic.get(DT_FLAGS, 0)
+        if DT_TEXTREL not in self.view.dynamic and not flags & DF_TEXTREL:
+            return False
+        if self._relocated is None:
+            slots = (table.slots for table in self.view.relocations())
+            self._relocated = sorted(chain.from_iterable(slots))
+        number = bisect_right(self._relocated, vaddr - WIDEST_FIELD)
+        return number < len(self._relocated) and self._relocated[number] < vaddr + size
+
+    def refuse_other(self, memory: ProcessMemory) -> None:
+        """Raise ModuleError if the notes in memory, among them the build-id, are not the file's."""
+        for segment in self.view.segments:
+            is_loaded = self.view.file_offset(segment.vaddr, segment.filesz) is not None
+            if segment.type != PT_NOTE or not is_loaded:
+                continue
+            notes = self.obj.read(segment.offset, segment.filesz, "the notes")
+            try:
+                stands = memory.read(self.address(segment.vaddr), len(notes))
+            except ReadError:
+                stands = b""
+            if stands != notes:
+                what = f"another build than its file, which has {_build_in_words(self.build_id)}"
+                raise ModuleError(self.path, f"what is loaded at {self.bias:#x} is {what}")
+
+    def refuse_outside_of_text(self, memory: ProcessMemory, sites: Sequence[Range]) -> None:
+        """Raise ModuleError if a site, at run-time addresses, is not wholly inside one mapping."""
+        holding = iter(self.mappings)
+        mapping = next(holding, None)
+        for site in sites:
+            while mapping is not None and mapping.range.end <= site.start:
+                mapping = next(holding, None)
+            if mapping is None or not mapping.range.holds(site.start, site.end - site.start):
+                first = self.mappings[0]
+                why = why_not_text(site, memory.mappings(), first.device, first.inode)
+                raise ModuleError(self.path, f"a site at {site} {why}", address=site.start)
+
+    def refuse_gone(self, memory: ProcessMemory) -> None:
+        """Raise ReadError if the code is not mapped as it was, as it is no longer this module's."""
+        mappings = memory.mappings()
+        present = {*mappings}
+        for each in self.mappings:
+            if each not in present or not self.file.is_still_mapped_by(each):
+                why = why_not_text(each.range, mappings, each.device, each.inode)
+                what = f"no longer text: {each.range} {why or 'is a mapping of another file'}"
+                raise ReadError(self.path, what, address=each.range.start)
+
+    def content(self, address: int, size: int) -> bytes:
+        """Read what the file has for `size` bytes of one mapping of its code, at `address`."""
+        mapping = next(each for each in self.mappings if each.range.holds(address, size))
+        found = reader(self.file.fd)(mapping.offset + address - mapping.range.start, size)
+        return found.ljust(size, b"\0")  # behind its end a page is filled up
+
+
+def _build_in_words(identity: bytes) -> str:
+    return f"build-id {identity.hex()}" if identity else "no build-id"
+
+
+def biases(view: LoadView, mappings: Sequence[Mapping]) -> Iterator[tuple[int, list[Mapping]]]:
+    """Return the load biases at which a file's code is mapped, each with the mappings of it."""
+    found: dict[int, list[Mapping]] = {}
+    for mapping in mappings:
+        for segment in view.segments:
+            start = segment.offset & -PAGE
+            is_code = segment.type == PT_LOAD and segment.flags & PF_X
+            if is_code and start <= mapping.offset < segment.offset + segment.filesz:
+                vaddr = segment.vaddr - segment.offset + mapping.offset
+                found.setdefault(mapping.range.start - vaddr, []).append(mapping)
+                break
+    yield from found.items()
+
+
+def object_of(file: OpenedFile) -> elf.Object | None:
+    """Read a mapped file as ELF, None if it is none for x86. Raises FormatError."""
+    from recordmcount.elf import filetype
+
+    read = reader(file.fd)
+    if filetype.of(read(0, filetype.START)) != filetype.X86_ELF:
+        return None
+    obj = elf.Object(file.path, file.status.st_size, read)
+    if obj.type not in (elf.ET_EXEC, elf.ET_DYN):
+        raise FormatError(file.path, "is mapped as code, and is not linked")
+    return obj

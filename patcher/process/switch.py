@@ -1,0 +1,167 @@
+"""Switch the sites of a process: planned while it runs, made in one halt of all its threads."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+
+from patcher.errors import (
+    CompareError,
+    HaltError,
+    ModuleError,
+    NoSiteError,
+    ReadError,
+    StateError,
+)
+from patcher.files import switch
+from patcher.files.switch import Plan
+from patcher.modify import Batch, check_shape, verify
+from patcher.protocols import stop_machine
+from recordmcount.sites import select as by_name
+from recordmcount.sites.state import State
+
+from .live_sites import LiveSites, LiveSwitch
+from .target import Target
+
+# How often a plan may be outdated by the time the threads stand. Then it is made in their halt,
+# where nothing can outdate it, and which it makes longer.
+ATTEMPTS = 3
+
+# Modules, and for each the plan that was carried out, or would be.
+Made = tuple[Sequence[LiveSites], Sequence[Plan]]
+Select = Callable[[Sequence[LiveSites]], Sequence[Sequence[int]]]
+
+
+def select(
+    name: str,
+    modules: Sequence[LiveSites],
+    globs: Sequence[str] = (),
+    notrace: Sequence[str] = (),
+    *,
+    parts: bool = False,
+) -> list[Sequence[int]]:
+    """Number the sites of each module that sites.select chooses, by its arguments.
+
+    Raises NoSiteError where a glob is like no function with a site of any module.
+    """
+    if not globs and not notrace:
+        return [range(len(module)) for module in modules]
+    found = [by_name.select(module, globs, notrace, parts=parts) for module in modules]
+    idle = [
+        glob
+        for glob in dict.fromkeys((*globs, *notrace))
+        if all(glob in unlike for _, unlike in found)
+    ]
+    if idle:
+        advice = "" if parts else next(
+            filter(None, (by_name.advice(module, idle) for module in modules)), ""
+        )  # fmt: skip
+        raise NoSiteError(name, f"no site in a function like {' or '.join(idle)}{advice}")
+    return [numbers for numbers, _ in found]
+
+
+def plan(
+    target: Target, modules: Sequence[LiveSites], selected: Sequence[Sequence[int]], state: State
+) -> list[Plan]:
+    """Tell what must change in each module so that all its selected sites are in `state`.
+
+    Raises CompareError if a site is foreign.
+    """
+    return [
+        _with_halves(
+            switch.plan(f"{target.name}: {module.file.path}", LiveSwitch(module), some, state)
+        )
+        for module, some in zip(modules, selected, strict=True)
+    ]
+
+
+def _with_halves(wanted: Plan) -> Plan:
+    """Let `nop` complete what a killed patcher left half written, though that does nothing."""
+    sites = wanted.table.sites
+    halves = sites.halves if isinstance(sites, LiveSites) else set()
+    more = halves.intersection(wanted.selected)
+    if not more or wanted.state is not State.NOP:
+        return wanted
+    numbers = sorted(more.union(wanted.numbers))
+    batch = wanted.table.batch(numbers, wanted.state)
+    return Plan(wanted.table, wanted.state, wanted.selected, numbers, wanted.left, batch)
+
+
+def make(
+    target: Target, globs: Sequence[str], choose: Select, state: State, *, dry_run: bool
+) -> Made:
+    """Bring the sites that `choose` selects, of modules like `globs`, to `state`.
+
+    Returns what was changed, or with `dry_run` what would be. Raises PatchError; nothing was
+    written then, but before a WriteError.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            if made := _try(target, globs, choose, state, dry_run=dry_run):
+                return made
+        except HaltError:
+            raise
+        except (ReadError, ModuleError, StateError):  # modules may come and go meanwhile
+            pass
+    target.machine.stop()
+    try:
+        made = _try(target, globs, choose, state, dry_run=dry_run)
+    finally:
+        target.machine.resume()
+    if made is None:
+        raise StateError(target.name, "its code changes though its threads stand: try again")
+    return made
+
+
+def _try(
+    target: Target, globs: Sequence[str], choose: Select, state: State, *, dry_run: bool
+) -> Made | None:
+    """Plan and make the changes; None if the plan was outdated, and nothing was written."""
+    modules = target.modules(globs)
+    plans = plan(target, modules, choose(modules), state)
+    memory = target.machine.memory
+    batch = _join(target, modules, plans)
+    check_shape(memory.path, batch)
+    try:
+        if dry_run:
+            verify(memory, batch)
+        elif len(batch):
+            memory.prepare(batch, partial(_expected, modules))
+            stop_machine.modify(target.machine, batch)
+    except CompareError:
+        return None
+    return modules, plans
+
+
+def _join(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan]) -> Batch:
+    """Make one batch of those of all modules, which are at ascending addresses."""
+    changed = [(module, each) for module, each in zip(modules, plans, strict=True) if each.numbers]
+    starts = [module.addresses[0] for module, _ in changed]
+    memory = target.machine.memory
+
+    def symbol(address: int) -> str:
+        number = bisect_right(starts, address) - 1
+        return changed[number][1].batch.symbol(address) if number >= 0 else ""
+
+    def check() -> None:
+        for module, _ in changed:
+            module.file.refuse_gone(memory)
+
+    batches = [each.batch for _, each in changed]
+    return Batch(
+        list(chain.from_iterable(batch.addresses for batch in batches)),
+        list(chain.from_iterable(batch.old for batch in batches)),
+        list(chain.from_iterable(batch.new for batch in batches)),
+        symbol,
+        check,
+    )
+
+
+def _expected(modules: Sequence[LiveSites], address: int, size: int) -> bytes:
+    """Return what stands at the pages of one mapping of text if nobody else has changed code."""
+    for module in modules:
+        if any(each.range.holds(address, size) for each in module.file.mappings):
+            return module.text(address, size)
+    return b""

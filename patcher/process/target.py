@@ -1,0 +1,132 @@
+"""A process to be looked at or switched: what of it can be, proven, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from posixpath import basename
+from types import TracebackType
+from typing import Self
+
+from patcher.errors import NoModuleError, NoProcessError
+from patcher.ftrace.mappings import Mapping
+from recordmcount.elf.object import Object
+from recordmcount.nearest import question
+from recordmcount.sites import linked, tables
+from recordmcount.sites.linked import LinkedSites
+
+from .access import name_of, no_access, refuse_untraceable
+from .foreign_code import why_nothing
+from .live_sites import LiveSites
+from .loaded_file import LoadedFile, OpenedFile, biases, object_of
+from .machine import ProcessMachine
+from .proc import Proc
+
+
+class Target:
+    """Process `pid`, open during its `with`; `names` are further names of mcount.
+
+    `timeout` is how many seconds its threads have to stop. Raises PatchError for a process that
+    cannot be traced.
+    """
+
+    def __init__(self, pid: int, timeout: float, names: Sequence[str] = ()) -> None:
+        try:
+            self.proc = Proc(pid)
+        except OSError as error:
+            raise NoProcessError(f"process {pid}", "there is none") from error
+        self.name = name_of(self.proc)
+        self._names = names
+        self._opened: list[OpenedFile] = []
+        self._read: dict[tuple[int, ...], tuple[Object, LinkedSites | None]] = {}
+        try:
+            refuse_untraceable(self.proc, self.name)
+            try:
+                self.machine = ProcessMachine(self.proc, self.name, timeout)
+            except OSError as error:
+                raise no_access(self.proc, self.name, error) from error
+        except BaseException:
+            self.proc.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.machine.close()
+        for file in self._opened:
+            file.close()
+        self.proc.close()
+
+    def modules(self, globs: Sequence[str] = ()) -> list[LiveSites]:
+        """Read the sites of all loaded files that have a table, by address.
+
+        With `globs`, of those whose path or name is like one of them. Raises NoModuleError if there
+        are none, ModuleError if what is mapped is not proven to be the file, StateError if it goes
+        meanwhile, FormatError and ReadError.
+        """
+        found = [each for each in self._loaded(globs) if len(each)]
+        if not found:
+            raise self._none(globs)
+        return sorted(found, key=lambda each: each.addresses[0])
+
+    def _loaded(self, globs: Sequence[str]) -> Iterator[LiveSites]:
+        memory = self.machine.memory
+        idle = {*globs}
+        for mappings in self._files():
+            path = mappings[0].path
+            like = {glob for glob in globs if _is_like(path, glob)}
+            idle -= like
+            if globs and not like:
+                continue
+            for file, sites in self._open(mappings):
+                file.refuse_other(memory)
+                yield LiveSites(file, sites, memory)
+        if idle:
+            raise self._none(sorted(idle))
+
+    def _files(self) -> list[list[Mapping]]:
+        """Group the executable mappings of files by file."""
+        files: dict[tuple[int, int, str], list[Mapping]] = {}
+        for each in self.machine.memory.mappings():
+            if each.inode and each.protection[2] == "x":
+                files.setdefault((each.device, each.inode, each.path), []).append(each)
+        return list(files.values())
+
+    def _open(self, mappings: Sequence[Mapping]) -> Iterator[tuple[LoadedFile, LinkedSites]]:
+        """Open the file behind mappings, and return it at each load bias, if it has sites."""
+        file = OpenedFile(self.proc, mappings[0])
+        self._opened.append(file)
+        status = file.status
+        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if key not in self._read:
+            obj = object_of(file)
+            if obj is None or not obj.headers or not obj.once(tables.find):
+                return
+            self._read[key] = obj, linked.read(obj, self._names)
+        obj, sites = self._read[key]
+        loaded = LoadedFile(file, obj, 0, mappings)
+        for bias, code in biases(loaded.view, mappings):
+            if sites is not None:
+                yield LoadedFile(file, obj, bias, code), sites
+
+    def _none(self, globs: Sequence[str]) -> NoModuleError:
+        """Make the error for a process without sites, or without a module that is like a glob."""
+        if not globs:
+            what = "no live module has a __mcount_loc table"
+            return NoModuleError(self.name, f"{what}{why_nothing(self.machine.memory)}")
+        paths = sorted({mappings[0].path for mappings in self._files()})
+        if any(_is_like(path, glob) for path in paths for glob in globs):
+            what = f"no live module like {' or '.join(globs)} has a __mcount_loc table"
+            return NoModuleError(self.name, what)
+        advice = question(globs[0], [basename(path) for path in paths])
+        return NoModuleError(self.name, f"no live module like {' or '.join(globs)}{advice}")
+
+
+def _is_like(path: str, glob: str) -> bool:
+    return fnmatchcase(path, glob) or fnmatchcase(basename(path), glob)
