@@ -51,6 +51,7 @@ class Mapping(NamedTuple):
         """Say why this is no text of the file `device`, `inode`; empty if it is."""
         foreign = (self.device, self.inode) != (device, inode)
         reasons = {
+            "a memfd": self.path.startswith("/memfd:"),
             "a device": foreign and self.path.startswith("/dev/"),
             "anonymous": not self.inode,
             "shared": self.protection[3] != "p",

@@ -80,6 +80,8 @@ def _why_not(status: dict[str, str], error: OSError) -> str:
     scope = yama_scope()
     if scope in YAMA_SCOPES:
         return f"Yama forbids {YAMA_SCOPES[scope]}"
+    if not os.getuid():
+        return f"a security module or a user namespace is in the way ({error.strerror})"
     return (
         "the kernel protects it, as one that is not dumpable (PR_SET_DUMPABLE, or a program that "
         f"its user may not read) or has more capabilities: run patcher as root ({error.strerror})"

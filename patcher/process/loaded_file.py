@@ -82,7 +82,7 @@ class OpenedFile:
         except PermissionError:
             return True  # its numbers have been compared
         except OSError:
-            return False
+            return _has_ended_leader(self._proc)  # then there are none
         return (now.st_dev, now.st_ino) == (self.status.st_dev, self.status.st_ino)
 
 
@@ -96,14 +96,24 @@ def _open(proc: Proc, mapping: Mapping, path: str) -> int:
     except PermissionError:
         pass
     except OSError as error:
-        if is_missing(error):
+        if not is_missing(error):
+            raise
+        if not _has_ended_leader(proc):
             raise StateError(path, f"is not mapped any more: {mapping}: try again") from error
-        raise
     try:
-        return os.open(f"/proc/{proc.pid}/root{path}", FLAGS)
+        return proc.open_by_thread(f"root{path}", FLAGS)
     except OSError as error:
         what = "what is mapped cannot be opened, as its name leads nowhere"
         raise ModuleError(path, f"{what}; root can: {reason(error)}") from error
+
+
+def _has_ended_leader(proc: Proc) -> bool:
+    """Tell whether the leader has ended before other threads: then map_files is empty."""
+    try:
+        stat = proc.stat()
+    except OSError:
+        return False
+    return stat.is_ended and stat.threads > 1
 
 
 def _mapped_identity(fd: int) -> tuple[int, int]:
@@ -119,7 +129,7 @@ def _mapped_identity(fd: int) -> tuple[int, int]:
 
 
 class LoadedFile:
-    """A linked file at a load bias: `mappings` are those of its code, by address.
+    """A linked file at a load bias, mapped by `code`; `mappings` are those that are text.
 
     Raises FormatError for a broken file.
     """
@@ -131,7 +141,10 @@ class LoadedFile:
         self.obj = obj
         self.view = obj.once(LoadView)
         self.bias = bias
-        self.mappings = tuple(code)
+        self._device, self._inode = code[0].device, code[0].inode
+        self.mappings = tuple(
+            each for each in code if not each.why_not_text(self._device, self._inode)
+        )
         self.build_id = build_id(self.view)
         self._relocated: list[int] | None = None
 
@@ -183,8 +196,7 @@ class LoadedFile:
             while mapping is not None and mapping.range.end <= site.start:
                 mapping = next(holding, None)
             if mapping is None or not mapping.range.holds(site.start, site.end - site.start):
-                first = self.mappings[0]
-                why = why_not_text(site, memory.mappings(), first.device, first.inode)
+                why = why_not_text(site, memory.mappings(), self._device, self._inode)
                 raise ModuleError(self.path, f"a site at {site} {why}", address=site.start)
 
     def refuse_gone(self, memory: ProcessMemory) -> None:

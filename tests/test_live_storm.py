@@ -1,0 +1,123 @@
+"""Sites are switched while everything happens in the process, and while patchers are killed."""
+
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from patcher.errors import PatchError
+from patcher.process.proc import Proc
+from patcher.process.target import Target
+from recordmcount.sites.state import State
+from tests.support import live, storm
+from tests.support.processes import finish, started
+from tests.support.storm import Storm
+
+STATES = (State.NOP, State.CALL)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Storm:
+    return storm.build(tmp_path_factory.mktemp("storm"), 300, threads=16, pause=1000)
+
+
+def test_all_sites_are_switched_while_all_threads_call_them(small: Storm) -> None:
+    with started(small.program) as process:
+        for number in range(24):
+            assert storm.toggle(process.pid, STATES[number % 2]) == small.sites
+        finish(process)
+
+
+def test_some_of_the_sites_lie_in_two_pages(small: Storm) -> None:
+    with started(small.program) as process, Target(process.pid, 30) as target:
+        sites = [each for module in target.modules() for each in module.ranges()]
+        assert sum(each.start // 4096 != (each.end - 1) // 4096 for each in sites) >= 30
+        assert sum(each.start // 64 != (each.end - 1) // 64 for each in sites) >= 30
+
+
+def test_a_killed_patcher_leaves_every_site_whole_and_every_thread_running(small: Storm) -> None:
+    seeds = random.Random(2012)
+    with started(small.program) as process:
+        for _ in range(30):
+            with storm.toggling(process.pid) as patcher:
+                time.sleep(seeds.uniform(0, 0.05))
+                patcher.kill()
+            assert patcher.returncode == -signal.SIGKILL
+            with Target(process.pid, 30) as target:
+                states = [len(m.where(range(len(m)), State.FOREIGN)) for m in target.modules()]
+                assert sum(states) == 0
+            with Proc(process.pid) as proc:
+                assert int(proc.status()["TracerPid"]) == 0
+                assert "t" not in set(_states(proc))
+        for state in STATES:
+            assert storm.toggle(process.pid, state) == small.sites
+        finish(process)
+
+
+def _states(proc: Proc) -> Iterator[str]:
+    for tid in proc.threads():
+        with suppress(OSError):  # it has ended meanwhile
+            yield proc.stat(tid).state
+
+
+# --- libraries come and go ------------------------------------------------------------------------
+
+
+CHURN = """
+#include <dlfcn.h>
+static volatile int go = 1;
+static long cycles;
+QUIET static void *churn(void *paths) {
+    while (go) {
+        for (int i = 0; i < 2; i++) {
+            void *library = dlopen(((char **)paths)[1 + i], RTLD_NOW);
+            unsigned (*call)(unsigned) = (unsigned (*)(unsigned))dlsym(library, i ? "two" : "one");
+            if (call(3) != call(3)) abort();
+            dlclose(library);
+            cycles++;
+        }
+    }
+    return NULL;
+}
+QUIET int main(int count, char **words) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, churn, words);
+    ready();
+    until_told();
+    go = 0;
+    pthread_join(thread, NULL);
+    return cycles < 10;
+}
+"""
+
+
+def test_only_live_modules_are_written_while_libraries_come_and_go(tmp_path: Path) -> None:
+    seeds = random.Random(5)
+    paths = [
+        live.library(tmp_path, name, storm.functions(name, 50, seeds)) for name in ("one", "two")
+    ]
+    with started(live.build(tmp_path, CHURN, link=["-ldl"]), *paths) as process:
+        done = 0
+        for number in range(24):
+            try:
+                storm.toggle(process.pid, STATES[number % 2])
+                done += 1
+            except (PatchError, AssertionError):  # what was there then is not there now
+                continue
+            with Target(process.pid, 30) as target:
+                target.machine.stop()
+                try:
+                    for module in target.modules():
+                        for mapping in module.file.mappings:
+                            start, end = mapping.range
+                            stands = target.machine.memory.read(start, end - start)
+                            assert stands == module.text(start, end - start)
+                            assert not module.where(range(len(module)), State.FOREIGN)
+                finally:
+                    target.machine.resume()
+        assert done
+        finish(process)
