@@ -39,6 +39,7 @@ class LiveSites:
 
     in_object: Literal[False] = False
     has_table = True
+    no_evidence = ""
     loose: Mapping[int, str] = {}
 
     def __init__(self, file: LoadedFile, sites: LinkedSites, memory: ProcessMemory) -> None:
