@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from recordmcount.packages import load
 from recordmcount.sites.site import Site
-from recordmcount.x86 import EM_386, EM_X86_64
+from recordmcount.x86 import EM_X86_64
 
 if TYPE_CHECKING:
     from capstone import Cs
@@ -47,8 +46,7 @@ def describe(site: Site) -> str:
 @cache  # thousands of sites may be foreign
 def _disassembler(machine: int) -> Cs | None:
     try:
-        capstone = load("capstone")
+        from recordmcount.sites.disassembler import decoder
     except ImportError:
         return None
-    mode = capstone.CS_MODE_32 if machine == EM_386 else capstone.CS_MODE_64
-    return capstone.Cs(capstone.CS_ARCH_X86, mode)
+    return decoder(machine)

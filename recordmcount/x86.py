@@ -685,6 +685,21 @@ class Patterns:
                 patterns._fix(b"\xff\xa3", slot - base, slot)  # jmp *disp32(%ebx)
         return patterns
 
+    @classmethod
+    def of_retpolines(
+        cls, machine: int, slots: "Sequence[int]", bases: "Sequence[int]"
+    ) -> "Patterns":
+        """Tell of what may be a stub of lld's -z retpolineplt: it loads a slot first."""
+        patterns = cls()
+        if machine == EM_X86_64:
+            patterns.relative[b"\x4c\x8b\x1d"] = slots  # mov disp32(%rip),%r11
+            return patterns
+        for slot in slots:
+            patterns._fix(b"\x50\xa1", slot, slot)  # push %eax; mov disp32,%eax
+            for base in bases:
+                patterns._fix(b"\x50\x8b\x83", slot - base, slot)  # push; mov disp32(%ebx),%eax
+        return patterns
+
 
 def stub_begins(machine: int) -> "Sequence[tuple[int, bytes]]":
     """List (size in bytes, opcode) of what may stand before the jump of a stub, the nearest first.

@@ -151,6 +151,31 @@ def test_however_the_linker_spells_the_call(
 
 
 @pytest.mark.matrix
+@pytest.mark.parametrize("machine", ["-m64", "-m32"])
+@pytest.mark.parametrize(("flags", "link"), [("-fno-pic", "-no-pie"), ("-fPIC", "-shared")])
+@pytest.mark.parametrize(
+    ("linker", "how"),
+    [
+        ("lld", "-Wl,-z,retpolineplt"), ("lld", "-Wl,-z,retpolineplt,-z,now"),
+        ("lld", "-Wl,-z,force-ibt"), ("lld", "-Wl,--pack-dyn-relocs=relr"),
+        ("lld", "-Wl,--icf=all"), ("gold", "-Wl,--icf=all"), ("mold", "-Wl,--icf=all"),
+        ("bfd", "-Wl,-z,ibtplt"), ("bfd", "-Wl,-z,now"), ("bfd", "-Wl,-z,noseparate-code"),
+        ("bfd", "-Wl,-z,pack-relative-relocs"),
+    ],
+)  # fmt: skip
+def test_whatever_stubs_and_relocations_the_linker_makes(
+    tmp_path: Path, linker: str, how: str, flags: str, link: str, machine: str
+) -> None:
+    built = images.build(
+        tmp_path,
+        linker=linker,
+        flags=[flags, machine, "-fplt", "-fcf-protection"],
+        link=[link, machine, how],
+    )
+    assert_found_again(built.image)
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 @pytest.mark.parametrize("linker", LINKERS)
 def test_the_large_model(tmp_path: Path, compiler: str, linker: str) -> None:

@@ -76,7 +76,8 @@ class Goals:
     def _stubs(self) -> Iterator[tuple[int, int]]:
         """Find (link-time virtual address of a stub's first instruction, slot it jumps through).
 
-        Each instruction that leads to the jump is one, for a call of any gets there.
+        Each instruction that leads to the jump is one, for a call of any gets there. A retpoline is
+        followed to where it leads.
         """
         slots, machine = list(self.targets.slots), self.view.obj.machine
         if not slots:
@@ -84,6 +85,10 @@ class Goals:
         patterns = x86.Patterns.of_jumps(machine, slots, self.bases)
         for jump, slot in Search(self.view, patterns).through(self.code):
             for start in self._leading_to(jump):
+                yield start, slot
+        patterns = x86.Patterns.of_retpolines(machine, slots, self.bases)
+        for start, slot in Search(self.view, patterns).through(self.code):
+            if self.targets.follow(start) == slot:
                 yield start, slot
 
     def _leading_to(self, jump: int) -> Iterator[int]:
