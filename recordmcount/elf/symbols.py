@@ -72,6 +72,7 @@ _RANKS = {
     for each in _TYPES
     for binding in _BINDINGS
 }
+_ARE_PLACES = bytes([info in _RANKS for info in range(256)])
 _LEAST_FUNCTION = _RANKS[elf.STB_LOCAL << 4 | elf.STT_FUNC]
 
 
@@ -129,11 +130,12 @@ class Functions:
         found = self._aliases.get((section, start))
         if found is None:
             column = self._column(section)
-            first, end = bisect_left(column.starts, start), bisect_right(column.starts, start)
-            rows = column.rows[first:end]
-            if len(rows) == 1:
-                found = (self._name(rows[0]),)
+            starts = column.starts
+            first = bisect_left(starts, start)
+            if starts[first : first + 1] == [start] != starts[first + 1 : first + 2]:
+                found = (self._name(column.rows[first]),)
             else:
+                rows = column.rows[first : bisect_right(starts, start)]
                 found = tuple(dict.fromkeys(map(self._name, reversed(rows))))
             self._aliases[section, start] = found
         return found
@@ -203,12 +205,15 @@ class Functions:
         obj = self._obj
         content = obj.content(table)
         self._strings[table] = obj.content(obj.section(table).link)
-        whole = len(content) - len(content) % obj.layout.sym.size
-        symbols = map(obj.layout.sym_fields, obj.layout.sym.iter_unpack(content[:whole]))
-        for number, (name, value, size, info, _other, shndx) in enumerate(symbols):
-            rank = _RANKS.get(info)
-            if rank is None or not shndx or not name:
+        layout = obj.layout
+        content = content[: len(content) - len(content) % layout.sym.size]
+        symbols = map(layout.sym_fields, layout.sym.iter_unpack(content))
+        is_place = content[layout.sym_info :: layout.sym.size].translate(_ARE_PLACES)
+        for number, symbol in compress(enumerate(symbols), is_place):
+            name, value, size, info, _other, shndx = symbol
+            if not shndx or not name:
                 continue
+            rank = _RANKS[info]
             if shndx >= elf.SHN_LORESERVE and table == obj.symtab:
                 shndx = obj.section_of(number, shndx)
             rows.setdefault(shndx, []).append((value, rank, -number, table, name, size))

@@ -147,7 +147,12 @@ class RelocatableSites:
         known: dict[int, _Alike] = {}
         rows = zip(column.starts, column.ways, part.recorded, strict=True)
         for number, (start, way, recorded) in enumerate(rows, first):
-            function, distance = content.functions.at(part.section, start, start)
+            names = content.functions.names(part.section, start)
+            if names:  # nearly always: what begins with its call
+                function, distance = names[0], 0
+            else:
+                function, distance = content.functions.at(part.section, start, start)
+                names = content.functions.names(part.section, start - distance)
             if not way or is_loose or function is None:
                 yield self[number]
                 continue
@@ -156,8 +161,8 @@ class RelocatableSites:
                 alike = known[way] = content.alike(column, number - first)
             yield Site(
                 section.name, start, section.offset + start, True, machine,
-                function, distance, content.functions.names(part.section, start - distance),
-                alike.code, alike.state, alike.form, bool(recorded), alike.call, alike.nop,
+                function, distance, names, alike.code, alike.state, alike.form,
+                bool(recorded), alike.call, alike.nop,
                 relocation=alike.relocation,
             )  # fmt: skip
 
