@@ -31,6 +31,9 @@ def test_every_design_target_is_among_the_comparisons(document: Any) -> None:
         {"at_most": 0.75},
         {"at_most": 1.4},
         {"at_least": 4},
+        {"at_most": 1},
+        {"at_least": 10},
+        {"at_most": 0.15},
         {"at_least": 3},
         *[{"at_most": 3}] * 9,
     ]
@@ -40,6 +43,7 @@ def test_a_comparison_carries_what_its_ratio_is_made_of(document: Any) -> None:
     for row in document["comparisons"]:
         ours, peer = row["ours"]["least"], row["peer"]["least"]
         assert row["ratio"] in (ours / peer, peer / ours)
+        assert row["added"] in (None, ours - peer)
         assert min(row["ours"]["values"]) == ours > 0
         assert (row["met"] is None) == (row["target"] is None)
 
@@ -53,6 +57,9 @@ def test_the_table_has_a_line_for_each_comparison(capsys: pytest.CaptureFixture[
         "recordmcount.pl",
         "objtool --mcount",
         "python -I -S -c pass",
+        "readelf -rW",
+        "plain pyelftools",
+        "than without lines",
         "of cp",
     ):
         assert peer in out

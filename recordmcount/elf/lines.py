@@ -144,7 +144,7 @@ class Lines:
             )
         return self._steps[kind]
 
-    def _run(  # noqa: PLR0912 - a branch for each opcode, in the order of how often they come
+    def _run(  # noqa: PLR0912, PLR0915 - a branch for each opcode, the most frequent first
         self, unit: _Unit, start: int, position: int, addresses: list[int]
     ) -> tuple[dict[int, tuple[int, int]], bool]:
         """Run a program from `start`, where a sequence begins, to the end of one.
@@ -155,28 +155,35 @@ class Lines:
         data, size, least = self._content.data, self._obj.layout.word, unit.least_length
         base, at = len(unit.operands) + 1, start
         advances, steps = self._special(unit)
+        skipped = [range(0), *map(range, unit.operands)]
         found: dict[int, tuple[int, int]] = {}
         goals = iter(addresses)
         goal = none = 1 << 64
-        address, file, line, last = 0, 1, 1, (0, 0)
-        is_there = False
-        while at < unit.end:
+        address, file, line, last_file, last_line = 0, 1, 1, 0, 0
+        is_there, end = False, unit.end
+        while at < end:
             op = data[at]
             at += 1
             if op >= base or op == _COPY:
                 if op != _COPY:
                     address += advances[op]
-                    line += steps[op]
                 while goal < address:
-                    found[goal] = last
+                    found[goal] = last_file, last_line
                     goal = next(goals, none)
-                last = file, line
+                if op != _COPY:
+                    line += steps[op]
+                last_file, last_line = file, line
+            elif op == _ADVANCE_LINE:
+                value = data[at]
+                if value < 0x80:  # nearly always
+                    at += 1
+                    line += value if value < 0x40 else value - 0x80
+                else:
+                    value, at = _sleb(data, at)
+                    line += value
             elif op == _ADVANCE_PC:
                 value, at = _uleb(data, at)
                 address += value * least
-            elif op == _ADVANCE_LINE:
-                value, at = _sleb(data, at)
-                line += value
             elif op == _SET_FILE:
                 file, at = _uleb(data, at)
             elif op == _CONST_ADD_PC:
@@ -185,22 +192,24 @@ class Lines:
                 address += int.from_bytes(data[at : at + 2], "little")
                 at += 2
             elif op:
-                for _ in range(unit.operands[op - 1]):
-                    _, at = _uleb(data, at)
+                for _ in skipped[op]:
+                    while data[at] > 0x7F:
+                        at += 1
+                    at += 1
             else:
-                length, at = _uleb(data, at)
+                length, at = (data[at], at + 1) if data[at] < 0x80 else _uleb(data, at)
                 if data[at] == _LNE_ADDRESS:
                     address = int.from_bytes(data[at + 1 : at + 1 + size], "little")
                     if at - 2 == position:
                         is_there, goal = True, next(goals, none)
                 elif data[at] == _LNE_END:
                     while goal < address:
-                        found[goal] = last
+                        found[goal] = last_file, last_line
                         goal = next(goals, none)
                     if is_there:
                         self._left -= at - start
                         return found, True
-                    address, file, line, last = 0, 1, 1, (0, 0)
+                    address, file, line, last_file, last_line = 0, 1, 1, 0, 0
                 at += max(length, 1)
         self._left -= at - start
         return {}, False

@@ -148,9 +148,8 @@ class RelocatableSites:
         rows = zip(column.starts, column.ways, part.recorded, strict=True)
         for number, (start, way, recorded) in enumerate(rows, first):
             names = content.functions.names(part.section, start)
-            if names:  # nearly always: what begins with its call
-                function, distance = names[0], 0
-            else:
+            function, distance = names[0] if names else None, 0
+            if function is None:  # not a function's first instruction
                 function, distance = content.functions.at(part.section, start, start)
                 names = content.functions.names(part.section, start - distance)
             if not way or is_loose or function is None:

@@ -74,8 +74,9 @@ def print_table(comparisons: Iterable[Comparison], made: list[Comparison]) -> No
             print(f"\n{subject}")
         target = f"{row.target.bound} {row.target.number:g}" if row.target else ""
         met = {True: "yes", False: "NO", None: ""}[row.met]
+        figure = f"{row.more:.3f}" if row.added else f"{row.ratio:.2f}"
         ours, peer = quantity(row.ours, row.measure), quantity(row.peer, row.measure)
-        line = COLUMNS.format(f"  {row.what}", ours, peer, f"{row.ratio:.2f}", target, met)
+        line = COLUMNS.format(f"  {row.what}", ours, peer, figure, target, met)
         print(line.rstrip(), flush=True)
         made.append(row)
     print()
@@ -98,6 +99,7 @@ def as_json(row: Comparison) -> dict[str, object]:
         "ours": vars(row.ours),
         "peer": vars(row.peer),
         "ratio": row.ratio,
+        "added": row.more if row.added else None,
         "target": row.target and {row.target.bound.replace(" ", "_"): row.target.number},
         "met": row.met,
     }

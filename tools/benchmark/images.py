@@ -1,4 +1,4 @@
-"""Objects and linked files with many recorded sites, for patcher to switch."""
+"""Objects and linked files with many recorded sites, to switch and to report on."""
 
 import subprocess
 import sys
@@ -42,6 +42,53 @@ def of_tiny_functions(count: int, scratch: Path) -> Path:
     _gcc("-c", "-x", "assembler", "-", "-o", plain, source=source)
     _record(plain, recorded, "--pic")
     _gcc("-shared", "-nostdlib", "-o", image, recorded)
+    return image
+
+
+# 25 of a unit's functions are called through __fentry__, the others are what makes it large.
+UNIT = """\
+struct s{unit} {{ struct s{unit} *next; long value, more[8]; const char *name; }};
+int use(void *, long);
+{functions}
+"""
+LINED = """\
+{silent}int u{unit}_f{number}(struct s{unit} *list, long n, long m)
+{{
+  long sum = n;
+  for (struct s{unit} *each = list; each; each = each->next) {{
+    if (each->value > m)
+      sum += each->value * n;
+    else if (each->name)
+      sum -= use(each, sum + {number});
+    each->more[n & 7] = sum;
+  }}
+  while (n-- > m)
+    sum ^= use(list, n);
+  return use(list, sum);
+}}
+"""
+SILENT = "__attribute__((no_instrument_function)) "
+SITES_OF_UNIT, FUNCTIONS_OF_UNIT = 25, 250
+
+
+def with_lines(units: int, scratch: Path) -> Path:
+    """A shared object of so many units, 25 sites in 250 functions each, with line tables."""
+    objects = []
+    for unit in range(units):
+        functions = "".join(
+            LINED.format(
+                silent=SILENT if number % (FUNCTIONS_OF_UNIT // SITES_OF_UNIT) else "",
+                unit=unit, number=number,
+            )
+            for number in range(FUNCTIONS_OF_UNIT)
+        )  # fmt: skip
+        path = scratch / f"unit{unit}.c"
+        path.write_text(UNIT.format(unit=unit, functions=functions))
+        objects.append(path.with_suffix(".o"))
+        _gcc("-c", "-O1", "-g", "-fPIC", "-pg", "-mfentry", "-o", objects[-1], path)
+        _record(objects[-1], objects[-1], "--pic")
+    image = scratch / "lines.so"
+    _gcc("-shared", "-nostdlib", "-o", image, *objects)
     return image
 
 
