@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     # Lines for stdout and for stderr, counts, whether it failed: of one file.
     Answer = tuple[list[str], list[str], tuple[int, ...], bool]
 
-VERBS = ("report", "diff")
+VERBS = ("report", "verify", "diff")
 LONGEST_LIST = 1 << 26  # bytes; a kernel's has 1 << 19
 # Below this many files one process is done before others would have started.
 FILES_WORTH_FORKING = 16

@@ -19,7 +19,7 @@ from .errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Literal
 
     from .elf.object import Object
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Code = Literal["q", "I"]  # of a word, for `struct` and `memoryview`
     # Section offsets, in any order, by section index.
     Places = dict[int, list[int]]
+    # Section index and section offset, None of a word that names no place.
+    Claim = tuple[int, int] | None
 
 NAME = b"__mcount_loc"
 # The section that the kernel's build puts into every module, and its loader looks for.
@@ -108,13 +110,7 @@ class Entries:
 
 def decode(obj: "Object") -> Entries:
     """Read what the tables of an object name; FormatError where a relocation makes no entry."""
-    tables: dict[int, list[int]] = {index: [] for index in obj.named(NAME)}
-    for index in obj.of_type(elf.SHT_RELA, elf.SHT_REL):
-        if obj.headers[index][elf.SH_INFO] in tables:
-            tables[obj.headers[index][elf.SH_INFO]].append(index)
-    involved = [index for pair in tables.items() for index in (pair[0], *pair[1])]
-    if sum(obj.headers[index][elf.SH_SIZE] for index in involved) > obj.size:
-        raise FormatError(obj.path, "tables overlap", NAME.decode())
+    tables = _tables(obj)
     places: Places = {}
     dead = 0
     for index, relocations in tables.items():
@@ -126,6 +122,18 @@ def decode(obj: "Object") -> Entries:
     total = sum(map(len, places.values()))
     repeated = total - sum(map(len, distinct.values()))
     return Entries(distinct, dead, repeated, _loose(obj, chain.from_iterable(tables.values())))
+
+
+def _tables(obj: "Object") -> dict[int, list[int]]:
+    """Map the tables of an object to their relocation sections, by index."""
+    tables: dict[int, list[int]] = {index: [] for index in obj.named(NAME)}
+    for index in obj.of_type(elf.SHT_RELA, elf.SHT_REL):
+        if obj.headers[index][elf.SH_INFO] in tables:
+            tables[obj.headers[index][elf.SH_INFO]].append(index)
+    involved = [index for pair in tables.items() for index in (pair[0], *pair[1])]
+    if sum(obj.headers[index][elf.SH_SIZE] for index in involved) > obj.size:
+        raise FormatError(obj.path, "tables overlap", NAME.decode())
+    return tables
 
 
 def _loose(obj: "Object", relocations: "Iterable[int]") -> dict[int, str]:
@@ -183,33 +191,58 @@ def _in_columns(obj: "Object", index: int, relocations: list[int]) -> "tuple[Pla
 
 def _word_by_word(obj: "Object", index: int, relocations: list[int]) -> "tuple[Places, int]":
     """Return (places, how many words name none) of a table."""
+    claims = _claims(obj, index, relocations)
+    places: Places = {}
+    for offset, claim in claims.items():
+        if claim == UNKNOWN:
+            raise FormatError(obj.path, "unknown relocation", NAME.decode(), offset)
+        if claim:
+            places.setdefault(claim[0], []).append(claim[1])
+    return places, len(claims) - sum(map(len, places.values()))
+
+
+# What is claimed by a word whose relocation makes it no address.
+UNKNOWN = (-1, 0)
+
+
+def claims(obj: "Object") -> "Iterator[tuple[int, int, Claim]]":
+    """Yield (index of a table, offset of a word in it, what that claims) of all tables' words.
+
+    Where `decode` raises FormatError for a relocation, the claim is UNKNOWN.
+    """
+    for index, relocations in _tables(obj).items():
+        for offset, claim in _claims(obj, index, relocations).items():
+            yield index, offset, claim
+
+
+def _claims(obj: "Object", index: int, relocations: list[int]) -> "dict[int, Claim]":
+    """Map the offset of each word of a table to (section index, section offset); None of no place.
+
+    A word without a relocation names no place.
+    """
     word, content = obj.layout.word, obj.content(index)
-    # By offset of the word: (section index, section offset), None where it names no place.
-    claims: dict[int, tuple[int, int] | None] = dict.fromkeys(
-        range(0, obj.section(index).size - word + 1, word)
-    )
+    claims: dict[int, Claim] = dict.fromkeys(range(0, obj.section(index).size - word + 1, word))
     for each in relocations:
         for offset, relocation_type, symbol, explicit in obj.relocations(each):
             if relocation_type == x86.RELOCATION_NONE:
                 continue
             size = _ENTRY_SIZES[obj.machine].get(relocation_type)
             if size is None or symbol >= obj.symbol_count or offset + word > len(content):
-                raise FormatError(obj.path, "unknown relocation", NAME.decode(), offset)
+                claims[offset] = UNKNOWN
+                continue
             named = obj.raw_symbol(symbol)
             addend = elf.in_place(content, offset) if explicit is None else explicit
             section = named[elf.ST_SHNDX]
             claims[offset] = (section, named[elf.ST_VALUE] + addend) if section else None
             if size > word and not claims.get(offset + word):
                 claims.pop(offset + word, None)
-    places: Places = {}
-    for claim in filter(None, claims.values()):
-        places.setdefault(claim[0], []).append(claim[1])
-    return places, len(claims) - sum(map(len, places.values()))
+    return claims
 
 
 # --- the entries of a linked file -----------------------------------------------------------------
 
-_NOT_RELOCATED = -1
+# What a word has that the loader would not make an address.
+NOT_RELOCATED = -1
 
 
 def addresses(
@@ -222,18 +255,26 @@ def addresses(
     dynamic relocation, by link-time virtual address. Raises FormatError where the loader would not
     make a word an address.
     """
+    entries = words(obj, vaddrs, content, relocated)
+    if NOT_RELOCATED in entries:
+        raise FormatError(
+            obj.path, "an entry the loader would not relocate", name,
+            entries.index(NOT_RELOCATED) * obj.layout.word,
+        )  # fmt: skip
+    return entries
+
+
+def words(
+    obj: "Object", vaddrs: range, content: bytes, relocated: "Mapping[int, int]"
+) -> tuple[int, ...]:
+    """Read a table as `addresses` does, with NOT_RELOCATED for what it raises FormatError for."""
     word, highest = obj.layout.word, obj.layout.highest
     entries = unpack(f"<{len(content) // word}{'Q' if word == 8 else 'I'}", content)
     if not vaddrs:
         return entries
     if obj.type != elf.ET_EXEC:  # what has no relocation is no address
-        entries = tuple(map({0: 0, highest: 0}.get, entries, repeat(_NOT_RELOCATED)))
+        entries = tuple(map({0: 0, highest: 0}.get, entries, repeat(NOT_RELOCATED)))
     if relocated:
         slots = vaddrs[::word]
         entries = tuple(map(relocated.get, slots, entries))
-    if _NOT_RELOCATED in entries:
-        raise FormatError(
-            obj.path, "an entry the loader would not relocate", name,
-            entries.index(_NOT_RELOCATED) * word,
-        )  # fmt: skip
     return entries

@@ -10,6 +10,15 @@ SYMBOL = Option(
     "--symbol", "a further function to look for, as in gcc's -mfentry-name; repeatable", "symbols",
     value="NAME", repeatable=True,
 )  # fmt: skip
+ALL_SECTIONS = Option(
+    "--all-sections",
+    "record every loaded text section, also those that no kernel's tracer may touch",
+)
+KERNEL = Option(
+    "--kernel",
+    "record only the sections that a kernel's tracer expects (the default where an object is seen "
+    "to be of a kernel)",
+)
 OUTPUT = Option(
     "-o --output", "write the result to OUT and leave the one FILE alone", value="OUT"
 )  # fmt: skip
@@ -48,7 +57,8 @@ def declare() -> tuple[Command, Options]:
     """Declare the command line of recording."""
     command = Command(
         "recordmcount",
-        ["[-w] [options] FILE... | @LIST", "report [options] FILE...", "diff [options] OLD NEW"],
+        ["[-w] [options] FILE... | @LIST", "report [options] FILE...",
+         "verify [options] PATH...", "diff [options] OLD NEW"],
         "Record every call to mcount or __fentry__ in relocatable x86 objects (and in the members "
         "of static libraries) in a __mcount_loc table, as the Linux build's recordmcount does.",
         [
@@ -64,15 +74,8 @@ def declare() -> tuple[Command, Options]:
                 value="N", number=range(1, MOST_JOBS + 1),
             ),
             SYMBOL,
-            Option(
-                "--all-sections",
-                "record every loaded text section, also those that no kernel's tracer may touch",
-            ),
-            Option(
-                "--kernel",
-                "record only the sections that a kernel's tracer expects (the default where an "
-                "object is seen to be of a kernel)",
-            ),
+            ALL_SECTIONS,
+            KERNEL,
             Option(
                 "--gc-sections",
                 "one table for each text section, linked to it, so that the linker's --gc-sections "
@@ -111,6 +114,7 @@ def declare() -> tuple[Command, Options]:
         ],
         verbs=[
             ("report", "show every call site of objects, libraries and linked files"),
+            ("verify", "tell whether tables are true to the code, for builds and CI"),
             ("diff", "show what changed between two builds"),
         ],
         epilog="`recordmcount VERB --help` tells more.\n"

@@ -27,7 +27,7 @@ LAYERS = {
         ["sites"],
         ["record"],
         ["report"],
-        ["diff"],
+        ["diff", "verify"],
         ["cli"],
         ["__main__"],
     ],

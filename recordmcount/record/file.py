@@ -209,7 +209,7 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
             result.err += _of_table(obj, options)
         return Plan([], [])
     found = calls.find(obj, options.symbols, processes)
-    if found.sections and _is_tracer(obj, options):
+    if found.sections and is_tracer(obj, kernel=options.kernel):
         if not options.quiet:
             result.err.append(f"{obj.path}: warning: the kernel's tracer, not recorded")
         return Plan([], [])
@@ -230,12 +230,13 @@ def plan_object(obj: "Object", options: "Options", result: Result, processes: in
     return plan
 
 
-def _is_tracer(obj: "Object", options: "Options") -> bool:
+def is_tracer(obj: "Object", *, kernel: bool) -> bool:
+    """Tell whether an object is a kernel's tracer, which is not recorded; `kernel`: of one."""
     if not obj.path.endswith(TRACER):
         return False
     from .kernel_objects import is_of_kernel  # rare
 
-    return options.kernel or is_of_kernel(obj)
+    return kernel or is_of_kernel(obj)
 
 
 def _doubts(obj: "Object", found: "calls.Found", plan: Plan) -> "Iterator[str]":

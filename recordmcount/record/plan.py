@@ -172,7 +172,7 @@ def _tables(
     )
     flags = elf.SHF_ALLOC | (elf.SHF_WRITE if pic else 0)
     link_order = elf.SHF_LINK_ORDER if options.gc_sections else 0
-    groups = _group_of(obj) if any(_in_group(obj, part.section) for part in recorded) else {}
+    groups = group_of(obj) if any(in_group(obj, part.section) for part in recorded) else {}
     tables: dict[int, Table] = {}
     for part in recorded:
         group = groups.get(part.section, 0)
@@ -184,11 +184,12 @@ def _tables(
     return list(tables.values())
 
 
-def _in_group(obj: "Object", section: int) -> bool:
+def in_group(obj: "Object", section: int) -> bool:
+    """Tell whether a section is of a group."""
     return bool(obj.headers[section][elf.SH_FLAGS] & elf.SHF_GROUP)
 
 
-def _group_of(obj: "Object") -> dict[int, int]:
+def group_of(obj: "Object") -> dict[int, int]:
     """Map each member section to the SHT_GROUP section that lists it, by index."""
     groups = {}
     for index in obj.of_type(elf.SHT_GROUP):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # How many targets one byte can tell apart: the high half is the number, the low half how many.
 MOST_TARGETS = 15
 UNMARKED = "a NOP without a mark, which may be padding"
+NEITHER = "neither a call nor a NOP in the place of one"
 OF_AN_OBJECT = "a NOP that was made in an object file"
 RELOCATED = "code that the loader relocates (DT_TEXTREL)"
 
@@ -135,7 +136,7 @@ class Decoder:
         return found
 
     def _decode(self, vaddr: int, before: bytes, text: bytes) -> Found:
-        reason = "neither a call nor a NOP in the place of one"
+        reason = NEITHER
         length = 5
         for form in self._calls.get(text[:1], ()):
             operand = form.operand(text)

@@ -8,8 +8,7 @@ from recordmcount.elf import object as elf
 from recordmcount.elf.segments import LoadView
 
 from . import kernel_table
-from .decoder import Decoder
-from .linked import Entries, LinkedSites
+from .linked import Image, LinkedSites
 from .linked_code import LinkedCode
 from .targets import Definitions, Targets, Words
 
@@ -19,12 +18,20 @@ if TYPE_CHECKING:
 
     from recordmcount.elf.object import Object
 
+    from .kernel_table import KernelTable
+
 
 def read(obj: Object, extra_names: Sequence[str] = ()) -> LinkedSites | None:
     """Find the sites that a kernel's table names; None of what is no such kernel, or has none.
 
     `extra_names` are further names of mcount. Raises FormatError where the table is not sound.
     """
+    found = find(obj, extra_names)
+    return found and found[0].sites(sorted(found[1].entries))
+
+
+def find(obj: Object, extra_names: Sequence[str] = ()) -> tuple[Image, KernelTable] | None:
+    """Find a kernel's table, and what tells what stands at its entries; else as `read`."""
     if obj.of_type(elf.SHT_SYMTAB) or obj.type != elf.ET_EXEC:
         return None
     view = obj.once(LoadView)
@@ -38,6 +45,4 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> LinkedSites | None:
     definitions = Definitions(view, names, table.targets)
     words = Words(view, [], definitions)
     code = LinkedCode(view, kallsyms.KernelFunctions(symbols))
-    targets = Targets(code, words, [], definitions)
-    entries = Entries(sorted(table.entries), obj.layout.highest)
-    return LinkedSites(entries, code, Decoder(obj, targets, code, words.in_code), targets)
+    return Image(obj, code, Targets(code, words, [], definitions), words), table

@@ -62,9 +62,9 @@ def find(view: LoadView, symbols: Kallsyms, names: Sequence[bytes]) -> KernelTab
             raise FormatError(view.obj.path, f"no table from {START} to {STOP}")
         entries = _words(view, view.read(start, size, "the table"))
         return KernelTable(start, entries, targets, is_marked=True)
-    calls = set(_calls(view, [*targets]))
-    start, entries = _longest_run(view, calls)
-    if len(entries) * 2 <= len(calls) or not is_ascending(entries):
+    found = set(calls(view, [*targets]))
+    start, entries = _longest_run(view, found)
+    if len(entries) * 2 <= len(found) or not is_ascending(entries):
         return None
     return KernelTable(start, entries, targets, is_marked=False)
 
@@ -74,7 +74,7 @@ def _words(view: LoadView, content: bytes) -> tuple[int, ...]:
     return unpack(f"<{len(content) // word}{'Q' if word == 8 else 'I'}", content)
 
 
-def _calls(view: LoadView, targets: Sequence[int]) -> Iterator[int]:
+def calls(view: LoadView, targets: Sequence[int]) -> Iterator[int]:
     """Yield the link-time virtual addresses of what looks like a direct call of a target."""
     flags = elf.SHF_ALLOC | elf.SHF_EXECINSTR
     for index, header in enumerate(view.obj.headers):

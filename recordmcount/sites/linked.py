@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from recordmcount.elf.object import Object
 
     from .site import Site
+    from .tables import Table
 
 # More ways than these are not compared with: then decoding each site is as fast.
 MOST_WAYS = 8
@@ -256,28 +257,56 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> LinkedSites:
     `extra_names` are further names of mcount, as given to gcc's -mfentry-name. Raises FormatError
     where there is no table, or an entry names no code that is loaded from the file.
     """
-    view = obj.once(LoadView)
+    obj.once(LoadView)
     if not obj.headers:
         raise FormatError(obj.path, "no section headers, by which a table is found")
-    obj.extents()  # a site in one section is code of that alone
-    obj.loaded_extents()
     found = obj.once(tables.find)
     if not found:
         raise FormatError(obj.path, f"no {mcount_loc.NAME.decode()} table")
-    names = x86.mcount_names(extra_names)
-    gots = [obj.section(index) for name in (b".got", b".got.plt") for index in obj.named(name)]
-    definitions = Definitions(view, names)
-    wanted = [range(got.vaddr, got.vaddr + got.size) for got in gots]
-    wanted += [table.vaddrs for table in found]
-    words = Words(view, wanted, definitions)
-    code = LinkedCode(view)
-    targets = Targets(code, words, gots, definitions)
+    image = Image.of_tables(obj, extra_names, found)
     addresses = [
-        mcount_loc.addresses(obj, one.name, one.vaddrs, one.content, words.values) for one in found
+        mcount_loc.addresses(obj, one.name, one.vaddrs, one.content, image.relocated)
+        for one in found
     ]
-    entries = Entries(sorted(chain.from_iterable(addresses)), obj.layout.highest)
-    decoder = Decoder(obj, targets, code, words.in_code)
-    return LinkedSites(entries, code, decoder, targets)
+    return image.sites(sorted(chain.from_iterable(addresses)))
+
+
+class Image:
+    """A linked file, and what it takes to tell what stands at the entries of its tables.
+
+    `code` is its code, `targets` are the ways to mcount, and `relocated` the values of words that
+    have a dynamic relocation, by link-time virtual address.
+    """
+
+    def __init__(self, obj: Object, code: LinkedCode, targets: Targets, words: Words) -> None:
+        self.code = code
+        self.targets = targets
+        self.relocated = words.values
+        self._obj = obj
+        self._decoder = Decoder(obj, targets, code, words.in_code)
+
+    @classmethod
+    def of_tables(cls, obj: Object, extra_names: Sequence[str], found: Sequence[Table]) -> Image:
+        """Look at a linked file with section headers and these tables. Raises FormatError."""
+        view = obj.once(LoadView)
+        obj.extents()  # a site in one section is code of that alone
+        obj.loaded_extents()
+        names = x86.mcount_names(extra_names)
+        gots = [obj.section(index) for name in (b".got", b".got.plt") for index in obj.named(name)]
+        definitions = Definitions(view, names)
+        wanted = [range(got.vaddr, got.vaddr + got.size) for got in gots]
+        wanted += [table.vaddrs for table in found]
+        words = Words(view, wanted, definitions)
+        code = LinkedCode(view)
+        return cls(obj, code, Targets(code, words, gots, definitions), words)
+
+    def sites(self, entries: Sequence[int]) -> LinkedSites:
+        """Tell what stands at the ascending entries of all tables, dead ones among them.
+
+        Raises FormatError where one names no code that is loaded from the file.
+        """
+        found = Entries(entries, self._obj.layout.highest)
+        return LinkedSites(found, self.code, self._decoder, self.targets)
 
 
 def _merged(ways: bytes, columns: dict[int, list[bytes]]) -> list[bytes]:

@@ -81,6 +81,19 @@ class LinkedCode:
             )  # fmt: skip
             first = last
 
+    def outside(self, vaddrs: list[int]) -> list[int]:
+        """Choose those of ascending `vaddrs` that are in no code that is loaded from the file."""
+        found: list[int] = []
+        behind = 0
+        for section in self._sections:
+            first = bisect_left(vaddrs, section.vaddr, behind)
+            found += vaddrs[behind:first]
+            behind = bisect_left(vaddrs, section.vaddr + section.size, first)
+            inside = vaddrs[first:behind]
+            if inside and not self._is_loaded(section, inside[0], inside[-1] + 1):
+                found += [each for each in inside if not self._is_loaded(section, each, each + 1)]
+        return found + vaddrs[behind:]
+
     def around(self, vaddr: int) -> tuple[bytes, bytes]:
         """Read (ENDBR_SIZE bytes before `vaddr`, LONGEST_SITE from it), less at a section's end."""
         section = self._section(vaddr)

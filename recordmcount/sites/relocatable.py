@@ -221,14 +221,18 @@ class RelocatableSites:
         return RelocatableSites(self._content, parts, self._entries)
 
 
-def read(obj: Object, extra_names: Sequence[str] = ()) -> RelocatableSites:
+def read(
+    obj: Object, extra_names: Sequence[str] = (), entries: Entries | None = None
+) -> RelocatableSites:
     """Find the sites of an object, and which of them its tables name.
 
     `extra_names` are further names of mcount, as given to gcc's -mfentry-name. Raises FormatError
-    where a relocation that matters cannot be trusted.
+    where a relocation that matters cannot be trusted. `entries` are those of its tables, or of
+    these the ones that are to be looked at.
     """
     content = _Content(obj, calls.find(obj, tuple(extra_names), all_off=True))
-    entries = mcount_loc.decode(obj)
+    if entries is None:
+        entries = mcount_loc.decode(obj)
     content.claim(entries.places)
     return RelocatableSites(content, content.parts(entries.places), entries)
 

@@ -45,7 +45,7 @@ class FoundSites:
 
     `vaddrs` are the link-time virtual addresses of the sites, ascending, and `evidence` tells of
     each how it is known (sites.evidence). `no_evidence` says why calls could not be found, if
-    that is so: then there may be some.
+    that is so: then there may be some. `prefixed` are calls behind a prefix that no entry can name.
     """
 
     in_object: Literal[False] = False
@@ -68,9 +68,10 @@ class FoundSites:
         self.no_evidence = no_evidence
         self.targets = linked.targets
         self.slots = linked.slots
+        self.has_headers = bool(goals.view.obj.headers)
         self._linked = linked
         self._named = found.named
-        self._prefixed = found.prefixed
+        self.prefixed = found.prefixed
         self._undoubted = found.undoubted
         self._functions = goals.functions
         self._code = goals.code
@@ -91,7 +92,7 @@ class FoundSites:
 
     def __getitem__(self, number: int) -> Site:
         site = self._linked[number]._replace(recorded=False, evidence=self.evidence[number])
-        if site.position in self._prefixed:
+        if site.position in self.prefixed:
             code = self._code.read(site.position, site.position + 1 + x86.CALL.length)
             return site._replace(code=code, reason=PREFIXED, expected=())
         if site.state is State.FOREIGN and site.position in self._named:

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from recordmcount.elf.object import Object
+    from recordmcount.elf.object import Object, Section
 
 # The names of a table's ends: of the kernel's linker script, and those that linkers make.
 ENDS = (
@@ -39,19 +39,24 @@ class Table:
         self.content = content
 
 
-def find(obj: Object) -> list[Table]:
+def find(obj: Object, odd: list[Section] | None = None) -> list[Table]:
     """Find the tables of a linked file; what two of them would share is in the first alone.
 
-    Raises FormatError where one cannot be a table of addresses.
+    Raises FormatError where one cannot be a table of addresses. Into `odd`, if it is given, go the
+    sections that end inside of an address, which is left out then.
     """
     tables = []
     for index in obj.named(mcount_loc.NAME):
         section = obj.section(index)
-        if section.type == elf.SHT_NOBITS or section.size % obj.layout.word:
+        rest = section.size % obj.layout.word
+        if section.type == elf.SHT_NOBITS or (rest and odd is None):
             raise FormatError(obj.path, "not a table of addresses", section.name)
+        if rest and odd is not None:
+            odd.append(section)
+        size = section.size - rest
         is_loaded = section.flags & elf.SHF_ALLOC
-        vaddrs = range(section.vaddr, section.vaddr + section.size) if is_loaded else range(0)
-        tables.append(Table(section.name, vaddrs, obj.content(index)))
+        vaddrs = range(section.vaddr, section.vaddr + size) if is_loaded else range(0)
+        tables.append(Table(section.name, vaddrs, obj.content(index)[:size]))
     for name, whole in _between_symbols(obj):
         view = obj.once(LoadView)
         for vaddrs in _rest(whole, [table.vaddrs for table in tables]):

@@ -1,0 +1,1 @@
+"""The verb `verify`: whether tables tell the truth about the code."""

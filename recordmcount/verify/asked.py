@@ -1,0 +1,19 @@
+"""What is asked of files."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Asked(NamedTuple):
+    """Further names of mcount (`symbols`), and by which rule objects are to be recorded.
+
+    `kernel` and `all_sections` are those of the recorder's options.
+    """
+
+    symbols: tuple[str, ...] = ()
+    kernel: bool = False
+    all_sections: bool = False
+
+
+NOTHING_MORE = Asked()

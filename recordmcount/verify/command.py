@@ -1,0 +1,134 @@
+"""The verb `verify`: files -> findings -> lines, JSON, SARIF or annotations, and exit status."""
+
+from __future__ import annotations
+
+from recordmcount.console import put, say
+from recordmcount.errors import UsageError
+from recordmcount.grammar import Command, Option, Values
+from recordmcount.options import ALL_SECTIONS, HELP, JSON, KERNEL, SCHEMA, SYMBOL
+from recordmcount.verb import give
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from recordmcount.report.shapes import ReportedError
+
+    from .shapes import VerifiedFile
+
+FORMATS = ("text", "json", "github", "sarif")
+
+
+class VerifyOptions(Values):
+    """What is asked of `recordmcount verify`."""
+
+    json = False
+    format: str | None = None
+    kernel = False
+    all_sections = False
+    symbols: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise UsageError where words make no sense together."""
+        super().check()
+        self.format = self.format or ("json" if self.json else "text")
+        if self.format not in FORMATS:
+            raise UsageError(f"no format '{self.format}': {', '.join(FORMATS)}")
+        if self.json and self.format != "json":
+            raise UsageError("--json is --format json")
+
+
+def declare() -> tuple[Command, VerifyOptions]:
+    """Declare the command line."""
+    what = (
+        "an object, a static library, an executable, a shared object, a kernel image, one of these "
+        "compressed, or a folder, whose files of such sorts are meant"
+    )
+    command = Command(
+        "recordmcount verify",
+        ["[options] PATH..."],
+        "Compare __mcount_loc tables with the code: every entry names the first byte of a site, "
+        "once, and every site has an entry. Which calls in objects are to have one is decided as "
+        "recording does. Each finding is told with its place, its function, and how it is mended.",
+        [
+            Option(
+                "--format",
+                "text (the default), json, github (annotations of a workflow), or sarif (2.1.0)",
+                value="FORMAT",
+            ),
+            KERNEL, ALL_SECTIONS, SYMBOL, JSON, SCHEMA, HELP,
+        ],
+        arguments=[("PATH", what)],
+        epilog="exit status: 0 clean, or nothing to verify; 1 findings, or a file could not be "
+        "read; 2 usage",
+    )  # fmt: skip
+    return command, VerifyOptions()
+
+
+def execute(options: VerifyOptions) -> int:
+    """Verify all files; returns the exit status."""
+    from recordmcount.report.json import dump, schema
+
+    if options.information == "schema":
+        return give(dump(schema(f"{__file__.rpartition('/')[0]}/verify.schema.json")))
+    run = _Run(options)
+    written = run.write()
+    return 0 if written and run.is_clean else 1
+
+
+class _Run:
+    """One run: what is told of each file when it has been read, and whether all is well."""
+
+    def __init__(self, options: VerifyOptions) -> None:
+        self._options = options
+        self._errors: list[ReportedError] = []
+        self.is_clean = True
+
+    def write(self) -> bool:
+        """Print in the format that is asked for; False where nobody can read it."""
+        if self._options.format == "text":
+            from .text import Total, lines
+
+            return say(1, lines(self._files(), one=self._is_one(), total=Total()))
+        if self._options.format == "github":
+            from . import github
+
+            if not all(say(1, github.lines(file)) for file in self._files()):
+                return False
+            errors = [github.unreadable(each["path"], each["message"]) for each in self._errors]
+            return say(1, errors)
+        from recordmcount.report.json import dump
+
+        from .document import verification
+        from .sarif import log
+
+        make = log if self._options.format == "sarif" else verification
+        files = [*self._files()]
+        return put(dump(make(files, self._errors)))
+
+    def _is_one(self) -> bool:
+        """Tell whether one file is named: then it is told of even if it is clean."""
+        import os
+
+        return len(self._options.files) == 1 and not os.path.isdir(self._options.files[0])
+
+    def _files(self) -> Iterator[VerifiedFile]:
+        """Give what is told of each file; say at once what cannot be read."""
+        from recordmcount.errors import Error
+        from recordmcount.folders import files
+        from recordmcount.progress import over, start
+
+        from .asked import Asked
+        from .pieces import Piece, failed, piece
+
+        options = self._options
+        asked = Asked(options.symbols, options.kernel, options.all_sections)
+        progress = start(len(options.files), quiet=options.format in ("json", "sarif"))
+        for path in files(over(options.files, progress)):
+            made = Piece(*(failed(path) if isinstance(path, Error) else piece(asked, path)))
+            self._errors += made.errors
+            say(2, [*(error["message"] for error in made.errors), *made.warnings])
+            self.is_clean &= not made.errors
+            for file in made.files:
+                self.is_clean &= not file["findings"]
+                yield file

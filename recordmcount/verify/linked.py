@@ -1,0 +1,299 @@
+"""What is wrong with the tables of a linked file: compared with the calls that its code proves.
+
+A scan finds these calls whatever the tables say. It tells of a missing entry only where a call is
+proven, and of a wrong one only where it is known what mcount is: in a static image without symbols
+nothing tells. Entries of 0 and -1 are what linkers leave for code that they dropped, and several
+for one place are right where the linker has folded as many functions into one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from typing import NamedTuple
+
+from recordmcount import mcount_loc, x86
+from recordmcount.elf import object as elf
+from recordmcount.elf.segments import LoadView
+from recordmcount.sites import boundaries, decoder, kernel, kernel_table, scan, tables
+from recordmcount.sites.linked import Image
+from recordmcount.sites.state import State
+from recordmcount.sites.words import sites_in_words
+
+from . import rules
+from .finding import Finding, Found, off, off_by
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from recordmcount.elf.object import Object
+    from recordmcount.sites.linked import LinkedSites
+    from recordmcount.sites.linked_code import LinkedCode
+    from recordmcount.sites.scan import FoundSites
+    from recordmcount.sites.site import Site
+
+    from .asked import Asked
+    from .rules import Rule
+
+# What does not tell whether there is a site.
+UNPROVEN = (decoder.OF_AN_OBJECT, decoder.RELOCATED, boundaries.NO_START)
+# mold puts a NOP before a call, which may belong to it or not.
+SAME = 1  # byte
+ENDBR_SIZE = len(x86.ENDBR[0])  # bytes
+
+
+def check(obj: Object, asked: Asked) -> Found:
+    """Compare tables and code. Raises FormatError where the file cannot be trusted."""
+    odd: list[elf.Section] = []
+    found_tables = tables.find(obj, odd) if obj.headers else []
+    if found_tables:
+        image = Image.of_tables(obj, asked.symbols, found_tables)
+        words = [
+            Words(
+                one.name, one.vaddrs,
+                mcount_loc.words(obj, one.vaddrs, one.content, image.relocated),
+            )
+            for one in found_tables
+        ]  # fmt: skip
+        checked = _Check(obj, image, words, Scanned(scan.read(obj, asked.symbols)))
+        checked.found.findings += _odd(obj, odd, words)
+        return checked.check()
+    kernels = kernel.find(obj, asked.symbols) if obj.headers else None
+    if kernels:
+        image, table = kernels
+        start = range(table.vaddr, table.vaddr + len(table.entries) * obj.layout.word)
+        words = [Words(kernel_table.START, start, table.entries)]
+        return _Check(obj, image, words, Begun(obj, image)).check()
+    return _without_table(scan.read(obj, asked.symbols))
+
+
+class Words(NamedTuple):
+    """A table: its name, the link-time virtual addresses it is at, and its words in order."""
+
+    table: str
+    vaddrs: range
+    values: Sequence[int]
+
+
+def _odd(obj: Object, odd: Sequence[elf.Section], words: Sequence[Words]) -> Iterator[Finding]:
+    """Tell of tables that have no whole number of words, or not where words can be."""
+    word = obj.layout.word
+    for section in odd:
+        what = f"{section.size} bytes, of {word} each"
+        yield Finding(rules.TABLE_SIZE, what, section.name, section.vaddr + section.size)
+    for one in words:
+        if one.vaddrs and one.vaddrs.start % word:
+            what = f"it begins at {one.vaddrs.start:#x}, and has words of {word} bytes"
+            yield Finding(rules.TABLE_ALIGNMENT, what, one.table, one.vaddrs.start)
+
+
+def _without_table(sites: FoundSites) -> Found:
+    """Tell, once, of the calls of a file without a table."""
+    found = Found()
+    calls = Scanned(sites)
+    found.sites = len(calls.positions)
+    found.no_evidence = sites.no_evidence
+    if calls.positions and not sites.has_headers:
+        found.no_evidence = "no section headers, by which a table is found"
+    elif calls.positions:
+        what = f"{sites_in_words(found.sites)} without entry, the first here"
+        found.findings.append(_of_site(rules.NO_TABLE, calls.site(calls.positions[0]), what))
+    return found
+
+
+def _of_site(
+    rule: Rule, site: Site, message: str, word: tuple[str | None, int | None] = (None, None)
+) -> Finding:
+    distance = None if site.function is None else site.function_offset
+    return Finding(rule, message, site.section, site.position, site.function, distance, *word)
+
+
+class Scanned:
+    """The calls that a scan of the code proves: `positions` are their addresses, ascending."""
+
+    def __init__(self, sites: FoundSites) -> None:
+        self._sites = sites
+        # What is only likely proves nothing, and patchable entries have a table of their own.
+        self.positions = [vaddr for vaddr in sites.proven if vaddr not in sites.prefixed]
+
+    def site(self, vaddr: int) -> Site:
+        """Return the site at a link-time virtual address, which must be one's."""
+        return self._sites[bisect_left(self._sites.vaddrs, vaddr)]
+
+
+class Begun:
+    """The calls of a kernel without a symbol table: those with which functions begin."""
+
+    def __init__(self, obj: Object, image: Image) -> None:
+        self._image = image
+        starts, _ = image.code.beginnings()
+        view = obj.once(LoadView)
+        self.positions = sorted(
+            vaddr
+            for vaddr in kernel_table.calls(view, [*image.targets.code])
+            if vaddr in starts or _is_behind_endbr(image.code, vaddr, starts)
+        )
+
+    def site(self, vaddr: int) -> Site:
+        """Return the site at a link-time virtual address, which must be one's."""
+        return self._image.sites([vaddr])[0]
+
+
+def _is_behind_endbr(code: LinkedCode, vaddr: int, starts: set[int]) -> bool:
+    start = vaddr - ENDBR_SIZE
+    return start in starts and code.some(start, ENDBR_SIZE) in x86.ENDBR
+
+
+class _Check:
+    """One linked file with tables; `calls` are those that its code proves."""
+
+    def __init__(
+        self, obj: Object, image: Image, words: Sequence[Words], calls: Scanned | Begun
+    ) -> None:
+        self._obj = obj
+        self._image = image
+        self._words = words
+        self._calls = calls
+        self._proven = {*calls.positions}
+        self._is_kernel = any(one.table == kernel_table.START for one in words)
+        self._places: dict[int, list[tuple[str, int]]] | None = None
+        self.found = Found()
+        self.found.has_table = True
+
+    def check(self) -> Found:
+        """Compare what the words name with the calls."""
+        found, highest = self.found, self._obj.layout.highest
+        values = [value for one in self._words for value in one.values]
+        live = [value for value in values if 0 < value < highest]
+        distinct = sorted({*live})
+        found.entries = len(values)
+        found.findings += self._not_relocated() if mcount_loc.NOT_RELOCATED in values else []
+        found.dead = sum(value in (0, highest) for value in values)
+        outside = self._image.code.outside(distinct)
+        for vaddr in outside:
+            found.findings += self._outside(vaddr)
+        inside = sorted({*distinct}.difference(outside)) if outside else distinct
+        sites = self._image.sites(inside)
+        foreign, meant = self._foreign(sites)
+        named = {*inside}.difference(foreign)
+        missing = self._proven.difference(named, meant)
+        found.findings += self._missing(sorted(missing), named)
+        if len(live) != len(distinct):
+            found.findings += self._repeated(sites, Counter(live))
+        found.findings += self._overridden(sites, foreign)
+        found.sites = len(named | self._proven)
+        return found
+
+    def _word(self, vaddr: int) -> tuple[str | None, int | None]:
+        return self._words_of(vaddr)[0]
+
+    def _words_of(self, vaddr: int) -> list[tuple[str, int]]:
+        """Give the words with a value: (name of the table, offset therein in bytes)."""
+        if self._places is None:
+            self._places = defaultdict(list)
+            for one in self._words:
+                for number, value in enumerate(one.values):
+                    self._places[value].append((one.table, number * self._obj.layout.word))
+        return self._places[vaddr]
+
+    def _not_relocated(self) -> Iterator[Finding]:
+        for word in self._words_of(mcount_loc.NOT_RELOCATED):
+            what = "nothing makes this word an address when the file is loaded"
+            yield Finding(rules.NOT_RELOCATED, what, None, None, None, None, *word)
+
+    def _outside(self, vaddr: int) -> Iterator[Finding]:
+        for word in self._words_of(vaddr):
+            where = next(
+                (
+                    self._obj.section(index).name
+                    for index, header in enumerate(self._obj.headers)
+                    if header[elf.SH_FLAGS] & elf.SHF_ALLOC
+                    and header[elf.SH_ADDR] <= vaddr < header[elf.SH_ADDR] + header[elf.SH_SIZE]
+                ),
+                None,
+            )
+            what = "a section that is not executable" if where else "in no section"
+            yield Finding(rules.NOT_CODE, what, where, vaddr, None, None, *word)
+
+    # --- entries ------------------------------------------------------------------------------
+
+    def _foreign(self, sites: LinkedSites) -> tuple[set[int], set[int]]:
+        """Tell of entries that name no site: (their addresses, those of sites that were meant)."""
+        numbers = sites.where(range(len(sites)), State.FOREIGN)
+        foreign = {sites.vaddrs[number] for number in numbers} - self._proven
+        near = sorted(self._proven.union(sites.vaddrs).difference(foreign)) if foreign else []
+        named = {*sites.vaddrs}.difference(foreign) if foreign else set()
+        meant: set[int] = set()
+
+        def is_free(at: int) -> bool:
+            return at not in named
+
+        for number in numbers:
+            vaddr = sites.vaddrs[number]
+            if vaddr not in foreign:
+                continue
+            site, word = sites[number], self._word(vaddr)
+            right = off(vaddr, near, lambda at: len(self._site(sites, at).code), is_free)
+            if right is not None:
+                meant.add(right)
+                other = self._site(sites, right)
+                what = f"{off_by(vaddr, right)} the {other.state} at {right:#x}"
+                self.found.findings.append(_of_site(rules.ENTRY_OFF, site, what, word))
+            elif self._is_unproven(site):
+                self.found.unproven += 1
+            else:
+                self.found.findings.append(_of_site(rules.NO_SITE, site, site.reason, word))
+        return foreign, meant
+
+    def _site(self, sites: LinkedSites, vaddr: int) -> Site:
+        """Return what stands at a place, by the entry or the call there."""
+        return self._calls.site(vaddr) if vaddr in self._proven else sites.at(vaddr)
+
+    def _is_unproven(self, site: Site) -> bool:
+        """Tell whether nothing tells what stands at an entry: there may be a site."""
+        if site.reason == decoder.NEITHER:
+            return False
+        if not self._image.targets.code and not self._image.targets.slots:
+            return True
+        is_first = site.function is not None and site.function_offset in (0, ENDBR_SIZE)
+        return site.reason in UNPROVEN or (site.reason == decoder.UNMARKED and is_first)
+
+    def _missing(self, missing: Sequence[int], named: set[int]) -> Iterator[Finding]:
+        for vaddr in missing:
+            if named.isdisjoint(range(vaddr - SAME, vaddr + SAME + 1)):
+                site = self._calls.site(vaddr)
+                if site.state is State.CALL:
+                    what = "no entry names it"
+                    yield _of_site(rules.MISSING_ENTRY, site, what)
+
+    def _repeated(self, sites: LinkedSites, number: Counter[int]) -> Iterator[Finding]:
+        """Tell of places that are named more often than the linker has folded functions there."""
+        for vaddr, times in sorted(number.items()):
+            index = bisect_left(sites.vaddrs, vaddr)
+            if times < 2 or sites.vaddrs[index : index + 1] != [vaddr]:
+                continue
+            folded = 1 if self._is_kernel else len(sites.names(index))
+            for word in self._words_of(vaddr)[max(1, folded) :]:
+                yield _of_site(rules.REPEATED_ENTRY, sites[index], "named again", word)
+
+    def _overridden(self, sites: LinkedSites, foreign: set[int]) -> Iterator[Finding]:
+        """Tell of sites that no symbol names, where functions have one."""
+        if not self._names_locals():
+            return
+        starts, _ = self._image.code.beginnings()
+        for number, vaddr in enumerate(sites.vaddrs):
+            if vaddr in starts or vaddr - ENDBR_SIZE in starts or vaddr in foreign:
+                continue
+            if not sites.names(number):
+                site = sites[number]
+                if site.function is None:
+                    what = "no symbol names the function of this site"
+                    yield _of_site(rules.OVERRIDDEN_FUNCTION, site, what, self._word(vaddr))
+
+    def _names_locals(self) -> bool:
+        """Tell whether local functions have symbols: else it is not known what has lost its own."""
+        local = elf.STB_LOCAL << 4 | elf.STT_FUNC
+        layout = self._obj.layout
+        infos = self._obj.symbol_bytes[layout.sym_info :: layout.sym.size]
+        return local in infos
