@@ -27,9 +27,9 @@ TEXT = elf.SHF_ALLOC | elf.SHF_EXECINSTR
 class Claims:
     """What the tables of an object name.
 
-    `entries` are those that name loaded code. `outside` are the others, (section index, section
-    offset), and `unknown` the words with a relocation that makes no entry, or with a value of their
-    own.
+    `number` counts all words that are entries, `dead` those of 0 or -1. `entries` are those that
+    name loaded code, `outside` the others, (section index, section offset). `unknown` are words
+    with a relocation that makes no entry, or with a value of their own.
     """
 
     def __init__(self, obj: Object) -> None:
@@ -46,6 +46,8 @@ class Claims:
         self.entries = self._sound(decoded)
         if self.dead and self._words is None:
             self._places()
+        live = decoded.repeated + sum(map(len, decoded.places.values()))
+        self.number = live + self.dead + len(self.unknown)
 
     def words(self, section: int, offset: int) -> list[Word]:
         """Give the words that name a place, in their order."""

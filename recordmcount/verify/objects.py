@@ -57,11 +57,9 @@ class _Check:
     def check(self) -> Found:
         found = Found()
         found.has_table = self._sites.has_table
-        found.sites = len(self._sites)
-        found.entries = sum(
-            obj_header[elf.SH_SIZE] // self._obj.layout.word
-            for obj_header in map(self._obj.headers.__getitem__, self._obj.named(mcount_loc.NAME))
-        )
+        every = range(len(self._sites))
+        found.sites = len(every) - len(self._sites.where(every, State.FOREIGN))
+        found.entries = self._claims.number
         found.dead = self._claims.dead
         if found.has_table:
             found.findings += self._tables()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 _AGAIN = (
     "remove the table with `objcopy -R __mcount_loc`, and record the object again with recordmcount"
 )
+_AGAIN_FIRST = f"{_AGAIN[0].upper()}{_AGAIN[1:]}"
 _OBJECTS = "record its objects again with recordmcount, and link them"
 
 
@@ -43,13 +44,16 @@ NOP_WITH_RELOCATION = Rule(
 MISSING_ENTRY = Rule(
     "missing-entry",
     "a site has no entry",
-    f"Of an object: {_AGAIN}. Of a linked file: {_OBJECTS}; all that are linked, libraries too.",
+    f"Of an object: {_AGAIN}. Of a linked file: {_OBJECTS}; all that are linked, libraries too. "
+    "Where the linker collects sections (--gc-sections), `recordmcount --gc-sections` keeps "
+    "entries with their code.",
 )
 CALL_LEFT = Rule(
     "call-left",
     "a call that is not to be recorded was not turned into a NOP: nobody can turn it off",
     f"Of an object: {_AGAIN}, which turns it into a NOP; --all-sections gives it an entry where no "
-    "kernel's rules count. The kernel's C tool leaves PIC calls and those of i386.",
+    "kernel's rules count. The kernel's C tool leaves PIC calls and those of i386, and "
+    "recordmcount.pl all.",
 )
 NO_TABLE = Rule(
     "no-table",
@@ -67,12 +71,13 @@ OVERRIDDEN_FUNCTION = Rule(
     "an entry names a site in code that no symbol names any more, as that of a weak function that "
     "another definition overrides",
     "The code is dead, and so is the entry. Compile the weak definition with -ffunction-sections, "
-    "record its object with `recordmcount --gc-sections`, and link with --gc-sections: both go.",
+    "record its object with `recordmcount --gc-sections`, and link with --gc-sections (GNU "
+    "ld: and -z start-stop-gc): both go.",
 )
 UNTRACED_SECTION = Rule(
     "untraced-section",
     "an entry names code in a section that a kernel discards, or where its tracer must not be",
-    f"{_AGAIN.capitalize()}, which turns such calls into NOPs. --all-sections says that the object "
+    f"{_AGAIN_FIRST}, which turns such calls into NOPs. --all-sections says that the object "
     "is not under a kernel's rules.",
 )
 NOT_CODE = Rule(
@@ -90,7 +95,7 @@ GROUP = Rule(
     "group",
     "entries name code in a section group, and their table is not of the group: where two objects "
     "share the code, they do not link",
-    f"{_AGAIN.capitalize()}, which puts the table into the group.",
+    f"{_AGAIN_FIRST}, which puts the table into the group.",
 )
 TABLE_SIZE = Rule(
     "table-size",

@@ -49,9 +49,10 @@ class Total:
             (self.unknown, "without evidence"),
         )  # fmt: skip
         told = ", ".join(f"{number} {what}" for number, what in counts if number)
-        return f"total: {self.files} files: {told}; {_counts(self.sites, self.entries)}" + (
-            f", {self.unproven} of them unproven" if self.unproven else ""
-        )
+        files = f"{self.files} file{'s' * (self.files != 1)}"
+        unproven = f", {self.unproven} unproven" if self.unproven else ""
+        front = ": ".join(filter(None, (f"total: {files}", told)))
+        return f"{front}; {_counts(self.sites, self.entries)}{unproven}"
 
 
 def is_idle(file: VerifiedFile) -> bool:
@@ -72,7 +73,7 @@ def lines(files: Iterable[VerifiedFile], *, one: bool, total: Total) -> Iterator
             yield from _wrong(file)
         elif one or file["unproven_entries"]:
             yield f"{file['path']}: {_good(file)}"
-    if total.files != 1 or not one:
+    if total.files > 1 or not one:
         yield str(total)
 
 

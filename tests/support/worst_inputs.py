@@ -437,6 +437,8 @@ def commands() -> Iterator[tuple[list[str], Callable[[], bytes]]]:
     for made in (*OBJECTS, *LINKED):
         yield ["recordmcount", "report"], made
         yield ["recordmcount", "report", "--json"], made
+        yield ["recordmcount", "verify"], made
+        yield ["recordmcount", "verify", "--format", "sarif"], made
         yield ["patcher", "status"], made
         yield ["patcher", "nop", "--functions", "f*"], made
         yield ["patcher", "nop", "-n", "--json"], made
