@@ -146,6 +146,7 @@ def test_words_that_make_no_sense_end_with_the_usage_and_status_2(
     usage = (
         "usage: recordmcount [-w] [options] FILE... | @LIST\n"
         "       recordmcount report [options] FILE...\n"
+        "       recordmcount verify [options] PATH...\n"
         "       recordmcount diff [options] OLD NEW"
     )
     assert recordmcount_run(*words) == (2, "", f"recordmcount: {why}\n{usage}\n")

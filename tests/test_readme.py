@@ -44,6 +44,12 @@ def test_the_numbers_of_the_first_screen_are_those_of_the_program(words: Path) -
     assert measured == shown
 
 
+def test_the_program_of_the_first_screen_verifies_as_it_is_shown(words: Path) -> None:
+    (shown,) = re.findall(r"^\$ recordmcount verify words\n(.*)$", README, re.MULTILINE)
+    done = run("recordmcount", "verify", "words", cwd=words.parent)
+    assert done == (0, f"{shown}\n", "")
+
+
 def test_the_example_of_the_library_runs(words: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", TRACING, re.DOTALL)
     every = calls(words)

@@ -1,6 +1,7 @@
 """Findings as annotations, SARIF and JSON: valid, and whole whatever names are in them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from recordmcount.verify import sarif
 from recordmcount.verify.rules import RULES
-from tests.support.command import run
+from tests.support.command import ROOT, run
 from tests.support.elf_builder import (
     STT_FUNC,
     X86_64,
@@ -216,3 +217,8 @@ def test_the_schema_is_sound_and_lists_all_rules() -> None:
     assert told == [rule.id for rule in RULES]
     printed = run("recordmcount", "verify", "--schema")
     assert json.loads(printed.stdout) == SCHEMA
+
+
+def test_the_page_tells_of_all_rules() -> None:
+    page = (ROOT / "docs" / "verifying.md").read_text()
+    assert re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE) == [rule.id for rule in RULES]

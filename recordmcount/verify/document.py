@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from recordmcount.budget import ROW
 from recordmcount.elf import object as elf
 from recordmcount.report.document import identity
 
@@ -20,12 +19,7 @@ VERSION = 1
 
 
 def of_file(obj: Object, path: str, found: Found) -> VerifiedFile:
-    """Tell of one file, or member of the archive at `path`.
-
-    Raises FormatError where it would be too much for a file of this size.
-    """
-    for each in found.findings:
-        obj.budget.tell(each.function or "", each.section or "", each.message, more=ROW)
+    """Tell of one file, or member of the archive at `path`."""
     is_member = obj.path.startswith(f"{path}(")
     return {
         **identity(obj),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from recordmcount import x86
+from recordmcount.budget import ROW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from recordmcount.elf.object import Object
+
     from .rules import Rule
 
 # An entry so many bytes before a site was meant for it: for the function, whose endbr that is.
@@ -43,7 +46,8 @@ class Found:
     symbols are left. `no_evidence` says why calls could not be found, if that is so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, obj: Object) -> None:
+        self._budget = obj.budget
         self.findings: list[Finding] = []
         self.has_table = False
         self.sites = 0
@@ -51,6 +55,15 @@ class Found:
         self.dead = 0
         self.unproven = 0
         self.no_evidence = ""
+
+    def add(self, findings: Iterable[Finding]) -> None:
+        """Add findings, each after it was paid for.
+
+        Raises FormatError where there is too much to tell of a file of this size.
+        """
+        for each in findings:
+            self._budget.tell(each.function or "", each.section or "", each.message, more=ROW)
+            self.findings.append(each)
 
 
 def off(

@@ -57,7 +57,7 @@ def check(obj: Object, asked: Asked) -> Found:
             for one in found_tables
         ]  # fmt: skip
         checked = _Check(obj, image, words, Scanned(scan.read(obj, asked.symbols)))
-        checked.found.findings += _odd(obj, odd, words)
+        checked.found.add(_odd(obj, odd, words))
         return checked.check()
     kernels = kernel.find(obj, asked.symbols) if obj.headers else None
     if kernels:
@@ -65,7 +65,7 @@ def check(obj: Object, asked: Asked) -> Found:
         start = range(table.vaddr, table.vaddr + len(table.entries) * obj.layout.word)
         words = [Words(kernel_table.START, start, table.entries)]
         return _Check(obj, image, words, Begun(obj, image)).check()
-    return _without_table(scan.read(obj, asked.symbols))
+    return _without_table(obj, scan.read(obj, asked.symbols))
 
 
 class Words(NamedTuple):
@@ -88,9 +88,9 @@ def _odd(obj: Object, odd: Sequence[elf.Section], words: Sequence[Words]) -> Ite
             yield Finding(rules.TABLE_ALIGNMENT, what, one.table, one.vaddrs.start)
 
 
-def _without_table(sites: FoundSites) -> Found:
+def _without_table(obj: Object, sites: FoundSites) -> Found:
     """Tell, once, of the calls of a file without a table."""
-    found = Found()
+    found = Found(obj)
     calls = Scanned(sites)
     found.sites = len(calls.positions)
     found.no_evidence = sites.no_evidence
@@ -98,7 +98,7 @@ def _without_table(sites: FoundSites) -> Found:
         found.no_evidence = "no section headers, by which a table is found"
     elif calls.positions:
         what = f"{sites_in_words(found.sites)} without entry, the first here"
-        found.findings.append(_of_site(rules.NO_TABLE, calls.site(calls.positions[0]), what))
+        found.add([_of_site(rules.NO_TABLE, calls.site(calls.positions[0]), what)])
     return found
 
 
@@ -158,7 +158,7 @@ class _Check:
         self._proven = {*calls.positions}
         self._is_kernel = any(one.table == kernel_table.START for one in words)
         self._places: dict[int, list[tuple[str, int]]] | None = None
-        self.found = Found()
+        self.found = Found(obj)
         self.found.has_table = True
 
     def check(self) -> Found:
@@ -168,20 +168,20 @@ class _Check:
         live = [value for value in values if 0 < value < highest]
         distinct = sorted({*live})
         found.entries = len(values)
-        found.findings += self._not_relocated() if mcount_loc.NOT_RELOCATED in values else []
+        found.add(self._not_relocated() if mcount_loc.NOT_RELOCATED in values else ())
         found.dead = sum(value in (0, highest) for value in values)
         outside = self._image.code.outside(distinct)
         for vaddr in outside:
-            found.findings += self._outside(vaddr)
+            found.add(self._outside(vaddr))
         inside = sorted({*distinct}.difference(outside)) if outside else distinct
         sites = self._image.sites(inside)
         foreign, meant = self._foreign(sites)
         named = {*inside}.difference(foreign)
         missing = self._proven.difference(named, meant)
-        found.findings += self._missing(sorted(missing), named)
+        found.add(self._missing(sorted(missing), named))
         if len(live) != len(distinct):
-            found.findings += self._repeated(sites, Counter(live))
-        found.findings += self._overridden(sites, foreign)
+            found.add(self._repeated(sites, Counter(live)))
+        found.add(self._overridden(sites, foreign))
         found.sites = len(named | self._proven)
         return found
 
@@ -239,11 +239,11 @@ class _Check:
                 meant.add(right)
                 other = self._site(sites, right)
                 what = f"{off_by(vaddr, right)} the {other.state} at {right:#x}"
-                self.found.findings.append(_of_site(rules.ENTRY_OFF, site, what, word))
+                self.found.add([_of_site(rules.ENTRY_OFF, site, what, word)])
             elif self._is_unproven(site):
                 self.found.unproven += 1
             else:
-                self.found.findings.append(_of_site(rules.NO_SITE, site, site.reason, word))
+                self.found.add([_of_site(rules.NO_SITE, site, site.reason, word)])
         return foreign, meant
 
     def _site(self, sites: LinkedSites, vaddr: int) -> Site:

@@ -55,19 +55,19 @@ class _Check:
         self._has_locals: bool | None = None
 
     def check(self) -> Found:
-        found = Found()
+        found = Found(self._obj)
         found.has_table = self._sites.has_table
         every = range(len(self._sites))
         found.sites = len(every) - len(self._sites.where(every, State.FOREIGN))
         found.entries = self._claims.number
         found.dead = self._claims.dead
         if found.has_table:
-            found.findings += self._tables()
-            found.findings += self._words()
+            found.add(self._tables())
+            found.add(self._words())
             for number, part in enumerate(self._sites.parts):
-                found.findings += self._part(part, self._sites.firsts[number])
+                found.add(self._part(part, self._sites.firsts[number]))
         elif not self._is_tracer:
-            found.findings += self._without_table()
+            found.add(self._without_table())
         return found
 
     # --- tables and their words ---------------------------------------------------------------

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .shapes import VerifiedFile, VerifiedFinding
 
-WIDTH = 100  # columns
+WIDTH = 80  # columns
 NOTHING = "no call of mcount and no table: nothing to verify"
 
 
