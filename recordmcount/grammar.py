@@ -56,9 +56,12 @@ class Command:
     """A command, or one of its verbs: all that --help tells of it.
 
     `usages` stand behind `name`, one a line; `arguments` and `verbs` are (name, what it is) rows.
+    With `passes_on` all that stands behind the first file is for another command.
     """
 
-    __slots__ = ("name", "usages", "description", "options", "arguments", "verbs", "epilog")
+    __slots__ = (
+        "name", "usages", "description", "options", "arguments", "verbs", "epilog", "passes_on",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class Command:
         arguments: "Sequence[tuple[str, str]]" = (),
         verbs: "Sequence[tuple[str, str]]" = (),
         epilog: str = "",
+        passes_on: bool = False,
     ) -> None:
         self.name = name
         self.usages = usages
@@ -78,6 +82,7 @@ class Command:
         self.arguments = arguments
         self.verbs = verbs
         self.epilog = epilog
+        self.passes_on = passes_on
 
 
 class Values:
@@ -115,6 +120,8 @@ def parse(command: Command, words: "Sequence[str]", values: "Result") -> "Result
             files += rest
         elif word == "-" or not word.startswith("-"):
             files.append(word)
+            if command.passes_on:
+                files += rest
         else:
             for name, option, value in _options(word, known, rest):
                 if option.information:

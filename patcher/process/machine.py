@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
 
 from patcher.protocols.machine import Machine
 
 from .halt import Halt
 from .memory import ProcessMemory
 from .proc import Proc
+from .ptrace import Registers
 from .signal_frames import words_on_stacks
+
+
+class Halting(Protocol):
+    """How all threads of an address space are stopped, and let go, as Halt does it."""
+
+    @property
+    def stops(self) -> Mapping[int, object]:
+        """The TIDs of what is stopped."""
+
+    def stop(self) -> None:
+        """Return when all threads are stopped. Raises PatchError with all of them released."""
+
+    def registers(self) -> Sequence[Registers]:
+        """Return the registers of all threads, which must be stopped."""
+
+    def release(self) -> None:
+        """Let all threads go on, as far as they are stopped for this."""
 
 
 class ProcessMachine(Machine):
@@ -17,16 +36,24 @@ class ProcessMachine(Machine):
 
     A thread that does not stop within `timeout` seconds is a StateError: nothing has been written
     then, and all threads run. What is stopped twice runs again when it is resumed twice. Raises
-    OSError if the memory cannot be opened; `close` lets everything go.
+    OSError if the memory cannot be opened; `close` lets everything go. `halt` makes what stops the
+    threads.
     """
 
-    def __init__(self, proc: Proc, name: str, timeout: float) -> None:
+    def __init__(
+        self,
+        proc: Proc,
+        name: str,
+        timeout: float,
+        halt: Callable[[Proc, str, float], Halting] = Halt,
+    ) -> None:
         self.memory: ProcessMemory = ProcessMemory(proc, name)
         super().__init__(self.memory)
         self._proc = proc
         self._name = name
         self._timeout = timeout
-        self._halt: Halt | None = None
+        self._new_halt = halt
+        self._halt: Halting | None = None
         self._depth = 0
 
     def close(self) -> None:
@@ -41,7 +68,7 @@ class ProcessMachine(Machine):
         NoProcessError if it never can be.
         """
         if self._halt is None:
-            halt = Halt(self._proc, self._name, self._timeout)
+            halt = self._new_halt(self._proc, self._name, self._timeout)
             halt.stop()
             self._halt = halt
             self.memory.hold()

@@ -12,12 +12,16 @@ import ctypes
 import os
 from enum import IntEnum, IntFlag
 from struct import Struct
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 from recordmcount.x86 import EM_386, EM_X86_64
 
 NT_PRSTATUS = 1
 SIGINFO_SIZE = 128  # bytes of a siginfo_t
+# Of struct ptrace_syscall_info: op, arch, and the call that begins, or the result of one that ends.
+_SYSCALL_ENTRY, _SYSCALL_EXIT = Struct("<BxxxI16x7Q"), Struct("<BxxxI16xq")
+_ENTRY, _EXIT = 1, 2  # op
+_AUDIT_ARCH_I386 = 0x40000003
 
 
 class Request(IntEnum):
@@ -38,6 +42,7 @@ class Request(IntEnum):
     LISTEN = 0x4208
     GETSIGMASK = 0x420A
     SETSIGMASK = 0x420B
+    GET_SYSCALL_INFO = 0x420E
 
 
 class Options(IntFlag):
@@ -101,6 +106,20 @@ class Registers:
     def stack_pointer(self) -> int:
         """Run-time address of the top of the stack."""
         return self.values["rsp" if self.machine == EM_X86_64 else "esp"]
+
+
+class SyscallStop(NamedTuple):
+    """Where a system call begins, or ends.
+
+    `number` and `arguments` are those of a call that begins, `result` that of one that has ended,
+    negative for an errno. `machine` is EM_386 for a call of 32-bit code, else EM_X86_64.
+    """
+
+    is_entry: bool
+    machine: int
+    number: int
+    arguments: tuple[int, ...]
+    result: int
 
 
 class _Buffer(ctypes.Structure):
@@ -191,6 +210,20 @@ def set_signal_mask(tid: int, mask: int) -> None:
     """Change the blocked signals of a stopped thread."""
     value = ctypes.c_uint64(mask)
     _ask(Request.SETSIGMASK, tid, 8, ctypes.addressof(value))
+
+
+def syscall_stop(tid: int) -> SyscallStop | None:
+    """Tell of the system call at which a thread stopped; None if it stands at none."""
+    content = ctypes.create_string_buffer(_SYSCALL_ENTRY.size)
+    _ask(Request.GET_SYSCALL_INFO, tid, len(content), ctypes.addressof(content))
+    operation, architecture, number, *arguments = _SYSCALL_ENTRY.unpack(content.raw)
+    machine = EM_386 if architecture == _AUDIT_ARCH_I386 else EM_X86_64
+    if operation == _ENTRY:
+        return SyscallStop(True, machine, number, tuple(arguments), 0)
+    if operation == _EXIT:
+        result = _SYSCALL_EXIT.unpack_from(content.raw)[2]
+        return SyscallStop(False, machine, 0, (), result)
+    return None
 
 
 def registers(tid: int) -> Registers:

@@ -121,18 +121,28 @@ def _try(
     """Plan and make the changes; None if the plan was outdated, and nothing was written."""
     modules = target.modules(globs)
     plans = plan(target, modules, choose(modules), state)
-    memory = target.machine.memory
-    batch = _join(target, modules, plans)
-    check_shape(memory.path, batch)
     try:
-        if dry_run:
-            verify(memory, batch)
-        elif len(batch):
-            memory.prepare(batch, partial(_expected, modules))
-            stop_machine.modify(target.machine, batch)
+        carry_out(target, modules, plans, dry_run=dry_run)
     except CompareError:
         return None
     return modules, plans
+
+
+def carry_out(
+    target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan], *, dry_run: bool = False
+) -> None:
+    """Make the changes of all plans in one halt, or with `dry_run` compare only.
+
+    Raises PatchError; nothing was written then, but before a WriteError.
+    """
+    memory = target.machine.memory
+    batch = _join(target, modules, plans)
+    check_shape(memory.path, batch)
+    if dry_run:
+        verify(memory, batch)
+    elif len(batch):
+        memory.prepare(batch, partial(_expected, modules))
+        stop_machine.modify(target.machine, batch)
 
 
 def _join(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan]) -> Batch:

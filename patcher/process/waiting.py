@@ -55,6 +55,14 @@ def look(tid: int) -> Stop | End | None:
     return _report(tid, os.WNOHANG | os.WNOWAIT)
 
 
+def look_for_any() -> Stop | End | None:
+    """Tell what any tracee or child reports, and leave it there; None if there is nothing yet.
+
+    Raises ChildProcessError if there are no tracees and no children.
+    """
+    return _report(None, os.WNOHANG | os.WNOWAIT)
+
+
 def wait(tid: int) -> Stop | End:
     """Wait for what a tracee reports, and take it: a signal in it must be given by hand then."""
     while True:
@@ -76,10 +84,12 @@ def reap(tid: int) -> None:
         os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | WALL)
 
 
-def _report(tid: int, flags: int) -> Stop | End | None:
-    found = os.waitid(os.P_PID, tid, os.WEXITED | os.WSTOPPED | WALL | flags)
+def _report(tid: int | None, flags: int) -> Stop | End | None:
+    which = (os.P_ALL, 0) if tid is None else (os.P_PID, tid)
+    found = os.waitid(*which, os.WEXITED | os.WSTOPPED | WALL | flags)
     if found is None:
         return None
+    tid = found.si_pid
     if found.si_code in ENDED:
         is_exit = found.si_code == os.CLD_EXITED
         return End(tid, found.si_status if is_exit else -found.si_status)
