@@ -113,7 +113,7 @@ def verify(memory: TextMemory, batch: Batch) -> None:
     sizes = check_shape(memory.path, batch)
     batch.check()
     actual = memory.gather(batch.addresses, sizes)
-    if actual != list(batch.old):
+    if actual is not batch.old and list(actual) != list(batch.old):
         number = _first(map(ne, actual, batch.old))
         raise different(memory.path, batch, number, actual[number])
 
@@ -147,7 +147,7 @@ def read_back(memory: TextMemory, batch: Batch) -> None:
     """Compare every site with its new bytes. Raises ReadError, or WriteError if they differ."""
     batch.check()  # again, for the CPUs may run by now
     actual = memory.gather(batch.addresses, check_shape(memory.path, batch))
-    if actual != list(batch.new):
+    if actual is not batch.new and list(actual) != list(batch.new):
         number = _first(map(ne, actual, batch.new))
         raise WriteError(
             memory.path, "reads back otherwise than it was written",

@@ -26,8 +26,12 @@ class TextMemory(Protocol):
     def write(self, address: int, data: bytes) -> None:
         """Write `data` at `address`. Raises WriteError if it cannot be written as a whole."""
 
-    def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        """Read at each address as `read` does. Raises the ReadError of the first fault."""
+    def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> Sequence[bytes]:
+        """Read at each address as `read` does. Raises the ReadError of the first fault.
+
+        A memory that has been given a batch beforehand may return a column of it: then all bytes
+        of that column stand there.
+        """
 
     def scatter(self, addresses: Sequence[int], data: Sequence[bytes]) -> None:
         """Write at each address as `write` does, in order, up to the first WriteError."""

@@ -16,7 +16,6 @@ from patcher.errors import ReadError, WriteError
 from patcher.ftrace.mappings import Mapping, Range
 from patcher.modify import Batch
 from recordmcount.errors import reason
-from recordmcount.x86_passage import passage
 
 from . import maps, prepared
 from .prepared import PAGE, Prepared, Read
@@ -81,30 +80,36 @@ class ProcessMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """Read `size` bytes at `address`. Raises ReadError if there are not that many."""
-        content = b""
-        while len(content) < size and 0 <= address + size <= HIGHEST:
-            try:
-                piece = os.pread(self._fd, size - len(content), address + len(content))
-            except OSError:
-                break
-            if not piece:
-                break
-            content += piece
-        if len(content) != size:
-            raise ReadError(self._path, f"cannot be read: {size} bytes", address=address)
-        return content
+        content = bytearray(size)
+        self.read_into(address, content)
+        return bytes(content)
 
-    def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
+    def read_into(self, address: int, content: bytearray) -> None:
+        """Fill `content` with what stands from `address` on. Raises ReadError as `read` does."""
+        done, size = 0, len(content)
+        while done < size and 0 <= address + size <= HIGHEST:
+            with memoryview(content) as view, view[done:] as rest:
+                try:
+                    count = os.preadv(self._fd, [rest], address + done)
+                except OSError:
+                    break
+            if not count:
+                break
+            done += count
+        if done != size:
+            raise ReadError(self._path, f"cannot be read: {size} bytes", address=address)
+
+    def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> Sequence[bytes]:
         """Read at each address as `read` does. Raises the ReadError of the first fault.
 
         Addresses that ascend are read many at once.
         """
         if self._prepared is not None and addresses is self._prepared.batch.addresses:
-            standing = self._prepared.standing(self.read)
+            standing = self._prepared.standing(self.read_into)
             is_held = self._mappings is not None
             self._is_compared = is_held and standing is self._prepared.batch.old
             if standing is not None:
-                return list(standing)
+                return standing
         if not all(map(lt, addresses, addresses[1:])):
             return list(map(self.read, addresses, sizes))
         found: list[bytes] = []
@@ -154,14 +159,14 @@ class ProcessMemory:
             ends = map(add, addresses, map(len, data))
             self._refuse_outside_of_text(map(Range, addresses, ends))
             for address, each in zip(addresses, data, strict=True):
-                self._write_site(address, each)
+                stands = self.read(address, len(each))
+                for at, part in prepared.one_by_one(address, stands, each):
+                    self._write_whole(at, part)
             return
         self._is_compared = False  # with what follows
         self._refuse_outside_of_text(ready.ranges())
-        for run in ready.runs:
-            self._write_whole(run.start, run.written)
-        for address, each in ready.changes():
-            self._write_site(address, each)
+        for address, each in ready.writes:
+            self._write_whole(address, each)
 
     def sync(self) -> None:
         """Do nothing: a thread that was stopped goes on by way of the kernel.
@@ -188,21 +193,6 @@ class ProcessMemory:
                 why = mapping.why_not_text(mapping.device, mapping.inode)
                 return f"is {why}: {mapping}" if why else f"is not inside one mapping: {mapping}"
         return "is not mapped"
-
-    def _write_site(self, address: int, data: bytes) -> None:
-        split = -address % PAGE
-        if not 0 < split < len(data):
-            self._write_whole(address, data)
-            return
-        stands = self.read(address, len(data))
-        for code in passage(stands, data, split):
-            for at, old, new in (
-                (address, stands[:split], code[:split]),
-                (address + split, stands[split:], code[split:]),
-            ):
-                if old != new:
-                    self._write_whole(at, new)
-            stands = code
 
     def _write_whole(self, address: int, data: bytes) -> None:
         try:

@@ -16,6 +16,7 @@ from struct import Struct
 
 from patcher.ftrace.mappings import Range
 from patcher.modify import Batch
+from recordmcount.x86_passage import passage
 
 PAGE = 4096
 
@@ -28,50 +29,76 @@ class Run:
     `written` is what is written: the sites that lie in two pages are as before in it.
     """
 
-    __slots__ = ("start", "before", "written", "after")
+    __slots__ = ("start", "before", "written", "after", "standing")
 
     def __init__(self, start: int, before: bytes, written: bytes, after: bytes) -> None:
         self.start = start
+        self.standing = bytearray(before)  # to read into; there before the halt
         self.before = before
         self.written = written
         self.after = after
 
 
 class Prepared:
-    """The sites of `batch` as they are written: in `runs`, and by number those that are `alone`."""
+    """The sites of `batch` as they are written: in `runs`, and by number those that are `alone`.
 
-    def __init__(self, batch: Batch, runs: Sequence[Run], alone: Sequence[int]) -> None:
+    Of those, the `outside` ones are in no run as a whole. `writes` are (run-time address, bytes) to
+    be written in this order.
+    """
+
+    def __init__(
+        self, batch: Batch, runs: Sequence[Run], alone: Sequence[int], outside: Sequence[int]
+    ) -> None:
         self.batch = batch
         self.runs = runs
-        self.alone = alone
-        self._alone_addresses = [batch.addresses[number] for number in alone]
-        self._alone_old = [batch.old[number] for number in alone]
-        self.alone_new = [batch.new[number] for number in alone]
+        self._alone = alone
+        self._outside = [batch.addresses[number] for number in outside]
+        self._outside_old = [batch.old[number] for number in outside]
+        self._outside_new = [batch.new[number] for number in outside]
 
-    def changes(self) -> Iterator[tuple[int, bytes]]:
-        """Return (run-time address, new code) of the sites that are written alone."""
-        return zip(self._alone_addresses, self.alone_new, strict=True)
+        self.writes = [(run.start, run.written) for run in runs]
+        for number in alone:
+            self.writes += one_by_one(batch.addresses[number], batch.old[number], batch.new[number])
 
     def ranges(self) -> Iterator[Range]:
-        """Return what is written, range by range."""
+        """Return the runs, and the sites that are alone: all that is written."""
         for run in self.runs:
             yield Range(run.start, run.start + len(run.written))
-        for address, code in self.changes():
-            yield Range(address, address + len(code))
+        for number in self._alone:
+            address = self.batch.addresses[number]
+            yield Range(address, address + len(self.batch.new[number]))
 
-    def standing(self, read: Read) -> Sequence[bytes] | None:
+    def standing(self, read_into: Callable[[int, bytearray], None]) -> Sequence[bytes] | None:
         """Return the column of the batch that stands there, old or new; None if neither does."""
-        texts = [read(run.start, len(run.before)) for run in self.runs]
-        codes = [
-            read(address, len(code)) for address, code in zip(
-                self._alone_addresses, self._alone_old, strict=True
-            )
-        ]  # fmt: skip
-        if codes == self._alone_old and texts == [run.before for run in self.runs]:
+        codes = []
+        for address, code in zip(self._outside, self._outside_old, strict=True):
+            content = bytearray(len(code))
+            read_into(address, content)
+            codes.append(bytes(content))
+        for run in self.runs:
+            read_into(run.start, run.standing)
+        if codes == self._outside_old and all(run.standing == run.before for run in self.runs):
             return self.batch.old
-        if codes == self.alone_new and texts == [run.after for run in self.runs]:
+        if codes == self._outside_new and all(run.standing == run.after for run in self.runs):
             return self.batch.new
         return None
+
+
+def one_by_one(address: int, old: bytes, new: bytes) -> Iterator[tuple[int, bytes]]:
+    """Return (run-time address, bytes) to be written one after the other so that `old` gets `new`.
+
+    None of them is in two pages, and the site is harmless between any two.
+    """
+    split = -address % PAGE
+    if not 0 < split < len(new):
+        yield address, new
+        return
+    for code in passage(old, new, split):
+        if code[:split] != old[:split]:
+            yield address, code[:split]
+        else:
+            yield address + split, code[split:]
+        old = code
 
 
 def prepare(batch: Batch, text: Iterable[Range], read: Read, expected: Read) -> Prepared:
@@ -85,13 +112,12 @@ def prepare(batch: Batch, text: Iterable[Range], read: Read, expected: Read) -> 
     last = [end // PAGE for end in ends]
     pieces = list(_clean(_runs(sorted({*first}), text), read, expected))
     clean = {page for start, before in pieces for page in _pages(start, before)}
-    alone = [
-        number for number, (page, other) in enumerate(zip(first, last, strict=True))
-        if page != other or page not in clean
-    ]  # fmt: skip
+    pages = list(enumerate(zip(first, last, strict=True)))
+    alone = [number for number, (page, end) in pages if page != end or page not in clean]
+    outside = [number for number in alone if not {first[number], last[number]} <= clean]
     apart = {*alone}
     runs = [_run(batch, start, before, apart) for start, before in pieces]
-    return Prepared(batch, runs, alone)
+    return Prepared(batch, runs, alone, outside)
 
 
 def _pages(start: int, content: bytes) -> range:

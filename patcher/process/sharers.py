@@ -22,12 +22,12 @@ KCMP_VM = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_libc.syscall.argtypes = [ctypes.c_long] * 6
 
 
 def share_memory(one: int, other: int) -> bool:
     """Tell whether two processes, by PID or TID, have one address space. Raises OSError."""
-    arguments = [ctypes.c_long(each) for each in (_KCMP, one, other, KCMP_VM, 0, 0)]
-    order = int(_libc.syscall(*arguments))
+    order = int(_libc.syscall(_KCMP, one, other, KCMP_VM, 0, 0))
     if order < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"kcmp of {one} and {other}: {os.strerror(number)}")

@@ -1,0 +1,75 @@
+"""What tools/live does; see there."""
+
+import argparse
+import random
+import tempfile
+import time
+from pathlib import Path
+
+from patcher.process.proc import Proc
+from patcher.process.target import Target
+from recordmcount.sites.state import State
+from tests.support import storm
+from tests.support.processes import finish, started
+
+EVERY = 100  # toggles or kills between two lines
+
+
+def toggle(pid: int, count: int, sites: int) -> None:
+    """Switch everything off and on."""
+    for number in range(1, count + 1):
+        state = State.NOP if number % 2 else State.CALL
+        found = storm.toggle(pid, state)
+        if found != sites:
+            raise SystemExit(f"{found} sites, not {sites}")
+        if not number % EVERY:
+            print(f"{number} toggles of {sites} sites", flush=True)
+
+
+def kill(pid: int, count: int) -> None:
+    """Kill patchers while they switch, and look at all sites after each."""
+    seeds = random.Random(1)
+    mixed = 0
+    for number in range(1, count + 1):
+        with storm.toggling(pid) as patcher:
+            time.sleep(seeds.uniform(0, 0.2))
+            patcher.kill()
+        with Target(pid, 30) as target:
+            states = dict.fromkeys((State.CALL, State.NOP, State.FOREIGN), 0)
+            halves = 0
+            for module in target.modules():
+                halves += len(module.halves)
+                for state in states:
+                    states[state] += len(module.where(range(len(module)), state))
+        if states[State.FOREIGN]:
+            raise SystemExit(f"after kill {number}: {states}")
+        with Proc(pid) as proc:
+            if int(proc.status()["TracerPid"]):
+                raise SystemExit(f"after kill {number}: it is traced")
+        mixed += all(states[state] for state in (State.CALL, State.NOP))
+        if halves:
+            print(f"kill {number}: {halves} sites half written, and harmless", flush=True)
+        if not number % EVERY:
+            print(f"{number} patchers killed, {mixed} of them half-way", flush=True)
+
+
+def main() -> None:
+    """Build, toggle, kill."""
+    parser = argparse.ArgumentParser(prog="tools/live")
+    for name, default in (("toggles", 2000), ("kills", 1000), ("sites", 2000), ("threads", 16)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--pause", type=int, default=0, help="microseconds between two rounds")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        built = storm.build(Path(folder), asked.sites, threads=asked.threads, pause=asked.pause)
+        with started(built.program) as process:
+            toggle(process.pid, asked.toggles, built.sites)
+            kill(process.pid, asked.kills)
+            for state in (State.NOP, State.CALL):
+                storm.toggle(process.pid, state)
+            finish(process)
+    print("nothing was lost, and nothing is other than it should be")
+
+
+if __name__ == "__main__":
+    main()
