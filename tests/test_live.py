@@ -1,8 +1,10 @@
 """Sites of a running process: switched as asked, whatever it does meanwhile, or refused."""
 
+import ctypes
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from patcher.process.memory import ProcessMemory
 from patcher.process.proc import Proc
 from patcher.process.target import Target
 from recordmcount.x86 import INT3
-from tests.support import command, live
+from tests.support import command, images, live
 from tests.support.command import ROOT
 from tests.support.live import CALLS, ask, count, patch, refused
 from tests.support.processes import build_program, finish, started
@@ -586,3 +588,131 @@ def test_what_an_emulator_executes_is_not_taken_for_code(tmp_path: Path) -> None
         assert refused("nop", process.pid).endswith(
             f"has a __mcount_loc table: it executes AArch64 code by an emulator ({guest})"
         )
+
+
+# --- others who write code ------------------------------------------------------------------------
+
+
+@contextmanager
+def uprobe(program: Path, offset: int, pid: int) -> Iterator[None]:
+    """A uprobe at a file offset, in one process, as perf makes them."""
+    name = ctypes.create_string_buffer(bytes(program))
+    kind = int(Path("/sys/bus/event_source/devices/uprobe/type").read_text())
+    attributes = struct.pack(
+        "<II5Q2IQQ", kind, 112, 0, 0, 0, 0, 0, 0, 0, ctypes.addressof(name), offset
+    ).ljust(112, b"\0")
+    libc = ctypes.CDLL(None, use_errno=True)
+    perf_event_open = 298
+    fd = libc.syscall(perf_event_open, attributes, pid, -1, -1, 8)  # PERF_FLAG_FD_CLOEXEC
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "perf_event_open")
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def test_a_uprobe_at_a_site_is_named_and_left_alone_whatever_it_looks_like(tmp_path: Path) -> None:
+    # A 5-byte NOP in the file: newer kernels make a call of it once it has been hit.
+    program = live.build(tmp_path, flags=["-fno-pie"], link=["-no-pie"])
+    assert command.run("patcher", "nop", program).status == 0
+    section, address, _ = images.section(program, ".text")
+    with started(program) as process:
+        site, _ = site_of(process.pid, "work")
+        place = site - address + section
+        if not AS_ROOT:
+            with pytest.raises(PermissionError), uprobe(program, place, process.pid):
+                pass
+            return
+        with uprobe(program, place, process.pid):
+            for _ in range(3):
+                line = refused("call", process.pid)
+                assert f"work ({site:#x}): foreign: a " in line
+                assert "uprobe (perf, bpftrace)" in line
+                assert count(process.pid) == "3 sites: 0 call, 2 nop, 1 foreign"
+                assert ask(process) == (RESULT, 0)
+        patch("call", process.pid)
+        assert ask(process) == (RESULT, CALLS)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_on_an_overlay_what_is_mapped_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {name: tmp_path / name for name in ("lower", "upper", "work", "both")}
+    for folder in folders.values():
+        folder.mkdir()
+    program = live.build(folders["lower"])
+    mount = (
+        f"mount -t overlay -o lowerdir={folders['lower']},upperdir={folders['upper']},"
+        f"workdir={folders['work']} none {folders['both']} && exec {folders['both']}/{program.name}"
+    )
+    words = ["unshare", "-m" if AS_ROOT else "-rm", "sh", "-c", mount]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        patch("nop", process.pid)
+        assert ask(process) == (RESULT, 0)
+        monkeypatch.setattr(loaded_file, "_map_file", lambda _: "forbidden")
+        with Target(process.pid, 2) as target:
+            real = target.proc.open
+
+            def without_map_files(name: str, flags: int = os.O_RDONLY) -> int:
+                if name == "forbidden":
+                    raise PermissionError
+                return real(name, flags)
+
+            monkeypatch.setattr(target.proc, "open", without_map_files)
+            (module,) = target.modules()
+            assert len(module) == 3
+        finish(process)
+
+
+def test_a_file_has_the_numbers_in_our_mappings_that_it_has_in_those_of_others(
+    program: Path,
+) -> None:
+    with started(program) as process, memory_of(process.pid) as memory, program.open("rb") as file:
+        mapping = next(each for each in memory.mappings() if each.path == str(program))
+        numbers = loaded_file.mapped_identity(file.fileno())
+        assert numbers == (mapping.device, mapping.inode)
+
+
+BY_THE_LINKER = "if (!dlopen(words[1], RTLD_NOW)) { puts(dlerror()); return 1; }"
+BY_HAND = """
+    int file = open(words[1], O_RDONLY);
+    char *base = mmap(NULL, 4 * 4096, PROT_READ, MAP_PRIVATE, file, 0);
+    mmap(base + 4096, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, file, 4096);
+"""
+
+
+@pytest.mark.parametrize(("load", "what"), [
+    (BY_THE_LINKER, "the dynamic linker has made this call (a text relocation)"),
+    (BY_HAND, "the dynamic linker has yet to make this call (a text relocation)"),
+])  # fmt: skip
+def test_a_call_that_the_dynamic_linker_makes_is_left_alone(
+    load: str, what: str, tmp_path: Path
+) -> None:
+    main = f"""
+    #include <dlfcn.h>
+    QUIET int main(int count, char **words) {{
+        {load}
+        ready();
+        while (answer()) {{}}
+        return 0;
+    }}
+    """
+    flags = ("-m32", "-fno-pie")
+    compiled = live.compile_and_record(tmp_path, "one", "int one(int x) { return x; }", *flags)
+    library = tmp_path / "one.so"
+    images.tool("gcc", "-m32", "-shared", "-Wl,-z,notext", compiled, "-o", library)
+    program = live.build(tmp_path, main, flags=flags, link=["-no-pie", "-ldl"])
+    with started(program, library) as process:
+        line = refused("nop", process.pid)
+        assert f"{library}: one (0x" in line
+        assert f": foreign: {what}" in line
+        patch("nop", process.pid, "--module", "target")
+        assert ask(process) == (RESULT, 0)

@@ -73,7 +73,9 @@ class OpenedFile:
 
     def _is_mapped_by(self, mapping: Mapping) -> bool:
         wanted = (mapping.device, mapping.inode)
-        return wanted in ((self.status.st_dev, self.status.st_ino), _mapped_identity(self.fd))
+        if wanted == (self.status.st_dev, self.status.st_ino):
+            return True
+        return wanted == mapped_identity(self.fd)
 
     def is_still_mapped_by(self, mapping: Mapping) -> bool:
         """Tell whether the file is what is mapped there now, as far as this user may look."""
@@ -116,7 +118,7 @@ def _has_ended_leader(proc: Proc) -> bool:
     return stat.is_ended and stat.threads > 1
 
 
-def _mapped_identity(fd: int) -> tuple[int, int]:
+def mapped_identity(fd: int) -> tuple[int, int]:
     """Return the (device, inode) that a mapping of this file has in /proc/PID/maps."""
     with mmap.mmap(fd, 1, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) as mapped:
         field = ctypes.c_char.from_buffer(mapped)
