@@ -186,6 +186,7 @@ def test_json_has_what_the_text_has(folder: Path) -> None:
                         "kind": "call",
                         "bytes": "e800000000",
                         "state": "call",
+                        "target": "__fentry__",
                         "recorded": True,
                         "evidence": "table",
                         "reason": None,
@@ -198,6 +199,7 @@ def test_json_has_what_the_text_has(folder: Path) -> None:
                         "kind": "call",
                         "bytes": "0f1f440000",
                         "state": "nop",
+                        "target": None,
                         "recorded": False,
                         "evidence": "relocation",
                         "reason": None,
@@ -315,6 +317,7 @@ def test_the_sites_of_a_linked_file_are_those_of_its_table(
     for site in file["sites"]:
         code = bytes.fromhex(site["bytes"])
         assert (site["state"], site["recorded"], site["reason"]) == ("call", True, None)
+        assert site["target"].partition("@")[0] in ("mcount", "_mcount", "__fentry__")
         assert site["function"] == image.function_at(site["address"])
         assert image.is_call_at(site["address"])
         assert image.read(site["address"], len(code)) == code

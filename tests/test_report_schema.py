@@ -28,6 +28,7 @@ SITE = {
     "kind": "call",
     "bytes": "e800000000",
     "state": "call",
+    "target": "__fentry__",
     "recorded": True,
     "evidence": "table",
     "reason": None,
@@ -152,7 +153,7 @@ def test_the_schema_lists_each_kind_of_evidence() -> None:
         {"state": "foreign", "kind": None, "reason": "outside the section", "bytes": ""},
         {"state": "foreign", "reason": "the target is out of reach"},
         {"offset": -1, "state": "foreign", "kind": None, "reason": "outside the section"},
-        {"state": "nop", "recorded": False},
+        {"state": "nop", "recorded": False, "target": None},
     ],
     ids=str,
 )

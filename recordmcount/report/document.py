@@ -91,7 +91,9 @@ def paid(obj: Object, sites: Iterable[Site]) -> Iterator[Site]:
     """Give the sites of a file, each after it was paid for what will be told of it."""
     for site in sites:
         codes = len(site.code) + sum(map(len, site.expected))
-        obj.budget.tell(site.function or "", site.section, site.reason, more=ROW + 2 * codes)
+        obj.budget.tell(
+            site.function or "", site.section, site.target, site.reason, more=ROW + 2 * codes
+        )
         yield site
 
 
@@ -101,6 +103,7 @@ def of_site(site: Site) -> ReportedSite:
         **place(site),  # type: ignore[typeddict-item]  # as above
         "bytes": site.code.hex(),
         "state": site.state,
+        "target": site.target or None,
         "recorded": site.recorded,
         "evidence": site.evidence or (TABLE if site.recorded else RELOCATION),
         "reason": site.reason or None,

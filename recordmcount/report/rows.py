@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # offset, in linked files a link-time virtual address.
 COLUMNS = (
     "path", "function", "function_offset", "section", "offset", "address", "kind", "bytes", "state",
-    "recorded", "evidence", "source", "line", "reason",
+    "target", "recorded", "evidence", "source", "line", "reason",
 )  # fmt: skip
 
 

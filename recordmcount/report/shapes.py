@@ -37,6 +37,7 @@ class ReportedSite(Place):
 
     bytes: str
     state: State
+    target: str | None
     recorded: bool
     evidence: str
     reason: str | None

@@ -83,6 +83,7 @@ class _Alike(NamedTuple):
     call: bytes
     nop: bytes | None
     relocation: str
+    target: str
 
 
 class RelocatableSites:
@@ -131,6 +132,7 @@ class RelocatableSites:
             code, found.state, found.form, bool(part.recorded[at]), call,
             code if found.state is State.NOP else nop, reason,
             relocation=names[known.type] if known else "",
+            target=content.callees.name(known.symbol) if known else "",
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Site]:
@@ -162,7 +164,7 @@ class RelocatableSites:
                 section.name, start, section.offset + start, True, machine,
                 function, distance, names, alike.code, alike.state, alike.form,
                 bool(recorded), alike.call, alike.nop,
-                relocation=alike.relocation,
+                relocation=alike.relocation, target=alike.target,
             )  # fmt: skip
 
     def finding(self, number: int) -> Finding:
@@ -274,7 +276,8 @@ class _Content:
         call, nop = self.turned(self._relocation(column, number))
         name = x86.RELOCATION_NAMES[self.obj.machine][way.type]
         nop = way.code if way.state is State.NOP else nop
-        return _Alike(way.code, way.state, way.form.name, call, nop, name)
+        target = self.callees.name(way.symbol)
+        return _Alike(way.code, way.state, way.form.name, call, nop, name, target)
 
     def _relocation(self, column: Column, number: int) -> Relocation:
         way = self.usual.ways[column.ways[number] - 1]

@@ -19,9 +19,9 @@ class Site(NamedTuple):
     `function` is the function there (elf.symbols), None if there is none, `function_offset` the
     distance in bytes to its start and `aliases` all names that start has. `code` are the bytes that
     stand there: of the form's length; if foreign, as many as could be one. `form` is the name of
-    the call's form (of a NOP: of the call it replaced), `target` in linked files that of the
-    function it calls, `relocation` in objects that of its relocation's type; each is empty if
-    unknown. `recorded` tells whether a table has an entry for the site. `machine` is e_machine.
+    the call's form (of a NOP: of the call it replaced), `target` that of the function
+    it calls, `relocation` in objects that of its relocation's type; each is empty if unknown.
+    `recorded` tells whether a table has an entry for the site. `machine` is e_machine.
 
     `call` and `nop` are the bytes of either state, as far as they are known: both are None of a
     foreign site, and `nop` is of a call that a NOP could not tell for certain. `reason` says why,

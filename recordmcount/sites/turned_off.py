@@ -84,6 +84,10 @@ class Callees:
         is_negative = not self._obj.layout.is_64 and word >> 31
         return word - (1 << 32) if is_negative else word
 
+    def name(self, symbol: int) -> str:
+        """Name one of the symbols, in words."""
+        return self._names[symbol].decode("utf-8", "surrogateescape")
+
     def kept(self, symbol: int) -> Kept | None:
         """Tell what is kept of a symbol; None where that could not be told from another's."""
         return self._by_symbol.get(symbol)
