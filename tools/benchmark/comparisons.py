@@ -161,7 +161,7 @@ def large_object(ours: list[str], copies: Copies, rounds: int) -> Iterator[Compa
 
 
 def reporting(ours: list[str], copies: Copies, rounds: int) -> Iterator[Comparison]:
-    """A report on modules with their tables, as the kernel's build made them.
+    """A report on modules with their tables, as the kernel's build made them; and their check.
 
     readelf lists all relocations and knows no sites: what of them to look for, `grep` would tell.
     """
@@ -169,24 +169,27 @@ def reporting(ours: list[str], copies: Copies, rounds: int) -> Iterator[Comparis
     plain = [sys.executable, str(Path(__file__).with_name("plain_report.py"))]
     commands = [
         Command([*ours, "report", folder], records=False),
-        Command(["readelf", "-rW", *copies.paths], records=False),
+        Command([*ours, "verify", folder], records=False, finds=True),
     ]
-    costs, readelf = race(commands, copies, rounds)
-    subject = f"report: {len(copies.paths)} modules with tables, {megabytes(copies.size)}"
-    for measure, what, target in (
-        ("wall", "time", Target("at most", 1)),
-        ("processor", "processor time", None),
-    ):
+    *costs, readelf = race(
+        [*commands, Command(["readelf", "-rW", *copies.paths], records=False)], copies, rounds
+    )
+    peers = [*commands, Command([*plain, *copies.paths], records=False)]
+    *beside, elftools = race(peers, copies, min(rounds, 3))
+    subject = f"{len(copies.paths)} modules with tables, {megabytes(copies.size)}"
+    for verb, cost, again in zip(("report", "verify"), costs, beside, strict=True):
+        for measure, what, target in (
+            ("wall", "time", Target("at most", 1)),
+            ("processor", "processor time", None),
+        ):
+            yield Comparison(
+                subject, f"{verb}, {what} of readelf -rW", measure,
+                Sample(cost, measure), Sample(readelf, measure), inverse=True, target=target,
+            )  # fmt: skip
         yield Comparison(
-            subject, f"{what} of readelf -rW", measure,
-            Sample(costs, measure), Sample(readelf, measure), inverse=True, target=target,
+            subject, f"{verb}, times as fast as plain pyelftools", "wall",
+            Sample(again, "wall"), Sample(elftools, "wall"), target=Target("at least", 10),
         )  # fmt: skip
-    peers = [commands[0], Command([*plain, *copies.paths], records=False)]
-    us, elftools = race(peers, copies, min(rounds, 3))
-    yield Comparison(
-        subject, "times as fast as plain pyelftools", "wall",
-        Sample(us, "wall"), Sample(elftools, "wall"), target=Target("at least", 10),
-    )  # fmt: skip
 
 
 def source_lines(ours: list[str], copies: Copies, rounds: int) -> Iterator[Comparison]:

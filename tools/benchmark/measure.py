@@ -36,10 +36,14 @@ class Cost(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command line, and whether it must leave a table in the files (or none)."""
+    """A command line, and whether it must leave a table in the files (or none).
+
+    `finds` tells that it is one that may exit with 1, for what it found.
+    """
 
     words: list[str]
     records: bool = True
+    finds: bool = False
 
 
 class Sample:
@@ -108,7 +112,7 @@ def race(commands: Sequence[Command], copies: Copies, rounds: int) -> list[list[
         turns = list(zip(commands, costs, strict=True))
         for command, cost in turns if number % 2 else reversed(turns):
             copies.renew()
-            cost.append(run(command.words, copies.folder.with_name("output")))
+            cost.append(run(command, copies.folder.with_name("output")))
     copies.remove()
     return costs
 
@@ -118,7 +122,7 @@ def _check_work(commands: Sequence[Command], copies: Copies) -> None:
     expected: list[str] = []
     for command in commands:
         copies.renew()
-        run(command.words, copies.folder.with_name("output"))
+        run(command, copies.folder.with_name("output"))
         if command.records:
             recorded = copies.recorded()
             expected = expected or recorded
@@ -129,8 +133,9 @@ def _check_work(commands: Sequence[Command], copies: Copies) -> None:
                 )
 
 
-def run(words: list[str], output: Path) -> Cost:
-    """Run a command, its output going to a file. BenchmarkError if its exit status is not 0."""
+def run(command: Command, output: Path) -> Cost:
+    """Run a command, its output going to a file. BenchmarkError if it fails."""
+    words = command.words
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     redirections = [
         (os.POSIX_SPAWN_OPEN, 1, output, flags, 0o600),
@@ -140,6 +145,6 @@ def run(words: list[str], output: Path) -> Cost:
     process = os.posix_spawnp(words[0], words, os.environ, file_actions=redirections)
     _, status, usage = os.wait4(process, 0)
     wall = time.perf_counter() - start
-    if status:
+    if os.waitstatus_to_exitcode(status) not in ((0, 1) if command.finds else (0,)):
         raise BenchmarkError(f"{words[0]} failed ({status:#x}): {output.read_text()[-1000:]}")
     return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
