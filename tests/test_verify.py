@@ -286,6 +286,20 @@ def test_one_word_of_a_linked_table_changed_is_the_one_finding(tmp_path: Path) -
         assert findings(with_words(path, *new)) == expected
 
 
+def test_a_site_that_is_off_and_has_no_entry(tmp_path: Path) -> None:
+    path = linked(tmp_path)
+    _, (a, b, c, d) = words(path)
+    (name,) = {function for _, _, vaddr, function in findings(with_words(path, a, 0, c, d))}
+    assert run("patcher", "nop", "-q", with_words(path, a, b, c, d)).status == 0
+    assert findings(with_words(path, a, 0, c, d)) == [("missing-entry", ".text", b, name)]
+    # The same bytes inside of an instruction are none.
+    offset, start, _ = images.section(path, ".text")
+    content = path.read_bytes()
+    nop = content[offset + a - start :][:5]
+    images.write(path, offset + b - start, b"\x48\xb8" + nop)  # movabs
+    assert findings(path) == []
+
+
 def test_a_site_of_a_linked_file_that_was_overwritten(tmp_path: Path) -> None:
     path = linked(tmp_path)
     _, (_, vaddr, *_) = words(path)

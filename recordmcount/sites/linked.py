@@ -139,6 +139,10 @@ class LinkedSites:
         column = self._ways_of(numbers)
         return in_state(state, numbers, column, ways, lambda number: self._alone[number].state)
 
+    def marked_nops(self) -> list[bytes]:
+        """List the NOPs with our mark that many of the sites stand as."""
+        return [way.nop for way in self._ways if way.state is State.NOP and way.nop]
+
     # --- what a switch needs ------------------------------------------------------------------
 
     def irreversible(self, numbers: Sequence[int]) -> Sequence[int]:

@@ -17,6 +17,8 @@ from recordmcount.elf import object as elf
 from recordmcount.elf.segments import LoadView
 from recordmcount.sites import boundaries, decoder, kernel, kernel_table, scan, tables
 from recordmcount.sites.linked import Image
+from recordmcount.sites.search import LoadedCode
+from recordmcount.sites.starts import PROVEN, Starts
 from recordmcount.sites.state import State
 from recordmcount.sites.words import sites_in_words
 
@@ -145,6 +147,14 @@ def _is_behind_endbr(code: LinkedCode, vaddr: int, starts: set[int]) -> bool:
     return start in starts and code.some(start, ENDBR_SIZE) in x86.ENDBR
 
 
+def _places(content: bytes, part: bytes, start: int) -> Iterator[int]:
+    """Yield the link-time virtual addresses of `part` in `content`, which is at `start`."""
+    at = content.find(part)
+    while at >= 0:
+        yield start + at
+        at = content.find(part, at + 1)
+
+
 class _Check:
     """One linked file with tables; `calls` are those that its code proves."""
 
@@ -179,10 +189,15 @@ class _Check:
         named = {*inside}.difference(foreign)
         missing = self._proven.difference(named, meant)
         found.add(self._missing(sorted(missing), named))
+        off = [] if self._is_kernel else self._turned_off(sites)
+        found.add(
+            _of_site(rules.MISSING_ENTRY, self._image.sites([vaddr])[0], "no entry names it")
+            for vaddr in off
+        )
         if len(live) != len(distinct):
             found.add(self._repeated(sites, Counter(live)))
         found.add(self._overridden(sites, foreign))
-        found.sites = len(named | self._proven)
+        found.sites = len(named.union(self._proven, off))
         return found
 
     def _word(self, vaddr: int) -> tuple[str | None, int | None]:
@@ -266,6 +281,25 @@ class _Check:
                 if site.state is State.CALL:
                     what = "no entry names it"
                     yield _of_site(rules.MISSING_ENTRY, site, what)
+
+    def _turned_off(self, sites: LinkedSites) -> list[int]:
+        """Find calls that are off, and in no table: NOPs with the mark of those in a table.
+
+        They must stand where an instruction begins, and padding has no mark.
+        """
+        found = sorted(
+            vaddr
+            for nop in sites.marked_nops()
+            for start, content in self._image.code.contents()
+            for vaddr in _places(content, nop, start)
+        )
+        known = {*sites.vaddrs}
+        found = [vaddr for vaddr in found if vaddr not in known]
+        if not found:
+            return []
+        view = self._obj.once(LoadView)
+        starts = Starts(view, LoadedCode(view))
+        return [vaddr for vaddr in found if starts.at(vaddr) == PROVEN]
 
     def _repeated(self, sites: LinkedSites, number: Counter[int]) -> Iterator[Finding]:
         """Tell of places that are named more often than the linker has folded functions there."""

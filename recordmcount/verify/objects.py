@@ -26,7 +26,7 @@ from .finding import Finding, Found, off, off_by
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from recordmcount.elf.object import Object
     from recordmcount.sites.relocatable import Part
@@ -125,8 +125,7 @@ class _Check:
             first + number
             for part, first in self._parts()
             if self._is_loaded(part.section)
-            for number in range(len(part.column.starts))
-            if self._lacks_entry(part, number, first) is not None
+            for number, _ in self._lacking(part, first, range(len(part.column.starts)))
         ]
         if numbers:
             site = self._sites[numbers[0]]
@@ -146,14 +145,16 @@ class _Check:
         way = part.column.ways[number]
         return self._sites.ways[way - 1].state if way else self._sites.finding(first + number).state
 
-    def _lacks_entry(self, part: Part, number: int, first: int) -> Rule | None:
-        """Tell which rule a site without an entry breaks."""
-        state = self._state(part, number, first)
-        if state is State.FOREIGN:  # it may be a call, and can have no entry
-            return None
-        if part.section in self._wanted:
-            return rules.MISSING_ENTRY
-        return rules.CALL_LEFT if state is State.CALL else None
+    def _lacking(
+        self, part: Part, first: int, numbers: Sequence[int]
+    ) -> Iterator[tuple[int, Rule]]:
+        """Choose those of a part's sites without an entry that break a rule, and tell which."""
+        is_wanted = part.section in self._wanted
+        for number in numbers:
+            state = self._state(part, number, first)
+            # What is foreign may be a call, and can have no entry.
+            if state is State.CALL or (state is State.NOP and is_wanted):
+                yield number, rules.MISSING_ENTRY if is_wanted else rules.CALL_LEFT
 
     def _part(self, part: Part, first: int) -> Iterator[Finding]:
         """Tell of the sites of one section, `first` being the number of its first."""
@@ -167,9 +168,8 @@ class _Check:
             if finding:
                 yield finding
         if not all(recorded) and self._is_loaded(part.section) and not self._is_tracer:
-            for number in having(recorded, 0):
-                rule = self._lacks_entry(part, number, first)
-                if rule and part.column.starts[number] not in meant:
+            for number, rule in self._lacking(part, first, having(recorded, 0)):
+                if part.column.starts[number] not in meant:
                     yield self._of_site(rule, first + number, "no entry names it")
         if obj.symtab is not None:
             yield from self._overridden(part, first)
