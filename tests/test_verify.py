@@ -3,11 +3,15 @@
 Objects are made field by field or by gcc, and then one thing is changed.
 """
 
+import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from recordmcount.errors import Error
+from recordmcount.verify.examine import examine
 from tests.support import building, images
 from tests.support.command import run
 from tests.support.elf_builder import (
@@ -23,6 +27,7 @@ from tests.support.elf_builder import (
     build,
     section_symbol,
 )
+from tests.support.loc_table import table_entries
 from tests.support.objects import AX, R_PLT32, TARGETS, caller, record_file, recorded, text
 from tests.support.verifying import (
     entries,
@@ -362,6 +367,65 @@ def test_an_overridden_weak_function_is_found_and_the_advice_helps(tmp_path: Pat
         shutil.copy(old, path)
     assert run("recordmcount", "--gc-sections", *objects) == (0, "", "")
     assert link("-Wl,--gc-sections", "-Wl,-z,start-stop-gc") == []
+
+
+# --- whatever is changed --------------------------------------------------------------------------
+
+
+def looked_at(path: Path) -> tuple[set[str], bool]:
+    """(rules of the findings, whether it can be read), without a process."""
+    told = list(examine(str(path)))
+    files = [each for each in told if not isinstance(each, Error)]
+    return {finding["rule"] for file in files for finding in file["findings"]}, bool(files)
+
+
+def flipped(data: bytes, places: range) -> Iterator[bytes]:
+    for at in places:
+        for bits in (0x01, 0x40, 0xFF):
+            yield data[:at] + bytes((data[at] ^ bits,)) + data[at + 1 :]
+
+
+@TARGETS
+def test_any_byte_of_a_tables_relocations_changed_is_found_or_names_the_same_places(
+    tmp_path: Path, target: Target
+) -> None:
+    elf, path = functions(*entries(0, 6, 12), target=target), tmp_path / "x.o"
+    path.write_bytes(elf.data)
+    places = sorted(table_entries(path))
+    name = ".rela__mcount_loc" if target.rela else ".rel__mcount_loc"
+    start, size = (elf.value(f"sections[{name}].{it}") for it in ("sh_offset", "sh_size"))
+    for changed in flipped(elf.data, range(start, start + size)):
+        path.write_bytes(changed)
+        rules, is_read = looked_at(path)
+        if is_read and not rules:
+            assert sorted(table_entries(path)) == places
+
+
+def test_any_byte_of_a_linked_table_or_of_its_sites_changed_is_found(tmp_path: Path) -> None:
+    path = linked(tmp_path)
+    data = path.read_bytes()
+    offset, vaddrs = words(path)
+    text_at, start, _ = images.section(path, ".text")
+    places = [range(offset, offset + 8 * len(vaddrs))]
+    places += [range(text_at + vaddr - start, text_at + vaddr - start + 5) for vaddr in vaddrs]
+    for place in places:
+        for changed in flipped(data, place):
+            path.write_bytes(changed)
+            assert looked_at(path)[0]
+
+
+def test_whatever_is_damaged_there_is_an_answer(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    path = tmp_path / "x"
+    for made in (functions(*entries(0, 6, 12)).data, linked(tmp_path).read_bytes()):
+        for _ in range(300):
+            data = bytearray(made)
+            for _ in range(chance.choice((1, 2, 8))):
+                size = len(data)
+                near = chance.choice((range(64), range(max(0, size - 2000), size), range(size)))
+                data[chance.choice(near)] = chance.choice((0, 1, 0x7F, 0xFF))
+            path.write_bytes(data)
+            assert list(examine(str(path)))
 
 
 # --- archives, folders, files that cannot be read -------------------------------------------------
