@@ -137,6 +137,8 @@ COMMANDS = [
     ["recordmcount", "--kernel", "-n", "-w", "--stats"],
     ["recordmcount", "-w", "--all-sections", "-o", "out"],
     ["recordmcount", "report"],
+    ["recordmcount", "verify"],
+    ["recordmcount", "verify", "--format", "github"],
     ["recordmcount", "diff", "/dev/null"],
     ["patcher", "status"],
     ["patcher", "nop", "-n"],
