@@ -31,7 +31,9 @@ class Budget:
 
     def tell(self, *texts: str, more: int = 0) -> None:
         """Count what is to be told: texts, and `more` characters. Raises FormatError."""
-        self._telling -= more + sum(map(_spelled, texts))
+        whole = "".join(texts)  # nearly always plain, and then one look is enough
+        is_plain = whole.isascii() and whole.isprintable()
+        self._telling -= more + (len(whole) if is_plain else sum(map(_spelled, texts)))
         if self._telling < 0:
             raise FormatError(
                 self._path, f"more than {TELLINGS} times its size would be told of it"
