@@ -239,6 +239,29 @@ def test_a_process_that_may_do_nearly_nothing_is_switched(tmp_path: Path) -> Non
         finish(process)
 
 
+def test_what_a_compiler_makes_at_run_time_is_no_module(tmp_path: Path) -> None:
+    main = """
+    QUIET int main(void) {
+        int memory = syscall(SYS_memfd_create, "code", 0), zero = open("/dev/zero", O_RDWR);
+        int gone = open("gone", O_RDWR | O_CREAT, 0700);
+        unlink("gone");
+        ftruncate(memory, 4096);
+        ftruncate(gone, 4096);
+        mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, memory, 0);
+        mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, memory, 0);
+        mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, gone, 0);
+        mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, zero, 0);
+        ready();
+        while (answer()) {}
+        return 0;
+    }
+    """
+    program = live.build(tmp_path, main)
+    with started(program, cwd=tmp_path) as process:
+        assert patch("nop", process.pid) == f"{program}: 3 sites turned to nop, 0 already\n"
+        assert ask(process) == (RESULT, 0)
+
+
 # --- sites of two instructions --------------------------------------------------------------------
 
 # The counter is called by movabs and an indirect call; a thread can stand between the two.
@@ -636,6 +659,21 @@ def test_a_uprobe_at_a_site_is_named_and_left_alone_whatever_it_looks_like(tmp_p
 
 
 # --- files ----------------------------------------------------------------------------------------
+
+
+def test_a_file_that_was_cut_short_since_is_refused(tmp_path: Path) -> None:
+    library = live.library(tmp_path, "one", "int one(int x) { return x; }")
+    program = live.build(tmp_path, link=[library, f"-Wl,-rpath,{tmp_path}", "-Wl,--no-as-needed"])
+    with started(program) as process:
+        whole = library.read_bytes()
+        for size in (0, 64, 4096, len(whole) // 2, len(whole) - 1):
+            os.truncate(library, size)
+            done = command.run("patcher", "nop", "--pid", str(process.pid))
+            assert len(done.stderr.splitlines()) == done.status
+            library.write_bytes(whole)
+        os.truncate(library, 4096)
+        patch("nop", process.pid, "--module", "target")
+        assert ask(process) == (RESULT, 0)
 
 
 def test_on_an_overlay_what_is_mapped_is_known(

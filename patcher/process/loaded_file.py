@@ -35,6 +35,21 @@ from .proc import Proc, is_missing
 DT_TEXTREL, DT_FLAGS, DF_TEXTREL = 22, 30, 4
 
 
+def may_be_module(proc: Proc, mapping: Mapping) -> bool:
+    """Tell whether this may be code that was loaded from a file, before that is opened.
+
+    To open a device may do what nobody asked for.
+    """
+    if not mapping.inode or mapping.protection[2:] != "xp" or mapping.path.startswith("/memfd:"):
+        return False
+    for name in (_map_file(mapping), f"root{mapping.path}"):
+        try:
+            return is_regular(proc.file_status(name))
+        except OSError:  # it has no name any more, or this user may not look there
+            continue
+    return True
+
+
 class OpenedFile:
     """The file behind a mapping, open during its `with`. Raises PatchError if it cannot be opened.
 

@@ -113,6 +113,10 @@ class Proc:
         except FileNotFoundError as error:
             raise self._missing(error, name) from error
 
+    def file_status(self, name: str) -> os.stat_result:
+        """Return the status of the file to which a name leads."""
+        return os.stat(name, dir_fd=self._folder)
+
     def exists(self, name: str) -> bool:
         """Tell whether there is such a name in the folder."""
         try:

@@ -20,7 +20,7 @@ from .access import name_of, no_access, refuse_untraceable
 from .foreign_code import why_nothing
 from .halt import Halt
 from .live_sites import LiveSites
-from .loaded_file import LoadedFile, OpenedFile, biases, object_of
+from .loaded_file import LoadedFile, OpenedFile, biases, may_be_module, object_of
 from .machine import Halting, ProcessMachine
 from .proc import Proc
 
@@ -100,10 +100,13 @@ class Target:
             raise self._none(sorted(idle))
 
     def files(self) -> list[list[Mapping]]:
-        """Group the executable mappings of files by file."""
+        """Group the mappings that may be code of a module by file.
+
+        What is shared, a memfd or a device is none, though a compiler at run time executes it.
+        """
         files: dict[tuple[int, int, str], list[Mapping]] = {}
         for each in self.machine.memory.mappings():
-            if each.inode and each.protection[2] == "x":
+            if may_be_module(self.proc, each):
                 files.setdefault((each.device, each.inode, each.path), []).append(each)
         return list(files.values())
 

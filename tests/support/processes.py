@@ -46,10 +46,12 @@ def build_program(folder: Path, source: str, *flags: str, name: str = "target") 
 
 
 @contextmanager
-def started(program: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+def started(
+    program: Path, *arguments: str | Path, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """Run a program from when it is ready until the `with` ends; then it is killed."""
     with subprocess.Popen(
-        [program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd
     ) as process:
         assert process.stdout is not None
         try:
