@@ -403,6 +403,38 @@ def test_no_thread_runs_in_a_halt_however_many_are_born(tmp_path: Path) -> None:
         assert finish(process) == "many\n"
 
 
+EXEC = """
+static char **words;
+static void *again(void *nothing) {
+    char number[16];
+    snprintf(number, sizeof number, "%d", atoi(words[1]) + 1);
+    execl("/proc/self/exe", "target", number, NULL);
+    abort();
+}
+int main(int count, char **arguments) {
+    words = arguments;
+    if (atoi(words[1]) == 0) ready();
+    struct pollfd end = {.fd = 0, .events = POLLIN};
+    if (poll(&end, 1, 0)) { puts(atoi(words[1]) > 100 ? "many" : "few"); return 0; }
+    pthread_t threads[3];
+    for (int i = 0; i < 3; i++) pthread_create(&threads[i], NULL, i == 2 ? again : idle, NULL);
+    for (;;) pause();
+}
+"""
+
+
+def test_no_thread_runs_in_a_halt_though_one_executes_another_program(tmp_path: Path) -> None:
+    source = "#include <poll.h>\nstatic void *idle(void *nothing) { for (;;) pause(); }\n" + EXEC
+    with started(build_program(tmp_path, source), "0") as process, Proc(process.pid) as proc:
+        for _ in range(200):
+            halt = halted(process.pid)
+            alive = [tid for tid in proc.threads() if not proc.stat(tid).is_ended]
+            assert sorted(halt.stops) == alive
+            assert {proc.stat(tid).state for tid in alive} == {"t"}
+            halt.release()
+        assert finish(process) == "many\n"
+
+
 def test_a_process_whose_leader_has_ended_is_halted(tmp_path: Path) -> None:
     source = """
     static void *other(void *nothing) { ready(); until_told(); exit(0); }

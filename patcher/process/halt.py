@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from threading import get_native_id
@@ -25,10 +25,12 @@ from patcher.errors import HaltError, PatchError
 from . import waiting
 from .access import no_access
 from .proc import STATES, Proc, is_missing
-from .ptrace import Registers, detach, interrupt, registers, seize
+from .ptrace import Registers, detach, event_message, interrupt, registers, seize
 from .sharers import sharers
 from .waiting import End, Stop
 
+TRIES = 20  # to seize a thread
+RESCUE = 0.02  # seconds
 SHORTEST_SLEEP, LONGEST_SLEEP = 0.00005, 0.001  # seconds
 
 
@@ -60,10 +62,24 @@ class Halt:
         """
         self._tracer = ThreadPoolExecutor(1, "tracer")
         try:
-            self._tracer.submit(self._stop).result()
+            self._wait_for(self._tracer.submit(self._stop))
         except BaseException:
             self.release()
             raise
+
+    def _wait_for(self, stopping: Future[None]) -> None:
+        """Wait until the tracer has stopped all threads, and help it out where it cannot go on.
+
+        A thread that executes another program waits until all others are gone, those that the
+        tracer has to reap as well, and meanwhile the kernel lets nobody seize: so the tracer waits
+        for that thread, which waits for the tracer. Any thread of patcher may reap.
+        """
+        while not stopping.done():
+            with suppress(TimeoutError):
+                stopping.result(RESCUE)
+            for tid in list(self._seized) if not stopping.done() else ():
+                waiting.reap(tid)
+        stopping.result()
 
     def registers(self) -> list[Registers]:
         """Return the registers of all threads, which must be stopped; of one that was killed none.
@@ -88,8 +104,11 @@ class Halt:
 
     def _stop(self) -> None:
         deadline = time.monotonic() + self._timeout
-        while self._seize_new() or self._find_sharers():
+        while self._seize_new() or self._find_sharers() or self._forget_running():
             self._wait_for_all(deadline)
+            if time.monotonic() > deadline:
+                what = f"its threads come and go: it was not halted within {self._timeout:g} s"
+                raise HaltError(self._name, f"{what}; nothing was written, and all threads run")
 
     def _registers(self) -> list[Registers]:
         found = []
@@ -115,13 +134,23 @@ class Halt:
         return len(self._seized) > before
 
     def _seize(self, tid: int, proc: Proc) -> bool:
-        """Seize one thread; tell whether that was possible. One that has ended need not be."""
-        try:
-            seize(tid)
-        except OSError as error:
-            if _is_ended(proc, tid):
-                return False
-            raise self._refused(tid, proc, error) from error
+        """Seize one thread; tell whether that was possible. One that has ended need not be.
+
+        A leader is refused for a moment while another thread that executes a program takes its TID,
+        and may be a tracee of ours already when it has.
+        """
+        for tries_left in reversed(range(TRIES)):
+            try:
+                seize(tid)
+            except OSError as error:
+                if _is_ended(proc, tid):
+                    return False
+                if not _is_ours(proc, tid):
+                    if not tries_left:
+                        raise self._refused(tid, proc, error) from error
+                    time.sleep(SHORTEST_SLEEP)
+                    continue
+            break
         with suppress(ProcessLookupError):  # it has ended since
             interrupt(tid)
         return True
@@ -133,6 +162,26 @@ class Halt:
         elif tid != proc.pid:
             name += f": thread {tid}"
         return no_access(proc, name, error)
+
+    def _forget_running(self) -> bool:
+        """Forget the stops of threads that stand no more; tell whether there were any.
+
+        A thread that executes another program ends all others, and gets the TID of the leader.
+        """
+        running = []
+        for tid in self.stops:
+            try:
+                event_message(tid)
+            except ProcessLookupError:
+                running.append(tid)
+        for tid in running:
+            del self.stops[tid]
+            try:
+                interrupt(tid)
+            except ProcessLookupError:  # it is nobody, or another one
+                waiting.reap(tid)
+                del self._seized[tid]
+        return bool(running)
 
     def _find_sharers(self) -> bool:
         """Look for processes that share the address space; tell whether there are new ones."""
@@ -163,7 +212,11 @@ class Halt:
                 sleep = min(max(SHORTEST_SLEEP, 2 * sleep), LONGEST_SLEEP)
 
     def _look(self, tid: int) -> None:
-        report = waiting.look(tid)
+        try:
+            report = waiting.look(tid)
+        except ChildProcessError:  # it has the TID of its leader by now
+            del self._seized[tid]
+            return
         if isinstance(report, End):
             waiting.reap(tid)
             del self._seized[tid]
@@ -174,7 +227,13 @@ class Halt:
             del self._seized[tid]
 
     def _forget_ended(self) -> None:
-        """Forget leaders that have ended before their threads: of those nothing is reported."""
+        """Forget threads that have ended though they stood, as another one executes a program.
+
+        And leaders that have ended before their threads: of those nothing is reported.
+        """
+        for tid in list(self.stops):
+            if waiting.reap(tid):
+                del self.stops[tid], self._seized[tid]
         for tid, proc in list(self._seized.items()):
             if tid not in self.stops and tid == proc.pid and _is_ended(proc, tid):
                 del self._seized[tid]
@@ -215,3 +274,11 @@ def _is_ended(proc: Proc, tid: int) -> bool:
         return proc.stat(tid).is_ended
     except OSError as error:
         return is_missing(error)
+
+
+def _is_ours(proc: Proc, tid: int) -> bool:
+    """Tell whether this thread of patcher traces a thread."""
+    try:
+        return int(proc.status(tid)["TracerPid"]) == get_native_id()
+    except OSError:
+        return False

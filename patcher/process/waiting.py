@@ -7,7 +7,6 @@ thread its signal if the tracer dies, but only as long as nobody has taken the r
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from signal import SIGSTOP, SIGTRAP, SIGTSTP, SIGTTIN, SIGTTOU
 from typing import NamedTuple
 
@@ -78,10 +77,20 @@ def wait_for_any() -> Stop | End:
     return End(tid, os.waitstatus_to_exitcode(status))
 
 
-def reap(tid: int) -> None:
-    """Take the report of a tracee that has ended, if there is one."""
-    with suppress(ChildProcessError):
+def reap(tid: int) -> bool:
+    """Take the report of a tracee that has ended; tell whether there was one.
+
+    Until then it is in the way of a thread of its process that executes another program. The
+    kernel gives the report of a tracee that has stopped to whoever only asks for ends, too; so a
+    look comes first.
+    """
+    try:
+        if not isinstance(look(tid), End):
+            return False
         os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | WALL)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _report(tid: int | None, flags: int) -> Stop | End | None:
