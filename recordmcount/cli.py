@@ -9,7 +9,7 @@ import sys
 
 from . import __version__
 from .commit import close
-from .console import end_when_interrupted, put, say
+from .console import begin, put, say
 from .errors import Error, RecordError, UsageError, reason
 from .grammar import parse
 from .options import Options, declare
@@ -32,7 +32,7 @@ FILES_WORTH_FORKING = 16
 
 def main(words: "Sequence[str]") -> int:
     """Run `recordmcount` with these words; returns the exit status."""
-    end_when_interrupted()
+    begin()
     if words and words[0] in VERBS:
         return _verb(words[0], words[1:])
     command, options = declare()

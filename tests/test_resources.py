@@ -100,6 +100,20 @@ def test_whatever_descriptors_are_closed_every_file_is_recorded(folder: Path, cl
     assert len({(folder / name).read_bytes() for name in FILES}) == 1
 
 
+@pytest.mark.parametrize("closed", ["", "<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_file_has_the_number_of_a_stream_that_is_closed(closed: str) -> None:
+    """What is said would be written into it. As a stream it cannot be written, as if closed."""
+    script = (
+        "import os; from recordmcount.console import begin, say; begin()\n"
+        "os._exit(10 * os.open('/dev/null', os.O_RDWR) + say(2, ['a line']))"
+    )
+    command = [sys.executable, "-c", script]
+    words = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+    done = subprocess.run(words, check=False, cwd=ROOT, capture_output=True)
+    is_heard = "2" not in closed
+    assert (done.returncode, done.stderr) == (30 + is_heard, b"a line\n" if is_heard else b"")
+
+
 @pytest.mark.parametrize("package", ["recordmcount", "patcher"])
 def test_a_limit_on_the_size_of_files_does_not_spoil_what_python_compiles(
     package: str, tmp_path: Path
