@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, compress
+from itertools import accumulate, chain, compress, count
 from typing import Literal, NamedTuple
 
 from recordmcount import mcount_loc, x86
@@ -136,36 +136,13 @@ class RelocatableSites:
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Site]:
-        for part, first in zip(self.parts, self.firsts, strict=False):
-            yield from self._of_part(part, first)
+        # No generator: one that ends because memory does writes a traceback of its own.
+        return chain.from_iterable(map(self._of_part, self.parts, self.firsts))
 
     def _of_part(self, part: Part, first: int) -> Iterator[Site]:
-        """Make the sites of a part, which are numbered from `first`; of usual ones fast.
-
-        What those have in common is looked up once: with it they were compared in bulk.
-        """
-        content, column, is_loose = self._content, part.column, part.section in self.loose
-        machine, section = content.obj.machine, content.code.section(part.section)
-        known: dict[int, _Alike] = {}
-        rows = zip(column.starts, column.ways, part.recorded, strict=True)
-        for number, (start, way, recorded) in enumerate(rows, first):
-            names = content.functions.names(part.section, start)
-            function, distance = names[0] if names else None, 0
-            if function is None:  # not a function's first instruction
-                function, distance = content.functions.at(part.section, start, start)
-                names = content.functions.names(part.section, start - distance)
-            if not way or is_loose or function is None:
-                yield self[number]
-                continue
-            alike = known.get(way)
-            if alike is None:
-                alike = known[way] = content.alike(column, number - first)
-            yield Site(
-                section.name, start, section.offset + start, True, machine,
-                function, distance, names, alike.code, alike.state, alike.form,
-                bool(recorded), alike.call, alike.nop,
-                relocation=alike.relocation, target=alike.target,
-            )  # fmt: skip
+        """Make the sites of a part, which are numbered from `first`."""
+        make = _Maker(self, self._content, part, first)
+        return map(make, count(first), part.column.starts, part.column.ways, part.recorded)
 
     def finding(self, number: int) -> Finding:
         """Tell what stands at a site, without the names that a Site has."""
@@ -221,6 +198,42 @@ class RelocatableSites:
         """Return the sites that a table has an entry for, as a table of their own."""
         parts = [part.only_recorded() for part in self.parts]
         return RelocatableSites(self._content, parts, self._entries)
+
+
+class _Maker:
+    """Makes the sites of a part; the usual ones fast.
+
+    What those have in common is looked up once: with it they were compared in bulk.
+    """
+
+    def __init__(self, sites: RelocatableSites, content: _Content, part: Part, first: int) -> None:
+        self._sites = sites
+        self._content = content
+        self._column = part.column
+        self._first = first
+        self._index = part.section
+        self._section = content.code.section(part.section)
+        self._is_loose = part.section in sites.loose
+        self._known: dict[int, _Alike] = {}
+
+    def __call__(self, number: int, start: int, way: int, recorded: int) -> Site:
+        content, section = self._content, self._section
+        names = content.functions.names(self._index, start)
+        function, distance = names[0] if names else None, 0
+        if function is None:  # not a function's first instruction
+            function, distance = content.functions.at(self._index, start, start)
+            names = content.functions.names(self._index, start - distance)
+        if not way or self._is_loose or function is None:
+            return self._sites[number]
+        alike = self._known.get(way)
+        if alike is None:
+            alike = self._known[way] = content.alike(self._column, number - self._first)
+        return Site(
+            section.name, start, section.offset + start, True, content.obj.machine,
+            function, distance, names, alike.code, alike.state, alike.form,
+            bool(recorded), alike.call, alike.nop,
+            relocation=alike.relocation, target=alike.target,
+        )  # fmt: skip
 
 
 def read(
