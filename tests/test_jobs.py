@@ -101,6 +101,34 @@ def test_what_had_been_begun_is_done_again_in_its_own_way() -> None:
     assert answers == ["5 again" if number == 5 else "done" for number in range(20)]
 
 
+def test_another_process_takes_the_place_of_one_that_died() -> None:
+    """Every second item ends its process, and yet nothing but those is done here."""
+    parent = os.getpid()
+
+    def work(number: int) -> tuple[int, bool]:
+        if number % 2 and os.getpid() != parent:
+            kill(number)
+        return number, os.getpid() == parent
+
+    answers = list(jobs.run(20, 2, work))
+    assert answers == [(number, bool(number % 2)) for number in range(20)]
+
+
+def test_an_answer_comes_while_later_ones_are_not_even_begun(tmp_path: Path) -> None:
+    """The last item waits for what happens here when the first is answered."""
+    seen = tmp_path / "seen"
+
+    def work(number: int) -> int:
+        while number == 19 and not seen.exists():
+            time.sleep(0.001)
+        return number
+
+    answers = jobs.run(20, 2, work)
+    assert next(answers) == 0
+    seen.touch()
+    assert list(answers) == list(range(1, 20))
+
+
 def test_an_error_is_raised_where_it_can_be_seen() -> None:
     def work(number: int) -> int:
         if number == 7:
@@ -132,6 +160,7 @@ def test_an_answer_that_breaks_off_is_done_again(monkeypatch: pytest.MonkeyPatch
 
     def cut_short(fd: int, data: bytes) -> None:
         if b"last words" in data and os.getpid() != parent:
+            whole(fd, data[:5000])
             kill(0)
         whole(fd, data)
 
