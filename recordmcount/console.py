@@ -85,6 +85,11 @@ class Painted:
         return f"{spelled(self.before)}{part}{spelled(self.behind)}"
 
 
+def rendered(lines: "Iterable[str | Painted]") -> str:
+    """Spell lines for people as one text for `put`, without the end of the last one."""
+    return "\n".join([spelled(line) if isinstance(line, str) else str(line) for line in lines])
+
+
 def say(fd: int, lines: "Iterable[str | Painted]") -> bool:
     """Write lines for people to stdout (1) or stderr (2); False where nobody can read them.
 

@@ -68,6 +68,10 @@ class NotRegularError(UnrecognizedError):
         super().__init__(path, what, f"not a regular file: {path}", advice)
 
 
+class UnreachableError(Error):
+    """There is no Dask scheduler, or it has no workers; `path` is its address."""
+
+
 class OutputError(RecordError):
     """The result could not be written; whatever had been written was taken back."""
 

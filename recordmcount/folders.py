@@ -5,21 +5,43 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from recordmcount.elf import filetype
+from recordmcount.elf import containers, filetype
 from recordmcount.elf.open import open_file, reader
 from recordmcount.errors import Error, reason
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # What is worth reading further.
-KNOWN = (filetype.X86_ELF, filetype.ARCHIVE, filetype.THIN_ARCHIVE)
+KNOWN = (
+    filetype.X86_ELF, filetype.ARCHIVE, filetype.THIN_ARCHIVE, filetype.KERNEL_IMAGE,
+)  # fmt: skip
 
 
-def files(paths: Iterable[str]) -> Iterator[str | Error]:
-    """Give the files that paths name: a folder's are all that are known, any other is itself."""
-    for path in paths:
-        if os.path.isdir(path):
-            yield from Walk(path)
-        else:
-            yield path
+class Files:
+    """The files that paths name: a folder's are all that are known, any other path is itself.
+
+    When all were given, `skipped` tells how many files of folders are not known. What cannot be
+    read is given as the Error that says so.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = list(paths)
+        self.skipped = 0
+
+    def __iter__(self) -> Iterator[str | Error]:
+        for path in self._paths:
+            if os.path.isdir(path):
+                walk = Walk(path)
+                yield from walk
+                self.skipped += walk.skipped
+            else:
+                yield path
+
+    def count(self) -> int | None:
+        """Tell how many there are; None where that is not known before folders are read."""
+        return None if any(map(os.path.isdir, self._paths)) else len(self._paths)
 
 
 class Walk:
@@ -64,7 +86,7 @@ class Walk:
             yield Error(path, reason(error))
             return
         try:
-            is_known = filetype.of(reader(fd)(0, filetype.START)) in KNOWN
+            is_known = _is_known(path, os.fstat(fd).st_size, reader(fd))
         except OSError as error:
             yield Error(path, reason(error))
             return
@@ -74,3 +96,19 @@ class Walk:
             yield path
         else:
             self.skipped += 1
+
+
+def _is_known(path: str, size: int, read: Callable[[int, int], bytes]) -> bool:
+    """Tell whether a file is worth reading further: of a compressed one, whether its content is.
+
+    What says that it is compressed, and is broken, is: whoever reads it further will tell.
+    """
+    start = read(0, filetype.START)
+    found = filetype.of(start)
+    if found == filetype.COMPRESSED:
+        try:
+            found = filetype.of(containers.first(path, read, size, filetype.START))
+        except Error:
+            # lzma has no magic: anything may look like it.
+            return containers.format_of(start) != containers.LZMA
+    return found in KNOWN

@@ -35,20 +35,20 @@ def help_of(command: Command) -> list[str]:
     rows = [line for row in (*arguments, *options) for line in _row(*row, width)]
     verb_rows = [line for row in verbs for line in _row(*row, width)]
     return [
-        *usage(command), "", *_wrapped(command.description, WIDTH), "", *rows,
+        *usage(command), "", *wrapped(command.description, WIDTH), "", *rows,
         *(("", "verbs:", *verb_rows) if verbs else ()),
-        *(("", *_wrapped(command.epilog, WIDTH)) if command.epilog else ()),
+        *(("", *wrapped(command.epilog, WIDTH)) if command.epilog else ()),
     ]  # fmt: skip
 
 
 def _row(name: str, help: str, width: int) -> list[str]:  # noqa: A002
     """Lay out a row of --help in two columns."""
-    first, *others = _wrapped(help, WIDTH - width - 2) or [""]
+    first, *others = wrapped(help, WIDTH - width - 2) or [""]
     indent = " " * (width + 2)
     return [f"  {name.ljust(width)}{first}".rstrip(), *(f"{indent}{line}" for line in others)]
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int) -> list[str]:
     """Break a text into lines at its blanks; a line feed in it stays one."""
     lines: list[str] = []
     for paragraph in text.split("\n"):

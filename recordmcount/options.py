@@ -25,6 +25,14 @@ OUTPUT = Option(
 DRY_RUN = Option("-n --dry-run", "change nothing, print what would be done")
 JSON = Option("--json", "print JSON")
 DEMANGLE = Option("--demangle", "show names of C++ and Rust as they stand in the source")
+JOBS = Option(
+    "-j --jobs", "processes (default: one a processor, where there is much to read)",
+    value="N", number=range(1, MOST_JOBS + 1),
+)  # fmt: skip
+SCHEDULER = Option(
+    "--scheduler", "have the files read by the workers of a Dask scheduler, as tcp://host:8786",
+    value="ADDRESS",
+)  # fmt: skip
 SCHEMA = Option("--schema", "print the JSON's schema", information=True)
 
 

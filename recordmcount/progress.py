@@ -22,9 +22,12 @@ PATIENCE = 1.0  # seconds without a word
 
 
 class Progress:
-    """So much of `count` files is done; nothing is drawn before PATIENCE is over."""
+    """So much of `count` files is done; nothing is drawn before PATIENCE is over.
 
-    def __init__(self, count: int) -> None:
+    `count` is None where it is not known.
+    """
+
+    def __init__(self, count: int | None) -> None:
         self._count = count
         self._start = monotonic()
         self._bar: Any = None
@@ -47,9 +50,13 @@ class Progress:
             self._bar.close()
 
 
-def start(count: int, *, quiet: bool) -> Progress | None:
-    """Begin to count; None where nobody would see it, or it is not wanted."""
-    return Progress(count) if count > 1 and not quiet and posix.isatty(2) else None
+def start(count: int | None, *, quiet: bool) -> Progress | None:
+    """Begin to count; None where nobody would see it, or it is not wanted.
+
+    `count` is None where it is not known how many files there are.
+    """
+    is_long = count is None or count > 1
+    return Progress(count) if is_long and not quiet and posix.isatty(2) else None
 
 
 def over(items: Iterable[Item], progress: Progress | None) -> Iterator[Item]:
@@ -64,7 +71,7 @@ def over(items: Iterable[Item], progress: Progress | None) -> Iterator[Item]:
     progress.end()
 
 
-def _bar(count: int) -> Any:
+def _bar(count: int | None) -> Any:
     """Make what is drawn; False where there is no `tqdm`, and then nothing is."""
     try:
         tqdm = load("tqdm").tqdm

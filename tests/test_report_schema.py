@@ -11,9 +11,9 @@ import pytest
 from fixtures.build import build
 from fixtures.manifest import Fixture
 from recordmcount.errors import Error
-from recordmcount.report.document import VERSION, report
-from recordmcount.report.examine import Asked, examine
-from recordmcount.report.json import dump, schema
+from recordmcount.report.asked import Asked
+from recordmcount.report.examine import examine
+from recordmcount.report.json import VERSION, dump, part, schema, stream
 from recordmcount.sites import evidence
 from tests.support.matrix import each_fixture
 
@@ -47,7 +47,7 @@ FILE = {
 }
 LINKED_FILE = FILE | {"type": "PIE", "sites": [LINKED_SITE]}
 ERROR = {"path": "y.o", "message": "y.o: No such file or directory"}
-DOCUMENT = {"version": 1, "files": [FILE, LINKED_FILE], "errors": [ERROR]}
+DOCUMENT = {"version": 1, "files": [FILE, LINKED_FILE], "errors": [ERROR], "skipped": 0}
 
 
 def test_the_schema_is_one_of_draft_2020_12() -> None:
@@ -62,7 +62,18 @@ def test_every_report_is_valid(fixture: Fixture) -> None:
     files = [result for result in results if not isinstance(result, Error)]
     errors = [result for result in results if isinstance(result, Error)]
     assert len(results) == 1
-    VALIDATOR.validate(json.loads(dump(report(files, errors))))
+    told = [{"path": error.path, "message": str(error)} for error in errors]
+    lines = stream(map(part, files), lambda: {"errors": told, "skipped": 0})
+    document = json.loads("\n".join(lines))
+    VALIDATOR.validate(document)
+    assert document["files"] == files
+
+
+def test_a_document_is_the_same_in_pieces_as_in_one() -> None:
+    rest = {"errors": [ERROR], "skipped": 3}
+    for files in ([], [FILE], [FILE, LINKED_FILE]):
+        whole = dump({"version": VERSION, "files": files, **rest})
+        assert "\n".join(stream(map(part, files), lambda: rest)) == whole
 
 
 def test_the_documents_below_start_from_a_valid_one() -> None:

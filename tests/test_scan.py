@@ -559,17 +559,18 @@ def test_report_shows_the_calls_and_how_they_are_known(tmp_path: Path) -> None:
     image = without_table(tmp_path)
     done = command.run("recordmcount", "report", image)
     assert done.status == 0
-    _, _, *rows, summary = done.stdout.splitlines()
+    rows = [line for line in done.stdout.splitlines() if line.startswith("    0x")]
     assert {row.split()[-1] for row in rows} == images.WORK_FUNCTIONS
-    assert summary == f"4 sites: 4 call; 0 recorded; found by PLT (4); {NO_TABLE}"
+    summary = f" 4 sites: 4 call; 0 recorded; found by PLT (4); {NO_TABLE}"
+    assert command.words(done.stdout).endswith(summary)
 
 
 def test_report_says_where_nothing_can_be_known(tmp_path: Path) -> None:
     image = without_table(tmp_path, "-static")
     images.tool("strip", image)
-    *_, summary = command.run("recordmcount", "report", image).stdout.splitlines()
-    assert summary == (
-        f"no sites; no evidence: no symbols, and nothing that is imported is mcount; {NO_TABLE}"
+    said = command.words(command.run("recordmcount", "report", image).stdout)
+    assert said.endswith(
+        f" no sites; no evidence: no symbols, and nothing that is imported is mcount; {NO_TABLE}"
     )
 
 

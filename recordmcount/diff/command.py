@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from recordmcount.console import put, say, spelled
 from recordmcount.errors import UsageError
 from recordmcount.grammar import Command, Values
-from recordmcount.options import HELP, JSON, SCHEMA, SYMBOL
+from recordmcount.options import HELP, JOBS, JSON, SCHEMA, SYMBOL
 from recordmcount.verb import give
 
 VERSION = 1
@@ -17,6 +19,7 @@ class DiffOptions(Values):
 
     json = False
     symbols: tuple[str, ...] = ()
+    jobs = 0  # as many as there are processors, where it is worth it
 
     def check(self) -> None:
         """Raise UsageError unless there are two paths."""
@@ -32,9 +35,12 @@ def declare() -> tuple[Command, DiffOptions]:
         "Show which functions gained or lost a call site between two builds, and which sites moved "
         "to another section or changed their form or state. Functions are matched by name, so "
         "shifted addresses are no difference, nor are the numbers of .isra.N and its like.",
-        [JSON, SCHEMA, SYMBOL, HELP],
+        [JSON, SCHEMA, SYMBOL, JOBS, HELP],
         arguments=[
-            ("OLD", "a file, or a folder, whose files are then compared by their names"),
+            (
+                "OLD",
+                "a file, as for report, or a folder, whose files are compared by names",
+            ),
             ("NEW", "the same of the other build"),
         ],
         epilog="exit status: 0 no difference, 1 some, 2 a file could not be read, or usage",
@@ -44,30 +50,29 @@ def declare() -> tuple[Command, DiffOptions]:
 
 def execute(options: DiffOptions) -> int:
     """Compare; returns the exit status."""
-    from recordmcount.errors import Error
+    from recordmcount.progress import over, start
     from recordmcount.report.json import dump, schema
+    from recordmcount.spread import How, spread
 
-    from .compare import compare
-    from .pairs import pairs
-    from .text import document, lines
+    from .compared import Compared, compared, failed
+    from .pairs import named
 
     if options.information == "schema":
         return give(dump(schema(f"{__file__.rpartition('/')[0]}/diff.schema.json")))
     files, errors = [], []
     status = SAME
-    old, new = options.files
-    for pair in pairs(old, new, options.symbols):
-        if isinstance(pair, Error):
-            errors.append({"path": pair.path, "message": spelled(str(pair))})
-            say(2, [str(pair)])
-            continue
-        changes = compare(pair.old, pair.new)
-        if changes or not (pair.old and pair.new):
+    work = partial(compared, options.json, options.symbols)
+    answers = spread(work, named(*options.files), How(options.jobs), failed)
+    progress = start(None, quiet=options.json)
+    for answer in over(answers, progress):
+        told = Compared(*answer)
+        say(2, [line for _, line in told.errors])
+        errors += [{"path": path, "message": spelled(line)} for path, line in told.errors]
+        if told.is_different:
             status = DIFFERENT
-            if options.json:
-                files.append(document(pair, changes))
-            elif not say(1, lines(pair, changes)):
-                return TROUBLE
+        files += told.documents
+        if told.text and not put(told.text):
+            return TROUBLE
     if options.json:
         written = put(dump({"version": VERSION, "files": files, "errors": errors}))
         return TROUBLE if errors or not written else status

@@ -1,4 +1,4 @@
-"""Two paths -> pairs of documents to compare: of two files, or of what has one name in two folders.
+"""Two paths -> pairs to compare: of two files, or of what has one name in two folders.
 
 Members of archives are compared by name too; of several by one name the first with the first.
 """
@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from recordmcount.errors import Error
 from recordmcount.folders import Walk
-from recordmcount.report.examine import Asked, examine
+from recordmcount.report.asked import Asked
+from recordmcount.report.examine import examine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,19 +28,22 @@ class Pair(NamedTuple):
     new: ReportedFile | None
 
 
-def pairs(old: str, new: str, symbols: tuple[str, ...]) -> Iterator[Pair | Error]:
-    """Give the pairs in the order of their names, each when it is asked for."""
+# A name, and the paths of the files that have it in the old build and the new one; "" for none.
+Named = tuple[str, str, str]
+
+
+def named(old: str, new: str) -> Iterator[Named | Error]:
+    """Give what is to be compared, in the order of the names."""
     if not (os.path.isdir(old) and os.path.isdir(new)):
-        yield from _of_files(new, old, new, symbols)
+        yield new, old, new
         return
     before = yield from _names(old)
     after = yield from _names(new)
     for name in sorted(before | after, key=os.fsencode):
-        yield from _of_files(
+        yield (
             name,
-            os.path.join(old, name) if name in before else None,
-            os.path.join(new, name) if name in after else None,
-            symbols,
+            os.path.join(old, name) if name in before else "",
+            os.path.join(new, name) if name in after else "",
         )
 
 
@@ -54,9 +58,9 @@ def _names(folder: str) -> Generator[Error, None, set[str]]:
     return names
 
 
-def _of_files(
-    name: str, old: str | None, new: str | None, symbols: tuple[str, ...]
-) -> Iterator[Pair | Error]:
+def pairs(each: Named, symbols: tuple[str, ...]) -> Iterator[Pair | Error]:
+    """Give the pairs of one name: of files, or of the members of archives."""
+    name, old, new = each
     before = yield from _documents(old, symbols)
     after = yield from _documents(new, symbols)
     for member in [*before, *(member for member in after if member not in before)]:
@@ -64,7 +68,7 @@ def _of_files(
 
 
 def _documents(
-    path: str | None, symbols: tuple[str, ...]
+    path: str, symbols: tuple[str, ...]
 ) -> Generator[Error, None, dict[str, ReportedFile]]:
     """Return the documents of a file by what distinguishes them: `(member)`, and a number."""
     documents: dict[str, ReportedFile] = {}
@@ -73,7 +77,7 @@ def _documents(
         if isinstance(found, Error):
             yield found
             continue
-        member = found["path"].removeprefix(path or "")
+        member = found["path"].removeprefix(path)
         seen[member] += 1
         documents[member if seen[member] == 1 else f"{member}#{seen[member]}"] = found
     return documents

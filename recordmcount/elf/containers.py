@@ -84,22 +84,42 @@ def decompress(
     `read` gives so many bytes at a file offset, or less at its end. Raises FormatError for what is
     broken, cut short, or too large.
     """
+    content = BytesIO()
+    for piece in _pieces(path, read, start, end, OUTPUT):
+        if content.tell() + len(piece) > most:
+            what = f"larger than {most} bytes when decompressed: refused"
+            raise FormatError(path, f"{format_of(read(start, START))}: {what}")
+        content.write(piece)
+    return content.getvalue()
+
+
+def first(path: str, read: Callable[[int, int], bytes], size: int, count: int) -> bytes:
+    """Decompress the first `count` bytes of a compressed file of `size` bytes, or less at its end.
+
+    Raises FormatError as `decompress` does.
+    """
+    content = b""
+    for piece in _pieces(path, read, 0, size, count):
+        content += piece
+        if len(content) >= count:
+            break
+    return content[:count]
+
+
+def _pieces(
+    path: str, read: Callable[[int, int], bytes], start: int, end: int, at_once: int
+) -> Iterator[bytes]:
+    """Decompress in pieces of `at_once` bytes, or of whole blocks."""
     name = format_of(read(start, START))
     source = _Source(path, read, start, end)
     if name is None:
         raise FormatError(path, "compressed in no way that is known")
     if name == LZO:
         raise FormatError(path, f"compressed by {name}, which is not supported")
-    content = BytesIO()
     try:
-        for piece in _lz4_blocks(source) if name == LZ4 else _streams(source, name):
-            if content.tell() + len(piece) > most:
-                what = f"larger than {most} bytes when decompressed: refused"
-                raise FormatError(path, f"{name}: {what}")
-            content.write(piece)
+        yield from _lz4_blocks(source) if name == LZ4 else _streams(source, name, at_once)
     except ImportError as error:  # a dependency, or a Python that was built without it
         raise FormatError(path, f"{name}: {error}") from error
-    return content.getvalue()
 
 
 class _Source:
@@ -118,8 +138,8 @@ class _Source:
         return data
 
 
-def _streams(source: _Source, name: str) -> Iterator[bytes]:
-    """Decompress stream after stream, in pieces."""
+def _streams(source: _Source, name: str, at_once: int) -> Iterator[bytes]:
+    """Decompress stream after stream, in pieces of `at_once` bytes at most."""
     new, error_type = _OPENERS[name]()
     data = source.take(PIECE)
     while data:
@@ -132,7 +152,7 @@ def _streams(source: _Source, name: str) -> Iterator[bytes]:
                 if not data:
                     raise FormatError(source.path, f"{name}: truncated")
             try:
-                yield stream.decompress(data, OUTPUT)
+                yield stream.decompress(data, at_once)
             except error_type as error:
                 raise FormatError(source.path, f"{name}: {_words(error)}") from error
             data = b""

@@ -27,21 +27,22 @@ Read = Callable[[int, int], bytes]
 MEMBERS = (filetype.X86_ELF, filetype.OTHER_ELF, filetype.BITCODE)
 
 
-def each(path: str, ask: Callable[[Object], Answer]) -> Iterator[Answer | Error]:
+def each(path: str, ask: Callable[[Object], Answer], folder: str = "") -> Iterator[Answer | Error]:
     """Ask of a file or, where it is an archive, of each object in it; or tell why that cannot be.
 
     `ask` may raise what it likes to: an Error is the answer for one object, and the next is asked.
+    A relative path is one from `folder`, where that is not "", the working one.
     """
-    return _opened(path, partial(_file, path, ask))
+    return _opened(path, folder, partial(_file, path, folder, ask))
 
 
 def _opened(
-    path: str, look: Callable[[int, Read], Iterator[Answer | Error]]
+    path: str, folder: str, look: Callable[[int, Read], Iterator[Answer | Error]]
 ) -> Iterator[Answer | Error]:
     """Give what look(size in bytes, how it is read) gives of an open file, or what is wrong."""
     fd = -1
     try:
-        fd = open_file(path)
+        fd = _open(path, folder)
         yield from look(os.fstat(fd).st_size, reader(fd))
     except Error as error:
         yield error
@@ -56,13 +57,20 @@ def _opened(
             os.close(fd)
 
 
+def _open(path: str, folder: str) -> int:
+    try:
+        return open_file(os.path.join(folder, path))
+    except Error as error:
+        raise Error(path, error.what) from error
+
+
 def _file(
-    path: str, ask: Callable[[Object], Answer], size: int, read: Read
+    path: str, folder: str, ask: Callable[[Object], Answer], size: int, read: Read
 ) -> Iterator[Answer | Error]:
     found, size, read = unpacked(path, size, read)
     if found == filetype.THIN_ARCHIVE:
         for file in archive.files(path, size, read):
-            yield from _opened(file, partial(_named, path, file, ask))
+            yield from _opened(file, folder, partial(_named, path, file, ask))
     elif found == filetype.ARCHIVE:
         yield from _members(path, ask, size, read)
     else:

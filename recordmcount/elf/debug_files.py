@@ -25,14 +25,15 @@ ROOT = "/usr/lib/debug"
 PIECE = 1 << 20
 
 
-def of(obj: Object, root: str = ROOT) -> tuple[Object, int] | None:
+def of(obj: Object, root: str = ROOT, folder: str = "") -> tuple[Object, int] | None:
     """Open what has the debug information of a file: (it, its descriptor, to be closed).
 
-    None where there is no such file, or none that belongs to this one.
+    None where there is no such file, or none that belongs to this one. Where that one's path is
+    relative, it is so to `folder`, or where that is "", the working one.
     """
     build_id = notes.build_id_by_section(obj)
     link, checksum = _debuglink(obj)
-    for path in _candidates(obj.path, build_id, link, root):
+    for path in _candidates(os.path.join(folder, obj.path), build_id, link, root):
         try:
             fd = open_file(path)
         except (Error, OSError):

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
-from recordmcount.console import put, say
+from recordmcount.console import put, say, spelled
 from recordmcount.errors import UsageError
 from recordmcount.grammar import Command, Option, Values
-from recordmcount.options import DEMANGLE, HELP, JSON, SCHEMA, SYMBOL
+from recordmcount.options import DEMANGLE, HELP, JOBS, JSON, SCHEDULER, SCHEMA, SYMBOL
 from recordmcount.verb import give
+
+from .pieces import FORMATS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from recordmcount.errors import Error
-
-    from .shapes import ReportedFile
-
-FORMATS = ("text", "json", "jsonl", "csv", "html")
+    from .asked import Asked
+    from .pieces import Piece
 
 
 class ReportOptions(Values):
@@ -29,7 +29,12 @@ class ReportOptions(Values):
     demangle = False
     lines = False
     untraceable = False
+    unrecorded = False
     symbols: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()
+    jobs = 0  # as many as there are processors, where it is worth it
+    scheduler: str | None = None
 
     def check(self) -> None:
         """Raise UsageError where words make no sense together."""
@@ -39,13 +44,15 @@ class ReportOptions(Values):
             raise UsageError(f"no format '{self.format}': {', '.join(FORMATS)}")
         if self.json and self.format != "json":
             raise UsageError("--json is --format json")
+        if self.jobs and self.scheduler:
+            raise UsageError("-j is for processes here, --scheduler for those elsewhere")
 
 
 def declare() -> tuple[Command, ReportOptions]:
     """Declare the command line."""
     what = (
-        "an object, a static library, an executable, a shared object, a kernel image, or a folder, "
-        "whose files of such sorts are meant"
+        "an object, a static library, an executable, a shared object, a kernel image, one of these "
+        "compressed, or a folder, whose files of such sorts are meant"
     )
     command = Command(
         "recordmcount report",
@@ -60,9 +67,24 @@ def declare() -> tuple[Command, ReportOptions]:
                 "page to search and sort)",
                 value="FORMAT",
             ),
-            Option("--lines", "the source line of each site, by its debug information"),
+            Option(
+                "--function",
+                "only functions with a name like this, mangled or as it stands in the source; "
+                "repeatable",
+                "functions", value="GLOB", repeatable=True,
+            ),
+            Option(
+                "--section", "only sections like this; repeatable", "sections", value="GLOB",
+                repeatable=True,
+            ),
+            Option(
+                "--unrecorded",
+                "only sites without an entry; of linked files with a table also the calls that it "
+                "leaves out",
+            ),
             Option("--untraceable", "also the functions without a site, and why, if it is known"),
-            DEMANGLE, JSON, SCHEMA, SYMBOL, HELP,
+            Option("--lines", "the source line of each site, by its debug information"),
+            DEMANGLE, SYMBOL, JSON, SCHEMA, JOBS, SCHEDULER, HELP,
         ],
         arguments=[("PATH", what)],
         epilog="state: call, nop (a call that was turned off), foreign (neither, but the table "
@@ -78,57 +100,113 @@ def execute(options: ReportOptions) -> int:
 
     if options.information == "schema":
         return give(dump(schema()))
-    errors: list[Error] = []
-    written = _tell(options, _files(options, errors), errors)
-    return 0 if written and not errors else 1
+    from recordmcount.errors import UnreachableError
+
+    report = _Report(options)
+    try:
+        written = report.write()
+    except UnreachableError as error:
+        say(2, [str(error)])
+        return 1
+    return 0 if written and not report.errors else 1
 
 
-def _files(options: ReportOptions, errors: list[Error]) -> Iterator[ReportedFile]:
-    """Give what is told of each file when it has been read; say at once what cannot be."""
-    from recordmcount.elf.filetype import NO_OBJECTS
-    from recordmcount.errors import Error
-    from recordmcount.folders import files
-    from recordmcount.progress import over, start
+class _Report:
+    """One run: pieces as they come, and what must be told when all are there."""
 
-    from .examine import Asked, examine
-    from .names import demangle
+    def __init__(self, options: ReportOptions) -> None:
+        from recordmcount.folders import Files
 
-    asked = Asked(options.symbols, options.lines, options.untraceable)
-    progress = start(len(options.files), quiet=options.format == "json")
-    for path in files(over(options.files, progress)):
-        told = False
-        for result in [path] if isinstance(path, Error) else examine(path, asked):
-            told = True
-            if isinstance(result, Error):
-                errors.append(result)
-                say(2, [str(result)])
-            else:
-                if options.demangle:
-                    demangle(result["sites"])
-                yield result
-        if not told:
-            say(2, [f"{path}: warning: {NO_OBJECTS}"])
+        from .tally import Tally
 
+        self._options = options
+        self._asked = _asked(options)
+        self._files = Files(options.files)
+        self._tally = Tally()
+        self._idle = {*options.functions}
+        self.errors: list[tuple[str, str]] = []
 
-def _tell(options: ReportOptions, files: Iterable[ReportedFile], errors: list[Error]) -> bool:
-    """Print in the format that is asked for; False where nobody can read it."""
-    if options.format == "text":
-        from .text import lines
+    def write(self) -> bool:
+        """Print in the format that is asked for; False where nobody can read it."""
+        if self._options.format == "text":
+            good = self._text()
+        elif self._options.format == "json":
+            good = self._json()
+        elif self._options.format == "html":
+            good = self._html()
+        else:
+            good = self._rows()
+        if self._idle and self._tally.files:
+            globs = ", ".join(f"'{glob}'" for glob in sorted(self._idle))
+            say(2, [f"warning: no function with a site is like {globs}"])
+        return good
 
+    def _pieces(self) -> Iterator[Piece]:
+        """Give the piece of each path, in order; say at once what cannot be read."""
+        from recordmcount.progress import over, start
+        from recordmcount.spread import How, spread
+
+        from .pieces import Job, Piece, failed, piece
+
+        options = self._options
         colour = os.isatty(1) and not os.environ.get("NO_COLOR")
-        return say(1, lines(files, colour=colour))
-    if options.format == "json":
-        from .document import report
-        from .json import dump
+        job = Job(str(options.format), colour, self._asked)
+        how = How(options.jobs, options.scheduler)
+        progress = start(self._files.count(), quiet=options.format == "json")
+        answers = spread(partial(piece, job), self._files, how, failed)
+        for answer in over(answers, progress):
+            made = Piece(*answer)
+            self._tally.add_numbers(made.tally)
+            if made.out is not None:
+                self._idle.intersection_update(made.idle)
+            self.errors += made.errors
+            say(2, [*(line for _, line in made.errors), *made.warnings])
+            yield made
 
-        return put(dump(report(list(files), errors)))
-    from . import rows
+    def _outs(self) -> Iterator[str]:
+        return (piece.out for piece in self._pieces() if piece.out is not None)
 
-    every = (row for file in files for row in rows.rows(file))
-    if options.format == "html":
+    def _text(self) -> bool:
+        from .text import total
+
+        for number, out in enumerate(self._outs()):
+            if not put(f"\n{out}" if number else out):
+                return False
+        if self._tally.files < 2 and not self._files.skipped:
+            return True
+        lines = total(self._tally, self._files.skipped, is_filtered=self._asked.is_filtered)
+        return say(1, [*[""] * (self._tally.files > 0), *lines])
+
+    def _rows(self) -> bool:
+        from .rows import csv_head
+
+        return (self._options.format != "csv" or put(csv_head())) and all(map(put, self._outs()))
+
+    def _json(self) -> bool:
+        from .json import stream
+
+        return all(map(put, stream(self._outs(), self._rest)))
+
+    def _rest(self) -> dict[str, object]:
+        """Tell in JSON what is known when all files are."""
+        errors = [{"path": path, "message": spelled(line)} for path, line in self.errors]
+        return {"errors": errors, "skipped": self._files.skipped}
+
+    def _html(self) -> bool:
         from .html import page
 
-        return put(page(list(every), "Call sites", ", ".join(options.files)))
-    if options.format == "csv":
-        return put(rows.csv_head()) and all(put(rows.csv_line(row)) for row in every)
-    return all(put(rows.json_line(row)) for row in every)
+        rows = [row for piece in self._pieces() for row in piece.out or ()]
+        summary = ", ".join(self._options.files)
+        if self._asked.is_filtered:
+            shown = sum(self._tally.sites.values())
+            summary += f": {shown} of {self._tally.total} sites shown"
+        return put(page(rows, "Call sites", summary))
+
+
+def _asked(options: ReportOptions) -> Asked:
+    from .asked import Asked
+
+    return Asked(
+        options.symbols, options.lines, options.untraceable, options.demangle, options.functions,
+        options.sections, options.unrecorded, os.getcwd() if options.scheduler else "",
+    )  # fmt: skip

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from recordmcount import x86
 from recordmcount.budget import ROW
-from recordmcount.console import spelled
 from recordmcount.elf import filetype
 from recordmcount.sites.evidence import RELOCATION, TABLE
+
+from .names import demangle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,34 +19,16 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from recordmcount.elf.object import Object
-    from recordmcount.errors import Error
     from recordmcount.sites.site import Site, SiteTable
 
-    from .shapes import Identity, Place, Report, ReportedError, ReportedFile, ReportedSite
-
-VERSION = 1
-
-
-def report(files: list[ReportedFile], errors: list[Error]) -> Report:
-    """Make the document of one run."""
-    told: list[ReportedError] = [
-        {"path": error.path, "message": spelled(str(error))} for error in errors
-    ]
-    return {"version": VERSION, "files": files, "errors": told}
+    from .asked import Asked
+    from .shapes import Identity, Place, ReportedFile, ReportedSite
 
 
-def of_file(
-    obj: Object,
-    sites: SiteTable,
-    names: Sequence[str] = (),
-    *,
-    lines: bool = False,
-    untraceable: bool = False,
-) -> ReportedFile:
+def of_file(obj: Object, sites: SiteTable, asked: Asked) -> ReportedFile:
     """Tell of one file; with the lines of sites in the source, and functions without a site.
 
-    `names` are further names of mcount. Raises FormatError where it would be too much for a file of
-    this size.
+    Raises FormatError where it would be too much for a file of this size.
     """
     told: ReportedFile = {
         **identity(obj),  # type: ignore[typeddict-item]  # what may be left out is
@@ -55,12 +38,21 @@ def of_file(
         "repeated_entries": sites.repeated,
         "sites": [],
     }
+    shown: Iterable[Site] = sites
+    if asked.is_filtered:
+        from .filters import choose
+
+        chosen = choose(obj, sites, asked)
+        shown, told["total_sites"], told["idle"] = chosen.sites, chosen.total, chosen.idle
+        told["no_evidence"] = told["no_evidence"] or chosen.no_evidence or None
     places = []
-    for site in paid(obj, sites):
+    for site in paid(obj, shown):
         told["sites"].append(of_site(site))
         places.append((site.file_offset - site.position, site.position))
-    if lines or untraceable:
-        _add(told, obj, places if lines else [], names, untraceable=untraceable)
+    if asked.lines or asked.untraceable:
+        _add(told, obj, places if asked.lines else [], sites, asked)
+    if asked.demangle:
+        demangle([*told["sites"], *told.get("untraceable", ())])
     return told
 
 
@@ -68,23 +60,30 @@ def _add(
     told: ReportedFile,
     obj: Object,
     places: Sequence[tuple[int, int]],
-    names: Sequence[str],
-    *,
-    untraceable: bool,
+    sites: SiteTable,
+    asked: Asked,
 ) -> None:
     """Add what debug information tells."""
     from .sources import Debug
     from .untraceable import functions
 
-    debug = Debug(obj)
+    debug = Debug(obj, asked.folder)
     try:
         for site, line in zip(told["sites"], debug.lines(places), strict=False):
             site["source"], site["line"] = line or (None, None)
             obj.budget.tell(site["source"] or "")
-        if untraceable:
-            told["untraceable"] = functions(obj, told["sites"], debug, names)
+        if asked.untraceable:
+            every = told["sites"]
+            if asked.is_filtered:  # a function with a site has it, shown or not
+                every = [of_site(site) for site in paid(obj, sites)]
+            told["untraceable"] = functions(obj, every, debug, asked.symbols)
     finally:
         debug.close()
+    if asked.is_filtered and asked.untraceable:
+        from .filters import untraceable
+
+        told["total_untraceable"] = len(told["untraceable"])
+        told["untraceable"] = untraceable(told["untraceable"], asked)
 
 
 def paid(obj: Object, sites: Iterable[Site]) -> Iterator[Site]:

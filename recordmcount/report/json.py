@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+VERSION = 1
+SEPARATOR = ",\n    "  # between parts
 FOLDER = Path(__file__).parent
 # What the documents of both commands have in common.
 SHARED = FOLDER / "shared.schema.json"
@@ -15,6 +17,27 @@ SHARED = FOLDER / "shared.schema.json"
 def dump(document: Mapping[str, Any]) -> str:
     """Render a document as JSON: lists of objects over several lines, one line for a small one."""
     return "".join(_pieces(document, "\n"))
+
+
+def stream(parts: Iterable[str], rest: Callable[[], Mapping[str, Any]]) -> Iterator[str]:
+    """Render the document of a report, in pieces that are to be lines.
+
+    `parts` are rendered by `part`, one file or several; `rest` is asked for what stands behind the
+    files when all have come.
+    """
+    line, comma = f'{{\n  "version": {VERSION},\n  "files": [', ""
+    for each in parts:
+        yield line + comma
+        line, comma = f"    {each}", ","
+    if comma:
+        yield line
+        line = "  "
+    yield f"{line}],{dump(rest()).removeprefix('{')}"
+
+
+def part(file: Mapping[str, Any]) -> str:
+    """Render what is told of one file as a part of the document of a report."""
+    return "".join(_pieces(file, "\n    "))
 
 
 def _pieces(value: Any, newline: str) -> Iterator[str]:

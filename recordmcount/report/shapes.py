@@ -48,7 +48,9 @@ class ReportedSite(Place):
 class ReportedFile(Identity):
     """A file, or a member of an archive, and all its sites.
 
-    `no_evidence` tells why calls could not be found in a linked file without a table.
+    `no_evidence` tells why calls could not be found in a linked file. Where not all are shown,
+    `total_sites` and `total_untraceable` say how many there are, and `idle` are globs that are like
+    no function with a site.
     """
 
     has_table: bool
@@ -56,29 +58,18 @@ class ReportedFile(Identity):
     dead_entries: int
     repeated_entries: int
     sites: list[ReportedSite]
+    total_sites: NotRequired[int]
     untraceable: NotRequired[list[UntraceableFunction]]
+    total_untraceable: NotRequired[int]
+    idle: NotRequired[tuple[str, ...]]
 
 
 class UntraceableFunction(TypedDict, total=False):
     """A function without a site; one that exists in inlined copies alone is nowhere."""
 
     function: Required[str]
+    demangled: str | None
     section: Required[str | None]
     offset: int
     address: int
     reason: Required[str]
-
-
-class ReportedError(TypedDict):
-    """What could not be read."""
-
-    path: str
-    message: str
-
-
-class Report(TypedDict):
-    """All that one run has to tell."""
-
-    version: int
-    files: list[ReportedFile]
-    errors: list[ReportedError]

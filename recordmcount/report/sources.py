@@ -20,15 +20,18 @@ LINE_TABLE = b".debug_line"
 
 
 class Debug:
-    """The debug information of a file: its own, or in the file that it was split into."""
+    """The debug information of a file: its own, or in the file that it was split into.
 
-    def __init__(self, obj: Object) -> None:
+    Where its path is relative, it is so to `folder`, or where that is "", the working one.
+    """
+
+    def __init__(self, obj: Object, folder: str = "") -> None:
         self._obj = obj
         self._fd = -1
         self.object = obj
         if not obj.named(LINE_TABLE):
             with suppress(Error, OSError):
-                found = debug_files.of(obj)
+                found = debug_files.of(obj, folder=folder)
                 if found:
                     self.object, self._fd = found
 

@@ -43,3 +43,8 @@ def run(
     )
     assert "Traceback" not in done.stderr, done.stderr
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def words(text: str) -> str:
+    """A text with one blank wherever it has white space: however its lines were broken."""
+    return " ".join(text.split())
