@@ -451,14 +451,14 @@ def test_of_folders_what_is_wrong_is_told_and_the_rest_counted(tmp_path: Path) -
     for name in ("a.o", "b.o"):
         recorded(tmp_path / "in" / name, caller())
     (tmp_path / "in" / "note.txt").write_text("nothing")
-    told = "total: 2 files: 2 clean; 2 sites, 2 entries\n"
+    told = "total: 2 files: 2 clean; 2 sites, 2 entries; 1 of other sorts skipped\n"
     assert run("recordmcount", "verify", tmp_path / "in") == (0, told, "")
     functions(*entries(0, 12)).write(tmp_path / "in" / "b.o")
     status, stdout, stderr = run("recordmcount", "verify", tmp_path / "in")
     assert (status, stderr) == (1, "")
     first, *_, last = stdout.splitlines()
     assert first == f"{tmp_path}/in/b.o: 1 finding; 3 sites, 2 entries"
-    assert last == "total: 2 files: 1 with findings, 1 clean; 4 sites, 3 entries"
+    assert last == "total: 2 files: 1 with findings, 1 clean; 4 sites, 3 entries; 1 of other sorts skipped"
     assert ".text+0x6  g  no entry names it" in stdout
 
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
+
 from recordmcount.console import put, say
 from recordmcount.errors import UsageError
 from recordmcount.grammar import Command, Option, Values
-from recordmcount.options import ALL_SECTIONS, HELP, JSON, KERNEL, SCHEMA, SYMBOL
+from recordmcount.options import (
+    ALL_SECTIONS,
+    HELP,
+    JOBS,
+    JSON,
+    KERNEL,
+    SCHEDULER,
+    SCHEMA,
+    SYMBOL,
+)  # fmt: skip
 from recordmcount.verb import give
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from recordmcount.report.shapes import ReportedError
-
-    from .shapes import VerifiedFile
+    from .shapes import Unreadable, VerifiedFile
 
 FORMATS = ("text", "json", "github", "sarif")
 
@@ -27,6 +37,8 @@ class VerifyOptions(Values):
     kernel = False
     all_sections = False
     symbols: tuple[str, ...] = ()
+    jobs = 0  # as many as there are processors, where it is worth it
+    scheduler: str | None = None
 
     def check(self) -> None:
         """Raise UsageError where words make no sense together."""
@@ -36,6 +48,8 @@ class VerifyOptions(Values):
             raise UsageError(f"no format '{self.format}': {', '.join(FORMATS)}")
         if self.json and self.format != "json":
             raise UsageError("--json is --format json")
+        if self.jobs and self.scheduler:
+            raise UsageError("-j is for processes here, --scheduler for those elsewhere")
 
 
 def declare() -> tuple[Command, VerifyOptions]:
@@ -56,7 +70,7 @@ def declare() -> tuple[Command, VerifyOptions]:
                 "text (the default), json, github (annotations of a workflow), or sarif (2.1.0)",
                 value="FORMAT",
             ),
-            KERNEL, ALL_SECTIONS, SYMBOL, JSON, SCHEMA, HELP,
+            KERNEL, ALL_SECTIONS, SYMBOL, JSON, SCHEMA, JOBS, SCHEDULER, HELP,
         ],
         arguments=[("PATH", what)],
         epilog="exit status: 0 clean, or nothing to verify; 1 findings, or a file could not be "
@@ -71,8 +85,14 @@ def execute(options: VerifyOptions) -> int:
 
     if options.information == "schema":
         return give(dump(schema(f"{__file__.rpartition('/')[0]}/verify.schema.json")))
+    from recordmcount.errors import UnreachableError
+
     run = _Run(options)
-    written = run.write()
+    try:
+        written = run.write()
+    except UnreachableError as error:
+        say(2, [str(error)])
+        return 1
     return 0 if written and run.is_clean else 1
 
 
@@ -80,16 +100,17 @@ class _Run:
     """One run: what is told of each file when it has been read, and whether all is well."""
 
     def __init__(self, options: VerifyOptions) -> None:
+        from recordmcount.folders import Files
+
         self._options = options
-        self._errors: list[ReportedError] = []
+        self._paths = Files(options.files)
+        self._errors: list[Unreadable] = []
         self.is_clean = True
 
     def write(self) -> bool:
         """Print in the format that is asked for; False where nobody can read it."""
         if self._options.format == "text":
-            from .text import Total, lines
-
-            return say(1, lines(self._files(), one=self._is_one(), total=Total()))
+            return self._text()
         if self._options.format == "github":
             from . import github
 
@@ -102,30 +123,40 @@ class _Run:
         from .document import verification
         from .sarif import log
 
-        make = log if self._options.format == "sarif" else verification
         files = [*self._files()]
-        return put(dump(make(files, self._errors)))
+        if self._options.format == "sarif":
+            return put(dump(log(files, self._errors)))
+        return put(dump(verification(files, self._errors, self._paths.skipped)))
+
+    def _text(self) -> bool:
+        from .text import Total, lines
+
+        total, one = Total(), self._is_one()
+        if not say(1, lines(self._files(), one=one, total=total)):
+            return False
+        total.skipped = self._paths.skipped
+        return (one and total.files < 2) or say(1, [str(total)])
 
     def _is_one(self) -> bool:
         """Tell whether one file is named: then it is told of even if it is clean."""
-        import os
-
         return len(self._options.files) == 1 and not os.path.isdir(self._options.files[0])
 
     def _files(self) -> Iterator[VerifiedFile]:
         """Give what is told of each file; say at once what cannot be read."""
-        from recordmcount.errors import Error
-        from recordmcount.folders import files
         from recordmcount.progress import over, start
+        from recordmcount.spread import How, spread
 
         from .asked import Asked
         from .pieces import Piece, failed, piece
 
         options = self._options
-        asked = Asked(options.symbols, options.kernel, options.all_sections)
-        progress = start(len(options.files), quiet=options.format in ("json", "sarif"))
-        for path in files(over(options.files, progress)):
-            made = Piece(*(failed(path) if isinstance(path, Error) else piece(asked, path)))
+        folder = os.getcwd() if options.scheduler else ""
+        asked = Asked(options.symbols, options.kernel, options.all_sections, folder)
+        how = How(options.jobs, options.scheduler)
+        progress = start(self._paths.count(), quiet=options.format in ("json", "sarif"))
+        answers = spread(partial(piece, asked), self._paths, how, failed)
+        for answer in over(answers, progress):
+            made = Piece(*answer)
             self._errors += made.errors
             say(2, [*(error["message"] for error in made.errors), *made.warnings])
             self.is_clean &= not made.errors

@@ -10,10 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from recordmcount.elf.object import Object
-    from recordmcount.report.shapes import ReportedError
 
     from .finding import Finding, Found
-    from .shapes import Verification, VerifiedFile, VerifiedFinding, VerifiedRule
+    from .shapes import Unreadable, Verification, VerifiedFile, VerifiedFinding, VerifiedRule
 
 VERSION = 1
 
@@ -50,12 +49,23 @@ def _finding(finding: Finding, *, in_object: bool) -> VerifiedFinding:
     return told
 
 
-def verification(files: Sequence[VerifiedFile], errors: Sequence[ReportedError]) -> Verification:
-    """Make the document of one run, with the rules that its findings name."""
+def verification(
+    files: Sequence[VerifiedFile], errors: Sequence[Unreadable], skipped: int
+) -> Verification:
+    """Make the document of one run, with the rules that its findings name.
+
+    `skipped` is how many files of folders are of no sort that is verified.
+    """
     from .rules import RULES
 
     named = {finding["rule"] for file in files for finding in file["findings"]}
     told: dict[str, VerifiedRule] = {
         rule.id: {"what": rule.what, "fix": rule.fix} for rule in RULES if rule.id in named
     }
-    return {"version": VERSION, "rules": told, "files": [*files], "errors": [*errors]}
+    return {
+        "version": VERSION,
+        "rules": told,
+        "files": [*files],
+        "errors": [*errors],
+        "skipped": skipped,
+    }

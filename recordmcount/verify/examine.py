@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def examine(path: str, asked: Asked = NOTHING_MORE) -> Iterator[VerifiedFile | Error]:
     """Verify a file or, of an archive, each object in it; or tell why that cannot be."""
-    return contents.each(path, partial(_of_object, path, asked))
+    return contents.each(path, partial(_of_object, path, asked), asked.folder)
 
 
 def _of_object(path: str, asked: Asked, obj: Object) -> VerifiedFile:

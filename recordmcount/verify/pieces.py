@@ -12,21 +12,19 @@ from .examine import examine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from recordmcount.report.shapes import ReportedError
-
     from .asked import Asked
-    from .shapes import VerifiedFile
+    from .shapes import Unreadable, VerifiedFile
 
 
 class Piece(NamedTuple):
     """What is told of one path: of each file in it, what could not be read, and warnings."""
 
     files: list[VerifiedFile]
-    errors: list[ReportedError]
+    errors: list[Unreadable]
     warnings: list[str]
 
 
-def piece(asked: Asked, path: str) -> tuple[list[VerifiedFile], list[ReportedError], list[str]]:
+def piece(asked: Asked, path: str) -> tuple[list[VerifiedFile], list[Unreadable], list[str]]:
     """Verify what is at a path; gives a Piece as a plain tuple."""
     made = Piece([], [], [])
     for found in examine(path, asked):
@@ -39,6 +37,6 @@ def piece(asked: Asked, path: str) -> tuple[list[VerifiedFile], list[ReportedErr
     return tuple(made)  # type: ignore[return-value]  # as `marshal` knows it
 
 
-def failed(error: Error) -> tuple[list[VerifiedFile], list[ReportedError], list[str]]:
+def failed(error: Error) -> tuple[list[VerifiedFile], list[Unreadable], list[str]]:
     """Make the piece of what could not be read, as a plain tuple."""
     return [], [{"path": error.path, "message": spelled(str(error))}], []

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from recordmcount.report.shapes import ReportedError
-
-    from .shapes import VerifiedFile, VerifiedFinding
+    from .shapes import Unreadable, VerifiedFile, VerifiedFinding
 
 SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -33,7 +31,7 @@ MOST_RESULTS = 25_000
 NUMBERS = {rule.id: number for number, rule in enumerate(RULES)}
 
 
-def log(files: Sequence[VerifiedFile], errors: Sequence[ReportedError]) -> dict[str, Any]:
+def log(files: Sequence[VerifiedFile], errors: Sequence[Unreadable]) -> dict[str, Any]:
     """Make the log of one run."""
     results = [_result(file, finding) for file in files for finding in file["findings"]]
     told = [_notification(error["message"], error["path"]) for error in errors]

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from recordmcount.report.shapes import Identity, ReportedError
+from recordmcount.report.shapes import Identity
+
+
+class Unreadable(TypedDict):
+    """What could not be read, and why."""
+
+    path: str
+    message: str
 
 
 class Word(TypedDict):
@@ -56,4 +63,5 @@ class Verification(TypedDict):
     version: int
     rules: dict[str, VerifiedRule]
     files: list[VerifiedFile]
-    errors: list[ReportedError]
+    errors: list[Unreadable]
+    skipped: int

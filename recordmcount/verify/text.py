@@ -31,6 +31,7 @@ class Total:
         self.sites = 0
         self.entries = 0
         self.unproven = 0
+        self.skipped = 0  # files of folders that are of other sorts
 
     def add(self, file: VerifiedFile) -> None:
         """Count a file."""
@@ -51,8 +52,9 @@ class Total:
         told = ", ".join(f"{number} {what}" for number, what in counts if number)
         files = f"{self.files} file{'s' * (self.files != 1)}"
         unproven = f", {self.unproven} unproven" if self.unproven else ""
+        skipped = f"; {self.skipped} of other sorts skipped" if self.skipped else ""
         front = ": ".join(filter(None, (f"total: {files}", told)))
-        return f"{front}; {_counts(self.sites, self.entries)}{unproven}"
+        return f"{front}; {_counts(self.sites, self.entries)}{unproven}{skipped}"
 
 
 def is_idle(file: VerifiedFile) -> bool:
@@ -66,15 +68,16 @@ def is_unknown(file: VerifiedFile) -> bool:
 
 
 def lines(files: Iterable[VerifiedFile], *, one: bool, total: Total) -> Iterator[str]:
-    """Give the lines of all files; unless there is but `one`, no word of what is clean."""
+    """Give the lines of each file; unless there is but `one`, no word of what is clean.
+
+    All are counted in `total`.
+    """
     for file in files:
         total.add(file)
         if file["findings"]:
             yield from _wrong(file)
         elif one or file["unproven_entries"]:
             yield f"{file['path']}: {_good(file)}"
-    if total.files > 1 or not one:
-        yield str(total)
 
 
 def _good(file: VerifiedFile) -> str:

@@ -50,7 +50,7 @@ function _shtab_recordmcount_using
   test "$_shtab_recordmcount_cmdpath" = "$argv"
 end
 
-set -g _shtab_recordmcount_commands report diff
+set -g _shtab_recordmcount_commands report verify diff
 set -g _shtab_recordmcount_opts_with_value --format --function --jobs --output --scheduler --section --symbol -j -o
 
 complete -c recordmcount -e
@@ -89,6 +89,17 @@ complete -c recordmcount -n '_shtab_recordmcount_using report' -s j -l jobs -x -
 complete -c recordmcount -n '_shtab_recordmcount_using report' -l scheduler -x -d 'have the files read by the workers of a Dask scheduler, as tcp://host:8786'
 complete -c recordmcount -n '_shtab_recordmcount_using report' -s h -l help -d 'print this help'
 complete -c recordmcount -n '_shtab_recordmcount_using report; and test $_shtab_recordmcount_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d files
+complete -c recordmcount -n '_shtab_recordmcount_using; and test $_shtab_recordmcount_npos -eq 0' -a verify -d 'Compare __mcount_loc tables with the code: every entry names the first byte of a site, once, and every site has an entry. Which calls in objects are to have one is decided as recording does. Each finding is told with its place, its function, and how it is mended.'
+complete -c recordmcount -n '_shtab_recordmcount_using verify' -l format -x -d 'text (the default), json, github (annotations of a workflow), or sarif (2.1.0)'
+complete -c recordmcount -n '_shtab_recordmcount_using verify' -l kernel -d 'record only the sections that a kernel'"'"'s tracer expects (the default where an object is seen to be of a kernel)'
+complete -c recordmcount -n '_shtab_recordmcount_using verify' -l all-sections -d 'record every loaded text section, also those that no kernel'"'"'s tracer may touch'
+complete -c recordmcount -n '_shtab_recordmcount_using verify' -l symbol -x -d 'a further function to look for, as in gcc'"'"'s -mfentry-name; repeatable'
+complete -c recordmcount -n '_shtab_recordmcount_using verify' -l json -d 'print JSON'
+complete -c recordmcount -n '_shtab_recordmcount_using verify' -l schema -d 'print the JSON'"'"'s schema'
+complete -c recordmcount -n '_shtab_recordmcount_using verify' -s j -l jobs -x -d 'processes (default: one a processor, where there is much to read)'
+complete -c recordmcount -n '_shtab_recordmcount_using verify' -l scheduler -x -d 'have the files read by the workers of a Dask scheduler, as tcp://host:8786'
+complete -c recordmcount -n '_shtab_recordmcount_using verify' -s h -l help -d 'print this help'
+complete -c recordmcount -n '_shtab_recordmcount_using verify; and test $_shtab_recordmcount_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d files
 complete -c recordmcount -n '_shtab_recordmcount_using; and test $_shtab_recordmcount_npos -eq 0' -a diff -d 'Show which functions gained or lost a call site between two builds, and which sites moved to another section or changed their form or state. Functions are matched by name, so shifted addresses are no difference, nor are the numbers of .isra.N and its like.'
 complete -c recordmcount -n '_shtab_recordmcount_using diff' -l json -d 'print JSON'
 complete -c recordmcount -n '_shtab_recordmcount_using diff' -l schema -d 'print the JSON'"'"'s schema'
