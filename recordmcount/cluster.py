@@ -37,8 +37,7 @@ class Cluster:
             distributed = load("distributed")
         except ImportError:
             raise UnreachableError(address, MISSING) from None
-        for name in ("distributed", "tornado.application"):
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what matters is told by us
+        logging.disable()  # what matters is told by us
         self._client = _connected(distributed, address)
         try:
             self._compare_versions()

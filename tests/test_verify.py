@@ -458,7 +458,10 @@ def test_of_folders_what_is_wrong_is_told_and_the_rest_counted(tmp_path: Path) -
     assert (status, stderr) == (1, "")
     first, *_, last = stdout.splitlines()
     assert first == f"{tmp_path}/in/b.o: 1 finding; 3 sites, 2 entries"
-    assert last == "total: 2 files: 1 with findings, 1 clean; 4 sites, 3 entries; 1 of other sorts skipped"
+    assert (
+        last
+        == "total: 2 files: 1 with findings, 1 clean; 4 sites, 3 entries; 1 of other sorts skipped"
+    )
     assert ".text+0x6  g  no entry names it" in stdout
 
 
