@@ -44,6 +44,10 @@ def module_of(verb: str) -> Any:
         from .verbs import status
 
         return status
+    if verb == "run":
+        from .verbs import run as run_verb
+
+        return run_verb
     from .verbs import switch
 
     return switch

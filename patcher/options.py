@@ -8,6 +8,7 @@ VERBS = {
     "nop": "turn calls to mcount into NOPs",
     "call": "turn the NOPs back into calls, byte for byte",
     "status": "count and list the sites in each state: call, nop, foreign (neither)",
+    "run": "run a command whose calls are NOPs before its first instruction",
 }
 EXIT_STATUS = "exit status: 0 done; 1 a file failed, or has a foreign site; 2 usage"
 FILE = "an executable, a shared object or an object (.o, .ko) with a __mcount_loc table"
@@ -71,6 +72,27 @@ class PatcherOptions(Values):
             raise UsageError("--pid is for a process, and takes no files; --module selects them")
         elif self.output is not None:
             raise UsageError("-o is for a file, and --pid for a process")
+
+
+class RunOptions(Values):
+    """What is asked of `run`; `files` are the command and its arguments."""
+
+    calls: tuple[str, ...] = ()
+    nop = False
+    modules: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+    parts = False
+    follow = False
+    children = False
+    quiet = False
+    verbose = False
+
+    def check(self) -> None:
+        """Raise UsageError where words make no sense together."""
+        if not self.files:
+            raise UsageError("no command")
+        if self.quiet and self.verbose:
+            raise UsageError("-q and -v: say one of them")
 
 
 def declare() -> tuple[Command, PatcherOptions]:

@@ -39,7 +39,7 @@ LAYERS = {
         ["disassembly", "protocols", "cpu"],
         ["files", "ftrace"],
         ["process"],
-        ["report"],
+        ["report", "run"],
         ["verbs"],
         ["cli"],
         ["__main__"],

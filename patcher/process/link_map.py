@@ -86,6 +86,26 @@ def _debug_tag(read: Read, address: int, *, is_64: bool) -> int:
 
 def link_maps(read: Read, address: int, *, is_64: bool) -> Iterator[LinkMap]:
     """Return the lists of all namespaces, from the r_debug at run-time address `address` on."""
+    for at, _, first, notify, state in _r_debugs(read, address, is_64=is_64):
+        known = LinkState(state) if state in [*LinkState] else None
+        yield LinkMap(at, notify, known, tuple(_objects(read, first, is_64=is_64)))
+
+
+def at_rest(read: Read, address: int, *, is_64: bool) -> int:
+    """Return the `notify` of the r_debug at run-time address `address`, 0 if it is not at rest.
+
+    It is at rest once it has been filled in, while the lists of all namespaces are CONSISTENT.
+    """
+    notifies = []
+    for _, version, _, notify, state in _r_debugs(read, address, is_64=is_64):
+        if version < 1 or state != LinkState.CONSISTENT:
+            return 0
+        notifies.append(notify)
+    return notifies[0] if notifies else 0
+
+
+def _r_debugs(read: Read, address: int, *, is_64: bool) -> Iterator[tuple[int, int, int, int, int]]:
+    """Return where each r_debug is, its version, and where its list begins, `notify`, the state."""
     r_debug = Struct("<i4xQQi4xQQ" if is_64 else "<iIIiII")
     seen: set[int] = set()
     while address and address not in seen and len(seen) < MOST_NAMESPACES:
@@ -95,8 +115,7 @@ def link_maps(read: Read, address: int, *, is_64: bool) -> Iterator[LinkMap]:
         except ReadError:
             return
         version, first, notify, state, _base, following = fields
-        known = LinkState(state) if state in [*LinkState] else None
-        yield LinkMap(address, notify, known, tuple(_objects(read, first, is_64=is_64)))
+        yield address, version, first, notify, state
         address = following if version >= 2 else 0
 
 

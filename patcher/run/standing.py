@@ -1,0 +1,84 @@
+"""The halt of a process that is traced already: what runs of it is interrupted, and goes on later.
+
+No report is taken, so whoever handles the reports handles these, too: a thread that was interrupted
+has one more, and is let go on after it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from patcher.errors import HaltError
+from patcher.process import ptrace, waiting
+from patcher.process.proc import Proc
+from patcher.process.ptrace import Registers
+
+SLEEP = 0.0002  # seconds
+
+
+class Standing:
+    """All threads of a traced process; those of which `stands` is true cannot run anyway.
+
+    `name` names the process in messages, `timeout` is in seconds.
+    """
+
+    def __init__(
+        self, proc: Proc, name: str, timeout: float, stands: Callable[[int], bool]
+    ) -> None:
+        self._proc = proc
+        self._name = name
+        self._timeout = timeout
+        self._stands = stands
+        self.stops: dict[int, object] = {}
+
+    def stop(self) -> None:
+        """Return when no thread runs. Raises HaltError if one does not stop in time."""
+        deadline = time.monotonic() + self._timeout
+        asked: set[int] = set()
+        while moving := [tid for tid in self._threads() if not self._is_stopped(tid)]:
+            for tid in moving:
+                if tid not in asked:
+                    asked.add(tid)
+                    with suppress(OSError):  # it has ended, or is only being born
+                        ptrace.interrupt(tid)
+            if time.monotonic() > deadline:
+                what = f"thread {moving[0]} did not stop within {self._timeout:g} s"
+                raise HaltError(self._name, f"{what}; nothing was written")
+            time.sleep(SLEEP)
+        self.stops = dict.fromkeys(self._threads())
+
+    def registers(self) -> list[Registers]:
+        """Return the registers of all threads, which must be stopped; of one that was killed none.
+
+        A thread that waits for the child that it has made by vfork has none to be seen, and goes on
+        behind a system call, which is in no site.
+        """
+        found = []
+        for tid in self.stops:
+            with suppress(ProcessLookupError):
+                found.append(ptrace.registers(tid))
+        return found
+
+    def release(self) -> None:
+        """Leave all threads to whoever handles their reports."""
+        self.stops = {}
+
+    def _threads(self) -> list[int]:
+        try:
+            return self._proc.threads()
+        except ProcessLookupError as error:
+            raise HaltError(self._name, "has ended") from error
+
+    def _is_stopped(self, tid: int) -> bool:
+        if self._stands(tid):
+            return True
+        try:
+            if waiting.look(tid) is not None:
+                return True
+            return self._proc.stat(tid).is_ended
+        except ProcessLookupError:
+            return True
+        except ChildProcessError:  # not traced yet: it is only being born
+            return False
