@@ -64,7 +64,7 @@ class Execution:
         auxiliary = auxiliary_vector.parse(proc.read("auxv"), is_64=is_64)
         return cls(is_64, auxiliary, is_starting=bool(auxiliary.get(AT_BASE)))
 
-    def copy(self) -> Execution:
+    def forked(self) -> Execution:
         """Return the one of a process that is forked now."""
         return replace(self, known=dict(self.known))
 

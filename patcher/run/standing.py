@@ -11,9 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from patcher.errors import HaltError
-from patcher.process import ptrace, waiting
+from patcher.process import waiting
 from patcher.process.proc import Proc
-from patcher.process.ptrace import Registers
+from patcher.process.ptrace import Registers, interrupt, registers
 
 SLEEP = 0.0002  # seconds
 
@@ -42,7 +42,7 @@ class Standing:
                 if tid not in asked:
                     asked.add(tid)
                     with suppress(OSError):  # it has ended, or is only being born
-                        ptrace.interrupt(tid)
+                        interrupt(tid)
             if time.monotonic() > deadline:
                 what = f"thread {moving[0]} did not stop within {self._timeout:g} s"
                 raise HaltError(self._name, f"{what}; nothing was written")
@@ -58,7 +58,7 @@ class Standing:
         found = []
         for tid in self.stops:
             with suppress(ProcessLookupError):
-                found.append(ptrace.registers(tid))
+                found.append(registers(tid))
         return found
 
     def release(self) -> None:

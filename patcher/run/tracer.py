@@ -11,9 +11,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from signal import SIG_BLOCK, SIGCHLD, SIGTERM, SIGTRAP, pthread_sigmask, sigwait
 
-from patcher.process import ptrace, waiting
+from patcher.process import waiting
 from patcher.process.proc import Proc
-from patcher.process.ptrace import Options, SyscallStop
+from patcher.process.ptrace import (
+    Options,
+    SyscallStop,
+    cont,
+    detach,
+    go_to_syscall,
+    interrupt,
+    listen,
+    seize,
+    siginfo,
+    syscall_stop,
+)
 from patcher.process.waiting import End, Stop
 from recordmcount.console import say
 from recordmcount.errors import Error, reason
@@ -68,7 +79,7 @@ class Tracer:
         if self._policy.children:
             options |= Options.TRACEFORK | Options.TRACEVFORK | Options.TRACEVFORKDONE
         for tid in self._threads:
-            ptrace.seize(tid, options)
+            seize(tid, options)
 
     def run(self) -> None:
         """Handle all reports, until nothing is traced any more. SIGTERM has it let go of all."""
@@ -134,19 +145,19 @@ class Tracer:
 
     def _go_on(self, thread: Thread, stop: Stop, signal: int) -> None:
         if thread.image is None and self._was_executed:  # it could not be looked at
-            ptrace.detach(stop.tid, signal)
+            detach(stop.tid, signal)
             del self._threads[stop.tid]
         elif thread.image is not None and thread.image.is_leaving:
-            ptrace.detach(stop.tid, signal)
+            detach(stop.tid, signal)
             del self._threads[stop.tid]
             if not any(each.image is thread.image for each in self._threads.values()):
                 self._drop(thread.image)
         elif stop.is_group_stop:
-            ptrace.listen(stop.tid)
+            listen(stop.tid)
         elif thread.is_watched:
-            ptrace.go_to_syscall(stop.tid, signal)
+            go_to_syscall(stop.tid, signal)
         else:
-            ptrace.cont(stop.tid, signal)
+            cont(stop.tid, signal)
 
     # --- threads and processes ----------------------------------------------------------------
 
@@ -157,11 +168,11 @@ class Tracer:
         pid, parent = int(status["Tgid"]), self._images.get(int(status["PPid"]))
         image = self._images.get(pid)
         if image is None and pid == stop.tid and self._policy.children and parent is not None:
-            image = self._open(pid, parent.execution.copy())
+            image = self._open(pid, parent.execution.forked())
             if image is not None and self._policy.follows and not image.execution.is_starting:
                 image.arm([pid])
         if image is None:
-            ptrace.detach(stop.tid, stop.pending_signal)
+            detach(stop.tid, stop.pending_signal)
             return None
         thread = self._threads[stop.tid] = Thread(stop.tid, image)
         return thread
@@ -207,12 +218,12 @@ class Tracer:
         for thread in self._threads.values():
             if thread.image is image and thread.tid != self._handled:
                 with suppress(ProcessLookupError):
-                    ptrace.interrupt(thread.tid)
+                    interrupt(thread.tid)
 
     # --- what is loaded -----------------------------------------------------------------------
 
     def _at_syscall(self, thread: Thread, image: Image) -> None:
-        stop = ptrace.syscall_stop(thread.tid)
+        stop = syscall_stop(thread.tid)
         if stop is None:
             return
         call, thread.call = thread.call, stop if stop.is_entry else None
@@ -239,7 +250,7 @@ class Tracer:
         is_trap = stop.signal == SIGTRAP and not stop.event
         return (
             is_trap and thread.image is not None
-            and thread.image.is_notification(ptrace.siginfo(stop.tid))
+            and thread.image.is_notification(siginfo(stop.tid))
         )  # fmt: skip
 
     def _notified(self, thread: Thread, image: Image) -> None:

@@ -48,3 +48,12 @@ def run(
 def words(text: str) -> str:
     """A text with one blank wherever it has white space: however its lines were broken."""
     return " ".join(text.split())
+
+
+def run_program(*words: str | Path, **variables: str) -> Finished:
+    """Run a program with these words, and `variables` in its environment."""
+    done = subprocess.run(
+        words, check=False, capture_output=True, env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL, text=True, errors="surrogateescape",
+    )  # fmt: skip
+    return Finished(done.returncode, done.stdout, done.stderr)

@@ -50,8 +50,8 @@ function _shtab_patcher_using
   test "$_shtab_patcher_cmdpath" = "$argv"
 end
 
-set -g _shtab_patcher_commands nop call status
-set -g _shtab_patcher_opts_with_value --functions --module --notrace --output --pid --symbol --timeout -o
+set -g _shtab_patcher_commands nop call status run
+set -g _shtab_patcher_opts_with_value --call --functions --module --notrace --output --pid --symbol --timeout -o
 
 complete -c patcher -e
 complete -c patcher -f
@@ -104,3 +104,15 @@ complete -c patcher -n '_shtab_patcher_using status' -l json -d 'print JSON'
 complete -c patcher -n '_shtab_patcher_using status' -l schema -d 'print the JSON'"'"'s schema'
 complete -c patcher -n '_shtab_patcher_using status' -s h -l help -d 'print this help'
 complete -c patcher -n '_shtab_patcher_using status; and test $_shtab_patcher_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d files
+complete -c patcher -n '_shtab_patcher_using; and test $_shtab_patcher_npos -eq 0' -a run -d 'Run a command whose calls are NOPs before its first instruction: those of the program, and those of each library before its constructors run. What cannot be switched runs as it is, and is told.'
+complete -c patcher -n '_shtab_patcher_using run' -l nop -d 'all sites become NOPs; this is so unless --call says otherwise'
+complete -c patcher -n '_shtab_patcher_using run' -l call -x -d 'sites in functions named so are calls, all others NOPs; repeatable'
+complete -c patcher -n '_shtab_patcher_using run' -l module -x -d 'only sites of loaded files whose path or name is so; repeatable'
+complete -c patcher -n '_shtab_patcher_using run' -l parts -d 'with --call, a name also means the parts and copies that compilers make of its function: NAME.isra.0, .part, .constprop, .cold'
+complete -c patcher -n '_shtab_patcher_using run' -l symbol -x -d 'a further function to look for, as in gcc'"'"'s -mfentry-name; repeatable'
+complete -c patcher -n '_shtab_patcher_using run' -l follow -d 'stay, and switch what is opened by dlopen as well'
+complete -c patcher -n '_shtab_patcher_using run' -l children -d 'stay, and switch the programs of child processes as well'
+complete -c patcher -n '_shtab_patcher_using run' -s q -l quiet -d 'print errors only; without it, that there is no site is told'
+complete -c patcher -n '_shtab_patcher_using run' -s v -l verbose -d 'tell what was switched'
+complete -c patcher -n '_shtab_patcher_using run' -s h -l help -d 'print this help'
+complete -c patcher -n '_shtab_patcher_using run; and test $_shtab_patcher_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d files
