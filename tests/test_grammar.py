@@ -148,6 +148,13 @@ def test_files_may_stand_anywhere_between_options(words: list[str], data: st.Dat
 # --- help -----------------------------------------------------------------------------------------
 
 
+def test_behind_a_command_that_is_handed_on_there_are_no_options() -> None:
+    hands_on = Command("program", [], "", COMMAND.options, passes_on=True)
+    for words in (["-a", "ls", "-a", "--", "--name"], ["-a", "--", "ls", "-a", "--", "--name"]):
+        found = parse(hands_on, words, Asked())
+        assert (found.all, found.files) == (True, ("ls", "-a", "--", "--name"))
+
+
 def test_help_has_everything_in_order() -> None:
     assert help_of(COMMAND) == [
         "usage: program [options] FILE...",

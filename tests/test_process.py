@@ -329,6 +329,22 @@ def test_every_namespace_has_its_list() -> None:
     assert (second.state, second.objects) == (LinkState.ADD, ())
 
 
+def test_it_is_at_rest_when_all_lists_are_there_and_consistent() -> None:
+    consistent, adding, deleting = 0, 1, 2
+    for states, expected in (
+        ([consistent], 0x99), ([consistent, consistent], 0x99), ([adding], 0), ([deleting], 0),
+        ([consistent, adding], 0), ([7], 0),
+    ):  # fmt: skip
+        read = hostile({
+            0x500 + number * 0x100: r_debug(2, 0, state, 0x600 if number + 1 < len(states) else 0)
+            for number, state in enumerate(states)
+        })  # fmt: skip
+        assert link_map.at_rest(read, 0x500, is_64=True) == expected
+    not_filled_in = hostile({0x500: r_debug(0, 0, consistent)})
+    assert link_map.at_rest(not_filled_in, 0x500, is_64=True) == 0
+    assert link_map.at_rest(not_filled_in, 0x666, is_64=True) == 0
+
+
 # --- who shares an address space ------------------------------------------------------------------
 
 

@@ -37,7 +37,8 @@ def calls(words: Path) -> int:
 
 
 def test_the_numbers_of_the_first_screen_are_those_of_the_program(words: Path) -> None:
-    shown = [int(number) for number in CALLS.findall(README)]
+    first_screen, _ = README.split("## Why at build time")
+    shown = [int(number) for number in CALLS.findall(first_screen)]
     measured = [calls(words)]
     assert run("patcher", "nop", words).stdout == f"{words}: 6 sites turned to nop, 0 already\n"
     measured.append(calls(words))
@@ -48,6 +49,25 @@ def test_the_program_of_the_first_screen_verifies_as_it_is_shown(words: Path) ->
     (shown,) = re.findall(r"^\$ recordmcount verify words\n(.*)$", README, re.MULTILINE)
     done = run("recordmcount", "verify", "words", cwd=words.parent)
     assert done == (0, f"{shown}\n", "")
+
+
+def test_what_is_shown_of_processes_is_what_is_printed(words: Path) -> None:
+    _, rest = README.split("## Run with the calls off, or switch what runs already")
+    shown = re.findall(r"^\$ (.*)\n(?!\$)(.*)$", rest.partition("```\n")[0], re.MULTILINE)
+    (started, line), *switched = shown
+    text = ROOT / "fixtures" / "demo" / "dictionary.c"
+    done = run("patcher", *started.partition(" |")[0].split()[1:3], words, text)
+    assert (done.status, done.stdout.splitlines()[-1]) == (0, line)
+    with subprocess.Popen(
+        [words, "/dev/stdin"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
+        try:
+            for switching, line in switched:
+                asked = switching.replace("'", "").replace("$(pidof words)", str(process.pid))
+                done = run("patcher", *asked.split()[1:])
+                assert done == (0, f"{words.parent}/{line.rpartition('/')[2]}\n", "")
+        finally:
+            process.kill()
 
 
 def test_the_example_of_the_library_runs(words: Path) -> None:

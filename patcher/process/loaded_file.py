@@ -162,7 +162,7 @@ class LoadedFile:
         self.mappings = tuple(
             each for each in code if not each.why_not_text(self._device, self._inode)
         )
-        self.build_id = build_id(self.view)
+        self.build_id = obj.once(_build_id)
         self._relocated: list[int] | None = None
 
     @property
@@ -192,13 +192,9 @@ class LoadedFile:
 
     def refuse_other(self, memory: ProcessMemory) -> None:
         """Raise ModuleError if the notes in memory, among them the build-id, are not the file's."""
-        for segment in self.view.segments:
-            is_loaded = self.view.file_offset(segment.vaddr, segment.filesz) is not None
-            if segment.type != PT_NOTE or not is_loaded:
-                continue
-            notes = self.obj.read(segment.offset, segment.filesz, "the notes")
+        for vaddr, notes in self.obj.once(_notes):
             try:
-                stands = memory.read(self.address(segment.vaddr), len(notes))
+                stands = memory.read(self.address(vaddr), len(notes))
             except ReadError:
                 stands = b""
             if stands != notes:
@@ -231,6 +227,23 @@ class LoadedFile:
         mapping = next(each for each in self.mappings if each.range.holds(address, size))
         found = reader(self.file.fd)(mapping.offset + address - mapping.range.start, size)
         return found.ljust(size, b"\0")  # behind its end a page is filled up
+
+
+def _build_id(obj: elf.Object) -> bytes:
+    return build_id(obj.once(LoadView))
+
+
+def _notes(obj: elf.Object) -> list[tuple[int, bytes]]:
+    """Return (link-time virtual address, content) of the notes that are loaded.
+
+    They are read once, however often the file is loaded.
+    """
+    view = obj.once(LoadView)
+    return [
+        (segment.vaddr, obj.read(segment.offset, segment.filesz, "the notes"))
+        for segment in view.segments
+        if segment.type == PT_NOTE and view.file_offset(segment.vaddr, segment.filesz) is not None
+    ]
 
 
 def _build_in_words(identity: bytes) -> str:
