@@ -50,8 +50,8 @@ class Cluster:
     def submit(self, work: Callable[[Any], Any], item: str | tuple[str, ...]) -> _Promise:
         """Have work(item) done by a worker that sees the files as they are here."""
         paths = (item,) if isinstance(item, str) else item
-        seen = [known for known in map(_seen, paths) if known]
-        return _Promise(self, paths[-1], self._executor.submit(partial(_there, work), item, seen))
+        known = [one for one in map(seen, paths) if one]
+        return _Promise(self, paths[-1], self._executor.submit(partial(there, work), item, known))
 
     def shutdown(self, wait: bool = True) -> None:
         """Leave the cluster."""
@@ -76,9 +76,10 @@ class Cluster:
     def _compare_versions(self) -> None:
         """Raise UnreachableError where not all are as we are, or where there are no workers."""
         try:
-            self._compare("the scheduler", self._client.run_on_scheduler(_version))
+            found = self._client.run_on_scheduler(_version)
         except Exception as error:  # noqa: BLE001 - whatever it failed with there
-            self._compare("the scheduler", error)
+            found = error
+        self._compare("the scheduler", found)
         try:
             self._client.wait_for_workers(1, timeout=WORKERS)
         except TimeoutError:
@@ -138,7 +139,7 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def _seen(path: str) -> tuple[str, int, int] | None:
+def seen(path: str) -> tuple[str, int, int] | None:
     """Tell how a file looks: (absolute path, bytes, time of change); None of one that is not there.
 
     Whoever reads that will say so.
@@ -157,11 +158,11 @@ def _version() -> str:
     return __version__
 
 
-def _there(
-    work: Callable[[Any], Any], item: str | tuple[str, ...], seen: list[tuple[str, int, int]]
+def there(
+    work: Callable[[Any], Any], item: str | tuple[str, ...], known: list[tuple[str, int, int]]
 ) -> tuple[Any, str]:
     """Do the work, if the files are those that were seen; the answer, or what is wrong."""
-    for path, size, time in seen:
+    for path, size, time in known:
         try:
             status = os.stat(path)
         except OSError as error:

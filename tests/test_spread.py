@@ -100,6 +100,34 @@ def test_an_item_over_which_a_process_dies_is_tried_once_more_and_then_told_of(
     assert (tmp_path / "deadly").read_text() == ".."
 
 
+WAITING = """
+import os, time
+from recordmcount.console import begin
+from recordmcount.spread import How, spread
+
+def work(item):
+    os.write(1, b"%d\\n" % os.getpid())
+    time.sleep(600)
+
+begin()
+list(spread(work, ["a", "b"], How(2), str))
+"""
+
+
+def test_ctrl_c_ends_all_processes_at_once_and_says_nothing() -> None:
+    """As a terminal does it: the signal is for all. The pipes end with the last process."""
+    running = subprocess.Popen(
+        [sys.executable, "-c", WAITING],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd=ROOT,
+        start_new_session=True,
+    )  # fmt: skip
+    assert running.stdout is not None
+    assert {int(running.stdout.readline()) for _ in range(2)}.isdisjoint({running.pid})
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.communicate() == (b"", b"")
+    assert running.returncode == -signal.SIGINT
+
+
 PEAK = """
 import os, resource, sys
 from recordmcount.cli import main
@@ -217,7 +245,9 @@ class Dask:
         self.address = f"tcp://127.0.0.1:{port}"
         self._folder = folder
         self._stack = stack
-        self._start("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-show")
+        self.scheduler = self._start(
+            "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-show"
+        )
         self.workers = [
             self._start("worker", self.address, "--nthreads", "1", "--no-nanny") for _ in range(2)
         ]
@@ -233,18 +263,23 @@ class Dask:
         return process
 
 
+def started(folder: Path, stack: ExitStack) -> Dask:
+    """A scheduler that listens, and workers that come."""
+    dask = Dask(folder, stack)
+    host, _, port = dask.address.removeprefix("tcp://").partition(":")
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with socket.socket() as client:
+            if client.connect_ex((host, int(port))) == 0:
+                break
+        time.sleep(0.1)
+    return dask
+
+
 @pytest.fixture(scope="module")
 def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dask]:
     with ExitStack() as stack:
-        started = Dask(tmp_path_factory.mktemp("dask"), stack)
-        host, _, port = started.address.removeprefix("tcp://").partition(":")
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            with socket.socket() as client:
-                if client.connect_ex((host, int(port))) == 0:
-                    break
-            time.sleep(0.1)
-        yield started
+        yield started(tmp_path_factory.mktemp("dask"), stack)
 
 
 @pytest.mark.matrix
@@ -278,6 +313,48 @@ def test_a_worker_that_is_killed_takes_no_answer_with_it(tree: Path, dask: Dask)
     assert errors == alone.stderr
     assert (begun + rest).splitlines() == alone.stdout.splitlines()
     assert running.returncode == alone.returncode
+
+
+def test_a_file_that_workers_do_not_see_as_it_is_here_is_not_reported(tmp_path: Path) -> None:
+    """What a worker does, with what was seen of a file before."""
+    path = tmp_path / "x"
+    path.write_text("here")
+    known = cluster.seen(str(path))
+    assert known is not None
+    seen = [known]
+    assert cluster.there(str.upper, "x", seen) == ("X", "")
+    path.write_text("elsewhere")
+    assert cluster.there(str.upper, "x", seen) == (None, "the workers see another file there")
+    path.unlink()
+    unseen = "the workers cannot see it (No such file or directory)"
+    assert cluster.there(str.upper, "x", seen) == (None, unseen)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("gone", ["scheduler", "workers"])
+def test_where_the_cluster_goes_away_there_is_one_line_and_an_end(
+    gone: str, tree: Path, tmp_path: Path
+) -> None:
+    paths = sorted(map(str, tree.rglob("*.o")))
+    good = [path for path in paths if int(Path(path).stem) % 20 != 3] * 200
+    with ExitStack() as stack:
+        dask = started(tmp_path, stack)
+        words = ["-m", "recordmcount", "report", "--format=csv", "--scheduler", dask.address]
+        running = subprocess.Popen(
+            [sys.executable, *words, *good],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, bufsize=0,
+        )  # fmt: skip
+        assert running.stdout is not None
+        stack.callback(running.kill)
+        running.stdout.readline()
+        running.stdout.readline()
+        for process in [dask.scheduler] if gone == "scheduler" else dask.workers:
+            process.kill()
+        _, errors = running.communicate(timeout=100)
+    what = "the scheduler is gone" if gone == "scheduler" else "the scheduler has no workers"
+    assert errors.decode().startswith(f"{dask.address}: {what}")
+    assert errors.count(b"\n") == 1
+    assert running.returncode == 1
 
 
 def test_without_a_scheduler_there_is_one_line(tree: Path) -> None:
