@@ -313,12 +313,21 @@ def test_without_symbols_and_unwind_entries_a_call_is_only_likely(tmp_path: Path
 
 
 @pytest.mark.matrix
-def test_an_import_that_no_call_can_be_followed_to_is_told_of(tmp_path: Path) -> None:
+def test_retpolines_are_followed_with_and_without_section_headers(tmp_path: Path) -> None:
     link = ["-no-pie", "-Wl,-z,retpolineplt"]
     image = images.build(tmp_path, linker="lld", flags=["-fno-pic"], link=link).image
-    whole, stripped, headless = bared(image)
-    assert find(whole).proven == find(stripped).proven == sorted(Image(whole).table)
-    assert (len(find(headless)), find(headless).no_evidence) == (0, scan.NO_CALLS)
+    table = sorted(Image(image).table)
+    assert [find(path).proven for path in bared(image)] == [table] * 3
+
+
+def test_an_import_that_no_call_can_be_followed_to_is_told_of(tmp_path: Path) -> None:
+    """Its address is taken, and what is done with that nobody knows."""
+    source = "extern void mcount(void); void *get(void) { return mcount; }\n"
+    images.compile_object(tmp_path, "get", source, "gcc", "-O1", "-fPIC")
+    library = tmp_path / "libget.so"
+    images.tool("gcc", "-shared", "-o", library, tmp_path / "get.o")
+    for path in bared(library):
+        assert (len(find(path)), find(path).no_evidence) == (0, scan.NO_CALLS)
 
 
 def test_a_further_name_is_looked_for(tmp_path: Path) -> None:
