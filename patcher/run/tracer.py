@@ -261,8 +261,8 @@ class Tracer:
         """Look for modules; a process that cannot be looked at any more is let go."""
         try:
             action()
-        except ProcessLookupError:
-            raise
+        except ProcessLookupError:  # it has been killed, and that is reported next
+            pass
         except (Error, OSError) as error:
             self._report(f"{_in_words(error)}; it is left alone from now on")
             self._leave(image)
