@@ -71,35 +71,38 @@ def _table(file: ReportedFile, colour: bool) -> Iterator[str | Painted]:
     heading = (position, *COLUMNS)
     rows = [heading, *map(_cells, file["sites"])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-    yield _laid_out(heading, widths)
+    layout = _layout(widths)
+    yield layout.format(*heading)
     of_sites = zip(file["sites"], rows[1:], strict=True)
     for section, group in groupby(of_sites, key=lambda row: row[0]["section"]):
         yield f"  {printable(section)}"
         for site, cells in group:
-            yield from _row(site, cells, widths, colour)
+            yield from _row(site, cells, layout.format(*cells), 6 + widths[0] if colour else None)
 
 
-def _laid_out(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest, last = cells
-    padded = [cell.ljust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-    return "  ".join(("  " + first.rjust(widths[0] + 2), *padded, last))
+def _layout(widths: Sequence[int]) -> str:
+    """Make what `format` lays cells out by: one of each width, and the last as long as it is."""
+    first, *rest = widths
+    return "  ".join((f"  {{:>{first + 2}}}", *(f"{{:<{width}}}" for width in rest), "{}"))
 
 
 def _row(
-    site: ReportedSite, cells: Sequence[str], widths: Sequence[int], colour: bool
+    site: ReportedSite, cells: Sequence[str], line: str, painted: int | None
 ) -> Iterator[str | Painted]:
-    """Give the line of a site; what does not fit behind its function follows below."""
-    line = _laid_out(cells, widths)
+    """Give the line of a site; what does not fit behind its function follows below.
+
+    `painted` is where its state stands in the line, if that is to be in colour.
+    """
     below: list[str] = []
     for more in _remarks(site):
         if len(line) + 2 + len(more) <= WIDTH and not below:
             line = f"{line}  {more}"
         else:
             below += wrapped(more, WIDTH - 8)
-    if colour:
-        at = 4 + widths[0] + 2
+    if painted is not None:
         word = cells[1]
-        yield Painted(line[:at], word, line[at + len(word) :], COLOURS[site["state"]])
+        behind = line[painted + len(word) :]
+        yield Painted(line[:painted], word, behind, COLOURS[site["state"]])
     else:
         yield line
     yield from (f"        {each}" for each in below)
