@@ -27,6 +27,8 @@ Item = str | tuple[str, ...] | Error
 FEW, SMALL = 16, 1 << 22
 # Items that are under way for each process: where one takes long, the others go on.
 WINDOW = 16
+# Items that a process has in advance, so that it never waits for the next one.
+AHEAD = 3
 
 
 class How(NamedTuple):
@@ -74,7 +76,7 @@ def spread(
     ahead = list(islice(items := iter(items), 2 if how.jobs else FEW))
     items = chain(ahead, items)
     if jobs > 1 and (len(ahead) > 1 if how.jobs else _are_many(ahead)):
-        yield from _spread(work, items, Processes(jobs), jobs, failed)
+        yield from _spread(work, items, Processes(jobs, AHEAD), jobs, failed)
         return
     for item in items:
         yield failed(item) if isinstance(item, Error) else work(item)
