@@ -123,18 +123,21 @@ class Processes:
         self._queue.clear()
 
     def _hand_out(self) -> None:
-        """Give items to who has none or few left, or to a new process."""
+        """Give items to who has none, to new processes, and then to who has few left."""
         for worker in self._workers.values():
-            if self._queue and 2 * len(worker.asked) < self._asked_at_once + 1:
+            if self._queue and not worker.asked:
                 self._give(worker)
         while self._queue and len(self._workers) < self._most:
             started = _start(self._work, [*self._workers.values()])
             if started is None:  # no more are to be had: those there are do it all
                 self._most = len(self._workers)
-                return
+                break
             self._workers[started.answers] = started
             self._poll.register(started.answers, 1)  # POLLIN; an end is always told
             self._give(started)
+        for worker in self._workers.values():  # in advance, once nobody is idle
+            if self._queue and 2 * len(worker.asked) < self._asked_at_once + 1:
+                self._give(worker)
 
     def _give(self, worker: "_Worker") -> None:
         number = min(self._asked_at_once - len(worker.asked), len(self._queue))

@@ -27,8 +27,8 @@ Item = str | tuple[str, ...] | Error
 FEW, SMALL = 16, 1 << 22
 # Items that are under way for each process: where one takes long, the others go on.
 WINDOW = 16
-# Items that a process has in advance, so that it never waits for the next one.
-AHEAD = 3
+# Items that a process has in advance, so that it does not wait for the next one.
+AHEAD = 1
 
 
 class How(NamedTuple):
