@@ -12,6 +12,9 @@ from .console import put, say
 from .errors import UsageError
 from .grammar import Command, Values, parse
 
+# What Python raises where memory ends while it handles that memory has ended.
+NO_MEMORY_LEFT = "error return without exception set"
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +42,9 @@ def run(
         return inform(help_of(command))
     try:
         status = execute(asked)
-    except MemoryError:
+    except (MemoryError, SystemError) as error:
+        if isinstance(error, SystemError) and str(error) != NO_MEMORY_LEFT:
+            raise
         say(2, [f"{command.name}: out of memory"])
         return 1
     try:
