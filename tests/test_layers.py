@@ -33,7 +33,7 @@ LAYERS = {
         ["__main__"],
     ],
     "patcher": [
-        ["__init__", "errors", "options"],
+        ["__init__", "closing", "errors", "options"],
         ["memory"],
         ["modify"],
         ["disassembly", "protocols", "cpu"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import posix
 from _bisect import bisect_right
 
+from patcher.closing import Closing
 from patcher.errors import NoSiteError, ReadError, WriteError
 from recordmcount import commit, replacement
 from recordmcount.elf import filetype
@@ -23,8 +24,6 @@ from .spans import Span
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
-    from typing import Self
 
 ADVICE = {
     **filetype.ADVICE_ON_FILES,
@@ -37,7 +36,7 @@ ADVICE = {
 }
 
 
-class ElfFile:
+class ElfFile(Closing):
     """A TextMemory over an executable, a shared or a relocatable object, open during its `with`.
 
     `object` is the file as ELF, `spans` are what may be changed, by file offset.
@@ -74,15 +73,8 @@ class ElfFile:
         self._texts: dict[Span, bytearray] = {}
         self._changed: set[Span] = set()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         posix.close(self.fd)
 
     @property

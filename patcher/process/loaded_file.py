@@ -15,9 +15,8 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from types import TracebackType
-from typing import Self
 
+from patcher.closing import Closing
 from patcher.errors import ModuleError, ReadError, StateError
 from patcher.ftrace.mappings import Mapping, Range, why_not_text
 from recordmcount.elf import object as elf
@@ -50,7 +49,7 @@ def may_be_module(proc: Proc, mapping: Mapping) -> bool:
     return True
 
 
-class OpenedFile:
+class OpenedFile(Closing):
     """The file behind a mapping, open during its `with`. Raises PatchError if it cannot be opened.
 
     ModuleError if what can be opened is another file, StateError if the mapping is gone.
@@ -70,17 +69,6 @@ class OpenedFile:
         except BaseException:
             os.close(self.fd)
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close it."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from errno import ENOENT, ESRCH
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
+
+from patcher.closing import Closing
 
 PF_KTHREAD = 0x00200000
 STATES = {
@@ -46,7 +47,7 @@ class Stat(NamedTuple):
         return self.state in "ZX"
 
 
-class Proc:
+class Proc(Closing):
     """The folder of process `pid`, open during its `with`. Raises OSError if there is none."""
 
     def __init__(self, pid: int) -> None:
@@ -55,17 +56,6 @@ class Proc:
             self._folder = os.open(f"/proc/{pid}", os.O_DIRECTORY | os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise _gone(pid) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the folder."""

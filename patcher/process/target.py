@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from posixpath import basename
-from types import TracebackType
-from typing import Self
 
+from patcher.closing import Closing
 from patcher.errors import NoModuleError, NoProcessError
 from patcher.ftrace.mappings import Mapping
 from recordmcount.elf.object import Object
@@ -25,7 +24,7 @@ from .machine import Halting, ProcessMachine
 from .proc import Proc
 
 
-class Target:
+class Target(Closing):
     """Process `pid`, open during its `with`; `names` are further names of mcount.
 
     `timeout` is how many seconds its threads have to stop. Who traces it already gives the `halt`
@@ -56,17 +55,6 @@ class Target:
         except BaseException:
             self.proc.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let everything go, and close all files."""
