@@ -251,18 +251,19 @@ def _bzip2() -> _Opened:
     return bz2.BZ2Decompressor, OSError
 
 
-def _zstd() -> _Opened:
+def zstd() -> _Opened:
+    """Give what opens a stream of zstd, within the window that is allowed; raises ImportError."""
     if sys.version_info >= (3, 14):
-        from compression import zstd
+        from compression import zstd as library
     else:
-        from backports import zstd
+        from backports import zstd as library
 
-    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
-    return lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError
+    options: dict[int, int] = {library.DecompressionParameter.window_log_max: WINDOW_LOG}
+    return lambda: library.ZstdDecompressor(options=options), library.ZstdError
 
 
 _OPENERS: dict[str, Callable[[], _Opened]] = {
-    GZIP: _gzip, XZ: _xz, LZMA: _lzma, BZIP2: _bzip2, ZSTD: _zstd,
+    GZIP: _gzip, XZ: _xz, LZMA: _lzma, BZIP2: _bzip2, ZSTD: zstd,
 }  # fmt: skip
 
 

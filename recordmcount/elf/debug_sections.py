@@ -6,7 +6,6 @@ it from here, so that no other reader has to be trusted with sizes that a file c
 
 from __future__ import annotations
 
-import sys
 from typing import NamedTuple
 
 from recordmcount import x86
@@ -121,15 +120,10 @@ def _zlib(data: bytes, size: int) -> bytes | None:
 
 
 def _zstd(data: bytes, size: int) -> bytes | None:
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-
-    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: containers.WINDOW_LOG}
+    opened, broken = containers.zstd()
     try:
-        return zstd.ZstdDecompressor(options=options).decompress(data, size + 1)
-    except zstd.ZstdError:
+        return opened().decompress(data, size + 1)
+    except broken:
         return None
 
 
