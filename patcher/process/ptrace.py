@@ -31,7 +31,6 @@ class Request(IntEnum):
     SINGLESTEP = 9
     DETACH = 17
     SYSCALL = 24
-    SETOPTIONS = 0x4200
     GETEVENTMSG = 0x4201
     GETSIGINFO = 0x4202
     SETSIGINFO = 0x4203
@@ -41,7 +40,6 @@ class Request(IntEnum):
     INTERRUPT = 0x4207
     LISTEN = 0x4208
     GETSIGMASK = 0x420A
-    SETSIGMASK = 0x420B
     GET_SYSCALL_INFO = 0x420E
 
 
@@ -151,11 +149,6 @@ def listen(tid: int) -> None:
     _ask(Request.LISTEN, tid)
 
 
-def set_options(tid: int, options: Options) -> None:
-    """Change what a stopped thread is to report."""
-    _ask(Request.SETOPTIONS, tid, 0, int(options))
-
-
 def cont(tid: int, signal: int = 0) -> None:
     """Let a stopped thread go on, with a signal if one is given."""
     _ask(Request.CONT, tid, 0, signal)
@@ -204,12 +197,6 @@ def signal_mask(tid: int) -> int:
     mask = ctypes.c_uint64()
     _ask(Request.GETSIGMASK, tid, 8, ctypes.addressof(mask))
     return mask.value
-
-
-def set_signal_mask(tid: int, mask: int) -> None:
-    """Change the blocked signals of a stopped thread."""
-    value = ctypes.c_uint64(mask)
-    _ask(Request.SETSIGMASK, tid, 8, ctypes.addressof(value))
 
 
 def syscall_stop(tid: int) -> SyscallStop | None:

@@ -69,14 +69,6 @@ def wait(tid: int) -> Stop | End:
             return report
 
 
-def wait_for_any() -> Stop | End:
-    """Wait for what any tracee or child reports, and take it as `wait` does."""
-    tid, status = os.waitpid(-1, WALL)
-    if os.WIFSTOPPED(status):
-        return Stop(tid, status >> 8 & 0xFF, status >> 16)
-    return End(tid, os.waitstatus_to_exitcode(status))
-
-
 def reap(tid: int) -> bool:
     """Take the report of a tracee that has ended; tell whether there was one.
 
