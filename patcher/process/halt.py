@@ -104,11 +104,26 @@ class Halt:
 
     def _stop(self) -> None:
         deadline = time.monotonic() + self._timeout
-        while self._seize_new() or self._find_sharers() or self._forget_running():
+        while (
+            self._seize_new() or self._is_gone() or self._find_sharers() or self._forget_running()
+        ):
             self._wait_for_all(deadline)
             if time.monotonic() > deadline:
                 what = f"its threads come and go: it was not halted within {self._timeout:g} s"
                 raise HaltError(self._name, f"{what}; nothing was written, and all threads run")
+
+    def _is_gone(self) -> bool:
+        """Tell whether no thread of a process stands.
+
+        One that executes another program has, for a moment, no thread that could be listed or
+        seized. Nothing stands then, and nothing may be taken for halted.
+        """
+        standing = {self._seized[tid].pid for tid in self.stops}
+        gone = [proc for pid, proc in self._procs.items() if pid not in standing]
+        if all(proc.pid in self.processes[1:] and _is_ended(proc, proc.pid) for proc in gone):
+            return False
+        time.sleep(SHORTEST_SLEEP)
+        return True
 
     def _registers(self) -> list[Registers]:
         found = []
@@ -185,14 +200,17 @@ class Halt:
 
     def _find_sharers(self) -> bool:
         """Look for processes that share the address space; tell whether there are new ones."""
-        tid = next(iter(self.stops), None)
-        if tid is None:
-            return False
         try:
-            found = list(sharers(tid, {*self._procs}))
+            found = list(sharers(next(iter(self.stops)), {*self._procs}))
         except OSError as error:
+            if is_missing(error):
+                self._forget_running()
+                return True
             what = "who shares its address space cannot be told"
             raise HaltError(self._name, f"{what}: {error.strerror}") from error
+        # A thread that has ended meanwhile has no memory, and in that is like all of the kernel's.
+        if found and self._forget_running():
+            return True
         for pid in found:
             with suppress(ProcessLookupError):
                 self._procs[pid] = Proc(pid)

@@ -37,14 +37,15 @@ class Standing:
         """Return when no thread runs. Raises HaltError if one does not stop in time."""
         deadline = time.monotonic() + self._timeout
         asked: set[int] = set()
-        while moving := [tid for tid in self._threads() if not self._is_stopped(tid)]:
+        while (moving := self._moving()) is not None:
             for tid in moving:
                 if tid not in asked:
                     asked.add(tid)
                     with suppress(OSError):  # it has ended, or is only being born
                         interrupt(tid)
             if time.monotonic() > deadline:
-                what = f"thread {moving[0]} did not stop within {self._timeout:g} s"
+                who = f"thread {moving[0]}" if moving else "a thread that executes another program"
+                what = f"{who} did not stop within {self._timeout:g} s"
                 raise HaltError(self._name, f"{what}; nothing was written")
             time.sleep(SLEEP)
         self.stops = dict.fromkeys(self._threads())
@@ -64,6 +65,16 @@ class Standing:
     def release(self) -> None:
         """Leave all threads to whoever handles their reports."""
         self.stops = {}
+
+    def _moving(self) -> list[int] | None:
+        """Return the threads that are not stopped, None if all are.
+
+        While one executes another program there may be none to be listed; but whose report is
+        handled always stands.
+        """
+        threads = self._threads()
+        moving = [tid for tid in threads if not self._is_stopped(tid)]
+        return moving if moving or not any(map(self._stands, threads)) else None
 
     def _threads(self) -> list[int]:
         try:
