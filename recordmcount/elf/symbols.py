@@ -76,6 +76,12 @@ _ARE_PLACES = bytes([info in _RANKS for info in range(256)])
 _LEAST_FUNCTION = _RANKS[elf.STB_LOCAL << 4 | elf.STT_FUNC]
 
 
+def names_locals(obj: Object) -> bool:
+    """Tell whether local functions have symbols: else it is not known what has lost its own."""
+    local = elf.STB_LOCAL << 4 | elf.STT_FUNC
+    return local in obj.symbol_bytes[obj.layout.sym_info :: obj.layout.sym.size]
+
+
 class Functions:
     """The functions of code, by section and place.
 
@@ -91,7 +97,6 @@ class Functions:
         self._aliases: dict[tuple[int, int], tuple[str, ...]] = {}
         self._sections: dict[int, _Column] | None = None
         self._most: set[int] | None = None
-        self._fullest = 0
 
     def at(self, section: int, place: int, begins: int = 0) -> tuple[str | None, int]:
         """Find the function at a place: (name, bytes from its start), (None, 0) if there is none.
@@ -152,11 +157,11 @@ class Functions:
     def beginnings(self) -> tuple[set[int], set[int]]:
         """Return st_value of symbols that are functions, and of those without a type."""
         obj = self._obj
-        typed = set(self.most_beginnings())
+        typed, most = set(self.most_beginnings()), self._fullest_table()
         untyped: set[int] = set()
         for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
             content = obj.content(index)
-            if index != self._fullest:
+            if index != most:
                 typed |= places(obj, content, *_TYPED)
             untyped |= places(obj, content, elf.STT_NOTYPE)
         return typed, untyped
@@ -164,11 +169,15 @@ class Functions:
     def most_beginnings(self) -> set[int]:
         """Return st_value of symbols that are functions, of one table: that is nearly all."""
         if self._most is None:
-            obj = self._obj
-            tables = obj.of_type(elf.SHT_SYMTAB) or obj.of_type(elf.SHT_DYNSYM)
-            self._fullest = tables[0] if tables else 0
-            self._most = places(obj, obj.content(tables[0]), *_TYPED) if tables else set()
+            obj, table = self._obj, self._fullest_table()
+            self._most = places(obj, obj.content(table), *_TYPED) if table else set()
         return self._most
+
+    def _fullest_table(self) -> int:
+        """Return the section index of the table that has nearly all symbols, 0 if there is none."""
+        obj = self._obj
+        tables = obj.of_type(elf.SHT_SYMTAB) or obj.of_type(elf.SHT_DYNSYM)
+        return tables[0] if tables else 0
 
     def begins(self, section: int, place: int) -> bool:
         """Tell whether a symbol of type STT_FUNC stands at a place; any other type is no proof."""

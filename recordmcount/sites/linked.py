@@ -261,7 +261,7 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> LinkedSites:
     `extra_names` are further names of mcount, as given to gcc's -mfentry-name. Raises FormatError
     where there is no table, or an entry names no code that is loaded from the file.
     """
-    obj.once(LoadView)
+    obj.once(LoadView)  # what is wrong with segments is told first
     if not obj.headers:
         raise FormatError(obj.path, "no section headers, by which a table is found")
     found = obj.once(tables.find)

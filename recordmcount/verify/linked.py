@@ -15,6 +15,7 @@ from typing import NamedTuple
 from recordmcount import mcount_loc, x86
 from recordmcount.elf import object as elf
 from recordmcount.elf.segments import LoadView
+from recordmcount.elf.symbols import names_locals
 from recordmcount.sites import boundaries, decoder, kernel, kernel_table, scan, tables
 from recordmcount.sites.linked import Image
 from recordmcount.sites.search import LoadedCode
@@ -313,7 +314,7 @@ class _Check:
 
     def _overridden(self, sites: LinkedSites, foreign: set[int]) -> Iterator[Finding]:
         """Tell of sites that no symbol names, where functions have one."""
-        if not self._names_locals():
+        if not names_locals(self._obj):
             return
         starts, _ = self._image.code.beginnings()
         for number, vaddr in enumerate(sites.vaddrs):
@@ -324,10 +325,3 @@ class _Check:
                 if site.function is None:
                     what = "no symbol names the function of this site"
                     yield _of_site(rules.OVERRIDDEN_FUNCTION, site, what, self._word(vaddr))
-
-    def _names_locals(self) -> bool:
-        """Tell whether local functions have symbols: else it is not known what has lost its own."""
-        local = elf.STB_LOCAL << 4 | elf.STT_FUNC
-        layout = self._obj.layout
-        infos = self._obj.symbol_bytes[layout.sym_info :: layout.sym.size]
-        return local in infos

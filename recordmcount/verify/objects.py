@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from recordmcount import mcount_loc
 from recordmcount.columns import having
 from recordmcount.elf import object as elf
-from recordmcount.elf.symbols import Functions
+from recordmcount.elf.symbols import Functions, names_locals
 from recordmcount.options import Options
 from recordmcount.record.file import is_tracer
 from recordmcount.record.plan import Wanted, group_of, in_group
@@ -52,7 +52,6 @@ class _Check:
         self._functions = Functions(obj)
         self._relocated: dict[int, list[int]] = {}  # section offsets, by section index
         self._starts: set[tuple[int, int]] | None = None
-        self._has_locals: bool | None = None
 
     def check(self) -> Found:
         found = Found(self._obj)
@@ -240,7 +239,7 @@ class _Check:
                 continue
             if not part.recorded[number] or self._state(part, number, first) is State.FOREIGN:
                 continue
-            if self._sites[first + number].function is None and self._names_locals():
+            if self._sites[first + number].function is None and self._obj.once(names_locals):
                 what = "no symbol names the function of this site"
                 yield self._of_site(rules.OVERRIDDEN_FUNCTION, first + number, what)
 
@@ -248,14 +247,6 @@ class _Check:
         if self._starts is None:
             self._starts = {*self._obj.places(elf.STT_FUNC, elf.STT_GNU_IFUNC)}
         return self._starts
-
-    def _names_locals(self) -> bool:
-        """Tell whether local functions have symbols: else it is not known what has lost its own."""
-        if self._has_locals is None:
-            local, layout = elf.STB_LOCAL << 4 | elf.STT_FUNC, self._obj.layout
-            infos = self._obj.symbol_bytes[layout.sym_info :: layout.sym.size]
-            self._has_locals = local in infos
-        return self._has_locals
 
     # --- places -------------------------------------------------------------------------------
 
