@@ -60,10 +60,11 @@ def choose(obj: Object, table: SiteTable, asked: Asked) -> Chosen:
 
 
 def _shown(table: SiteTable, numbers: Sequence[int], asked: Asked) -> Iterator[Site]:
-    is_wanted = _like(asked.sections)
-    for site in map(table.__getitem__, numbers):
-        if is_wanted(site.section) and not (asked.unrecorded and site.recorded):
-            yield site
+    is_like = _like(asked.sections)
+    sites = table if len(numbers) == len(table) else map(table.__getitem__, numbers)
+    return filter(
+        lambda site: is_like(site.section) and not (asked.unrecorded and site.recorded), sites
+    )
 
 
 def untraceable(
