@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from .console import put, say
-from .errors import UsageError
+from .errors import UnreachableError, UsageError
 from .grammar import Command, Values, parse
 
 # What Python raises where memory ends while it handles that memory has ended.
@@ -42,6 +42,9 @@ def run(
         return inform(help_of(command))
     try:
         status = execute(asked)
+    except UnreachableError as error:  # no file is to blame
+        say(2, [str(error)])
+        return 1
     except (MemoryError, SystemError) as error:
         if isinstance(error, SystemError) and str(error) != NO_MEMORY_LEFT:
             raise

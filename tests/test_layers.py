@@ -23,7 +23,7 @@ LAYERS = {
         ["console", "jobs", "mcount_loc", "nearest", "progress"],
         ["cluster", "grammar"],
         ["spread"],
-        ["help", "options"],
+        ["help", "options", "reading"],
         ["verb"],
         ["sites"],
         ["record"],

@@ -6,12 +6,10 @@ import os
 from functools import partial
 
 from recordmcount.console import put, say, spelled
-from recordmcount.errors import UsageError
-from recordmcount.grammar import Command, Option, Values
+from recordmcount.grammar import Command, Option
 from recordmcount.options import DEMANGLE, HELP, JOBS, JSON, SCHEDULER, SCHEMA, SYMBOL
+from recordmcount.reading import PATHS, Reading
 from recordmcount.verb import give
-
-from .pieces import FORMATS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,39 +19,20 @@ if TYPE_CHECKING:
     from .pieces import Piece
 
 
-class ReportOptions(Values):
+class ReportOptions(Reading):
     """What is asked of `recordmcount report`."""
 
-    json = False
-    format: str | None = None
+    FORMATS = ("text", "json", "jsonl", "csv", "html")
     demangle = False
     lines = False
     untraceable = False
     unrecorded = False
-    symbols: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
     sections: tuple[str, ...] = ()
-    jobs = 0  # as many as there are processors, where it is worth it
-    scheduler: str | None = None
-
-    def check(self) -> None:
-        """Raise UsageError where words make no sense together."""
-        super().check()
-        self.format = self.format or ("json" if self.json else "text")
-        if self.format not in FORMATS:
-            raise UsageError(f"no format '{self.format}': {', '.join(FORMATS)}")
-        if self.json and self.format != "json":
-            raise UsageError("--json is --format json")
-        if self.jobs and self.scheduler:
-            raise UsageError("-j is for processes here, --scheduler for those elsewhere")
 
 
 def declare() -> tuple[Command, ReportOptions]:
     """Declare the command line."""
-    what = (
-        "an object, a static library, an executable, a shared object, a kernel image, one of these "
-        "compressed, or a folder, whose files of such sorts are meant"
-    )
     command = Command(
         "recordmcount report",
         ["[options] PATH..."],
@@ -86,7 +65,7 @@ def declare() -> tuple[Command, ReportOptions]:
             Option("--lines", "the source line of each site, by its debug information"),
             DEMANGLE, SYMBOL, JSON, SCHEMA, JOBS, SCHEDULER, HELP,
         ],
-        arguments=[("PATH", what)],
+        arguments=[("PATH", PATHS)],
         epilog="state: call, nop (a call that was turned off), foreign (neither, but the table "
         "names it, or it may be a call in a form that cannot be recorded).\n"
         "exit status: 0 done, 1 a file could not be read, 2 usage",
@@ -100,14 +79,8 @@ def execute(options: ReportOptions) -> int:
 
     if options.information == "schema":
         return give(dump(schema()))
-    from recordmcount.errors import UnreachableError
-
     report = _Report(options)
-    try:
-        written = report.write()
-    except UnreachableError as error:
-        say(2, [str(error)])
-        return 1
+    written = report.write()
     return 0 if written and not report.errors else 1
 
 
@@ -143,18 +116,12 @@ class _Report:
 
     def _pieces(self) -> Iterator[Piece]:
         """Give the piece of each path, in order; say at once what cannot be read."""
-        from recordmcount.progress import over, start
-        from recordmcount.spread import How, spread
-
         from .pieces import Job, Piece, failed, piece
 
         options = self._options
         colour = os.isatty(1) and not os.environ.get("NO_COLOR")
         job = Job(str(options.format), colour, self._asked)
-        how = How(options.jobs, options.scheduler)
-        progress = start(self._files.count(), quiet=options.format == "json")
-        answers = spread(partial(piece, job), self._files, how, failed)
-        for answer in over(answers, progress):
+        for answer in options.read(partial(piece, job), self._files, failed):
             made = Piece(*answer)
             self._tally.add_numbers(made.tally)
             if made.out is not None:
@@ -208,5 +175,5 @@ def _asked(options: ReportOptions) -> Asked:
 
     return Asked(
         options.symbols, options.lines, options.untraceable, options.demangle, options.functions,
-        options.sections, options.unrecorded, os.getcwd() if options.scheduler else "",
+        options.sections, options.unrecorded, options.folder,
     )  # fmt: skip

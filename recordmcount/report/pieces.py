@@ -20,8 +20,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .shapes import ReportedFile
 
-FORMATS = ("text", "json", "jsonl", "csv", "html")
-
 
 class Job(NamedTuple):
     """What is to be done for each path; as `Piece`, of plain values in its `asked` too."""

@@ -6,8 +6,7 @@ import os
 from functools import partial
 
 from recordmcount.console import put, say
-from recordmcount.errors import UsageError
-from recordmcount.grammar import Command, Option, Values
+from recordmcount.grammar import Command, Option
 from recordmcount.options import (
     ALL_SECTIONS,
     HELP,
@@ -18,6 +17,7 @@ from recordmcount.options import (
     SCHEMA,
     SYMBOL,
 )  # fmt: skip
+from recordmcount.reading import PATHS, Reading
 from recordmcount.verb import give
 
 TYPE_CHECKING = False
@@ -26,38 +26,17 @@ if TYPE_CHECKING:
 
     from .shapes import Unreadable, VerifiedFile
 
-FORMATS = ("text", "json", "github", "sarif")
 
-
-class VerifyOptions(Values):
+class VerifyOptions(Reading):
     """What is asked of `recordmcount verify`."""
 
-    json = False
-    format: str | None = None
+    FORMATS = ("text", "json", "github", "sarif")
     kernel = False
     all_sections = False
-    symbols: tuple[str, ...] = ()
-    jobs = 0  # as many as there are processors, where it is worth it
-    scheduler: str | None = None
-
-    def check(self) -> None:
-        """Raise UsageError where words make no sense together."""
-        super().check()
-        self.format = self.format or ("json" if self.json else "text")
-        if self.format not in FORMATS:
-            raise UsageError(f"no format '{self.format}': {', '.join(FORMATS)}")
-        if self.json and self.format != "json":
-            raise UsageError("--json is --format json")
-        if self.jobs and self.scheduler:
-            raise UsageError("-j is for processes here, --scheduler for those elsewhere")
 
 
 def declare() -> tuple[Command, VerifyOptions]:
     """Declare the command line."""
-    what = (
-        "an object, a static library, an executable, a shared object, a kernel image, one of these "
-        "compressed, or a folder, whose files of such sorts are meant"
-    )
     command = Command(
         "recordmcount verify",
         ["[options] PATH..."],
@@ -72,7 +51,7 @@ def declare() -> tuple[Command, VerifyOptions]:
             ),
             KERNEL, ALL_SECTIONS, SYMBOL, JSON, SCHEMA, JOBS, SCHEDULER, HELP,
         ],
-        arguments=[("PATH", what)],
+        arguments=[("PATH", PATHS)],
         epilog="exit status: 0 clean, or nothing to verify; 1 findings, or a file could not be "
         "read; 2 usage",
     )  # fmt: skip
@@ -85,14 +64,8 @@ def execute(options: VerifyOptions) -> int:
 
     if options.information == "schema":
         return give(dump(schema(f"{__file__.rpartition('/')[0]}/verify.schema.json")))
-    from recordmcount.errors import UnreachableError
-
     run = _Run(options)
-    try:
-        written = run.write()
-    except UnreachableError as error:
-        say(2, [str(error)])
-        return 1
+    written = run.write()
     return 0 if written and run.is_clean else 1
 
 
@@ -143,19 +116,12 @@ class _Run:
 
     def _files(self) -> Iterator[VerifiedFile]:
         """Give what is told of each file; say at once what cannot be read."""
-        from recordmcount.progress import over, start
-        from recordmcount.spread import How, spread
-
         from .asked import Asked
         from .pieces import Piece, failed, piece
 
         options = self._options
-        folder = os.getcwd() if options.scheduler else ""
-        asked = Asked(options.symbols, options.kernel, options.all_sections, folder)
-        how = How(options.jobs, options.scheduler)
-        progress = start(self._paths.count(), quiet=options.format in ("json", "sarif"))
-        answers = spread(partial(piece, asked), self._paths, how, failed)
-        for answer in over(answers, progress):
+        asked = Asked(options.symbols, options.kernel, options.all_sections, options.folder)
+        for answer in options.read(partial(piece, asked), self._paths, failed):
             made = Piece(*answer)
             self._errors += made.errors
             say(2, [*(error["message"] for error in made.errors), *made.warnings])
