@@ -62,21 +62,25 @@ def state(pid: int) -> str:
         return proc.stat().state
 
 
+def forbid_map_files(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the kernel refuse /proc/PID/map_files, as it does to whoever is not root."""
+    real = target.proc.open
+
+    def opened(name: str, flags: int = os.O_RDONLY) -> int:
+        if name == "forbidden":
+            raise PermissionError
+        return real(name, flags)
+
+    monkeypatch.setattr(loaded_file, "_map_file", lambda _: "forbidden")
+    monkeypatch.setattr(target.proc, "open", opened)
+
+
 # --- it does what is asked ------------------------------------------------------------------------
 
-KINDS = {
-    "PIE": ((), ()),
-    "executable": (("-fno-pie",), ("-no-pie",)),
-    "static": (("-fno-pie",), ("-static",)),
-    "static PIE": (("-fPIE",), ("-static-pie",)),
-    "large code model": (("-mcmodel=large", "-fno-pie"), ("-no-pie",)),
-    "i386": (("-m32", "-fno-pie"), ("-no-pie",)),
-}
 
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", live.KINDS)
 def test_sites_go_off_and_come_back_byte_for_byte(kind: str, tmp_path: Path) -> None:
-    flags, link = KINDS[kind]
+    flags, link = live.KINDS[kind]
     program = live.build(tmp_path, flags=flags, link=link)
     with started(program) as process, memory_of(process.pid) as memory:
         code = next(each.range for each in memory.mappings() if each.path == str(program)
@@ -494,16 +498,8 @@ def test_who_may_not_open_what_is_mapped_is_refused_if_it_has_no_name(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = live.build(tmp_path)
-    monkeypatch.setattr(loaded_file, "_map_file", lambda _: "forbidden")
     with started(program) as process, Target(process.pid, 2) as target:
-        real = target.proc.open
-
-        def without_map_files(name: str, flags: int = os.O_RDONLY) -> int:
-            if name == "forbidden":
-                raise PermissionError
-            return real(name, flags)
-
-        monkeypatch.setattr(target.proc, "open", without_map_files)
+        forbid_map_files(target, monkeypatch)
         assert len(target.modules()) == 1
         program.unlink()
         if change == "replace":
@@ -695,16 +691,8 @@ def test_on_an_overlay_what_is_mapped_is_known(
         assert process.stdout.readline() == "ready\n"
         patch("nop", process.pid)
         assert ask(process) == (RESULT, 0)
-        monkeypatch.setattr(loaded_file, "_map_file", lambda _: "forbidden")
         with Target(process.pid, 2) as target:
-            real = target.proc.open
-
-            def without_map_files(name: str, flags: int = os.O_RDONLY) -> int:
-                if name == "forbidden":
-                    raise PermissionError
-                return real(name, flags)
-
-            monkeypatch.setattr(target.proc, "open", without_map_files)
+            forbid_map_files(target, monkeypatch)
             (module,) = target.modules()
             assert len(module) == 3
         finish(process)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from patcher.run import program as programs
 from tests.support import command, live
 from tests.support.command import ROOT
 from tests.support.live import CALLS, COUNTER, ask
-from tests.support.processes import build_program
+from tests.support.processes import build_program, started
 
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
 MODES = {"start": (), "follow": ("--follow",), "children": ("--follow", "--children")}
@@ -49,20 +49,9 @@ def run(*words: str | Path, cwd: Path | None = None, **variables: str) -> comman
     return command.run("patcher", "run", *words, cwd=cwd, **variables)
 
 
-@contextmanager
-def running(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
+def running(*words: str | Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """`patcher run` with a program of tests.support.live, from when it is ready."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        patcher_run(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=environment,
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "ready\n"
-            yield process
-        finally:
-            process.kill()
+    return started(*patcher_run(*words), PYTHONPATH=str(ROOT))
 
 
 def tracer_of(pid: int) -> int:
@@ -79,15 +68,7 @@ def wait_until(is_so: object) -> None:
 
 # --- before any of its code runs ------------------------------------------------------------------
 
-KINDS = {
-    "PIE": ((), ()),
-    "executable": (("-fno-pie",), ("-no-pie",)),
-    "static": (("-fno-pie",), ("-static",)),
-    "static PIE": (("-fPIE",), ("-static-pie",)),
-    "large code model": (("-mcmodel=large", "-fno-pie"), ("-no-pie",)),
-    "i386": (("-m32", "-fno-pie"), ("-no-pie",)),
-    "bound at start": ((), ("-Wl,-z,now",)),
-}
+KINDS = live.KINDS | {"bound at start": ((), ("-Wl,-z,now",))}
 EARLY = """
 static int (*resolve(void))(int) { return twice; }
 int chosen(int) __attribute__((ifunc("resolve")));

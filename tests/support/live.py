@@ -25,6 +25,15 @@ __attribute__((noinline)) static int twice(int x) { __asm__ volatile(""); return
 __attribute__((noinline)) static int more(int x) { return twice(x) + 1; }
 int work(int x) { return more(x) + twice(x); }
 """
+# Kinds of programs: (flags of the compiler, flags of the linker).
+KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "PIE": ((), ()),
+    "executable": (("-fno-pie",), ("-no-pie",)),
+    "static": (("-fno-pie",), ("-static",)),
+    "static PIE": (("-fPIE",), ("-static-pie",)),
+    "large code model": (("-mcmodel=large", "-fno-pie"), ("-no-pie",)),
+    "i386": (("-m32", "-fno-pie"), ("-no-pie",)),
+}
 CALLS = 4  # of `work`: work, more, twice, twice
 ANSWER = """
 #define QUIET __attribute__((no_instrument_function))

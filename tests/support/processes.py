@@ -5,6 +5,7 @@
 A program says `ready` once what it was made for is so, and ends when its standard input does.
 """
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,12 +48,16 @@ def build_program(folder: Path, source: str, *flags: str, name: str = "target") 
 
 @contextmanager
 def started(
-    program: Path, *arguments: str | Path, cwd: Path | None = None
+    *words: str | Path, cwd: Path | None = None, **variables: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a program from when it is ready until the `with` ends; then it is killed."""
+    """Run a command from when it is ready until the `with` ends; then it is killed.
+
+    `variables` are added to its environment.
+    """
     with subprocess.Popen(
-        [program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd
-    ) as process:
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd,
+        env={**os.environ, **variables},
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "ready\n"
