@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from patcher.errors import PatchError
 from patcher.process.proc import Proc
 from patcher.process.target import Target
 from recordmcount.sites.state import State
-from tests.support import live, storm
+from tests.support import churn, storm
 from tests.support.processes import finish, started
 from tests.support.storm import Storm
 
@@ -67,57 +66,20 @@ def _states(proc: Proc) -> Iterator[str]:
 # --- libraries come and go ------------------------------------------------------------------------
 
 
-CHURN = """
-#include <dlfcn.h>
-static volatile int go = 1;
-static long cycles;
-QUIET static void *churn(void *paths) {
-    while (go) {
-        for (int i = 0; i < 2; i++) {
-            void *library = dlopen(((char **)paths)[1 + i], RTLD_NOW);
-            unsigned (*call)(unsigned) = (unsigned (*)(unsigned))dlsym(library, i ? "two" : "one");
-            if (call(3) != call(3)) abort();
-            dlclose(library);
-            cycles++;
-        }
-    }
-    return NULL;
-}
-QUIET int main(int count, char **words) {
-    pthread_t thread;
-    pthread_create(&thread, NULL, churn, words);
-    ready();
-    until_told();
-    go = 0;
-    pthread_join(thread, NULL);
-    return cycles < 10;
-}
-"""
-
-
 def test_only_live_modules_are_written_while_libraries_come_and_go(tmp_path: Path) -> None:
-    seeds = random.Random(5)
-    paths = [
-        live.library(tmp_path, name, storm.functions(name, 50, seeds)) for name in ("one", "two")
-    ]
-    with started(live.build(tmp_path, CHURN, link=["-ldl"]), *paths) as process:
-        done = 0
-        for number in range(24):
-            try:
-                storm.toggle(process.pid, STATES[number % 2])
-                done += 1
-            except (PatchError, AssertionError):  # what was there then is not there now
-                continue
-            with Target(process.pid, 30) as target:
-                target.machine.stop()
-                try:
-                    for module in target.modules():
-                        for mapping in module.file.mappings:
-                            start, end = mapping.range
-                            stands = target.machine.memory.read(start, end - start)
-                            assert stands == module.text(start, end - start)
-                            assert not module.where(range(len(module)), State.FOREIGN)
-                finally:
-                    target.machine.resume()
-        assert done
+    built = churn.build(tmp_path, pause=300)
+    with started(built.program, "1000", *built.libraries) as process:
+        assert churn.toggle_until_done(process, built.texts) >= 10
         finish(process)
+
+
+def test_what_is_told_of_libraries_that_come_and_go_is_of_those_that_are_there(
+    tmp_path: Path,
+) -> None:
+    built = churn.build(tmp_path, pause=20_000)
+    with started(built.program, "1000000", *built.libraries) as process:
+        for _ in range(60):
+            with Target(process.pid, 30) as target:
+                modules = target.settled_modules()
+            assert str(built.program) in {module.file.path for module in modules}
+            assert not any(m.where(range(len(m)), State.FOREIGN) for m in modules)

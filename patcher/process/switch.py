@@ -103,8 +103,8 @@ def make(
                 return made
         except HaltError:
             raise
-        except (ReadError, ModuleError, StateError):  # modules may come and go meanwhile
-            pass
+        except (CompareError, ReadError, ModuleError, StateError):
+            pass  # modules may come and go meanwhile, and another be where one was
     target.machine.stop()
     try:
         made = _try(target, globs, choose, state, dry_run=dry_run)

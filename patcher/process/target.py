@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from posixpath import basename
 
 from patcher.closing import Closing
-from patcher.errors import NoModuleError, NoProcessError
+from patcher.errors import ModuleError, NoModuleError, NoProcessError, ReadError, StateError
 from patcher.ftrace.mappings import Mapping
 from recordmcount.elf.object import Object
 from recordmcount.errors import Error
@@ -22,6 +22,8 @@ from .live_sites import LiveSites
 from .loaded_file import LoadedFile, OpenedFile, biases, may_be_module, object_of
 from .machine import Halting, ProcessMachine
 from .proc import Proc
+
+ATTEMPTS = 10  # to read modules while none of them comes or goes
 
 
 class Target(Closing):
@@ -74,6 +76,23 @@ class Target(Closing):
         if not found:
             raise self._none(globs)
         return sorted(found, key=lambda each: each.addresses[0])
+
+    def settled_modules(self, globs: Sequence[str] = ()) -> list[LiveSites]:
+        """Read as `modules` does, and again while modules come and go: what is read runs on.
+
+        Then an error, or a foreign site, would be of a module that was replaced by another.
+        """
+        for _ in range(ATTEMPTS - 1):
+            before = self.files()
+            try:
+                modules = self.modules(globs)
+            except (ReadError, ModuleError, StateError):
+                if self.files() == before:
+                    raise
+            else:
+                if self.files() == before:
+                    return modules
+        return self.modules(globs)
 
     def _loaded(self, globs: Sequence[str]) -> Iterator[LiveSites]:
         idle = {*globs}

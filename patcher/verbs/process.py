@@ -73,7 +73,7 @@ def _select(options: PatcherOptions, target: Target, modules: Sequence[LiveSites
 
 def _examine(options: PatcherOptions, target: Target) -> Told:
     """Tell of the sites of a process; it is not halted for that."""
-    modules = target.modules(options.modules)
+    modules = target.settled_modules(options.modules)
     selected = _select(options, target, modules)
     told: list[ExaminedModule] = []
     lines: list[str] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from patcher.process.proc import Proc
 from patcher.process.target import Target
 from recordmcount.sites.state import State
-from tests.support import storm
+from tests.support import churn, storm
 from tests.support.processes import finish, started
 
 EVERY = 100  # toggles or kills between two lines
@@ -53,10 +53,25 @@ def kill(pid: int, count: int) -> None:
             print(f"{number} patchers killed, {mixed} of them half-way", flush=True)
 
 
+def come_and_go(folder: Path, count: int) -> None:
+    """Switch everything off and on while libraries come and go, and look at all text after each."""
+    built = churn.build(folder, pause=300)
+    with started(built.program, str(count), *built.libraries) as process:
+        done = churn.toggle_until_done(process, built.texts)
+        finish(process)
+    print(f"{done} toggles in {count} cycles of libraries that come and go", flush=True)
+
+
 def main() -> None:
-    """Build, toggle, kill."""
+    """Build, toggle, kill; then let libraries come and go."""
     parser = argparse.ArgumentParser(prog="tools/live")
-    for name, default in (("toggles", 2000), ("kills", 1000), ("sites", 2000), ("threads", 16)):
+    for name, default in (
+        ("toggles", 2000),
+        ("kills", 1000),
+        ("cycles", 10_000),
+        ("sites", 2000),
+        ("threads", 16),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--pause", type=int, default=0, help="microseconds between two rounds")
     asked = parser.parse_args()
@@ -68,6 +83,7 @@ def main() -> None:
             for state in (State.NOP, State.CALL):
                 storm.toggle(process.pid, state)
             finish(process)
+        come_and_go(Path(folder), asked.cycles)
     print("nothing was lost, and nothing is other than it should be")
 
 
