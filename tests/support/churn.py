@@ -1,4 +1,4 @@
-"""A program that opens and closes libraries all the time, and a look at all text of a process.
+"""A program that opens and closes libraries all the time.
 
 Where a library was, another one is loaded sometimes, or memory lies that looks as its text did.
 What was a site there must not be written to any more: that is what happened in 2008.
@@ -7,7 +7,7 @@ What was a site there must not be written to any more: that is what happened in 
 import random
 import select
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,8 @@ from typing import NamedTuple
 from patcher.process.switch import make
 from patcher.process.target import Target
 from recordmcount.sites.state import State
-from tests.support import command, live, storm
+from tests.support import live, storm
+from tests.support.texts import Texts, check, texts
 
 NAMES = ("one", "two")
 PROGRAM = """
@@ -77,11 +78,11 @@ QUIET int main(int count, char **words) {
 
 
 class Churn(NamedTuple):
-    """What `build` has built, and for each file that is mapped the texts that may stand there."""
+    """What `build` has built, and the texts that may stand in the process."""
 
     program: Path
     libraries: Sequence[Path]
-    texts: Mapping[str, Sequence[bytes]]
+    texts: Texts
 
 
 def build(folder: Path, *, pause: int) -> Churn:
@@ -89,19 +90,10 @@ def build(folder: Path, *, pause: int) -> Churn:
     seeds = random.Random(5)
     libraries = [live.library(folder, each, storm.functions(each, 50, seeds)) for each in NAMES]
     program = live.build(folder, PROGRAM.replace("PAUSE", str(pause)), link=["-ldl"])
-    texts = {str(path): both_texts(path) for path in (program, *libraries)}
-    return Churn(program, libraries, texts)
+    return Churn(program, libraries, texts([program, *libraries]))
 
 
-def both_texts(path: Path) -> list[bytes]:
-    """The file as it is, with its calls, and as it is with all of its sites off."""
-    off = path.with_suffix(".off")
-    done = command.run("patcher", "nop", "-q", "-o", off, path)
-    assert (done.status, done.stderr) == (0, ""), done
-    return [path.read_bytes(), off.read_bytes()]
-
-
-def toggle_until_done(process: subprocess.Popen[str], texts: Mapping[str, Sequence[bytes]]) -> int:
+def toggle_until_done(process: subprocess.Popen[str], known: Texts) -> int:
     """Switch all sites off and on until the program is ready again; how often that was done."""
     assert process.stdout
     for number, state in enumerate(cycle((State.NOP, State.CALL))):
@@ -110,33 +102,5 @@ def toggle_until_done(process: subprocess.Popen[str], texts: Mapping[str, Sequen
             return number
         with Target(process.pid, 30) as target:
             make(target, (), storm.all_sites, state, dry_run=False)
-            target.machine.stop()
-            check_text(target, texts)
+            check(target, known)
     raise AssertionError
-
-
-def check_text(target: Target, texts: Mapping[str, Sequence[bytes]]) -> dict[str, int]:
-    """Check all executable mappings of a process, which must be halted.
-
-    Those of the files in `texts` must be of one of the two, those of others as in their files.
-    Returns which of its texts each file in `texts` has.
-    """
-    found = {}
-    for start, end, offset, path in _executable(target):
-        size = end - start
-        stands = target.machine.memory.read(start, size)
-        may_be = texts.get(path) or [Path(path).read_bytes()]
-        like = [content[offset : offset + size].ljust(size, b"\0") for content in may_be]
-        assert stands in like, f"{path} at {start:#x}"
-        if path in texts:
-            found[path] = like.index(stands)
-    return found
-
-
-def _executable(target: Target) -> Iterator[tuple[int, int, int, str]]:
-    """Start, end, file offset and path of all executable mappings of files."""
-    for line in target.proc.read("maps").decode().splitlines():
-        where, protection, offset, _, inode, *path = line.split(maxsplit=5)
-        if "x" in protection and inode != "0":
-            start, end = (int(each, 16) for each in where.split("-"))
-            yield start, end, int(offset, 16), path[0]

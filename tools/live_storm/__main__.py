@@ -9,7 +9,7 @@ from pathlib import Path
 from patcher.process.proc import Proc
 from patcher.process.target import Target
 from recordmcount.sites.state import State
-from tests.support import churn, storm
+from tests.support import churn, real_programs, storm
 from tests.support.processes import finish, started
 
 EVERY = 100  # toggles or kills between two lines
@@ -62,8 +62,19 @@ def come_and_go(folder: Path, count: int) -> None:
     print(f"{done} toggles in {count} cycles of libraries that come and go", flush=True)
 
 
+def real(folder: Path, count: int) -> None:
+    """Switch everything off and on in programs that nobody here wrote; results must be the same."""
+    lua, zstd = (build(folder / name) for name, build in real_programs.BUILD.items())
+    for job in (real_programs.script(lua, EVERY), real_programs.compression(zstd, EVERY)):
+        wanted, _ = real_programs.alone(job)
+        for number in range(EVERY, count + 1, EVERY):
+            if real_programs.switched(job, folder)[0] != wanted:
+                raise SystemExit(f"{job.words[0]}: another result than alone")
+            print(f"{number} toggles of {Path(job.words[0]).name}", flush=True)
+
+
 def main() -> None:
-    """Build, toggle, kill; then let libraries come and go."""
+    """Build, toggle, kill; then other programs, by the same numbers."""
     parser = argparse.ArgumentParser(prog="tools/live")
     for name, default in (
         ("toggles", 2000),
@@ -84,6 +95,7 @@ def main() -> None:
                 storm.toggle(process.pid, state)
             finish(process)
         come_and_go(Path(folder), asked.cycles)
+        real(Path(folder), asked.toggles)
     print("nothing was lost, and nothing is other than it should be")
 
 
