@@ -12,6 +12,7 @@ VERBS = {
 }
 EXIT_STATUS = "exit status: 0 done; 1 a file failed, or has a foreign site; 2 usage"
 FILE = "an executable, a shared object or an object (.o, .ko) with a __mcount_loc table"
+STOP_WITHIN = 2  # seconds, unless --timeout tells otherwise
 SELECTION = (
     Option(
         "--functions",
@@ -39,7 +40,8 @@ MODULE = Option(
     "modules", value="GLOB", repeatable=True,
 )  # fmt: skip
 TIMEOUT = Option(
-    "--timeout", "with --pid: give up if a thread has not stopped after so many seconds; 2",
+    "--timeout",
+    f"with --pid: give up if a thread has not stopped after so many seconds; {STOP_WITHIN}",
     value="SECONDS", number=range(1, 3601),
 )  # fmt: skip
 OF_PROCESS = (PID, MODULE, TIMEOUT)

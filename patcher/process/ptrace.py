@@ -33,13 +33,11 @@ class Request(IntEnum):
     SYSCALL = 24
     GETEVENTMSG = 0x4201
     GETSIGINFO = 0x4202
-    SETSIGINFO = 0x4203
     GETREGSET = 0x4204
     SETREGSET = 0x4205
     SEIZE = 0x4206
     INTERRUPT = 0x4207
     LISTEN = 0x4208
-    GETSIGMASK = 0x420A
     GET_SYSCALL_INFO = 0x420E
 
 
@@ -184,19 +182,6 @@ def siginfo(tid: int) -> bytes:
     buffer = ctypes.create_string_buffer(SIGINFO_SIZE)
     _ask(Request.GETSIGINFO, tid, 0, ctypes.addressof(buffer))
     return buffer.raw
-
-
-def set_siginfo(tid: int, content: bytes) -> None:
-    """Change the siginfo_t of the signal at which the thread stopped."""
-    buffer = ctypes.create_string_buffer(content, SIGINFO_SIZE)
-    _ask(Request.SETSIGINFO, tid, 0, ctypes.addressof(buffer))
-
-
-def signal_mask(tid: int) -> int:
-    """Return the blocked signals of a stopped thread: bit `n - 1` is signal `n`."""
-    mask = ctypes.c_uint64()
-    _ask(Request.GETSIGMASK, tid, 8, ctypes.addressof(mask))
-    return mask.value
 
 
 def syscall_stop(tid: int) -> SyscallStop | None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from patcher.ftrace.mappings import Mapping, Range
-from patcher.process import auxiliary_vector, link_map
+from patcher.options import STOP_WITHIN
+from patcher.process import auxiliary_vector, r_debug
 from patcher.process.auxiliary_vector import AT_BASE
 from patcher.process.live_sites import LiveSites
 from patcher.process.machine import Halting
@@ -29,7 +30,6 @@ from recordmcount.errors import Error
 from .notification import Breakpoint
 from .policy import Policy
 
-TIMEOUT = 2.0  # seconds in which the other threads of a process have to stop
 EI_CLASS = 4  # byte offset in an ELF file
 
 # The first byte of a mapping: run-time address, and the file, and where in it.
@@ -90,7 +90,7 @@ class Image:
         self._policy = policy
         self._report = report
         self._tell = tell
-        self._target = Target(pid, TIMEOUT, policy.symbols, halt)
+        self._target = Target(pid, STOP_WITHIN, policy.symbols, halt)
         try:
             self.execution = execution or Execution.begun(self._target.proc)
         except BaseException:
@@ -180,8 +180,8 @@ class Image:
     def is_at_rest(self) -> bool:
         """Tell whether the dynamic linker has told of what it has loaded, and is not at work."""
         it, read = self.execution, self._target.machine.memory.read
-        it.r_debug = it.r_debug or link_map.find(read, it.auxiliary, is_64=it.is_64)
-        notify = link_map.at_rest(read, it.r_debug, is_64=it.is_64) if it.r_debug else 0
+        it.r_debug = it.r_debug or r_debug.find(read, it.auxiliary, is_64=it.is_64)
+        notify = r_debug.at_rest(read, it.r_debug, is_64=it.is_64) if it.r_debug else 0
         it.notify = notify or it.notify
         return bool(notify)
 

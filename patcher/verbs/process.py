@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from patcher.files.switch import count
-from patcher.options import PatcherOptions
+from patcher.options import STOP_WITHIN, PatcherOptions
 from patcher.process.live_sites import LiveSites, LiveSwitch
 from patcher.process.switch import make, select
 from patcher.process.target import Target
@@ -23,8 +23,6 @@ from recordmcount.verb import give
 
 if TYPE_CHECKING:
     from patcher.report.shapes import ExaminedModule, Process, SwitchedModule
-
-TIMEOUT = 2  # seconds
 
 Numbers = Sequence[int]
 # Whether all is as it should be, what goes into the document, and the lines for people.
@@ -51,7 +49,7 @@ def _of_process(options: PatcherOptions, action: Callable[[PatcherOptions, Targe
     good = False
     name = f"process {options.pid}"
     try:
-        with Target(options.pid, options.timeout or TIMEOUT, options.symbols) as target:
+        with Target(options.pid, options.timeout or STOP_WITHIN, options.symbols) as target:
             name = target.name
             told = {"pid": options.pid, "name": target.proc.stat().name, "modules": []}
             good, told["modules"], lines = action(options, target)
