@@ -43,9 +43,8 @@ def choose(obj: Object, table: SiteTable, asked: Asked) -> Chosen:
     sources: list[tuple[SiteTable, Sequence[int]]] = [(table, range(len(table)))]
     no_evidence = ""
     if asked.unrecorded and isinstance(table, LinkedSites):
-        found, left_out = missing.read(obj, table, asked.symbols)
-        sources.append((found, left_out))
-        no_evidence = found.no_evidence
+        left_out, no_evidence = missing.read(obj, table, asked.symbols)
+        sources += left_out
     total = sum(len(numbers) for _, numbers in sources)
     idle = set(asked.functions)
     each = []

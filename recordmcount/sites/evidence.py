@@ -12,6 +12,7 @@ TABLE = "table"  # __mcount_loc has an entry
 RELOCATION = "relocation"  # of an object
 EMITTED_RELOCATION = "emitted relocation"  # kept by --emit-relocs
 TEXT_RELOCATION = "text relocation"  # the loader's, in the code
+MARK = "mark"  # a NOP that patcher made of a call, as those that a table names
 PATCHABLE_ENTRY = "patchable entry"  # of __patchable_function_entries
 PLT = "PLT"  # the call goes to a stub that jumps through a slot of mcount's
 GOT = "GOT"  # the call goes through such a slot
@@ -31,6 +32,6 @@ def is_likely(evidence: str) -> bool:
 
 
 ALL = (
-    TABLE, RELOCATION, EMITTED_RELOCATION, TEXT_RELOCATION, PATCHABLE_ENTRY, PLT, GOT, DIRECT,
+    TABLE, RELOCATION, EMITTED_RELOCATION, TEXT_RELOCATION, MARK, PATCHABLE_ENTRY, PLT, GOT, DIRECT,
     *map(likely, (PLT, GOT, DIRECT)),
 )  # fmt: skip

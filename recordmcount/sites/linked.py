@@ -28,6 +28,7 @@ from recordmcount.errors import FormatError
 from . import tables
 from .boundaries import Boundaries
 from .decoder import Decoder, Found, Way
+from .evidence import TABLE
 from .linked_code import LinkedCode
 from .state import State, in_state
 from .targets import Definitions, Targets, Words
@@ -53,7 +54,7 @@ class LinkedSites:
     counts entries of 0 or -1, which linkers leave for code they dropped; `repeated` counts entries
     beyond the first for one address, which identical code folding leaves. `targets` are the
     link-time virtual addresses of code, and `slots` those of GOT slots, through which mcount is
-    reached, with its name.
+    reached, with its name. `code` is the code of the whole file.
     """
 
     in_object: Literal[False] = False
@@ -62,7 +63,12 @@ class LinkedSites:
     loose: Mapping[int, str] = {}
 
     def __init__(
-        self, entries: Entries, code: LinkedCode, decoder: Decoder, targets: Targets
+        self,
+        entries: Entries,
+        code: LinkedCode,
+        decoder: Decoder,
+        targets: Targets,
+        evidence: str = TABLE,
     ) -> None:
         self.vaddrs = entries.vaddrs
         self.dead = entries.dead
@@ -70,8 +76,10 @@ class LinkedSites:
         self.targets = targets.code
         self.slots = targets.slots
         self.codes = [b""] * len(self.vaddrs)
-        self._code = code
+        self.code = code
         self._decoder = decoder
+        self._all_targets = targets
+        self._evidence = evidence
         self._ways: list[Way] = []
         # For each site 1 + the number of its way; 0: it was decoded alone, and is in `_alone`.
         self._column = bytearray(len(self.vaddrs))
@@ -93,22 +101,23 @@ class LinkedSites:
             found = Found(self.codes[number], self._ways[way_number - 1])
         else:
             found = self._told(vaddr, self._alone[number % len(self)])
-        section, file_offset = self._code.place(vaddr)
+        section, file_offset = self.code.place(vaddr)
         way = found.way
         function, distance = self._function_at(vaddr, way)
         return Site(
-            section, vaddr, file_offset, False, self._code.machine,
-            function, distance, self._code.names(vaddr - distance, vaddr),
-            found.code, found.state, way.form.name if way else "", True,
+            section, vaddr, file_offset, False, self.code.machine,
+            function, distance, self.code.names(vaddr - distance, vaddr),
+            found.code, found.state, way.form.name if way else "", self._evidence == TABLE,
             way.call(vaddr) if way else None, way.nop if way else None,
-            found.reason or self._code.unnamed(function), way.name if way else "", found.expected,
+            found.reason or self.code.unnamed(function), way.name if way else "", found.expected,
+            evidence=self._evidence,
         )  # fmt: skip
 
     def _told(self, vaddr: int, found: Found) -> Found:
         """Complete a foreign site by what is expected there now that all others are known."""
         if not found.expected:
             return found
-        _, text = self._code.around(vaddr)
+        _, text = self.code.around(vaddr)
         expected = self._decoder.expected(vaddr, text, self._forms)
         code = text[: max(map(len, expected))]
         return Found(code, reason=found.reason, expected=expected)
@@ -120,10 +129,15 @@ class LinkedSites:
         """Return the site at a link-time virtual address, which must be one's."""
         return self[bisect_left(self.vaddrs, vaddr)]
 
+    def unnamed(self, vaddrs: Sequence[int], evidence: str) -> LinkedSites:
+        """Tell what stands elsewhere, at ascending `vaddrs` that no table names."""
+        entries = Entries(vaddrs, self.code.view.obj.layout.highest)
+        return LinkedSites(entries, self.code, self._decoder, self._all_targets, evidence)
+
     def names(self, number: int) -> tuple[str, ...]:
         """Give all names of the function that a site is in, the best first."""
         vaddr, way = self.vaddrs[number], self._way(number)
-        return self._code.names(vaddr - self._function_at(vaddr, way)[1], vaddr)
+        return self.code.names(vaddr - self._function_at(vaddr, way)[1], vaddr)
 
     def _way(self, number: int) -> Way | None:
         way_number = self._column[number]
@@ -131,7 +145,7 @@ class LinkedSites:
 
     def _function_at(self, vaddr: int, way: Way | None) -> tuple[str | None, int]:
         is_first = way is not None and way.name == x86.FENTRY
-        return self._code.function_at(vaddr, is_first=is_first)
+        return self.code.function_at(vaddr, is_first=is_first)
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Choose those of ascending `numbers` whose sites are in `state`."""
@@ -184,7 +198,7 @@ class LinkedSites:
     def alone(self, number: int) -> Found:
         """Tell what stands at a site, by a look at it alone."""
         vaddr = self.vaddrs[number]
-        return self._decoder.decode(vaddr, *self._code.around(vaddr))
+        return self._decoder.decode(vaddr, *self.code.around(vaddr))
 
     def _decode(self, numbers: range, start: int, text: bytes) -> None:
         """Decode the sites that are in `text`, whose first byte is at `start`."""

@@ -12,15 +12,12 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-from recordmcount import mcount_loc, x86
+from recordmcount import mcount_loc
 from recordmcount.elf import object as elf
-from recordmcount.elf.segments import LoadView
 from recordmcount.elf.symbols import names_locals
-from recordmcount.sites import boundaries, decoder, kernel, kernel_table, scan, tables
+from recordmcount.sites import boundaries, decoder, kernel, kernel_table, missing, scan, tables
 from recordmcount.sites.linked import Image
-from recordmcount.sites.search import LoadedCode
-from recordmcount.sites.starts import PROVEN, Starts
-from recordmcount.sites.state import State
+from recordmcount.sites.proven import ENDBR_SIZE, Begun, Scanned
 from recordmcount.sites.words import sites_in_words
 
 from . import rules
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
 
     from recordmcount.elf.object import Object
     from recordmcount.sites.linked import LinkedSites
-    from recordmcount.sites.linked_code import LinkedCode
     from recordmcount.sites.scan import FoundSites
     from recordmcount.sites.site import Site
 
@@ -41,9 +37,6 @@ if TYPE_CHECKING:
 
 # What does not tell whether there is a site.
 UNPROVEN = (decoder.OF_AN_OBJECT, decoder.RELOCATED, boundaries.NO_START)
-# mold puts a NOP before a call, which may belong to it or not.
-SAME = 1  # byte
-ENDBR_SIZE = len(x86.ENDBR[0])  # bytes
 
 
 def check(obj: Object, asked: Asked) -> Found:
@@ -67,7 +60,7 @@ def check(obj: Object, asked: Asked) -> Found:
         image, table = kernels
         start = range(table.vaddr, table.vaddr + len(table.entries) * obj.layout.word)
         words = [Words(kernel_table.START, start, table.entries)]
-        return _Check(obj, image, words, Begun(obj, image)).check()
+        return _Check(obj, image, words, Begun(obj, image.sites([]))).check()
     return _without_table(obj, scan.read(obj, asked.symbols))
 
 
@@ -112,50 +105,6 @@ def _of_site(
     return Finding(rule, message, site.section, site.position, site.function, distance, *word)
 
 
-class Scanned:
-    """The calls that a scan of the code proves: `positions` are their addresses, ascending."""
-
-    def __init__(self, sites: FoundSites) -> None:
-        self._sites = sites
-        # What is only likely proves nothing, and patchable entries have a table of their own.
-        self.positions = [vaddr for vaddr in sites.proven if vaddr not in sites.prefixed]
-
-    def site(self, vaddr: int) -> Site:
-        """Return the site at a link-time virtual address, which must be one's."""
-        return self._sites[bisect_left(self._sites.vaddrs, vaddr)]
-
-
-class Begun:
-    """The calls of a kernel without a symbol table: those with which functions begin."""
-
-    def __init__(self, obj: Object, image: Image) -> None:
-        self._image = image
-        starts, _ = image.code.beginnings()
-        view = obj.once(LoadView)
-        self.positions = sorted(
-            vaddr
-            for vaddr in kernel_table.calls(view, [*image.targets.code])
-            if vaddr in starts or _is_behind_endbr(image.code, vaddr, starts)
-        )
-
-    def site(self, vaddr: int) -> Site:
-        """Return the site at a link-time virtual address, which must be one's."""
-        return self._image.sites([vaddr])[0]
-
-
-def _is_behind_endbr(code: LinkedCode, vaddr: int, starts: set[int]) -> bool:
-    start = vaddr - ENDBR_SIZE
-    return start in starts and code.some(start, ENDBR_SIZE) in x86.ENDBR
-
-
-def _places(content: bytes, part: bytes, start: int) -> Iterator[int]:
-    """Yield the link-time virtual addresses of `part` in `content`, which is at `start`."""
-    at = content.find(part)
-    while at >= 0:
-        yield start + at
-        at = content.find(part, at + 1)
-
-
 class _Check:
     """One linked file with tables; `calls` are those that its code proves."""
 
@@ -188,17 +137,16 @@ class _Check:
         sites = self._image.sites(inside)
         foreign, meant = self._foreign(sites)
         named = {*inside}.difference(foreign)
-        missing = self._proven.difference(named, meant)
-        found.add(self._missing(sorted(missing), named))
-        off = [] if self._is_kernel else self._turned_off(sites)
+        left_out = missing.find(self._obj, sites, self._calls)
+        calls = [self._calls.site(vaddr) for vaddr in left_out.calls if vaddr not in meant]
         found.add(
-            _of_site(rules.MISSING_ENTRY, self._image.sites([vaddr])[0], "no entry names it")
-            for vaddr in off
+            _of_site(rules.MISSING_ENTRY, site, "no entry names it")
+            for site in (*calls, *self._image.sites(left_out.nops))
         )
         if len(live) != len(distinct):
             found.add(self._repeated(sites, Counter(live)))
         found.add(self._overridden(sites, foreign))
-        found.sites = len(named.union(self._proven, off))
+        found.sites = len(named.union(self._proven, left_out.nops))
         return found
 
     def _word(self, vaddr: int) -> tuple[str | None, int | None]:
@@ -236,8 +184,8 @@ class _Check:
 
     def _foreign(self, sites: LinkedSites) -> tuple[set[int], set[int]]:
         """Tell of entries that name no site: (their addresses, those of sites that were meant)."""
-        numbers = sites.where(range(len(sites)), State.FOREIGN)
-        foreign = {sites.vaddrs[number] for number in numbers} - self._proven
+        entries = missing.foreign(sites, self._proven)
+        foreign = {*entries}
         near = sorted(self._proven.union(sites.vaddrs).difference(foreign)) if foreign else []
         named = {*sites.vaddrs}.difference(foreign) if foreign else set()
         meant: set[int] = set()
@@ -245,11 +193,8 @@ class _Check:
         def is_free(at: int) -> bool:
             return at not in named
 
-        for number in numbers:
-            vaddr = sites.vaddrs[number]
-            if vaddr not in foreign:
-                continue
-            site, word = sites[number], self._word(vaddr)
+        for vaddr in entries:
+            site, word = sites.at(vaddr), self._word(vaddr)
             right = off(vaddr, near, lambda at: len(self._site(sites, at).code), is_free)
             if right is not None:
                 meant.add(right)
@@ -274,33 +219,6 @@ class _Check:
             return True
         is_first = site.function is not None and site.function_offset in (0, ENDBR_SIZE)
         return site.reason in UNPROVEN or (site.reason == decoder.UNMARKED and is_first)
-
-    def _missing(self, missing: Sequence[int], named: set[int]) -> Iterator[Finding]:
-        for vaddr in missing:
-            if named.isdisjoint(range(vaddr - SAME, vaddr + SAME + 1)):
-                site = self._calls.site(vaddr)
-                if site.state is State.CALL:
-                    what = "no entry names it"
-                    yield _of_site(rules.MISSING_ENTRY, site, what)
-
-    def _turned_off(self, sites: LinkedSites) -> list[int]:
-        """Find calls that are off, and in no table: NOPs with the mark of those in a table.
-
-        They must stand where an instruction begins, and padding has no mark.
-        """
-        found = sorted(
-            vaddr
-            for nop in sites.marked_nops()
-            for start, content in self._image.code.contents()
-            for vaddr in _places(content, nop, start)
-        )
-        known = {*sites.vaddrs}
-        found = [vaddr for vaddr in found if vaddr not in known]
-        if not found:
-            return []
-        view = self._obj.once(LoadView)
-        starts = Starts(view, LoadedCode(view))
-        return [vaddr for vaddr in found if starts.at(vaddr) == PROVEN]
 
     def _repeated(self, sites: LinkedSites, number: Counter[int]) -> Iterator[Finding]:
         """Tell of places that are named more often than the linker has folded functions there."""
