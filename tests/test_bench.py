@@ -1,6 +1,9 @@
 """`tools/bench` on a few modules: its table and its JSON. How fast anything is, is not tested."""
 
 import json
+import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import pytest
 
 from tools.benchmark.__main__ import main
 from tools.benchmark.comparisons import Target
+from tools.benchmark.instructions import Counter
 from tools.benchmark.measure import BenchmarkError, Command, Copies, race
 
 pytestmark = pytest.mark.kernel
@@ -35,13 +39,18 @@ def test_every_design_target_is_among_the_comparisons(document: Any) -> None:
         {"at_most": 0.15},
         {"at_least": 3},
         *[{"at_most": 3}] * 9,
+        *[{"at_most": 1.01}] * (4 if document["machine"]["counts_instructions"] else 2),
     ]
 
 
 def test_a_comparison_carries_what_its_ratio_is_made_of(document: Any) -> None:
     for row in document["comparisons"]:
         ours, peer = row["ours"]["least"], row["peer"]["least"]
-        assert row["ratio"] in (ours / peer, peer / ours)
+        pairs = [(ours, peer)]
+        if row["paired"]:
+            pairs = list(zip(row["ours"]["values"], row["peer"]["values"], strict=True))
+        ratio = statistics.median(one / other for one, other in pairs)
+        assert row["ratio"] in (ratio, statistics.median(other / one for one, other in pairs))
         assert row["added"] in (None, ours - peer)
         assert min(row["ours"]["values"]) == ours > 0
         assert (row["met"] is None) == (row["target"] is None)
@@ -60,6 +69,7 @@ def test_the_table_has_a_line_for_each_comparison(capsys: pytest.CaptureFixture[
         "plain pyelftools",
         "than without lines",
         "of cp",
+        "the same without -pg",
     ):
         assert peer in out
 
@@ -74,6 +84,24 @@ def test_a_target_is_met_at_its_bound_and_on_one_side_of_it(bound: str, met: lis
 def test_a_command_that_fails_is_not_compared(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="false failed"):
         race([Command(["false"])], Copies([], tmp_path), 1)
+
+
+def test_what_a_command_does_is_counted_and_what_we_do_is_not() -> None:
+    page_faults = (1, 2)  # PERF_TYPE_SOFTWARE, PERF_COUNT_SW_PAGE_FAULTS: every machine has these
+    with Counter(page_faults) as counter:
+        assert not counter.why_not
+        bytearray(1 << 24)
+        assert counter.read() == 0
+        subprocess.run(["true"], check=True)
+        few = counter.read()
+        subprocess.run([sys.executable, "-c", "bytearray(1 << 24)"], check=True)
+        assert counter.read() - few > 4096 > few > 0
+
+
+def test_what_cannot_be_counted_is_said() -> None:
+    with Counter((1, 1 << 30)) as counter:
+        assert counter.why_not.startswith("perf_event_open: ")
+        assert counter.read() == 0
 
 
 def test_a_command_that_records_nothing_is_not_compared(tmp_path: Path) -> None:

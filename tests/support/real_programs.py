@@ -93,7 +93,7 @@ def script(lua: Path, count: int) -> Job:
 
 def compression(zstd: Path, count: int) -> Job:
     """The compression of so many pieces of text in two threads, each of a megabyte at once."""
-    return Job((zstd, "-q", "-6", "-T2", "-B1MiB", "-c"), list(_text(count)))
+    return Job((zstd, "-q", "-6", "-T2", "-B1MiB", "-c"), list(text(count)))
 
 
 def decompression(zstd: Path, content: bytes) -> Job:
@@ -103,7 +103,7 @@ def decompression(zstd: Path, content: bytes) -> Job:
     return Job((zstd, "-q", "-d", "-c"), pieces)
 
 
-def _text(count: int) -> Iterator[bytes]:
+def text(count: int) -> Iterator[bytes]:
     """Pieces of a text of which no part is like another, and that can be compressed."""
     seeds = random.Random(2012)
     words = [seeds.randbytes(seeds.randrange(2, 9)) for _ in range(4096)]

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tools.benchmark.comparisons import KERNEL, Comparison, all_comparisons
+from tools.benchmark.instructions import Counter
 from tools.benchmark.measure import BenchmarkError, Sample
 
 COLUMNS = "{:50}{:>16}{:>16}{:>8}  {:14}{}"
 LEGEND = """\
 Times and memory: the least of all rounds, and how far the median lies above it.
+Ratios: of the least; with three digits, the median of those of single rounds.
 Load average: {before} before, {after} after."""
 
 
@@ -32,6 +34,10 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
     after = os.getloadavg()
     print(LEGEND.format(before=f"{before[0]:.1f}", after=f"{after[0]:.1f}"))
+    with Counter() as counter:
+        uncounted = counter.why_not
+    if uncounted:
+        print(f"Instructions are not counted by this machine: {uncounted}.")
     if options.json:
         document = {
             "version": 1,
@@ -40,6 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 "python": platform.python_version(),
                 "system": platform.platform(),
                 "load_average": {"before": before, "after": after},
+                "counts_instructions": not uncounted,
             },
             "comparisons": [as_json(comparison) for comparison in made],
         }
@@ -56,7 +63,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         "--rounds",
         type=int,
         metavar="N",
-        help="runs of each command (default: 40 of one object, 5 of the large one, 10 of others)",
+        help="runs of each command (default: 40 of one object, 5 of the large one, 200 of programs "
+        "whose sites are off, 10 of others)",
     )
     parser.add_argument(
         "--files", type=int, metavar="N", help="only N modules; targets then mean nothing"
@@ -74,7 +82,8 @@ def print_table(comparisons: Iterable[Comparison], made: list[Comparison]) -> No
             print(f"\n{subject}")
         target = f"{row.target.bound} {row.target.number:g}" if row.target else ""
         met = {True: "yes", False: "NO", None: ""}[row.met]
-        figure = f"{row.more:.3f}" if row.added else f"{row.ratio:.2f}"
+        places = 3 if row.paired else 2
+        figure = f"{row.more:.3f}" if row.added else f"{row.ratio:.{places}f}"
         ours, peer = quantity(row.ours, row.measure), quantity(row.peer, row.measure)
         line = COLUMNS.format(f"  {row.what}", ours, peer, figure, target, met)
         print(line.rstrip(), flush=True)
@@ -85,13 +94,15 @@ def print_table(comparisons: Iterable[Comparison], made: list[Comparison]) -> No
 def quantity(sample: Sample, measure: str) -> str:
     """The least value with its unit, and how far the median lies above it."""
     above = f"+{100 * (sample.median / sample.least - 1):.0f}%"
+    if measure == "instructions":
+        return f"{sample.least / 1e6:.0f} M {above:>5}"
     if measure == "memory":
         return f"{sample.least / 1e6:.0f} MB {above:>5}"
     return f"{1000 * sample.least:.{1 if sample.least < 0.1 else 0}f} ms {above:>5}"
 
 
 def as_json(row: Comparison) -> dict[str, object]:
-    """One comparison; times in seconds, memory in bytes."""
+    """One comparison; times in seconds, memory in bytes, instructions one by one."""
     return {
         "subject": row.subject,
         "what": row.what,
@@ -99,6 +110,7 @@ def as_json(row: Comparison) -> dict[str, object]:
         "ours": vars(row.ours),
         "peer": vars(row.peer),
         "ratio": row.ratio,
+        "paired": row.paired,
         "added": row.more if row.added else None,
         "target": row.target and {row.target.bound.replace(" ", "_"): row.target.number},
         "met": row.met,

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
+from tests.support import real_programs
 from tools.benchmark import images
-from tools.benchmark.measure import Command, Copies, Sample, race
+from tools.benchmark.measure import BenchmarkError, Command, Copies, Sample, race, run
 
 KERNEL = Path(__file__).parents[2] / ".cache/kernel/cloud"
 C_TOOL = [str(KERNEL / "kbuild/scripts/recordmcount")]
@@ -36,7 +38,9 @@ class Comparison(NamedTuple):
     """One row: how ours compares with a peer by one measure, on one input.
 
     Time ratios are how many times as fast ours is; with `inverse`, how much of the peer's cost
-    ours has. With `added`, the target is for what ours takes more than the peer, in seconds.
+    ours has. With `added`, the target is for what ours takes more than the peer, in seconds. With
+    `paired`, the ratio is the median of those of all rounds: it may be nearer to 1 than the least
+    of many runs are to each other.
     """
 
     subject: str
@@ -47,6 +51,7 @@ class Comparison(NamedTuple):
     inverse: bool = False
     target: Target | None = None
     added: bool = False
+    paired: bool = False
 
     @property
     def more(self) -> float:
@@ -55,9 +60,11 @@ class Comparison(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """The least of ours against the least of the peer."""
-        ours, peer = self.ours.least, self.peer.least
-        return ours / peer if self.inverse else peer / ours
+        """The least of ours against the least of the peer, or with `paired` of one round."""
+        pairs = [(self.ours.least, self.peer.least)]
+        if self.paired:
+            pairs = list(zip(self.ours.values, self.peer.values, strict=True))
+        return median(ours / peer if self.inverse else peer / ours for ours, peer in pairs)
 
     @property
     def met(self) -> bool | None:
@@ -89,6 +96,7 @@ def all_comparisons(
     yield from patching("nothing but tiny functions", tiny, scratch, rounds or 10)
     recorded = images.recorded(large)
     yield from patching("the modules in one object", recorded, scratch, rounds or 10)
+    yield from switched_off(scratch, rounds or 200, 20)
 
 
 def our_command() -> list[str]:
@@ -227,6 +235,48 @@ def patching(what: str, image: Path, scratch: Path, rounds: int) -> Iterator[Com
             subject, f"patcher {verb}, times the time of cp", "wall", sample, cp,
             inverse=True, target=Target("at most", 3),
         )  # fmt: skip
+
+
+def switched_off(scratch: Path, rounds: int, size: int) -> Iterator[Comparison]:
+    """Programs whose sites are all NOPs, and the same programs built without -pg.
+
+    What they are given to do is as long as `size` says.
+    """
+    lines, text = scratch / "lines", scratch / "text"
+    lines.write_bytes(b"\n" * size)
+    text.write_bytes(b"".join(real_programs.text(1 + size // 6)))
+    for name, words in (
+        ("lua", [str(real_programs.SCRIPT), str(lines)]),
+        ("zstd", ["-q", "-6", "-c", str(text)]),
+    ):
+        build = real_programs.BUILD[name]
+        plain, on = build(scratch / f"{name}.plain", ""), build(scratch / f"{name}.on")
+        off = scratch / f"{name}.off"
+        subprocess.run([sys.executable, "-m", "patcher", "nop", "-q", "-o", off, on], check=True)
+        yield from off_against_plain(name, [str(off), *words], [str(plain), *words], rounds)
+
+
+def off_against_plain(
+    name: str, off: list[str], plain: list[str], rounds: int
+) -> Iterator[Comparison]:
+    """One program, which must print the same in both ways."""
+    output = Path(off[0]).with_suffix(".output")
+    printed = []
+    for words in (off, plain):
+        run(Command(words), output)
+        printed.append(output.read_bytes())
+    if printed[0] != printed[1]:
+        raise BenchmarkError(f"{name} with its sites off prints something else")
+    commands = [Command(words, records=False) for words in (off, plain)]
+    costs = race(commands, Copies([], output.parent), rounds)
+    measures = {"processor": "processor time", "instructions": "instructions"}
+    for measure, what in measures.items():
+        ours, peer = (Sample(cost, measure) for cost in costs)
+        if peer.least:
+            yield Comparison(
+                "programs with all sites off", f"{name}, {what} of the same without -pg", measure,
+                ours, peer, inverse=True, target=Target("at most", 1.01), paired=True,
+            )  # fmt: skip
 
 
 def typical(modules: Sequence[Path]) -> Path:

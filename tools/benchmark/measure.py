@@ -18,6 +18,7 @@ from typing import NamedTuple
 from recordmcount import mcount_loc
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import reader
+from tools.benchmark.instructions import Counter
 
 
 class BenchmarkError(Exception):
@@ -28,11 +29,13 @@ class Cost(NamedTuple):
     """What one run took: wall clock and processor time in seconds, peak memory in bytes.
 
     Processor time is user + system, of child processes too; memory is that of the largest process.
+    Instructions are those outside of the kernel; 0 if this machine does not count them.
     """
 
     wall: float
     processor: float
     memory: int
+    instructions: int
 
 
 class Command(NamedTuple):
@@ -47,7 +50,7 @@ class Command(NamedTuple):
 
 
 class Sample:
-    """The costs of one command in all rounds, by one measure ("wall", "processor", "memory").
+    """The costs of one command in all rounds, by one measure, an attribute of Cost.
 
     Other load only ever adds, so `least` is what the command itself takes; `median` shows how
     far the usual run was from that.
@@ -75,6 +78,8 @@ class Copies:
 
     def renew(self) -> None:
         """Replace the copies by fresh ones, on disk and in the page cache."""
+        if not self.originals:
+            return
         self.remove()
         self.folder.mkdir()
         for original, path in zip(self.originals, self.paths, strict=True):
@@ -141,10 +146,13 @@ def run(command: Command, output: Path) -> Cost:
         (os.POSIX_SPAWN_OPEN, 1, output, flags, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    start = time.perf_counter()
-    process = os.posix_spawnp(words[0], words, os.environ, file_actions=redirections)
-    _, status, usage = os.wait4(process, 0)
-    wall = time.perf_counter() - start
+    with Counter() as counter:
+        start = time.perf_counter()
+        process = os.posix_spawnp(words[0], words, os.environ, file_actions=redirections)
+        _, status, usage = os.wait4(process, 0)
+        wall = time.perf_counter() - start
+        instructions = counter.read()
     if os.waitstatus_to_exitcode(status) not in ((0, 1) if command.finds else (0,)):
         raise BenchmarkError(f"{words[0]} failed ({status:#x}): {output.read_text()[-1000:]}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    processor = usage.ru_utime + usage.ru_stime
+    return Cost(wall, processor, usage.ru_maxrss * 1024, instructions)
