@@ -2,8 +2,8 @@
 
 20,000 of them are tried by `MUTANTS=20000 python -m pytest tests/test_damage.py`; without that
 variable it is a sample. Every verb is run as people run it, its output included. What is damaged is
-debug information, plain and compressed, unwind entries, ways to mcount, tables, the symbols that a
-kernel carries for itself, and containers.
+debug information, plain and compressed, unwind entries, ways to mcount, tables, objects, the
+symbols that a kernel carries for itself, and containers.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from elftools.elf.elffile import ELFFile
 
 from recordmcount.cli import main
 from tests.support import images, kernel
-from tests.support.command import ROOT
+from tests.support.command import ROOT, run
 from tests.support.compressed import COMPRESSORS
 
 COUNT = int(os.environ.get("MUTANTS", "1500"))  # of all files together
@@ -41,14 +41,33 @@ WAYS = (
     ".dynsym", ".rela.dyn", ".rela.plt", ".rel.dyn", ".rel.plt", ".symtab", ".strtab", ".text",
     "__mcount_loc", ".rela__mcount_loc",
 )  # fmt: skip
-TOLD = ("report", "--lines", "--untraceable")
+OF_OBJECT = (".symtab", ".strtab", ".text", ".rela.text", "__mcount_loc", ".rela__mcount_loc")
+
+# Beside a mutant there are the sound file, and the mutant before it.
+SOUND, BEFORE = "sound", "before"
+
+
+class Ask(NamedTuple):
+    """What is asked of a mutant: the words of a command, and which file is `beside` it, if any."""
+
+    words: tuple[str, ...]
+    beside: str = ""
+
+
+TOLD = Ask(("report", "--lines", "--untraceable"))
 VERBS = (
     TOLD,
-    (*TOLD, "--format", "json"),
-    (*TOLD, "--format", "html"),
-    (*TOLD, "--format", "csv"),
+    *(Ask((*TOLD.words, "--format", how)) for how in ("json", "html", "csv")),
 )
-POST_LINK = (("--image", "-n"), ("--image", "--alloc", "-n"), ("--image",), ("--image", "--alloc"))
+READING = ("report", "verify", "diff")
+POST_LINK = tuple(
+    Ask(("--image", *more)) for more in (("-n",), ("--alloc", "-n"), (), ("--alloc",))
+)
+COMPARED = (
+    *(Ask(("verify", "--format", how)) for how in ("text", "json", "sarif", "github")),
+    *(Ask(("diff", *how), beside) for beside in (SOUND, BEFORE) for how in ((), ("--json",))),
+    Ask(("report", "--unrecorded")),
+)
 
 
 class Specimen(NamedTuple):
@@ -56,7 +75,7 @@ class Specimen(NamedTuple):
 
     path: Path
     parts: tuple[str, ...]
-    verbs: tuple[tuple[str, ...], ...]
+    asked: tuple[Ask, ...]
     finish: Callable[[bytes], bytes] = bytes
 
 
@@ -78,6 +97,12 @@ def an_object(folder: Path) -> Path:
     return images.compile_object(folder, "x", images.WORK, "gcc", "-O2", "-pg", "-mfentry", "-g")
 
 
+def a_recorded(folder: Path) -> Path:
+    path = an_object(folder)
+    assert run("recordmcount", path) == (0, "", "")
+    return path
+
+
 def a_kernel(folder: Path) -> Path:
     """A kernel as it is in an image: without a symbol table of its own."""
     path = kernel.vmlinux(folder, kernel.X86_64, kernel.ORDERS["6.1"])
@@ -97,21 +122,28 @@ def specimens() -> dict[str, Callable[[Path], Specimen]]:
     """Makers of specimens, by what they are."""
 
     def debug(make: Callable[[Path], Path], parts: tuple[str, ...]) -> Callable[[Path], Specimen]:
-        return lambda folder: Specimen(make(folder), parts, VERBS)
+        return lambda folder: Specimen(make(folder), parts, (*VERBS, *COMPARED))
 
     def ways(make: Callable[[Path], Path]) -> Callable[[Path], Specimen]:
-        return lambda folder: Specimen(make(folder), WAYS, (*POST_LINK, TOLD))
+        return lambda folder: Specimen(make(folder), WAYS, (*POST_LINK, TOLD, *COMPARED))
 
     made = {f"debug-{name}": debug(make, DEBUG) for name, make in LINKED.items()}
     made["debug-object"] = debug(an_object, (*DEBUG, ".symtab"))
     made |= {f"ways-{name}": ways(make) for name, make in LINKED.items() if name != "zlib"}
-    made["kernel"] = lambda folder: Specimen(a_kernel(folder), (".rodata", ".data"), (TOLD,))
+    made["table-object"] = lambda folder: Specimen(a_recorded(folder), OF_OBJECT, COMPARED)
+    made["table-headers"] = lambda folder: Specimen(a_recorded(folder), (), COMPARED)
+    for name in ("-fno-pic", "-fpie", "-fPIC"):
+        made[f"table{name}"] = lambda folder, name=name: Specimen(  # type: ignore[misc]
+            compiled(folder, name, record=True), WAYS, COMPARED
+        )
+    told = (TOLD, *COMPARED)
+    made["kernel"] = lambda folder: Specimen(a_kernel(folder), (".rodata", ".data"), told)
     for name, compress in COMPRESSORS.items():
         made[f"kernel-{name}"] = lambda folder, compress=compress: Specimen(  # type: ignore[misc]
-            a_kernel(folder), (), (TOLD,), lambda data: kernel.bzimage(compress(data))
+            a_kernel(folder), (), told, lambda data: kernel.bzimage(compress(data))
         )
         made[f"object-{name}"] = lambda folder, compress=compress: Specimen(  # type: ignore[misc]
-            an_object(folder), (), (TOLD,), compress
+            a_recorded(folder), (), told, compress
         )
     return made
 
@@ -160,41 +192,68 @@ def work(folder: Path, name: str, count: int) -> None:
     signal.signal(signal.SIGVTALRM, too_slow)
     chance = random.Random(name)
     path = folder / "mutant"
+    sound = specimen.finish(specimen.path.read_bytes())
+    beside = {SOUND: sound, BEFORE: sound}
     for number, mutant in zip(range(count), damaged(specimen, chance), strict=False):
         path.write_bytes(mutant)
-        words = specimen.verbs[number % len(specimen.verbs)]
+        asked = specimen.asked[number % len(specimen.asked)]
         try:
-            run_one(path, words, mutant, specimen)
+            run_one(path, asked, mutant, beside.get(asked.beside), specimen)
         except BaseException:  # noqa: BLE001 - also of the timer, and of exit()
             kept = folder.parent / f"{name}-{number}"
             kept.write_bytes(mutant)
-            print(f"{kept} {' '.join(words)}\n{traceback.format_exc()}", file=sys.__stderr__)
+            print(f"{kept} {asked}\n{traceback.format_exc()}", file=sys.__stderr__)
+            if asked.beside == BEFORE:
+                kept.with_name(f"{kept.name}-{BEFORE}").write_bytes(beside[BEFORE])
             sys.exit(1)
+        beside[BEFORE] = mutant
 
 
 def too_slow(_signal: int, _frame: object) -> None:
     raise AssertionError(f"more than {SECONDS} s of processor time")
 
 
-def run_one(path: Path, words: tuple[str, ...], mutant: bytes, specimen: Specimen) -> None:
-    """Run a command as people do, and look at all that it says and leaves."""
+def run_one(
+    path: Path, asked: Ask, mutant: bytes, content: bytes | None, specimen: Specimen
+) -> None:
+    """Run a command as people do, and look at all that it says and leaves.
+
+    `content` is that of the file beside the mutant, if there is one.
+    """
+    other = path.with_name(f"{path.name}-{asked.beside}")
+    size = len(mutant) + len(content or b"")
+    words = [*asked.words, *(["-j1"] if asked.words[0] == "--image" else [])]
+    if content is not None:
+        other.write_bytes(content)
+        words.append(str(other))
     with path.with_name("out").open("w+b") as out, path.with_name("err").open("w+b") as err:
         with redirected(out.fileno(), err.fileno()):
             signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
-            status = main([*words, *(["-j1"] if words[0] == "--image" else []), str(path)])
+            status = main([*words, str(path)])
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         said = path.with_name("err").read_text(errors="surrogateescape").splitlines()
-        assert out.seek(0, os.SEEK_END) <= TIMES * len(mutant) + MORE
-    assert status in (0, 1)
+        assert out.seek(0, os.SEEK_END) <= TIMES * size + MORE
     assert all(str(path) in line for line in said), said
-    assert len(said) <= 3, said
+    assert content is None or other.read_bytes() == content
     after = path.read_bytes()
-    if words[0] == "report":
-        assert len(said) == status, said
-    if status or words[0] == "report" or "-n" in words:
+    look(asked.words[0], status, said)
+    if status or asked.words[0] in READING or "-n" in words:
         assert after == mutant
     else:
         written(mutant, after, specimen.path)
+
+
+def look(verb: str, status: int, said: list[str]) -> None:
+    """Look at how a verb ended, and how many lines it said on stderr: one for a file, if any."""
+    assert status in ((0, 1, 2) if verb == "diff" else (0, 1))
+    if verb == "diff":
+        assert len(said) in ((1, 2) if status == 2 else (0,)), said
+    elif verb == "verify":
+        assert len(said) <= status, said
+    elif verb == "report":
+        assert len(said) == status, said
+    else:
+        assert len(said) <= 3, said
 
 
 @contextlib.contextmanager

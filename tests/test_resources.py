@@ -13,7 +13,7 @@ import pytest
 from recordmcount import cli, commit
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import reader
-from tests.support import objects
+from tests.support import images, objects
 from tests.support.command import RECORDMCOUNT, ROOT, Finished
 from tests.support.elf_builder import I386, STT_FUNC, X32, X86_64, Symbol, Target, build
 from tests.support.loc_table import table_entries
@@ -342,6 +342,21 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(X86_64, [objects.text(calls=100_000)], symbols).write(path)
 
 
+@pytest.fixture(scope="module")
+def left_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program of so many calls, of which its table names one."""
+    folder = tmp_path_factory.mktemp("left_out")
+    source = folder / "x.S"
+    source.write_text(
+        ".macro function\n.type f\\@, @function\nf\\@: call mcount\nret\n.endm\n"
+        ".globl _start, mcount\n.type mcount, @function\nmcount: ret\n_start: call mcount\nret\n"
+        ".rept 100000\nfunction\n.endr\n"
+        '.section __mcount_loc, "a"\n.quad _start\n'
+    )
+    images.tool("gcc", "-nostdlib", "-static", "-no-pie", source, "-o", folder / "x")
+    return folder / "x"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [40, 50, 60, 80, 100, 150, 200])
 @pytest.mark.parametrize(
@@ -353,11 +368,26 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_without_memory_there_is_a_line_and_no_traceback(
     many: Path, megabytes: int, words: tuple[str, ...]
 ) -> None:
-    limit = ["prlimit", f"--as={megabytes << 20}"]
+    without_memory(megabytes, *words, many)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", [100, 150, 180])
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_so_it_is_for_the_calls_that_a_table_leaves_out(
+    left_out: Path, megabytes: int, format_: str
+) -> None:
+    words = ("recordmcount", "report", "--unrecorded", "--format", format_)
+    without_memory(megabytes, *words, left_out)
+
+
+def without_memory(megabytes: int, *words: str | Path) -> None:
+    """Run a command that ends well, or with a line that says why not."""
     done = subprocess.run(
-        [*limit, sys.executable, "-m", *words, many],
+        ["prlimit", f"--as={megabytes << 20}", sys.executable, "-m", *words],
         check=False, capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr  # an exception that Python loses
     assert done.returncode in {0, 1}
     assert (done.returncode == 1) is bool(done.stderr)

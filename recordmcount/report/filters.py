@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import translate
-from heapq import merge
+from operator import itemgetter
 from typing import NamedTuple
 
 from recordmcount.sites import missing
@@ -40,27 +40,38 @@ def choose(obj: Object, table: SiteTable, asked: Asked) -> Chosen:
 
     Raises Error, as reading the file does.
     """
-    sources: list[tuple[SiteTable, Sequence[int]]] = [(table, range(len(table)))]
-    no_evidence = ""
-    if asked.unrecorded and isinstance(table, LinkedSites):
-        left_out, no_evidence = missing.read(obj, table, asked.symbols)
-        sources += left_out
-    total = sum(len(numbers) for _, numbers in sources)
-    idle = set(asked.functions)
-    each = []
-    for source, numbers in sources:
-        if asked.functions:
-            wanted, unlike = select(source, asked.functions)
-            idle.intersection_update(unlike)
-            numbers = sorted({*numbers}.intersection(wanted))
-        each.append(_shown(source, numbers, asked))
-    sites = merge(*each, key=lambda site: site.position) if len(each) > 1 else each[0]
-    return Chosen(sites, total, tuple(sorted(idle)), no_evidence)
+    numbers, idle = _like_functions(table, range(len(table)), asked)
+    if not asked.unrecorded or not isinstance(table, LinkedSites):
+        sites = table if len(numbers) == len(table) else map(table.__getitem__, numbers)
+        return Chosen(_shown(sites, asked), len(table), tuple(sorted(idle)))
+    left_out, no_evidence = missing.read(obj, table, asked.symbols)
+    total = len(table) + sum([len(numbers) for _, numbers in left_out])
+    places: list[tuple[int, SiteTable, int]] = []
+    for source, every in left_out:
+        numbers, unlike = _like_functions(source, every, asked)
+        idle &= unlike
+        places += [(source.vaddrs[number], source, number) for number in numbers]
+    places.sort(key=itemgetter(0))  # and no generator that merges: see document.paid
+    sites = map(_site, places)
+    return Chosen(_shown(sites, asked), total, tuple(sorted(idle)), no_evidence)
 
 
-def _shown(table: SiteTable, numbers: Sequence[int], asked: Asked) -> Iterator[Site]:
+def _site(place: tuple[int, SiteTable, int]) -> Site:
+    return place[1][place[2]]
+
+
+def _like_functions(
+    table: SiteTable, numbers: Sequence[int], asked: Asked
+) -> tuple[Sequence[int], set[str]]:
+    """Choose of `numbers` the sites in functions that are asked for; and the globs like none."""
+    if not asked.functions:
+        return numbers, set()
+    wanted, idle = select(table, asked.functions)
+    return sorted({*numbers}.intersection(wanted)), {*idle}
+
+
+def _shown(sites: Iterable[Site], asked: Asked) -> Iterator[Site]:
     is_like = _like(asked.sections)
-    sites = table if len(numbers) == len(table) else map(table.__getitem__, numbers)
     return filter(
         lambda site: is_like(site.section) and not (asked.unrecorded and site.recorded), sites
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from recordmcount.elf.object import Object
 
     from .linked import LinkedSites
-    from .site import SiteTable
+    from .scan import FoundSites
 
 # mold puts a NOP before a call, which may belong to it or not.
 SAME = 1  # byte
@@ -57,7 +57,7 @@ def foreign(table: LinkedSites, proven: set[int]) -> list[int]:
 
 def read(
     obj: Object, table: LinkedSites, extra_names: Sequence[str] = ()
-) -> tuple[list[tuple[SiteTable, Sequence[int]]], str]:
+) -> tuple[list[tuple[LinkedSites | FoundSites, Sequence[int]]], str]:
     """Find what the table leaves out: (tables that have it, each with the numbers; `no_evidence`).
 
     The last says why there may be more. Raises as `scan.read` does.

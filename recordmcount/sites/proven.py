@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .linked import LinkedSites
     from .linked_code import LinkedCode
     from .scan import FoundSites
-    from .site import Site, SiteTable
+    from .site import Site
 
 ENDBR_SIZE = len(x86.ENDBR[0])  # bytes
 
@@ -44,7 +44,7 @@ class Scanned:
         """Return the site at a link-time virtual address, which must be one's."""
         return self._sites[bisect_left(self._sites.vaddrs, vaddr)]
 
-    def table(self, vaddrs: Sequence[int]) -> tuple[SiteTable, Sequence[int]]:
+    def table(self, vaddrs: Sequence[int]) -> tuple[FoundSites, Sequence[int]]:
         """Return a table that has the sites at ascending `vaddrs`, and their numbers in it."""
         return self._sites, [bisect_left(self._sites.vaddrs, vaddr) for vaddr in vaddrs]
 
@@ -68,7 +68,7 @@ class Begun:
         """Return the site at a link-time virtual address, which must be one's."""
         return self._sites.unnamed([vaddr], evidence.DIRECT)[0]
 
-    def table(self, vaddrs: Sequence[int]) -> tuple[SiteTable, Sequence[int]]:
+    def table(self, vaddrs: Sequence[int]) -> tuple[LinkedSites, Sequence[int]]:
         """Return a table that has the sites at ascending `vaddrs`, and their numbers in it."""
         return self._sites.unnamed(vaddrs, evidence.DIRECT), range(len(vaddrs))
 
