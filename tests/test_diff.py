@@ -12,6 +12,7 @@ from recordmcount.diff.compare import unnumbered
 from recordmcount.folders import Walk
 from recordmcount.report.json import schema
 from tests.support.command import ROOT, run
+from tests.support.compressed import COMPRESSORS
 from tests.support.elf_builder import STB_LOCAL, STT_FUNC, X86_64, Elf, Section, Symbol, build
 from tests.support.images import tool
 from tests.support.objects import AX, CALL, caller, record_file, recorded, text
@@ -138,6 +139,47 @@ def test_folders_are_compared_by_the_names_of_files(tmp_path: Path) -> None:
         "  - f  .text, call, call, recorded",
         "sub/x.o: 1 site lost",
         "  - g  .text, call, call, recorded",
+    ])  # fmt: skip
+
+
+def a_tree(folder: Path, files: dict[str, tuple[str, ...]]) -> Path:
+    """A folder of objects, by their functions; they are compressed as their names say."""
+    for name, names in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = recorded(path, functions(*names)).read_bytes()
+        how = {".gz": "gzip", ".xz": "xz", ".zst": "zstd", ".bz2": "bzip2", ".lz4": "lz4"}
+        path.write_bytes(COMPRESSORS.get(how.get(path.suffix, ""), bytes)(content))
+    return folder
+
+
+@pytest.mark.parametrize("end", [".gz", ".xz", ".zst", ".bz2", ".lz4"])
+def test_what_is_compressed_on_one_side_is_compared_with_what_is_not(
+    end: str, tmp_path: Path
+) -> None:
+    built = a_tree(tmp_path / "built", {"fs/a.ko": ("f", "g"), "b.ko": ("f",)})
+    installed = a_tree(tmp_path / "installed", {f"fs/a.ko{end}": ("f",), f"b.ko{end}": ("f",)})
+    lost = ["  - g  .text, call, call, recorded"]
+    assert diff(built, installed) == (1, [f"fs/a.ko{end}: 1 site lost", *lost])
+    gained = ["  + g  .text, call, call, recorded"]
+    assert diff(installed, built) == (1, ["fs/a.ko: 1 site gained", *gained])
+    other = a_tree(tmp_path / "other", {"fs/a.ko.xz": ("f",), "b.ko.gz": ("f",)})
+    assert diff(installed, other) == (0, [])
+
+
+def test_which_of_several_is_meant_is_not_guessed(tmp_path: Path) -> None:
+    """A name in full is never ambiguous."""
+    both = a_tree(tmp_path / "both", {"a.ko": ("f",), "a.ko.xz": ("f",)})
+    plain = a_tree(tmp_path / "plain", {"a.ko": ("f",)})
+    other = a_tree(tmp_path / "other", {"a.ko.gz": ("f",)})
+    line = "  {} f  .text, call, call, recorded"
+    assert diff(both, both) == (0, [])
+    assert diff(both, plain) == (1, ["a.ko.xz (gone): 1 site lost", line.format("-")])
+    assert diff(plain, both) == (1, ["a.ko.xz (new): 1 site gained", line.format("+")])
+    assert diff(both, other) == (1, [
+        "a.ko (gone): 1 site lost", line.format("-"),
+        "a.ko.gz (new): 1 site gained", line.format("+"),
+        "a.ko.xz (gone): 1 site lost", line.format("-"),
     ])  # fmt: skip
 
 

@@ -39,7 +39,10 @@ def declare() -> tuple[Command, DiffOptions]:
         arguments=[
             (
                 "OLD",
-                "a file, as for report, or a folder, whose files are compared by names",
+                (
+                    "a file, as for report, or a folder, whose files are compared by names; "
+                    "x.ko also with x.ko.xz, where each side has one of these"
+                ),
             ),
             ("NEW", "the same of the other build"),
         ],

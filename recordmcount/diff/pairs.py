@@ -1,6 +1,9 @@
 """Two paths -> pairs to compare: of two files, or of what has one name in two folders.
 
-Members of archives are compared by name too; of several by one name the first with the first.
+A file and one that is compressed, as modules are when they are installed, have one name but for
+its end. They are a pair where that is so of one file on each side: which of several was meant is
+not guessed. Members of archives are compared by name too; of several by one name the first with the
+first.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
+from recordmcount.elf.containers import SUFFIXES
 from recordmcount.errors import Error
 from recordmcount.folders import Walk
 from recordmcount.report.asked import Asked
@@ -29,6 +33,7 @@ class Pair(NamedTuple):
 
 
 # A name, and the paths of the files that have it in the old build and the new one; "" for none.
+# Where the names differ, it is the new one.
 Named = tuple[str, str, str]
 
 
@@ -39,12 +44,34 @@ def named(old: str, new: str) -> Iterator[Named | Error]:
         return
     before = yield from _names(old)
     after = yield from _names(new)
-    for name in sorted(before | after, key=os.fsencode):
+    partners = {name: name for name in before & after} | _compressed(before, after)
+    gone = before.difference(partners.values())
+    for name in sorted(after | gone, key=os.fsencode):
+        partner = name if name in gone else partners.get(name, "")
         yield (
             name,
-            os.path.join(old, name) if name in before else "",
+            os.path.join(old, partner) if partner else "",
             os.path.join(new, name) if name in after else "",
         )
+
+
+def _compressed(before: set[str], after: set[str]) -> dict[str, str]:
+    """Pair names that differ in how a file is compressed: of the new build -> of the old one."""
+    olds, news = _by_plain(before), _by_plain(after)
+    return {
+        news[plain][0]: olds[plain][0]
+        for plain in olds.keys() & news.keys()
+        if len(olds[plain]) == len(news[plain]) == 1
+    }
+
+
+def _by_plain(names: set[str]) -> dict[str, list[str]]:
+    """Group names by what they are without the end that tells of compression."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        plain, end = os.path.splitext(name)
+        found.setdefault(plain if end in SUFFIXES else name, []).append(name)
+    return found
 
 
 def _names(folder: str) -> Generator[Error, None, set[str]]:

@@ -47,6 +47,7 @@ MAGIC = {
     LZ4: LZ4_LEGACY,
     LZO: b"\x89LZO",
 }
+SUFFIXES = (".gz", ".xz", ".zst", ".bz2", ".lzma", ".lz4")  # that their programs add to names
 START = 13  # bytes by which a format is recognized: the header of lzma, which has no magic
 
 PIECE = 1 << 16  # bytes that are read at once
