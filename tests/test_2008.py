@@ -55,24 +55,26 @@ def ftrace(memory: Flash) -> Ftrace:
     return Ftrace(Modules(lambda: memory.mappings, Clock()), partial(modify_batch, memory))
 
 
+def came(memory: Flash, ftrace: Ftrace, start: int, name: str) -> Module:
+    """A module that has been loaded, and runs."""
+    module = loaded_at(start, name)
+    memory.map(module)
+    ftrace.load(module)
+    ftrace.live(module)
+    return module
+
+
 @pytest.fixture
 def core(memory: Flash, ftrace: Ftrace) -> Module:
     """A module that is there all the time."""
-    core = loaded_at(CORE, "core")
-    memory.map(core)
-    ftrace.load(core)
-    ftrace.live(core)
-    return core
+    return came(memory, ftrace, CORE, "core")
 
 
 def test_a_module_goes_and_what_takes_its_place_is_never_touched(
     memory: Flash, ftrace: Ftrace, core: Module
 ) -> None:
     # A module is loaded. Its calls are recorded, and are NOPs before any of them can run.
-    module = loaded_at(FREED, "e1000")
-    memory.map(module)
-    ftrace.load(module)
-    ftrace.live(module)
+    module = came(memory, ftrace, FREED, "e1000")
     open_ = ftrace.record(FREED)
     assert memory.read(FREED, 5) == NOP
 
@@ -111,10 +113,7 @@ def test_a_module_goes_and_what_takes_its_place_is_never_touched(
 def test_a_module_that_goes_without_a_word_is_missed_before_its_place_is_touched(
     memory: Flash, ftrace: Ftrace, core: Module
 ) -> None:
-    module = loaded_at(FREED, "e1000")
-    memory.map(module)
-    ftrace.load(module)
-    ftrace.live(module)
+    module = came(memory, ftrace, FREED, "e1000")
 
     # Nobody says that the module goes: its records stay, and the flash looks as it did.
     memory.appear(module)

@@ -181,28 +181,30 @@ def is_plain(fixture: Fixture) -> bool:
     )
 
 
+def by_both(fixture: Fixture, ours: Path, peers: Peers) -> tuple[Path, Path]:
+    """An object that we recorded, and a copy that the C tool did."""
+    c = Path(shutil.copy(ours, ours.with_name("c.o")))
+    record(fixture, ours)
+    assert peers.c(c) == (0, "", "")
+    return ours, c
+
+
 @pytest.mark.kernel
 @each_fixture(is_plain)
 def test_the_table_equals_the_c_tool_s(
-    fixture: Fixture, fixture_object: FixtureObject, peers: Peers, tmp_path: Path
+    fixture: Fixture, fixture_object: FixtureObject, peers: Peers
 ) -> None:
-    ours = fixture_object(fixture.name)
-    c = Path(shutil.copy(ours, tmp_path / "c.o"))
-    record(fixture, ours)
-    assert peers.c(c) == (0, "", "")
+    ours, c = by_both(fixture, fixture_object(fixture.name), peers)
     assert places(table_entries(ours)) == places(table_entries(c))
 
 
 @pytest.mark.kernel
 @each_fixture(lambda fixture: is_plain(fixture) and fixture.source.suffix == ".c")
 def test_the_object_equals_the_c_tool_s(
-    fixture: Fixture, fixture_object: FixtureObject, peers: Peers, tmp_path: Path
+    fixture: Fixture, fixture_object: FixtureObject, peers: Peers
 ) -> None:
     """The same headers and contents; on i386 but for the calls that the C tool never turns off."""
-    ours = fixture_object(fixture.name)
-    c = Path(shutil.copy(ours, tmp_path / "c.o"))
-    record(fixture, ours)
-    assert peers.c(c) == (0, "", "")
+    ours, c = by_both(fixture, fixture_object(fixture.name), peers)
     ignored = NOT_RECORDED if fixture.target == "i386" else set[str]()
     assert _parts(ours, ignored) == _parts(c, ignored)
 
