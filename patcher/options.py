@@ -44,6 +44,14 @@ TIMEOUT = Option(
     f"with --pid: give up if a thread has not stopped after so many seconds; {STOP_WITHIN}",
     value="SECONDS", number=range(1, 3601),
 )  # fmt: skip
+PROTOCOL = Option(
+    "--protocol",
+    "with --pid: stop, which halts all threads while code changes, and is the default; or "
+    "breakpoint, which halts none: if patcher is then killed by SIGKILL in the middle, the process "
+    "dies where it hits a breakpoint",
+    value="NAME",
+)  # fmt: skip
+PROTOCOLS = ("stop", "breakpoint")
 OF_PROCESS = (PID, MODULE, TIMEOUT)
 ABOUT = (DEMANGLE, JSON, SCHEMA, HELP)
 
@@ -63,12 +71,15 @@ class PatcherOptions(Values):
     pid = 0
     modules: tuple[str, ...] = ()
     timeout = 0  # none was given
+    protocol = ""  # none was given
 
     def check(self) -> None:
         """Raise UsageError where words make no sense together."""
+        if self.protocol and self.protocol not in PROTOCOLS:
+            raise UsageError(f"--protocol is {' or '.join(PROTOCOLS)}, not '{self.protocol}'")
         if not self.pid:
-            if self.modules or self.timeout:
-                raise UsageError("--module and --timeout are for --pid")
+            if self.modules or self.timeout or self.protocol:
+                raise UsageError("--module, --timeout and --protocol are for --pid")
             super().check()
         elif self.files:
             raise UsageError("--pid is for a process, and takes no files; --module selects them")

@@ -101,8 +101,8 @@ def test_both_engines_begin_with_the_one_check(
 
 # What can put bytes anywhere, by the name it is called by.
 WRITERS = {
-    "write", "scatter", "write_at", "write_all", "copy", "pwrite", "pwritev", "writev",
-    "pack_into", "memmove", "memset", "mmap", "process_vm_writev", "ptrace",
+    "write", "scatter", "write_pieces", "write_at", "write_all", "copy", "pwrite", "pwritev",
+    "writev", "pack_into", "memmove", "memset", "mmap", "process_vm_writev", "ptrace",
 }  # fmt: skip
 # Who may call which. Memories carry out what the engines ask for; the trial runs instructions in a
 # child process that dies of them, in a page of its own.
@@ -113,6 +113,7 @@ ALLOWED = {
     "memory/buffer.py": {"write"},
     "memory/elffile.py": {"write", "copy"},
     "cpu/trial.py": {"write", "pack_into", "mmap"},
+    "process/guarded_memory.py": {"scatter", "write_pieces"},
     "process/loaded_file.py": {"mmap"},  # a private mapping, to see how the kernel numbers it
     "process/memory.py": {"pwrite", "scatter"},
     "process/prepared.py": {"pack_into"},

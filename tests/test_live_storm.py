@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from patcher.process.proc import Proc
+from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt
 from patcher.process.target import Target
 from recordmcount.sites.state import State
 from tests.support import churn, storm
@@ -66,10 +67,13 @@ def _states(proc: Proc) -> Iterator[str]:
 # --- libraries come and go ------------------------------------------------------------------------
 
 
-def test_only_live_modules_are_written_while_libraries_come_and_go(tmp_path: Path) -> None:
+@pytest.mark.parametrize("carry_out", [in_a_halt, by_breakpoints])
+def test_only_live_modules_are_written_while_libraries_come_and_go(
+    carry_out: CarryOut, tmp_path: Path
+) -> None:
     built = churn.build(tmp_path, pause=300)
     with started(built.program, "1000", *built.libraries) as process:
-        assert churn.toggle_until_done(process, built.texts) >= 10
+        assert churn.toggle_until_done(process, built.texts, carry_out) >= 10
         finish(process)
 
 

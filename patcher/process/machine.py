@@ -51,7 +51,7 @@ class ProcessMachine(Machine):
         super().__init__(self.memory)
         self._proc = proc
         self._name = name
-        self._timeout = timeout
+        self.timeout = timeout
         self._new_halt = halt
         self._halt: Halting | None = None
         self._depth = 0
@@ -68,7 +68,7 @@ class ProcessMachine(Machine):
         NoProcessError if it never can be.
         """
         if self._halt is None:
-            halt = self._new_halt(self._proc, self._name, self._timeout)
+            halt = self._new_halt(self._proc, self._name, self.timeout)
             halt.stop()
             self._halt = halt
             self.memory.hold()

@@ -168,6 +168,15 @@ class ProcessMemory:
         for address, each in ready.writes:
             self._write_whole(address, each)
 
+    def write_pieces(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        """Write bytes at each run-time address, in order, none of them in two pages.
+
+        Raises WriteError, before the first if any may not be written.
+        """
+        self._refuse_outside_of_text(Range(at, at + len(each)) for at, each in pieces)
+        for at, each in pieces:
+            self._write_whole(at, each)
+
     def sync(self) -> None:
         """Do nothing: a thread that was stopped goes on by way of the kernel.
 

@@ -38,6 +38,8 @@ class Request(IntEnum):
     SEIZE = 0x4206
     INTERRUPT = 0x4207
     LISTEN = 0x4208
+    GETSIGMASK = 0x420A
+    SETSIGMASK = 0x420B
     GET_SYSCALL_INFO = 0x420E
 
 
@@ -97,6 +99,10 @@ class Registers:
     def instruction_pointer(self) -> int:
         """Run-time address of the next instruction."""
         return self.values["rip" if self.machine == EM_X86_64 else "eip"]
+
+    def going_on_at(self, address: int) -> Registers:
+        """Return these registers with a run-time address as that of the next instruction."""
+        return self.with_values(**{"rip" if self.machine == EM_X86_64 else "eip": address})
 
     @property
     def stack_pointer(self) -> int:
@@ -182,6 +188,19 @@ def siginfo(tid: int) -> bytes:
     buffer = ctypes.create_string_buffer(SIGINFO_SIZE)
     _ask(Request.GETSIGINFO, tid, 0, ctypes.addressof(buffer))
     return buffer.raw
+
+
+def signal_mask(tid: int) -> int:
+    """Return the blocked signals of a stopped thread: bit `n - 1` is signal `n`."""
+    mask = ctypes.c_uint64()
+    _ask(Request.GETSIGMASK, tid, 8, ctypes.addressof(mask))
+    return mask.value
+
+
+def set_signal_mask(tid: int, mask: int) -> None:
+    """Change the blocked signals of a stopped thread."""
+    content = ctypes.c_uint64(mask)
+    _ask(Request.SETSIGMASK, tid, 8, ctypes.addressof(content))
 
 
 def syscall_stop(tid: int) -> SyscallStop | None:

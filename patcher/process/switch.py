@@ -1,4 +1,4 @@
-"""Switch the sites of a process: planned while it runs, made in one halt of all its threads."""
+"""Switch the sites of a process: planned while it runs, made as is asked."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from patcher.protocols import stop_machine
 from recordmcount.sites import select as by_name
 from recordmcount.sites.state import State
 
+from . import watched
 from .live_sites import LiveSites, LiveSwitch
 from .target import Target
 
@@ -32,6 +33,8 @@ ATTEMPTS = 3
 # Modules, and for each the plan that was carried out, or would be.
 Made = tuple[Sequence[LiveSites], Sequence[Plan]]
 Select = Callable[[Sequence[LiveSites]], Sequence[Sequence[int]]]
+# How plans for modules are carried out: `compare`, `in_a_halt` or `by_breakpoints`.
+CarryOut = Callable[[Target, Sequence[LiveSites], Sequence[Plan]], None]
 
 
 def select(
@@ -90,59 +93,81 @@ def _with_halves(wanted: Plan) -> Plan:
 
 
 def make(
-    target: Target, globs: Sequence[str], choose: Select, state: State, *, dry_run: bool
+    target: Target,
+    globs: Sequence[str],
+    choose: Select,
+    state: State,
+    carry_out: CarryOut | None = None,
 ) -> Made:
     """Bring the sites that `choose` selects, of modules like `globs`, to `state`.
 
-    Returns what was changed, or with `dry_run` what would be. Raises PatchError; nothing was
-    written then, but before a WriteError.
+    That is done `in_a_halt` if nothing else is said. Returns what was changed, or what would be if
+    `carry_out` is `compare`. Raises PatchError; nothing was written then, but before a WriteError.
     """
+    carry_out = carry_out or in_a_halt
     for _ in range(ATTEMPTS):
         try:
-            if made := _try(target, globs, choose, state, dry_run=dry_run):
+            if made := _try(target, globs, choose, state, carry_out):
                 return made
         except HaltError:
             raise
         except (CompareError, ReadError, ModuleError, StateError):
             pass  # modules may come and go meanwhile, and another be where one was
+    if carry_out is by_breakpoints:
+        return _last_try(target, globs, choose, state, carry_out)
     target.machine.stop()
     try:
-        made = _try(target, globs, choose, state, dry_run=dry_run)
+        return _last_try(target, globs, choose, state, carry_out)
     finally:
         target.machine.resume()
+
+
+def _last_try(
+    target: Target, globs: Sequence[str], choose: Select, state: State, carry_out: CarryOut
+) -> Made:
+    made = _try(target, globs, choose, state, carry_out)
     if made is None:
-        raise StateError(target.name, "its code changes though its threads stand: try again")
+        raise StateError(target.name, "its code is changed by others meanwhile: try again")
     return made
 
 
 def _try(
-    target: Target, globs: Sequence[str], choose: Select, state: State, *, dry_run: bool
+    target: Target, globs: Sequence[str], choose: Select, state: State, carry_out: CarryOut
 ) -> Made | None:
     """Plan and make the changes; None if the plan was outdated, and nothing was written."""
     modules = target.modules(globs)
     plans = plan(target, modules, choose(modules), state)
     try:
-        carry_out(target, modules, plans, dry_run=dry_run)
+        carry_out(target, modules, plans)
     except CompareError:
         return None
     return modules, plans
 
 
-def carry_out(
-    target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan], *, dry_run: bool = False
-) -> None:
-    """Make the changes of all plans in one halt, or with `dry_run` compare only.
+def compare(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan]) -> None:
+    """Compare all sites of the plans, and change nothing. Raises ReadError or CompareError."""
+    verify(target.machine.memory, _join(target, modules, plans))
+
+
+def in_a_halt(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan]) -> None:
+    """Make the changes of all plans in one halt of all threads.
 
     Raises PatchError; nothing was written then, but before a WriteError.
     """
     memory = target.machine.memory
     batch = _join(target, modules, plans)
     check_shape(memory.path, batch)
-    if dry_run:
-        verify(memory, batch)
-    elif len(batch):
+    if len(batch):
         memory.prepare(batch, partial(_expected, modules))
         stop_machine.modify(target.machine, batch)
+
+
+def by_breakpoints(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan]) -> None:
+    """Make the changes of all plans while the threads run. Raises as watched.modify does."""
+    batch = _join(target, modules, plans)
+    check_shape(target.name, batch)
+    if len(batch):
+        watched.modify(target, batch)
 
 
 def _join(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan]) -> Batch:

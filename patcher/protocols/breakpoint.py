@@ -56,6 +56,12 @@ def modify(machine: Machine, batch: Batch) -> None:
             machine.int3_handlers.remove(int3_handler)
 
 
+def remove(machine: Machine, batch: Batch) -> None:
+    """Remove what stands of a batch after a StandingError. Raises that again if some still does."""
+    if standing := run(machine, _remove_breakpoints(batch)):
+        raise _standing_error(machine.memory.path, batch, standing)
+
+
 def _handle(machine: Machine, batch: Batch, address: int) -> int | None:
     return run(machine, handler(batch, address))
 

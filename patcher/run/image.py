@@ -22,7 +22,7 @@ from patcher.process.auxiliary_vector import AT_BASE
 from patcher.process.live_sites import LiveSites
 from patcher.process.machine import Halting
 from patcher.process.proc import Proc
-from patcher.process.switch import carry_out
+from patcher.process.switch import in_a_halt
 from patcher.process.target import Target
 from recordmcount.elf.object import ELFCLASS64
 from recordmcount.errors import Error
@@ -155,7 +155,7 @@ class Image:
         self.execution.has_sites = True
         plans = self._policy.plans(self._target, module)
         for plan in plans:
-            carry_out(self._target, [module], [plan])
+            in_a_halt(self._target, [module], [plan])
         for plan in plans:
             self._tell(f"{self.name}: {module.file.path}: {plan}")
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from patcher.ftrace.mappings import Range
+from patcher.process.changing_calls import X32
+from patcher.process.prepared import PAGE
 from patcher.process.ptrace import SyscallStop
 from recordmcount.x86 import EM_386, EM_X86_64
 
-X32 = 0x40000000  # a bit in the numbers of its system calls
 PROT_EXEC = 4
 # By machine: calls whose third argument is a protection, and that which unmaps.
 _PROTECT = {EM_X86_64: {9, 10}, EM_386: {192, 125}}  # mmap (mmap2), mprotect
 _UNMAP = {EM_X86_64: 11, EM_386: 91}
-PAGE = 4096
 
 
 def brings_code(call: SyscallStop) -> bool:

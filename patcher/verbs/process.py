@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from patcher.files.switch import count
 from patcher.options import STOP_WITHIN, PatcherOptions
 from patcher.process.live_sites import LiveSites, LiveSwitch
-from patcher.process.switch import make, select
+from patcher.process.switch import by_breakpoints, compare, in_a_halt, make, select
 from patcher.process.target import Target
 from patcher.report import document
 from patcher.report.text import examined_lines, switched_lines
@@ -98,9 +98,11 @@ def _examine(options: PatcherOptions, target: Target) -> Told:
 def _switch(options: PatcherOptions, target: Target) -> Told:
     """Switch the sites of a process, and tell of it."""
     state = State.NOP if options.verb == "nop" else State.CALL
+    carry_out = by_breakpoints if options.protocol == "breakpoint" else in_a_halt
     modules, plans = make(
-        target, options.modules, partial(_select, options, target), state, dry_run=options.dry_run
-    )
+        target, options.modules, partial(_select, options, target), state,
+        compare if options.dry_run else carry_out,
+    )  # fmt: skip
     told: list[SwitchedModule] = []
     lines: list[str] = []
     for module, plan in zip(modules, plans, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patcher.options import PatcherOptions, declare_verb
+from patcher.options import PROTOCOL, PatcherOptions, declare_verb
 from recordmcount.console import say
 from recordmcount.grammar import Command, Option
 from recordmcount.options import DRY_RUN, OUTPUT
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def declare(verb: str) -> tuple[Command, PatcherOptions]:
     """Declare the command line."""
-    return declare_verb(verb, OUTPUT, DRY_RUN, Option("-q --quiet", "print errors only"))
+    return declare_verb(verb, PROTOCOL, OUTPUT, DRY_RUN, Option("-q --quiet", "print errors only"))
 
 
 def execute(options: PatcherOptions) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from patcher.process.live_sites import LiveSites
-from patcher.process.switch import make, select
+from patcher.process.switch import CarryOut, make, select
 from patcher.process.target import Target
 from recordmcount.sites.state import State
 from tests.support import live
@@ -136,10 +136,10 @@ def all_sites(modules: Sequence[LiveSites]) -> list[Sequence[int]]:
     return select("storm", modules)
 
 
-def toggle(pid: int, state: State) -> int:
+def toggle(pid: int, state: State, carry_out: CarryOut | None = None) -> int:
     """Bring all sites to a state; how many there are, of which all are in it then."""
     with Target(pid, 30) as target:
-        modules, _ = make(target, (), all_sites, state, dry_run=False)
+        modules, _ = make(target, (), all_sites, state, carry_out)
         total = sum(map(len, modules))
         after = target.modules()
         in_it = sum(len(module.where(range(len(module)), state)) for module in after)
@@ -159,7 +159,7 @@ def toggling(pid: int) -> subprocess.Popen[bytes]:
 if __name__ == "__main__":
     with Target(int(sys.argv[1]), 30) as target:
         for state in itertools.cycle((State.NOP, State.CALL)):
-            make(target, (), all_sites, state, dry_run=False)
+            make(target, (), all_sites, state)
             if state is State.NOP:
                 sys.stdout.write("begun\n")
                 sys.stdout.flush()

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from patcher.process.proc import Proc
+from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt
 from patcher.process.target import Target
 from recordmcount.sites.state import State
 from tests.support import churn, real_programs, storm
@@ -15,15 +16,16 @@ from tests.support.processes import finish, started
 EVERY = 100  # toggles or kills between two lines
 
 
-def toggle(pid: int, count: int, sites: int) -> None:
+def toggle(pid: int, count: int, sites: int, carry_out: CarryOut) -> None:
     """Switch everything off and on."""
+    name = carry_out.__name__.replace("_", " ")
     for number in range(1, count + 1):
         state = State.NOP if number % 2 else State.CALL
-        found = storm.toggle(pid, state)
+        found = storm.toggle(pid, state, carry_out)
         if found != sites:
             raise SystemExit(f"{found} sites, not {sites}")
         if not number % EVERY:
-            print(f"{number} toggles of {sites} sites", flush=True)
+            print(f"{number} toggles of {sites} sites {name}", flush=True)
 
 
 def kill(pid: int, count: int) -> None:
@@ -78,6 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tools/live")
     for name, default in (
         ("toggles", 2000),
+        ("breakpoints", 500),
         ("kills", 1000),
         ("cycles", 10_000),
         ("sites", 2000),
@@ -89,7 +92,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         built = storm.build(Path(folder), asked.sites, threads=asked.threads, pause=asked.pause)
         with started(built.program) as process:
-            toggle(process.pid, asked.toggles, built.sites)
+            toggle(process.pid, asked.toggles, built.sites, in_a_halt)
+            toggle(process.pid, asked.breakpoints, built.sites, by_breakpoints)
             kill(process.pid, asked.kills)
             for state in (State.NOP, State.CALL):
                 storm.toggle(process.pid, state)

@@ -51,7 +51,7 @@ function _shtab_patcher_using
 end
 
 set -g _shtab_patcher_commands nop call status run
-set -g _shtab_patcher_opts_with_value --call --functions --module --notrace --output --pid --symbol --timeout -o
+set -g _shtab_patcher_opts_with_value --call --functions --module --notrace --output --pid --protocol --symbol --timeout -o
 
 complete -c patcher -e
 complete -c patcher -f
@@ -66,6 +66,7 @@ complete -c patcher -n '_shtab_patcher_using nop' -l symbol -x -d 'a further fun
 complete -c patcher -n '_shtab_patcher_using nop' -l pid -x -d 'switch the sites of this running process, or look at them, instead of files'"'"''
 complete -c patcher -n '_shtab_patcher_using nop' -l module -x -d 'with --pid: only sites of loaded files whose path or name is so; repeatable'
 complete -c patcher -n '_shtab_patcher_using nop' -l timeout -x -d 'with --pid: give up if a thread has not stopped after so many seconds; 2'
+complete -c patcher -n '_shtab_patcher_using nop' -l protocol -x -d 'with --pid: stop, which halts all threads while code changes, and is the default; or breakpoint, which halts none: if patcher is then killed by SIGKILL in the middle, the process dies where it hits a breakpoint'
 complete -c patcher -n '_shtab_patcher_using nop' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write the result to OUT and leave the one FILE alone'
 complete -c patcher -n '_shtab_patcher_using nop' -s n -l dry-run -d 'change nothing, print what would be done'
 complete -c patcher -n '_shtab_patcher_using nop' -s q -l quiet -d 'print errors only'
@@ -82,6 +83,7 @@ complete -c patcher -n '_shtab_patcher_using call' -l symbol -x -d 'a further fu
 complete -c patcher -n '_shtab_patcher_using call' -l pid -x -d 'switch the sites of this running process, or look at them, instead of files'"'"''
 complete -c patcher -n '_shtab_patcher_using call' -l module -x -d 'with --pid: only sites of loaded files whose path or name is so; repeatable'
 complete -c patcher -n '_shtab_patcher_using call' -l timeout -x -d 'with --pid: give up if a thread has not stopped after so many seconds; 2'
+complete -c patcher -n '_shtab_patcher_using call' -l protocol -x -d 'with --pid: stop, which halts all threads while code changes, and is the default; or breakpoint, which halts none: if patcher is then killed by SIGKILL in the middle, the process dies where it hits a breakpoint'
 complete -c patcher -n '_shtab_patcher_using call' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write the result to OUT and leave the one FILE alone'
 complete -c patcher -n '_shtab_patcher_using call' -s n -l dry-run -d 'change nothing, print what would be done'
 complete -c patcher -n '_shtab_patcher_using call' -s q -l quiet -d 'print errors only'

@@ -1,0 +1,525 @@
+"""The breakpoint method: sites of a process are switched, and its threads are never all halted."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from patcher.errors import NoProcessError, PatchError, StateError, WriteError
+from patcher.ftrace.mappings import Range
+from patcher.modify import Batch
+from patcher.process import watched
+from patcher.process.access import name_of
+from patcher.process.guarded_memory import GuardedMemory
+from patcher.process.proc import Proc
+from patcher.process.switch import by_breakpoints, make
+from patcher.process.target import Target
+from patcher.process.watch import Watch
+from recordmcount.sites.state import State
+from recordmcount.x86 import INT3
+from tests.support import live, storm
+from tests.support.command import ROOT
+from tests.support.live import CALLS, ask, count, patch, refused
+from tests.support.processes import build_program, finish, started
+from tests.support.storm import Storm
+
+RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
+BREAKPOINT = ("--protocol", "breakpoint")
+STATES = (State.NOP, State.CALL)
+EVERYTHING = [Range(0, 1 << 47)]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return live.build(tmp_path_factory.mktemp("program"))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Storm:
+    return storm.build(tmp_path_factory.mktemp("storm"), 100, threads=16, pause=1000)
+
+
+@contextmanager
+def watching(
+    pid: int, int3: Callable[[int], int | None] = lambda _: None, timeout: float = 10
+) -> Iterator[Watch]:
+    """A watch of a process, all of whose mappings are code to be kept."""
+    with Proc(pid) as proc:
+        watch = Watch(proc, name_of(proc), timeout, EVERYTHING, int3)
+        watch.begin()
+        try:
+            yield watch
+        finally:
+            watch.end()
+
+
+def switch(pid: int, state: State) -> None:
+    with Target(pid, 10) as target:
+        make(target, (), storm.all_sites, state, by_breakpoints)
+
+
+def state_of(pid: int) -> str:
+    with Proc(pid) as proc:
+        return proc.stat().state
+
+
+def tell(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stdin
+    process.stdin.write(f"{word}\n")
+    process.stdin.flush()
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+# --- it does what is asked ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [each for each in live.KINDS if each != "large code model"])
+def test_sites_go_off_and_come_back_byte_for_byte(kind: str, tmp_path: Path) -> None:
+    flags, link = live.KINDS[kind]
+    program = live.build(tmp_path, flags=flags, link=link)
+    with started(program) as process, Target(process.pid, 2) as target:
+        (module,) = target.modules()
+        before = list(module.codes)
+        assert patch("nop", process.pid, *BREAKPOINT) == (
+            f"{program}: 3 sites turned to nop, 0 already\n"
+        )
+        assert ask(process) == (RESULT, 0)
+        patch("call", process.pid, *BREAKPOINT)
+        assert ask(process) == (RESULT, CALLS)
+        (module,) = target.modules()
+        assert list(module.codes) == before
+        finish(process)
+
+
+def test_all_sites_are_switched_while_all_threads_call_them(small: Storm) -> None:
+    with started(small.program) as process:
+        for number in range(16):
+            state = STATES[number % 2]
+            assert storm.toggle(process.pid, state, by_breakpoints) == small.sites
+        finish(process)
+
+
+def test_both_methods_may_follow_each_other(program: Path) -> None:
+    with started(program) as process:
+        patch("nop", process.pid, *BREAKPOINT)
+        patch("call", process.pid, "--protocol", "stop", "--functions", "work")
+        assert ask(process) == (RESULT, 1)
+        patch("call", process.pid, *BREAKPOINT)
+        assert ask(process) == (RESULT, CALLS)
+
+
+def test_a_dry_run_tells_and_changes_nothing(program: Path) -> None:
+    with started(program) as process:
+        assert "twice" in patch("nop", process.pid, "-n", *BREAKPOINT)
+        assert ask(process) == (RESULT, CALLS)
+
+
+# --- whatever it does meanwhile -------------------------------------------------------------------
+
+
+def test_threads_run_during_a_watch_and_signals_arrive(tmp_path: Path) -> None:
+    source = """
+    static volatile sig_atomic_t got;
+    static void handle(int number) { got++; }
+    int main(void) {
+        signal(SIGUSR1, handle);
+        ready();
+        for (int number = 1; number <= 100; number++) {
+            while (got < number) {}
+            printf("%d\\n", number);
+            fflush(stdout);
+        }
+        return 0;
+    }
+    """
+    with started(build_program(tmp_path, source)) as process, watching(process.pid) as watch:
+        for number in range(1, 101):
+            os.kill(process.pid, signal.SIGUSR1)
+            assert answer(process) == str(number)
+            if number % 10 == 0:
+                watch.sync()
+
+
+def test_a_stopped_process_is_switched_and_stays_stopped(program: Path) -> None:
+    with started(program) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        patch("nop", process.pid, *BREAKPOINT)
+        while state_of(process.pid) in "tR":  # on its way
+            pass
+        assert state_of(process.pid) == "T"
+        os.kill(process.pid, signal.SIGCONT)
+        assert ask(process) == (RESULT, 0)
+
+
+def test_a_process_whose_leader_has_ended_is_switched(tmp_path: Path) -> None:
+    main = """
+    QUIET static void *other(void *nothing) { ready(); while (answer()) {} exit(0); }
+    QUIET int main(void) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, other, NULL);
+        pthread_exit(NULL);
+    }
+    """
+    with started(live.build(tmp_path, main)) as process:
+        while state_of(process.pid) != "Z":
+            pass
+        patch("nop", process.pid, *BREAKPOINT)
+        assert ask(process) == (RESULT, 0)
+        finish(process)
+
+
+# Each waits for a line, does what may change whose code that is, and says what came of it.
+CALLS_THAT_WAIT = {
+    "munmap": "munmap(code, 4096)",
+    "mprotect": "mprotect(code, 4096, PROT_NONE)",
+    "mmap over it": "mmap(code, 4096, PROT_NONE, PRIVATE | MAP_FIXED, -1, 0) != code",
+    "mremap away": "mremap(code, 4096, 4096, MOVE, code + 8192) != code + 8192",
+    "mremap onto it": "mremap(code + 8192, 4096, 4096, MOVE, code) != code",
+    "madvise": "madvise(code, 4096, MADV_DONTNEED)",
+    "fork": "!(child = fork()) ? (_exit(0), 0) : waitpid(child, NULL, 0) != child",
+    "vfork": "!(child = vfork()) ? (_exit(0), 0) : waitpid(child, NULL, 0) != child",
+    "thread": "pthread_create(&thread, NULL, nothing, NULL) || pthread_join(thread, NULL)",
+    "sigaction": "signal(SIGTRAP, SIG_IGN) == SIG_ERR",
+    "execve": 'execl("/bin/sh", "sh", "-c", "echo 0", NULL)',
+}  # fmt: skip
+CALLS_THAT_DO_NOT = {
+    "mmap": "mmap(NULL, 4096, PROT_READ, PRIVATE, -1, 0) == MAP_FAILED",
+    "sigaction": "signal(SIGUSR1, SIG_IGN) == SIG_ERR",
+    "read": "close(open(\"/dev/null\", O_RDONLY))",
+}  # fmt: skip
+DOING = """
+#define PRIVATE (MAP_PRIVATE | MAP_ANONYMOUS)
+#define MOVE (MREMAP_MAYMOVE | MREMAP_FIXED)
+static void *nothing(void *argument) { return argument; }
+int main(void) {
+    pid_t child;
+    pthread_t thread;
+    char *code = mmap(NULL, 5 * 4096, PROT_READ, PRIVATE, -1, 0);
+    ready();
+    until_told();
+    int failed = (WHAT) != 0;
+    printf("%d\\n", failed);
+    fflush(stdout);
+    (void)nothing, (void)child, (void)thread, (void)code;
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("flags", [(), ("-m32",)], ids=["x86-64", "i386"])
+@pytest.mark.parametrize("name", CALLS_THAT_WAIT)
+def test_what_would_change_the_code_waits_until_the_watch_ends(
+    name: str, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    source = DOING.replace("WHAT", CALLS_THAT_WAIT[name])
+    with started(build_program(tmp_path, source, *flags)) as process:
+        with watching(process.pid) as watch, Proc(process.pid) as proc:
+            before = (proc.threads(), proc.read("maps"), proc.status()["SigIgn"], proc.link("exe"))
+            tell(process, "do")
+            while proc.stat().state != "t":
+                pass
+            watch.sync()
+            assert before == (
+                proc.threads(), proc.read("maps"), proc.status()["SigIgn"], proc.link("exe")
+            )  # fmt: skip
+        assert answer(process) == "0"
+        finish(process)
+
+
+@pytest.mark.parametrize("name", CALLS_THAT_DO_NOT)
+def test_all_else_does_not_wait(name: str, tmp_path: Path) -> None:
+    source = DOING.replace("WHAT", CALLS_THAT_DO_NOT[name])
+    with started(build_program(tmp_path, source)) as process, watching(process.pid):
+        tell(process, "do")
+        assert answer(process) == "0"
+        finish(process)
+
+
+# --- breakpoints ----------------------------------------------------------------------------------
+
+STRIKE = """
+static volatile int skipped = 1;
+int main(void) {
+    sigset_t trap;
+    sigemptyset(&trap);
+    sigaddset(&trap, SIGTRAP);
+    BLOCK;
+    ready();
+    until_told();
+    __asm__ volatile("int3\\n\\tmovl $0, %0" : "+m"(skipped));
+    pthread_sigmask(SIG_SETMASK, NULL, &trap);
+    printf("%d %d\\n", skipped, sigismember(&trap, SIGTRAP));
+    fflush(stdout);
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("is_blocked", [False, True])
+def test_who_hits_a_breakpoint_goes_on_behind_it(is_blocked: bool, tmp_path: Path) -> None:
+    block = "pthread_sigmask(SIG_BLOCK, &trap, NULL)" if is_blocked else ""
+    hits: list[int] = []
+
+    def skip(address: int) -> int:
+        hits.append(address)
+        return 1
+
+    with started(build_program(tmp_path, STRIKE.replace("BLOCK", block))) as process:
+        with watching(process.pid, skip):
+            tell(process, "strike")
+            assert answer(process) == f"0 {is_blocked:d}"
+        assert len(hits) == 1
+        finish(process)
+
+
+WATCH = """
+import sys
+from patcher.process.guarded_memory import GuardedMemory
+from patcher.process.proc import Proc
+from patcher.process.watch import Watch
+watch = Watch(Proc(int(sys.argv[1])), "process", 10, [], lambda _: None)
+watch.begin()
+print("ready", flush=True)
+sys.stdin.read()
+watch.end()
+"""
+
+
+def test_a_breakpoint_of_somebody_else_is_left_to_him(tmp_path: Path) -> None:
+    program = build_program(tmp_path, STRIKE.replace("BLOCK", ""))
+    words = (sys.executable, "-c", WATCH)
+    with started(program) as process, started(*words, str(process.pid), cwd=ROOT):
+        tell(process, "strike")
+        assert process.wait() == -signal.SIGTRAP
+
+
+def test_a_thread_that_has_hit_a_breakpoint_has_not_serialised_before_it_has_left_it(
+    tmp_path: Path,
+) -> None:
+    source = """
+    int main(void) {
+        ready();
+        until_told();
+        for (;;) __asm__ volatile("int3");
+    }
+    """
+    inside: list[int] = []
+
+    def skip(_: int) -> int:
+        inside.append(1)
+        time.sleep(0.001)
+        inside.pop()
+        return 1
+
+    with started(build_program(tmp_path, source)) as process, watching(process.pid, skip) as watch:
+        tell(process, "strike")
+        for _ in range(20):
+            watch.sync()
+
+
+# --- patcher ends ---------------------------------------------------------------------------------
+
+TOGGLE = """
+import itertools, sys
+from patcher.process.switch import by_breakpoints, make
+from patcher.process.target import Target
+from recordmcount.sites.state import State
+from tests.support import storm
+with Target(int(sys.argv[1]), 30) as target:
+    for state in itertools.cycle((State.NOP, State.CALL)):
+        make(target, (), storm.all_sites, state, by_breakpoints)
+        print("begun", flush=True)
+"""
+CAUGHT = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1]
+
+
+def test_whatever_can_be_caught_ends_patcher_when_no_breakpoint_stands(small: Storm) -> None:
+    seeds = random.Random(2012)
+    with started(small.program) as process:
+        for number in range(20):
+            words = [sys.executable, "-c", TOGGLE, str(process.pid)]
+            with subprocess.Popen(
+                words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ) as patcher:
+                assert patcher.stdout
+                assert patcher.stdout.readline() == b"begun\n"
+                time.sleep(seeds.uniform(0, 0.3))
+                patcher.send_signal(CAUGHT[number % len(CAUGHT)])
+                patcher.wait()
+            with Target(process.pid, 30) as target:
+                for module in target.modules():
+                    assert not module.where(range(len(module)), State.FOREIGN)
+        for state in STATES:
+            assert storm.toggle(process.pid, state, by_breakpoints) == small.sites
+        finish(process)
+
+
+# --- what fails, and what is refused --------------------------------------------------------------
+
+
+def test_a_process_that_handles_or_ignores_sigtrap_is_left_alone(tmp_path: Path) -> None:
+    for action in ("SIG_IGN", "exit"):
+        main = (
+            f"QUIET int main(void) {{ signal(SIGTRAP, {action}); ready(); while (answer()) {{}} }}"
+        )
+        with started(live.build(tmp_path, main)) as process:
+            line = refused("nop", process.pid, *BREAKPOINT)
+            assert f"it {'ignores' if action == 'SIG_IGN' else 'handles'} SIGTRAP" in line
+            assert line.endswith("use the stop method")
+            assert ask(process) == (RESULT, CALLS)
+            patch("nop", process.pid)
+            assert ask(process) == (RESULT, 0)
+
+
+def test_sites_of_two_instructions_are_left_alone(tmp_path: Path) -> None:
+    flags, link = live.KINDS["large code model"]
+    with started(live.build(tmp_path, flags=flags, link=link)) as process:
+        assert "is two instructions" in refused("nop", process.pid, *BREAKPOINT)
+        assert ask(process) == (RESULT, CALLS)
+
+
+def test_a_thread_that_does_not_stop_in_time_is_named(tmp_path: Path) -> None:
+    main = """
+    QUIET int main(void) {
+        ready();
+        if (vfork() == 0) { char byte; while (read(0, &byte, 1) < 0) {} _exit(0); }
+        while (answer()) {}
+        return 0;
+    }
+    """
+    with started(live.build(tmp_path, main)) as process:
+        while state_of(process.pid) != "D":
+            pass
+        line = refused("nop", process.pid, "--timeout", "1", *BREAKPOINT)
+        assert "did not stop within 1 s: it is in an uninterruptible wait" in line
+        tell(process, "")
+        assert ask(process) == (RESULT, CALLS)
+
+
+def test_what_is_watched_is_not_traced_by_another_one(program: Path) -> None:
+    with started(program) as process, watching(process.pid):
+        assert "is traced by process" in refused("nop", process.pid, *BREAKPOINT)
+
+
+def faults(monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
+    """Have write number `at` of a batch fail half-way."""
+    real = GuardedMemory.scatter
+    calls = iter(range(1, 100))
+
+    def scatter(self: GuardedMemory, addresses: list[int], data: list[bytes]) -> None:
+        if next(calls) == at:
+            real(self, addresses[:2], data[:2])
+            raise WriteError("memory", "cannot be written")
+        real(self, addresses, data)
+
+    monkeypatch.setattr(GuardedMemory, "scatter", scatter)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_write_that_fails_leaves_every_site_whole(
+    at: int, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started(program) as process:
+        faults(monkeypatch, at=at)
+        with pytest.raises(WriteError, match="cannot be written"):
+            switch(process.pid, State.NOP)
+        assert "0 foreign" in count(process.pid)
+        assert ask(process)[0] == RESULT
+
+
+def test_patcher_stays_as_long_as_a_breakpoint_may_be_hit(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Watch.sync
+    calls = iter(range(100))
+
+    def sync(self: Watch) -> None:
+        if next(calls) < 5:
+            raise WriteError("process", "thread 1 did not stop")
+        real(self)
+
+    with started(program) as process:
+        monkeypatch.setattr(Watch, "sync", sync)
+        with pytest.raises(WriteError, match="did not stop; no breakpoint of ours stands by now"):
+            switch(process.pid, State.NOP)
+        assert next(calls) >= 6
+        assert count(process.pid) == "3 sites: 3 call, 0 nop, 0 foreign"
+        assert ask(process) == (RESULT, CALLS)
+
+
+def test_a_process_that_is_killed_meanwhile_has_ended(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Watch.sync
+
+    def sync(self: Watch) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        while not self.is_over:
+            time.sleep(0)
+        real(self)
+
+    with started(program) as process:
+        monkeypatch.setattr(Watch, "sync", sync)
+        with pytest.raises(NoProcessError, match="has ended"):
+            switch(process.pid, State.NOP)
+
+
+def test_a_module_that_has_gone_before_the_watch_began_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = live.library(tmp_path, "one", "int one(int x) { return x; }")
+    main = f"""
+    #include <dlfcn.h>
+    QUIET int main(void) {{
+        void *handle = dlopen("{library}", RTLD_NOW);
+        ready();
+        until_told();
+        if (dlclose(handle)) return 1;
+        puts("closed");
+        fflush(stdout);
+        while (answer()) {{}}
+        return 0;
+    }}
+    """
+    real = watched.modify
+    refusals: list[str] = []
+
+    def later(target: Target, batch: Batch) -> None:
+        if not refusals:
+            assert len(batch) == 4
+            tell(process, "close")
+            assert answer(process) == "closed"
+        try:
+            real(target, batch)
+        except PatchError as error:
+            refusals.append(str(error))
+            raise
+
+    with started(live.build(tmp_path, main)) as process:
+        monkeypatch.setattr(watched, "modify", later)
+        switch(process.pid, State.NOP)
+        assert len(refusals) == 1
+        assert count(process.pid) == "3 sites: 0 call, 3 nop, 0 foreign"
+
+
+def test_a_watcher_halts_nobody(program: Path) -> None:
+    with started(program) as process, Target(process.pid, 2) as target:
+        (module,) = target.modules()
+        machine = watched.WatchedMachine(target, Batch([], [], []))
+        for act in (machine.stop, machine.instruction_pointers):
+            with pytest.raises(StateError):
+                act()
+        assert module.codes[0] != INT3
