@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from patcher.process.proc import Proc
-from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt
+from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt, make
 from patcher.process.target import Target
 from recordmcount.sites.state import State
-from tests.support import churn, storm
+from tests.support import churn, live, storm
 from tests.support.processes import finish, started
 from tests.support.storm import Storm
 
@@ -87,3 +87,22 @@ def test_what_is_told_of_libraries_that_come_and_go_is_of_those_that_are_there(
                 modules = target.settled_modules()
             assert str(built.program) in {module.file.path for module in modules}
             assert not any(m.where(range(len(m)), State.FOREIGN) for m in modules)
+
+
+AGAIN = """
+QUIET int main(int count, char **words) {
+    if (!words[1]) ready();
+    work(3);
+    execl(words[0], words[0], "again", NULL);
+    return 1;
+}
+"""
+
+
+def test_a_program_that_is_executed_again_and_again_always_has_its_sites(tmp_path: Path) -> None:
+    with started(live.build(tmp_path, AGAIN)) as process:
+        for _ in range(80):
+            with Target(process.pid, 30) as target:
+                (module,), _ = make(target, (), storm.all_sites, State.NOP)
+                assert len(module) == 3
+        assert process.poll() is None

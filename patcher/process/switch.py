@@ -11,6 +11,7 @@ from patcher.errors import (
     CompareError,
     HaltError,
     ModuleError,
+    NoModuleError,
     NoSiteError,
     ReadError,
     StateError,
@@ -106,11 +107,16 @@ def make(
     """
     carry_out = carry_out or in_a_halt
     for _ in range(ATTEMPTS):
+        files: Sequence[object] = ()
         try:
+            files = target.files()
             if made := _try(target, globs, choose, state, carry_out):
                 return made
         except HaltError:
             raise
+        except NoModuleError:
+            if files and target.files() == files:
+                raise  # else it may be executing a program, of which nothing was mapped yet
         except (CompareError, ReadError, ModuleError, StateError):
             pass  # modules may come and go meanwhile, and another be where one was
     if carry_out is by_breakpoints:

@@ -86,8 +86,8 @@ class Target(Closing):
             before = self.files()
             try:
                 modules = self.modules(globs)
-            except (ReadError, ModuleError, StateError):
-                if self.files() == before:
+            except (NoModuleError, ReadError, ModuleError, StateError):
+                if before and self.files() == before:
                     raise
             else:
                 if self.files() == before:
