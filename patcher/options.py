@@ -13,6 +13,7 @@ VERBS = {
 EXIT_STATUS = "exit status: 0 done; 1 a file failed, or has a foreign site; 2 usage"
 FILE = "an executable, a shared object or an object (.o, .ko) with a __mcount_loc table"
 STOP_WITHIN = 2  # seconds, unless --timeout tells otherwise
+LOOK_EVERY = 1  # second, unless --interval tells otherwise
 SELECTION = (
     Option(
         "--functions",
@@ -53,6 +54,14 @@ PROTOCOL = Option(
 )  # fmt: skip
 PROTOCOLS = ("stop", "breakpoint")
 OF_PROCESS = (PID, MODULE, TIMEOUT)
+WATCH = Option(
+    "--watch", "with --pid: look again and again until the process ends, and tell what changes; "
+    "draws on a terminal",
+)  # fmt: skip
+INTERVAL = Option(
+    "--interval", f"with --watch: look every so many seconds; {LOOK_EVERY}",
+    value="SECONDS", number=range(1, 3601),
+)  # fmt: skip
 ABOUT = (DEMANGLE, JSON, SCHEMA, HELP)
 
 
@@ -72,11 +81,17 @@ class PatcherOptions(Values):
     modules: tuple[str, ...] = ()
     timeout = 0  # none was given
     protocol = ""  # none was given
+    watch = False
+    interval = 0  # none was given
 
     def check(self) -> None:
         """Raise UsageError where words make no sense together."""
         if self.protocol and self.protocol not in PROTOCOLS:
             raise UsageError(f"--protocol is {' or '.join(PROTOCOLS)}, not '{self.protocol}'")
+        if self.interval and not self.watch:
+            raise UsageError("--interval is for --watch")
+        if self.watch and not self.pid:
+            raise UsageError("--watch is for --pid")
         if not self.pid:
             if self.modules or self.timeout or self.protocol:
                 raise UsageError("--module, --timeout and --protocol are for --pid")

@@ -105,6 +105,11 @@ def put(text: str) -> bool:
     return _write(1, [text])
 
 
+def draw(text: str) -> None:
+    """Write what draws on the terminal that stdout is, as it is. Raises OSError."""
+    write_all(1, text.encode("utf-8", "surrogateescape"))
+
+
 def _write(fd: int, lines: "Iterable[str]") -> bool:
     rest = iter(lines)
     try:

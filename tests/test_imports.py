@@ -13,7 +13,8 @@ from tests.support.objects import caller, text
 
 MAIN = ROOT / "recordmcount" / "__main__.py"
 # What recording never imports: our dependencies, and what is slow of Python's own library.
-DEPENDENCIES = {"demangle", "lief", "capstone", "keystone", "elftools", "tqdm", "backports", "lz4"}
+DEPENDENCIES = {"demangle", "lief", "capstone", "keystone", "elftools", "tqdm", "backports", "lz4",
+                "jinja2", "rich"}  # fmt: skip
 SLOW = {"os", "re", "typing", "dataclasses", "argparse", "pathlib", "enum", "subprocess", "json",
         "collections", "signal", "shutil", "tempfile", "multiprocessing", "numpy"}  # fmt: skip
 

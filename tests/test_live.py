@@ -22,7 +22,7 @@ from patcher.process.target import Target
 from recordmcount.x86 import INT3
 from tests.support import command, images, live
 from tests.support.command import ROOT
-from tests.support.live import CALLS, ask, count, patch, refused
+from tests.support.live import CALLS, ask, count, forbid_map_files, patch, refused
 from tests.support.processes import build_program, finish, started
 
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
@@ -60,19 +60,6 @@ def put(pid: int, address: int, code: bytes) -> None:
 def state(pid: int) -> str:
     with Proc(pid) as proc:
         return proc.stat().state
-
-
-def forbid_map_files(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the kernel refuse /proc/PID/map_files, as it does to whoever is not root."""
-    real = target.proc.open
-
-    def opened(name: str, flags: int = os.O_RDONLY) -> int:
-        if name == "forbidden":
-            raise PermissionError
-        return real(name, flags)
-
-    monkeypatch.setattr(loaded_file, "_map_file", lambda _: "forbidden")
-    monkeypatch.setattr(target.proc, "open", opened)
 
 
 # --- it does what is asked ------------------------------------------------------------------------
@@ -498,14 +485,17 @@ def test_who_may_not_open_what_is_mapped_is_refused_if_it_has_no_name(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = live.build(tmp_path)
-    with started(program) as process, Target(process.pid, 2) as target:
-        forbid_map_files(target, monkeypatch)
-        assert len(target.modules()) == 1
+    with started(program) as process:
+        with Target(process.pid, 2) as target:
+            forbid_map_files(target, monkeypatch)
+            assert len(target.modules()) == 1
         program.unlink()
         if change == "replace":
             live.build(tmp_path, work=WORK_OTHERWISE)
-        with pytest.raises(ModuleError, match=r"cannot be opened.*root can"):
-            target.modules()
+        with Target(process.pid, 2) as target:
+            forbid_map_files(target, monkeypatch)
+            with pytest.raises(ModuleError, match=r"cannot be opened.*root can"):
+                target.modules()
 
 
 def test_another_build_in_memory_than_in_the_file_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import shutil
 import signal
@@ -22,6 +21,7 @@ from tests.support import command, live
 from tests.support.command import ROOT
 from tests.support.live import CALLS, COUNTER, ask
 from tests.support.processes import build_program, started
+from tests.support.terminal import Terminal
 
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
 MODES = {"start": (), "follow": ("--follow",), "children": ("--follow", "--children")}
@@ -512,33 +512,6 @@ def test_no_signal_is_lost_nor_what_it_carries(mode: Sequence[str], tmp_path: Pa
     assert done.stdout == "3000\n"
     # With --follow, SIGTRAP is ignored to begin with.
     assert done.status == (0 if mode else -signal.SIGTRAP)
-
-
-class Terminal:
-    """An interactive shell on a terminal of its own."""
-
-    def __init__(self) -> None:
-        self._seen = ""
-        self._pid, self._fd = pty.fork()
-        if not self._pid:
-            os.environ.update(PYTHONPATH=str(ROOT), PS1="prompt> ", TERM="dumb")
-            os.execv("/bin/bash", ["bash", "--norc", "--noprofile", "-i"])
-        self.until("prompt> ")
-
-    def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    def until(self, text: str) -> str:
-        """Read until there is a text; returns all up to its end."""
-        while text not in self._seen:
-            self._seen += os.read(self._fd, 1024).decode()
-        before, found, self._seen = self._seen.partition(text)
-        return before + found
-
-    def close(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
-        os.close(self._fd)
 
 
 @pytest.fixture

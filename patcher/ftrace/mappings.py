@@ -44,7 +44,7 @@ class Mapping(NamedTuple):
     offset: int = 0
 
     def __str__(self) -> str:
-        device = f"{major(self.device):02x}:{minor(self.device):02x}"
+        device = device_in_words(self.device)
         return f"{self.range} {self.protection} {device} {self.inode} {self.path}".rstrip()
 
     def why_not_text(self, device: int, inode: int) -> str:
@@ -60,6 +60,11 @@ class Mapping(NamedTuple):
             "a mapping of another file": foreign,
         }
         return next((reason for reason, applies in reasons.items() if applies), "")
+
+
+def device_in_words(device: int) -> str:
+    """Spell a device as /proc/PID/maps does: major and minor number in hexadecimal."""
+    return f"{major(device):02x}:{minor(device):02x}"
 
 
 def why_not_text(text: Range, mappings: Iterable[Mapping], device: int, inode: int) -> str:

@@ -26,8 +26,11 @@ def name_of(proc: Proc) -> str:
         return f"process {proc.pid}"
 
 
-def refuse_untraceable(proc: Proc, name: str) -> None:
-    """Raise NoProcessError, or HaltError if another one traces it, before anything is tried."""
+def refuse_untraceable(proc: Proc, name: str, *, to_read: bool = False) -> None:
+    """Raise NoProcessError, or HaltError if another one traces it, before anything is tried.
+
+    `to_read` tells that it is only read, which another tracer does not prevent.
+    """
     try:
         stat, status = proc.stat(), proc.status()
     except OSError as error:
@@ -38,7 +41,8 @@ def refuse_untraceable(proc: Proc, name: str) -> None:
         raise NoProcessError(name, "has ended: it is a zombie")
     if proc.pid == os.getpid():
         raise HaltError(name, "is patcher itself")
-    if tracer := int(status["TracerPid"]):
+    tracer = int(status["TracerPid"])
+    if tracer and not to_read:
         raise traced(name, tracer)
 
 

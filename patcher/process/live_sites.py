@@ -88,6 +88,21 @@ class LiveSites:
             return site._replace(call=None, nop=None, reason=reason, expected=expected)
         return site._replace(reason=HALF) if number in self.halves else site
 
+    def is_of(self, file: LoadedFile, sites: LinkedSites) -> bool:
+        """Tell whether these are the sites of a file that is loaded as this one is.
+
+        Its name may be another one by now, or have gone.
+        """
+        if self.sites is not sites or self.file.bias != file.bias:
+            return False
+        mine, others = ([each._replace(path="") for each in one.mappings]
+                        for one in (self.file, file))  # fmt: skip
+        return mine == others
+
+    def stands(self, memory: ProcessMemory) -> bool:
+        """Tell whether each site is as it was read. Raises ReadError."""
+        return self.codes == memory.gather(self.addresses, list(map(len, self._linked)))
+
     def names(self, number: int) -> tuple[str, ...]:
         """Give all names of the function that a site is in, the best first."""
         return self.sites.names(number)

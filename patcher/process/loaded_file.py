@@ -146,9 +146,9 @@ class LoadedFile:
         self.obj = obj
         self.view = obj.once(LoadView)
         self.bias = bias
-        self._device, self._inode = code[0].device, code[0].inode
+        self.device, self.inode = code[0].device, code[0].inode  # as its mappings have them
         self.mappings = tuple(
-            each for each in code if not each.why_not_text(self._device, self._inode)
+            each for each in code if not each.why_not_text(self.device, self.inode)
         )
         self.build_id = obj.once(_build_id)
         self._relocated: list[int] | None = None
@@ -157,6 +157,12 @@ class LoadedFile:
     def path(self) -> str:
         """The name of the file."""
         return self.file.path
+
+    @property
+    def load_address(self) -> int:
+        """The run-time address of the first page that is loaded of it."""
+        loaded = [segment.vaddr for segment in self.view.segments if segment.type == PT_LOAD]
+        return self.address(min(loaded, default=0) & -PAGE)
 
     @property
     def highest(self) -> int:
@@ -197,7 +203,7 @@ class LoadedFile:
             while mapping is not None and mapping.range.end <= site.start:
                 mapping = next(holding, None)
             if mapping is None or not mapping.range.holds(site.start, site.end - site.start):
-                why = why_not_text(site, memory.mappings(), self._device, self._inode)
+                why = why_not_text(site, memory.mappings(), self.device, self.inode)
                 raise ModuleError(self.path, f"a site at {site} {why}", address=site.start)
 
     def refuse_gone(self, memory: ProcessMemory) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from posixpath import basename
+from typing import NamedTuple
 
 from patcher.closing import Closing
 from patcher.errors import ModuleError, NoModuleError, NoProcessError, ReadError, StateError
 from patcher.ftrace.mappings import Mapping
 from recordmcount.elf.object import Object
-from recordmcount.errors import Error
 from recordmcount.nearest import question
 from recordmcount.sites import linked, tables
 from recordmcount.sites.linked import LinkedSites
 
+from . import maps
 from .access import name_of, no_access, refuse_untraceable
 from .foreign_code import why_nothing
 from .halt import Halt
@@ -26,11 +28,37 @@ from .proc import Proc
 ATTEMPTS = 10  # to read modules while none of them comes or goes
 
 
+class _Read(NamedTuple):
+    """A file that was read when it looked as `stamp`; one without a table is closed."""
+
+    stamp: tuple[int, ...]
+    file: OpenedFile
+    obj: Object | None
+    sites: LinkedSites | None
+
+    @property
+    def is_as_it_was(self) -> bool:
+        """Whether nobody has written to the file since; of one that is closed that is not known.
+
+        To take a name from a file changes the last of its times.
+        """
+        if self.sites is None:
+            return True
+        now = os.fstat(self.file.fd)
+        parts = -1 if now.st_nlink != self.file.status.st_nlink else len(self.stamp)
+        return _stamp(now)[:parts] == self.stamp[:parts]
+
+    def close(self) -> None:
+        if self.sites is not None:
+            self.file.close()
+
+
 class Target(Closing):
     """Process `pid`, open during its `with`; `names` are further names of mcount.
 
     `timeout` is how many seconds its threads have to stop. Who traces it already gives the `halt`
-    that stops them. Raises PatchError for a process that cannot be traced.
+    that stops them. What is opened `to_read` may be traced by anybody. Raises PatchError for a
+    process that cannot be traced.
     """
 
     def __init__(
@@ -39,45 +67,76 @@ class Target(Closing):
         timeout: float,
         names: Sequence[str] = (),
         halt: Callable[[Proc, str, float], Halting] | None = None,
+        *,
+        to_read: bool = False,
     ) -> None:
         try:
             self.proc = Proc(pid)
         except OSError as error:
             raise NoProcessError(f"process {pid}", "there is none") from error
         self.name = name_of(self.proc)
+        self._timeout = timeout
         self._names = names
-        self._read: dict[tuple[int, ...], tuple[OpenedFile, Object, LinkedSites | None]] = {}
+        self._halt = halt or Halt
+        self._read: dict[tuple[int, int, str], _Read] = {}
         try:
             if halt is None:
-                refuse_untraceable(self.proc, self.name)
-            try:
-                self.machine = ProcessMachine(self.proc, self.name, timeout, halt or Halt)
-            except OSError as error:
-                raise no_access(self.proc, self.name, error) from error
+                refuse_untraceable(self.proc, self.name, to_read=to_read)
+            self.machine = self._machine()
         except BaseException:
             self.proc.close()
             raise
 
+    def _machine(self) -> ProcessMachine:
+        try:
+            return ProcessMachine(self.proc, self.name, self._timeout, self._halt)
+        except OSError as error:
+            raise no_access(self.proc, self.name, error) from error
+
+    def open_again(self) -> None:
+        """Open the memory again: what was opened stays that of a program that execs another one.
+
+        Raises PatchError if the process cannot be traced any more.
+        """
+        machine = self._machine()
+        self.machine.close()
+        self.machine = machine
+        self.name = name_of(self.proc)  # which is that of the program
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no thread of it executes anything any more."""
+        try:
+            stat = self.proc.stat()
+        except OSError:
+            return True
+        return stat.is_ended and stat.threads <= 1
+
     def close(self) -> None:
         """Let everything go, and close all files."""
         self.machine.close()
-        for file, _, _ in self._read.values():
-            file.close()
+        for each in self._read.values():
+            each.close()
         self.proc.close()
 
-    def modules(self, globs: Sequence[str] = ()) -> list[LiveSites]:
+    def modules(
+        self, globs: Sequence[str] = (), known: Sequence[LiveSites] = ()
+    ) -> list[LiveSites]:
         """Read the sites of all loaded files that have a table, by address.
 
-        With `globs`, of those whose path or name is like one of them. Raises NoModuleError if there
-        are none, ModuleError if what is mapped is not proven to be the file, StateError if it goes
-        meanwhile, FormatError and ReadError.
+        With `globs`, of those whose path or name is like one of them. What was read before, and is
+        as it was, is taken from `known`. Raises NoModuleError if there are none, ModuleError if
+        what is mapped is not proven to be the file, StateError if it goes meanwhile, FormatError
+        and ReadError.
         """
-        found = [each for each in self._loaded(globs) if len(each)]
+        found = [each for each in self._loaded(globs, known) if len(each)]
         if not found:
             raise self._none(globs)
         return sorted(found, key=lambda each: each.addresses[0])
 
-    def settled_modules(self, globs: Sequence[str] = ()) -> list[LiveSites]:
+    def settled_modules(
+        self, globs: Sequence[str] = (), known: Sequence[LiveSites] = ()
+    ) -> list[LiveSites]:
         """Read as `modules` does, and again while modules come and go: what is read runs on.
 
         Then an error, or a foreign site, would be of a module that was replaced by another.
@@ -85,24 +144,25 @@ class Target(Closing):
         for _ in range(ATTEMPTS - 1):
             before = self.files()
             try:
-                modules = self.modules(globs)
+                modules = self.modules(globs, known)
             except (NoModuleError, ReadError, ModuleError, StateError):
                 if before and self.files() == before:
                     raise
             else:
                 if self.files() == before:
                     return modules
-        return self.modules(globs)
+            self.open_again()
+        return self.modules(globs, known)
 
-    def _loaded(self, globs: Sequence[str]) -> Iterator[LiveSites]:
+    def _loaded(self, globs: Sequence[str], known: Sequence[LiveSites]) -> Iterator[LiveSites]:
         idle = {*globs}
         for mappings in self.files():
-            path = mappings[0].path
+            path = _path(mappings[0])
             like = {glob for glob in globs if is_like(path, glob)}
             idle -= like
             if globs and not like:
                 continue
-            yield from self.sites(mappings)
+            yield from self.sites(mappings, known)
         if idle:
             raise self._none(sorted(idle))
 
@@ -117,52 +177,92 @@ class Target(Closing):
                 files.setdefault((each.device, each.inode, each.path), []).append(each)
         return list(files.values())
 
-    def sites(self, mappings: Sequence[Mapping]) -> Iterator[LiveSites]:
+    def sites(
+        self, mappings: Sequence[Mapping], known: Sequence[LiveSites] = ()
+    ) -> Iterator[LiveSites]:
         """Read the sites of the file behind mappings, at each load bias; none without a table.
 
-        Raises as `modules` does for what is mapped.
+        `known` are as for `modules`. Raises as that does for what is mapped.
         """
         memory = self.machine.memory
-        file, obj, sites = self._open(mappings[0])
+        _, file, obj, sites = self._open(mappings[0])
         if obj is None or sites is None:
             return
         loaded = LoadedFile(file, obj, 0, mappings)
         for bias, code in biases(loaded.view, mappings):
             found = LoadedFile(file, obj, bias, code)
             found.refuse_other(memory)
-            yield LiveSites(found, sites, memory)
+            for each in known:
+                if each.is_of(found, sites) and each.stands(memory):
+                    yield each
+                    break
+            else:
+                yield LiveSites(found, sites, memory)
 
-    def _open(self, mapping: Mapping) -> tuple[OpenedFile, Object | None, LinkedSites | None]:
-        """Open the file behind a mapping and read its table; one without a table is closed."""
-        file = OpenedFile(self.proc, mapping)
+    def _open(self, mapping: Mapping) -> _Read:
+        """Open the file behind a mapping and read its table, if it has not been read already."""
+        key = _key(mapping)
+        before = self._read.get(key)
         try:
-            status = file.status
-            times = (status.st_mtime_ns, status.st_ctime_ns)
-            key = (status.st_dev, status.st_ino, status.st_size, *times)
-            if key in self._read:
+            file = OpenedFile(self.proc, mapping)
+        except ModuleError:
+            # The name leads to another file since. What is open keeps its inode from being reused.
+            if before is None or not before.is_as_it_was:
+                raise
+            return before
+        try:
+            stamp = _stamp(file.status)
+            if before is not None and before.stamp == stamp:
                 file.close()
-                return self._read[key]
-            obj = object_of(file)
-            if obj is None or not obj.headers or not obj.once(tables.find):
-                file.close()
-                return file, None, None
-            self._read[key] = file, obj, linked.read(obj, self._names)
-            return self._read[key]
-        except Error:
+                return before
+            read = self._read_file(file, stamp)
+        except BaseException:
             file.close()
             raise
+        if before is not None:
+            before.close()
+        self._read[key] = read
+        return read
+
+    def _read_file(self, file: OpenedFile, stamp: tuple[int, ...]) -> _Read:
+        obj = object_of(file)
+        if obj is None or not obj.headers or not obj.once(tables.find):
+            file.close()
+            return _Read(stamp, file, None, None)
+        return _Read(stamp, file, obj, linked.read(obj, self._names))
+
+    def forget_unmapped(self) -> None:
+        """Close the files that are not mapped any more. Raises ReadError."""
+        present = {_key(mapping) for mapping in self.machine.memory.mappings()}
+        for key in [key for key in self._read if key not in present]:
+            self._read.pop(key).close()
 
     def _none(self, globs: Sequence[str]) -> NoModuleError:
         """Make the error for a process without sites, or without a module that is like a glob."""
         if not globs:
             what = "no live module has a __mcount_loc table"
             return NoModuleError(self.name, f"{what}{why_nothing(self.machine.memory)}")
-        paths = sorted({mappings[0].path for mappings in self.files()})
+        paths = sorted({_path(mappings[0]) for mappings in self.files()})
         if any(is_like(path, glob) for path in paths for glob in globs):
             what = f"no live module like {' or '.join(globs)} has a __mcount_loc table"
             return NoModuleError(self.name, what)
         advice = question(globs[0], [basename(path) for path in paths])
         return NoModuleError(self.name, f"no live module like {' or '.join(globs)}{advice}")
+
+
+def _path(mapping: Mapping) -> str:
+    """Return the path that the file of a mapping has, or had."""
+    return mapping.path.removesuffix(maps.DELETED)
+
+
+def _key(mapping: Mapping) -> tuple[int, int, str]:
+    return mapping.device, mapping.inode, _path(mapping)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    """Tell how a file looks: it is another one, or was written to, if this has changed."""
+    times = (status.st_mtime_ns, status.st_ctime_ns)
+    return status.st_dev, status.st_ino, status.st_size, *times
 
 
 def is_like(path: str, glob: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from errno import EIO, ENOEXEC, errorcode
 
 from patcher.errors import PatchError
+from patcher.ftrace.mappings import device_in_words
 from recordmcount import x86
 from recordmcount.console import spelled
 from recordmcount.errors import reason
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
         Switched,
         SwitchedModule,
         Types,
+        WatchedModule,
+        WatchedProcess,
     )
 
 VERSION = 1
@@ -62,6 +65,13 @@ def of_process(
     return {**run(verb, [], errors, dry_run=dry_run), "process": process}
 
 
+def of_look(
+    time: str, process: WatchedProcess | None, errors: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Make the document of one look of a watch; None if the process has ended, or with an error."""
+    return {**run("status", [], errors, dry_run=False), "time": time, "process": process}
+
+
 def loaded(module: LiveSites) -> Loaded:
     """Tell of a file that a process has loaded."""
     return {
@@ -69,8 +79,16 @@ def loaded(module: LiveSites) -> Loaded:
         "dead_entries": module.dead,
         "repeated_entries": module.repeated,
         "build_id": module.file.build_id.hex() or None,
+        "device": device_in_words(module.file.device),
+        "inode": module.file.inode,
+        "load_address": module.file.load_address,
         "load_bias": module.file.bias,
     }
+
+
+def watched_module(module: LiveSites, states: Mapping[State, int]) -> WatchedModule:
+    """Tell of a loaded file that is watched; `states` counts the selected sites."""
+    return {**loaded(module), "states": {str(state): states[state] for state in states}}
 
 
 def examined_module(

@@ -63,6 +63,9 @@ class Loaded(Identity):
     dead_entries: int
     repeated_entries: int
     build_id: str | None
+    device: str
+    inode: int
+    load_address: int
     load_bias: int
 
 
@@ -78,6 +81,31 @@ class SwitchedModule(Loaded):
 
     already: int
     changes: list[ChangedSite]
+
+
+class WatchedModule(Loaded):
+    """A loaded file that is watched: how many of its sites are in each state."""
+
+    states: dict[str, int]
+
+
+class GoneModule(WatchedModule):
+    """A file that was loaded; `gone` is the time of the first look that did not find it."""
+
+    gone: str
+
+
+class WatchedProcess(TypedDict):
+    """A process that is watched: what it has loaded, and what it had, the last first.
+
+    `forgotten` counts those that went before.
+    """
+
+    pid: int
+    name: str
+    modules: list[WatchedModule]
+    gone: list[GoneModule]
+    forgotten: int
 
 
 class Process(TypedDict):

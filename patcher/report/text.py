@@ -12,7 +12,26 @@ if TYPE_CHECKING:
 
     from recordmcount.report.shapes import Place
 
-    from .shapes import Examined, ExaminedModule, Switched, SwitchedModule
+    from .shapes import (
+        Examined,
+        ExaminedModule,
+        Loaded,
+        Switched,
+        SwitchedModule,
+    )
+
+
+def loaded_line(module: Loaded) -> str:
+    """Tell where a file is loaded, and which it is."""
+    build_id = module["build_id"]
+    build = f"build-id {build_id}" if build_id else "no build-id"
+    where = f"loaded at {module['load_address']:#x}"
+    return f"{where}, {build}, device {module['device']} inode {module['inode']}"
+
+
+def when(time: str) -> str:
+    """Spell a time of RFC 3339, which is local, for people."""
+    return time[:19].replace("T", " ")
 
 
 def examined_lines(file: Examined | ExaminedModule) -> Iterator[str]:

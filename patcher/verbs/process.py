@@ -12,7 +12,7 @@ from patcher.process.live_sites import LiveSites, LiveSwitch
 from patcher.process.switch import by_breakpoints, compare, in_a_halt, make, select
 from patcher.process.target import Target
 from patcher.report import document
-from patcher.report.text import examined_lines, switched_lines
+from patcher.report.text import examined_lines, loaded_line, switched_lines
 from recordmcount.console import put, say
 from recordmcount.errors import Error
 from recordmcount.report.json import dump, schema
@@ -31,7 +31,7 @@ Told = tuple[bool, "Sequence[ExaminedModule] | Sequence[SwitchedModule]", Sequen
 
 def status(options: PatcherOptions) -> int:
     """Look at the process; returns the exit status."""
-    return _of_process(options, _examine)
+    return _of_process(options, _examine, to_read=True)
 
 
 def switch(options: PatcherOptions) -> int:
@@ -39,7 +39,12 @@ def switch(options: PatcherOptions) -> int:
     return _of_process(options, _switch)
 
 
-def _of_process(options: PatcherOptions, action: Callable[[PatcherOptions, Target], Told]) -> int:
+def _of_process(
+    options: PatcherOptions,
+    action: Callable[[PatcherOptions, Target], Told],
+    *,
+    to_read: bool = False,
+) -> int:
     """Do the action for the process, and tell of it; returns the exit status."""
     if options.information == "schema":
         return give(dump(schema(document.SCHEMA)))
@@ -49,7 +54,8 @@ def _of_process(options: PatcherOptions, action: Callable[[PatcherOptions, Targe
     good = False
     name = f"process {options.pid}"
     try:
-        with Target(options.pid, options.timeout or STOP_WITHIN, options.symbols) as target:
+        timeout = options.timeout or STOP_WITHIN
+        with Target(options.pid, timeout, options.symbols, to_read=to_read) as target:
             name = target.name
             told = {"pid": options.pid, "name": target.proc.stat().name, "modules": []}
             good, told["modules"], lines = action(options, target)
@@ -80,6 +86,7 @@ def _examine(options: PatcherOptions, target: Target) -> Told:
         states = count(LiveSwitch(module), numbers)
         total = {state: total[state] + states[state] for state in STATES}
         path = module.file.path
+        lines.append(f"{path}: {loaded_line(document.loaded(module))}")
         if options.quiet and not options.json:
             line = counted(states.items(), module.dead, module.repeated)
             lines.append(f"{path}: {line}")

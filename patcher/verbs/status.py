@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patcher.options import PatcherOptions, declare_verb
+from patcher.options import INTERVAL, WATCH, PatcherOptions, declare_verb
 from recordmcount.console import say
 from recordmcount.grammar import Command, Option
 
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 def declare(verb: str) -> tuple[Command, PatcherOptions]:
     """Declare the command line."""
-    return declare_verb(verb, Option("-q --quiet", "count, do not list"))
+    return declare_verb(verb, WATCH, INTERVAL, Option("-q --quiet", "count, do not list"))
 
 
 def execute(options: PatcherOptions) -> int:
     """Look at all files, or at a process; returns the exit status."""
+    if options.watch and not options.information:
+        from .watch import watch
+
+        return watch(options)
     if options.pid:
         from .process import status
 

@@ -4,10 +4,15 @@ A program answers each line on its standard input: it does the work of `work` in
 modules, and says how many calls of __fentry__ that took.
 """
 
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+from patcher.process import loaded_file
+from patcher.process.target import Target
 from tests.support import command, images
 from tests.support.processes import PRELUDE
 
@@ -122,3 +127,16 @@ def count(pid: int, *options: str) -> str:
     done = command.run("patcher", "status", "-q", "--pid", str(pid), *options)
     first, *_ = done.stdout.splitlines() or [done.stderr]
     return first.partition("): ")[2]
+
+
+def forbid_map_files(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the kernel refuse /proc/PID/map_files, as it does to whoever is not root."""
+    real = target.proc.open
+
+    def opened(name: str, flags: int = os.O_RDONLY) -> int:
+        if name == "forbidden":
+            raise PermissionError
+        return real(name, flags)
+
+    monkeypatch.setattr(loaded_file, "_map_file", lambda _: "forbidden")
+    monkeypatch.setattr(target.proc, "open", opened)

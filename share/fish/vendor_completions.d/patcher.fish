@@ -51,7 +51,7 @@ function _shtab_patcher_using
 end
 
 set -g _shtab_patcher_commands nop call status run
-set -g _shtab_patcher_opts_with_value --call --functions --module --notrace --output --pid --protocol --symbol --timeout -o
+set -g _shtab_patcher_opts_with_value --call --functions --interval --module --notrace --output --pid --protocol --symbol --timeout -o
 
 complete -c patcher -e
 complete -c patcher -f
@@ -100,6 +100,8 @@ complete -c patcher -n '_shtab_patcher_using status' -l symbol -x -d 'a further 
 complete -c patcher -n '_shtab_patcher_using status' -l pid -x -d 'switch the sites of this running process, or look at them, instead of files'"'"''
 complete -c patcher -n '_shtab_patcher_using status' -l module -x -d 'with --pid: only sites of loaded files whose path or name is so; repeatable'
 complete -c patcher -n '_shtab_patcher_using status' -l timeout -x -d 'with --pid: give up if a thread has not stopped after so many seconds; 2'
+complete -c patcher -n '_shtab_patcher_using status' -l watch -d 'with --pid: look again and again until the process ends, and tell what changes; draws on a terminal'
+complete -c patcher -n '_shtab_patcher_using status' -l interval -x -d 'with --watch: look every so many seconds; 1'
 complete -c patcher -n '_shtab_patcher_using status' -s q -l quiet -d 'count, do not list'
 complete -c patcher -n '_shtab_patcher_using status' -l demangle -d 'show names of C++ and Rust as they stand in the source'
 complete -c patcher -n '_shtab_patcher_using status' -l json -d 'print JSON'

@@ -1,0 +1,63 @@
+"""What a process has loaded, looked at again and again; it is never halted for that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from patcher.errors import NoModuleError
+from patcher.files.switch import count
+from recordmcount.sites import select
+from recordmcount.sites.state import State
+
+from .live_sites import LiveSites, LiveSwitch
+from .target import Target
+
+# A module, and how many of its selected sites are in each state.
+Counted = tuple[LiveSites, Mapping[State, int]]
+
+
+class Looks:
+    """The modules of a process that are like one of `modules`, all if there are none.
+
+    Counted are the sites in functions that `functions` and `notrace` select, as sites.select does.
+    What is as it was at the last look is compared, and not read again.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        modules: Sequence[str] = (),
+        functions: Sequence[str] = (),
+        notrace: Sequence[str] = (),
+        *,
+        parts: bool = False,
+    ) -> None:
+        self._target = target
+        self._modules = modules
+        self._functions = functions
+        self._notrace = notrace
+        self._parts = parts
+        self._last: list[Counted] = []
+
+    def look(self) -> list[Counted]:
+        """Look at the modules that there are now, by address. Raises as settled_modules does."""
+        self._target.open_again()
+        self._target.forget_unmapped()
+        known = {id(module): states for module, states in self._last}
+        try:
+            modules = self._target.settled_modules(
+                self._modules, [module for module, _ in self._last]
+            )
+        except NoModuleError:
+            self._last = []
+            raise
+        self._last = [(each, known.get(id(each)) or self._count(each)) for each in modules]
+        return self._last
+
+    def _count(self, module: LiveSites) -> Mapping[State, int]:
+        numbers: Sequence[int] = range(len(module))
+        if self._functions or self._notrace:
+            numbers, _ = select.select(
+                module, self._functions, self._notrace, parts=self._parts
+            )  # fmt: skip
+        return count(LiveSwitch(module), numbers)
