@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt
 from tests.support import real_programs
 from tests.support.command import ROOT
 from tests.support.linked import Image
@@ -18,6 +19,10 @@ pytestmark = [pytest.mark.matrix, pytest.mark.xdist_group("real programs")]
 
 CALL = re.compile(r"^ *([0-9a-f]+):\t.*\bcall +[0-9a-f]+ <__fentry__>$", re.MULTILINE)
 each_program = pytest.mark.parametrize("name", real_programs.BUILD)
+# How sites are switched, and how often; with breakpoints it takes longer.
+each_method = pytest.mark.parametrize(
+    ("how", "times"), [(in_a_halt, 200), (by_breakpoints, 50)], ids=["halts", "breakpoints"]
+)
 
 Built = Callable[[str], Path]
 
@@ -54,24 +59,28 @@ def test_every_call_is_recorded(name: str, built: Built) -> None:
 # --- switched while they run ----------------------------------------------------------------------
 
 
-def test_a_long_script_gives_what_it_gives_alone(built: Built, tmp_path: Path) -> None:
-    job = script(built("lua"), 200)
-    result, calls = switched(job, tmp_path)
-    wanted, all_calls = alone(job)
-    assert not unlike(result, wanted)
-    assert len(result.splitlines()) > 1000
-    assert 0 < calls < all_calls
-
-
-def test_a_long_compression_in_threads_gives_what_it_gives_alone_and_so_does_the_way_back(
-    built: Built, tmp_path: Path
+@each_method
+def test_a_long_script_gives_what_it_gives_alone(
+    how: CarryOut, times: int, built: Built, tmp_path: Path
 ) -> None:
-    job = compression(built("zstd"), 150)
-    result, calls = switched(job, tmp_path)
+    job = script(built("lua"), times)
+    result, calls = switched(job, tmp_path, how)
+    wanted, all_calls = alone(job)
+    assert not unlike(result, wanted)
+    assert len(result.splitlines()) == 12 * times
+    assert 0 < calls < all_calls
+
+
+@each_method
+def test_a_long_compression_in_threads_gives_what_it_gives_alone_and_so_does_the_way_back(
+    how: CarryOut, times: int, built: Built, tmp_path: Path
+) -> None:
+    job = compression(built("zstd"), times)
+    result, calls = switched(job, tmp_path, how)
     wanted, all_calls = alone(job)
     assert not unlike(result, wanted)
     assert 0 < calls < all_calls
-    back, calls = switched(decompression(built("zstd"), result), tmp_path)
+    back, calls = switched(decompression(built("zstd"), result), tmp_path, how)
     assert not unlike(back, b"".join(job.given))
     assert calls
 

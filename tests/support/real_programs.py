@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
+from patcher.process.switch import CarryOut
 from patcher.process.target import Target
 from recordmcount.sites.state import State
 from tests.support import building, images, live, storm
@@ -118,7 +119,7 @@ def alone(job: Job) -> tuple[bytes, int]:
     return done.stdout, count(done.stderr)
 
 
-def switched(job: Job, folder: Path) -> tuple[bytes, int]:
+def switched(job: Job, folder: Path, how: CarryOut) -> tuple[bytes, int]:
     """What it says, and how many calls it makes, if all sites are switched between all pieces.
 
     At last, while it runs, all text of the process is compared with its files.
@@ -135,7 +136,7 @@ def switched(job: Job, folder: Path) -> tuple[bytes, int]:
             process.stdin.write(piece)
             process.stdin.flush()
             state = (State.NOP, State.CALL)[number % 2]
-            assert storm.toggle(process.pid, state) == sites
+            assert storm.toggle(process.pid, state, how) == sites
         _switch_by_command(process.pid, program, sites)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said

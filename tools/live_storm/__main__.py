@@ -4,6 +4,7 @@ import argparse
 import random
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from patcher.process.proc import Proc
@@ -64,15 +65,17 @@ def come_and_go(folder: Path, count: int) -> None:
     print(f"{done} toggles in {count} cycles of libraries that come and go", flush=True)
 
 
-def real(folder: Path, count: int) -> None:
+def real(folder: Path, counts: Mapping[CarryOut, int]) -> None:
     """Switch everything off and on in programs that nobody here wrote; results must be the same."""
     lua, zstd = (build(folder / name) for name, build in real_programs.BUILD.items())
     for job in (real_programs.script(lua, EVERY), real_programs.compression(zstd, EVERY)):
         wanted, _ = real_programs.alone(job)
-        for number in range(EVERY, count + 1, EVERY):
-            if real_programs.switched(job, folder)[0] != wanted:
-                raise SystemExit(f"{job.words[0]}: another result than alone")
-            print(f"{number} toggles of {Path(job.words[0]).name}", flush=True)
+        for how, count in counts.items():
+            done = f"toggles of {Path(job.words[0]).name} {how.__name__.replace('_', ' ')}"
+            for number in range(EVERY, count + 1, EVERY):
+                if real_programs.switched(job, folder, how)[0] != wanted:
+                    raise SystemExit(f"{job.words[0]}: another result than alone")
+                print(f"{number} {done}", flush=True)
 
 
 def main() -> None:
@@ -99,7 +102,7 @@ def main() -> None:
                 storm.toggle(process.pid, state)
             finish(process)
         come_and_go(Path(folder), asked.cycles)
-        real(Path(folder), asked.toggles)
+        real(Path(folder), {in_a_halt: asked.toggles, by_breakpoints: asked.breakpoints})
     print("nothing was lost, and nothing is other than it should be")
 
 
