@@ -14,7 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from patcher.errors import ModuleError, ReadError, WriteError
+from patcher.errors import ModuleError, NoProcessError, ReadError, WriteError
 from patcher.process import access, loaded_file, ptrace, waiting
 from patcher.process.memory import ProcessMemory
 from patcher.process.proc import Proc
@@ -340,6 +340,14 @@ def test_a_zombie_is_named() -> None:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         line = refused("status", process.pid)
         assert line == f"process {process.pid} (true): has ended: it is a zombie"
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_named(program: Path) -> None:
+    with started(program) as process, Target(process.pid, 2) as target:
+        process.kill()
+        process.wait()
+        with pytest.raises(NoProcessError, match=r"\(target\): has ended"):
+            target.modules()
 
 
 def test_a_kernel_thread_is_named() -> None:

@@ -18,6 +18,7 @@ from patcher.process.access import name_of
 from patcher.process.halt import Halt
 from patcher.process.memory import ProcessMemory
 from patcher.process.proc import Proc
+from patcher.process.tracees import Tracees
 from patcher.process.waiting import Stop
 from tests.support import images
 from tests.support.command import ROOT
@@ -353,6 +354,27 @@ def test_a_process_that_shares_the_address_space_is_found_and_halted(tmp_path: P
         for each in (process.pid, other):
             while state(each) != "S":
                 pass
+        finish(process)
+
+
+def test_a_thread_that_has_ended_shares_nothing_with_the_threads_of_the_kernel(
+    tmp_path: Path,
+) -> None:
+    source = """
+    static void *other(void *nothing) { ready(); until_told(); exit(0); }
+    int main(void) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, other, NULL);
+        pthread_exit(NULL);
+    }
+    """
+    with started(build_program(tmp_path, source)) as process, Proc(process.pid) as proc:
+        while state(process.pid) != "Z":
+            pass
+        tracees = Tracees(proc, name_of(proc))
+        tracees.seized[process.pid] = proc
+        with pytest.raises(ProcessLookupError):
+            tracees.sharers_of(process.pid)
         finish(process)
 
 

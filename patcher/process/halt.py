@@ -140,7 +140,6 @@ class Halt:
         except OSError:
             self._forget_running()
             return True
-        # A thread that has ended meanwhile has no memory, and in that is like all of the kernel's.
         if found and self._forget_running():
             return True
         self._tracees.adopt(found)

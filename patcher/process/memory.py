@@ -12,14 +12,14 @@ from _operator import add, lt
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
-from patcher.errors import ReadError, WriteError
+from patcher.errors import NoProcessError, ReadError, WriteError
 from patcher.ftrace.mappings import Mapping, Range
 from patcher.modify import Batch
 from recordmcount.errors import reason
 
 from . import maps, prepared
 from .prepared import PAGE, Prepared, Read
-from .proc import Proc
+from .proc import Proc, is_missing
 
 HIGHEST = (1 << 63) - 1  # as far as a file offset goes
 PIECE = 1 << 22  # bytes that are read at once, at most
@@ -67,14 +67,19 @@ class ProcessMemory:
         self._is_compared = False
 
     def mappings(self) -> Sequence[Mapping]:
-        """Return the present mappings. Raises ReadError if they cannot be read."""
+        """Return the present mappings. Raises ReadError, or NoProcessError if it has ended."""
         return self._read_mappings() if self._mappings is None else self._mappings
 
     def _read_mappings(self) -> list[Mapping]:
         try:
-            return maps.parse(self.proc.read_by_thread("maps"))
+            found = maps.parse(self.proc.read_by_thread("maps"))
         except OSError as error:
+            if is_missing(error):
+                raise NoProcessError(self._path, "has ended") from error
             raise ReadError(self._path, f"its mappings: {reason(error)}") from error
+        if not found:
+            raise NoProcessError(self._path, "has ended")
+        return found
 
     # --- reading ------------------------------------------------------------------------------
 

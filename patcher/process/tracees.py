@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from errno import ESRCH
 from threading import get_native_id
 
 from patcher.errors import HaltError, PatchError
@@ -64,7 +65,11 @@ class Tracees:
         Raises HaltError where this kernel cannot tell, and OSError if the thread has ended.
         """
         try:
-            return list(sharers(tid, {*self._procs}))
+            found = list(sharers(tid, {*self._procs}))
+            # A thread that has ended has no memory, and in that is like all of the kernel's.
+            if found and not self.seized[tid].read(f"task/{tid}/maps"):
+                raise ProcessLookupError(ESRCH, f"thread {tid} has ended")
+            return found
         except OSError as error:
             if is_missing(error):
                 raise

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from signal import SIG_BLOCK, SIGCHLD, SIGTERM, SIGTRAP, pthread_sigmask, sigwait
 
+from patcher.errors import NoProcessError
 from patcher.process import waiting
 from patcher.process.proc import Proc
 from patcher.process.ptrace import (
@@ -261,7 +262,7 @@ class Tracer:
         """Look for modules; a process that cannot be looked at any more is let go."""
         try:
             action()
-        except ProcessLookupError:  # it has been killed, and that is reported next
+        except (ProcessLookupError, NoProcessError):  # it was killed, and that is reported next
             pass
         except (Error, OSError) as error:
             self._report(f"{_in_words(error)}; it is left alone from now on")
