@@ -17,6 +17,7 @@ import pytest
 from patcher.errors import ModuleError, NoProcessError, ReadError, WriteError
 from patcher.process import access, loaded_file, ptrace, waiting
 from patcher.process.memory import ProcessMemory
+from patcher.process.pages import MOST
 from patcher.process.proc import Proc
 from patcher.process.target import Target
 from recordmcount.x86 import INT3
@@ -24,6 +25,7 @@ from tests.support import command, images, live
 from tests.support.command import ROOT
 from tests.support.live import CALLS, ask, count, forbid_map_files, patch, refused
 from tests.support.processes import build_program, finish, started
+from tests.support.strace import Call, Fault, run_with_faults
 
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
 
@@ -468,6 +470,61 @@ def test_code_that_somebody_else_changed_stays_as_it_is(program: Path) -> None:
         patch("call", process.pid)
         assert memory.read(address - 1, 1) == INT3
         assert ask(process) == (RESULT, CALLS)
+
+
+def test_text_is_switched_however_long_it_is_and_wherever_its_sites_are(tmp_path: Path) -> None:
+    # More than is read at once; many sites are in two pages, and some begin at a page's edge.
+    number, distance = MOST // 41 + 1000, 41
+    functions = f"""
+    __asm__(".text; .globl many, end; .balign 4096; many:"
+            ".rept {number}; call __fentry__; .skip {distance - 5}, 0x90; .endr; end:");
+    """
+    program = live.build(tmp_path, flags=["-no-pie"], link=["-no-pie"], work=live.WORK + functions)
+    with started(program) as process, memory_of(process.pid) as memory:
+        start = images.symbol(program, "many")
+        size = images.symbol(program, "end") - start
+        as_built = memory.read(start, size)
+        nop = bytes.fromhex("0f1f440001")
+        switched = b"".join(
+            nop + as_built[at + len(nop) : at + distance] for at in range(0, size, distance)
+        )
+        patch("nop", process.pid)
+        assert memory.read(start, size) == switched
+        assert ask(process) == (RESULT, 0)
+        patch("call", process.pid)
+        assert memory.read(start, size) == as_built
+        assert ask(process) == (RESULT, CALLS)
+
+
+def test_text_that_may_be_executed_and_not_read_is_switched(tmp_path: Path) -> None:
+    main = """
+    extern char __executable_start, etext;
+    QUIET int main(void) {
+        long start = (long)&__executable_start, page = 4096;
+        for (; start < (long)&etext; start += page)
+            if (start <= (long)&main && (long)&main < start + page)
+                mprotect((void *)start, page, PROT_EXEC);
+        ready();
+        while (answer()) {}
+        return 0;
+    }
+    """
+    program = live.build(tmp_path, main)
+    with started(program) as process:
+        assert " --xp " in Path(f"/proc/{process.pid}/maps").read_text()
+        patch("nop", process.pid)
+        assert ask(process) == (RESULT, 0)
+        patch("call", process.pid)
+        assert ask(process) == (RESULT, CALLS)
+
+
+@pytest.mark.slow
+def test_who_may_not_read_a_process_by_one_copy_switches_it_all_the_same(program: Path) -> None:
+    forbidden = Fault(Call("process_vm_readv", 1, "process_vm_readv"), "error=EPERM", forever=True)
+    with started(program) as process:
+        words = [sys.executable, "-m", "patcher", "nop", "--pid", str(process.pid)]
+        assert run_with_faults(words, ROOT, forbidden).status == 0
+        assert ask(process) == (RESULT, 0)
 
 
 def test_a_replaced_file_is_told_by_what_is_mapped_and_not_by_its_name(tmp_path: Path) -> None:

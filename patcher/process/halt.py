@@ -19,7 +19,7 @@ from contextlib import suppress
 from patcher.errors import HaltError
 
 from . import waiting
-from .proc import Proc
+from .proc import Proc, all_processes
 from .ptrace import Registers, detach, event_message, interrupt, registers
 from .tracees import LONGEST_SLEEP, SHORTEST_SLEEP, Tracees, is_ended
 from .tracing_thread import TracingThread
@@ -83,6 +83,7 @@ class Halt:
 
     def _stop(self) -> None:
         deadline = time.monotonic() + self._timeout
+        all_processes()  # the kernel makes its folders of them now, and not when all stands still
         while (
             self._tracees.seize_new()
             or self._is_gone() or self._find_sharers() or self._forget_running()

@@ -23,7 +23,7 @@ from recordmcount.x86_passage import halfway
 
 from .loaded_file import LoadedFile
 from .memory import ProcessMemory
-from .prepared import PAGE
+from .pages import PAGE
 
 UPROBES = "[uprobes-trampoline]"
 HALF = "a patcher that was killed has written half of it; that is harmless, and can be switched"

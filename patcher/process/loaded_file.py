@@ -28,7 +28,7 @@ from recordmcount.x86 import ADDRESS_BITS, WIDEST_FIELD
 
 from . import maps
 from .memory import ProcessMemory
-from .prepared import PAGE
+from .pages import PAGE
 from .proc import Proc, is_missing
 
 DT_TEXTREL, DT_FLAGS, DF_TEXTREL = 22, 30, 4

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 
 from patcher.ftrace.mappings import Mapping, Range
 
@@ -25,6 +26,7 @@ def parse(content: bytes) -> list[Mapping]:
     return [_mapping(line) for line in content.split(b"\n") if line]
 
 
+@lru_cache(1024)  # most are as they were when they are read again, in a halt
 def _mapping(line: bytes) -> Mapping:
     found = _LINE.fullmatch(line)
     if found is None:

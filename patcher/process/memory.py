@@ -18,7 +18,8 @@ from patcher.modify import Batch
 from recordmcount.errors import reason
 
 from . import maps, prepared
-from .prepared import PAGE, Prepared, Read
+from .pages import PAGE, Pages
+from .prepared import Prepared, Read
 from .proc import Proc, is_missing
 
 HIGHEST = (1 << 63) - 1  # as far as a file offset goes
@@ -86,23 +87,29 @@ class ProcessMemory:
     def read(self, address: int, size: int) -> bytes:
         """Read `size` bytes at `address`. Raises ReadError if there are not that many."""
         content = bytearray(size)
-        self.read_into(address, content)
+        self._read_into(address, memoryview(content))
         return bytes(content)
 
-    def read_into(self, address: int, content: bytearray) -> None:
-        """Fill `content` with what stands from `address` on. Raises ReadError as `read` does."""
+    def _read_into(self, address: int, content: memoryview) -> None:
         done, size = 0, len(content)
         while done < size and 0 <= address + size <= HIGHEST:
-            with memoryview(content) as view, view[done:] as rest:
-                try:
-                    count = os.preadv(self._fd, [rest], address + done)
-                except OSError:
-                    break
+            try:
+                count = os.preadv(self._fd, [content[done:]], address + done)
+            except OSError:
+                break
             if not count:
                 break
             done += count
         if done != size:
             raise ReadError(self._path, f"cannot be read: {size} bytes", address=address)
+
+    def _fill(self, pages: Pages, address: int, size: int) -> None:
+        """Read into the pages what stands there, by one copy if nothing of the process can run.
+
+        Then it has the memory that is open. Raises ReadError as `read` does.
+        """
+        if self._mappings is None or not pages.copy(self.proc.pid, address, size):
+            self._read_into(address, pages.view(size))
 
     def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> Sequence[bytes]:
         """Read at each address as `read` does. Raises the ReadError of the first fault.
@@ -110,7 +117,7 @@ class ProcessMemory:
         Addresses that ascend are read many at once.
         """
         if self._prepared is not None and addresses is self._prepared.batch.addresses:
-            standing = self._prepared.standing(self.read_into)
+            standing = self._prepared.standing(self.read, self._fill)
             is_held = self._mappings is not None
             self._is_compared = is_held and standing is self._prepared.batch.old
             if standing is not None:
@@ -190,7 +197,11 @@ class ProcessMemory:
 
     def _text(self) -> list[Mapping]:
         """Return the mappings of text, of whatever file."""
-        return [each for each in self.mappings() if not each.why_not_text(each.device, each.inode)]
+        return [
+            each
+            for each in self.mappings()
+            if each.protection[2] == "x" and not each.why_not_text(each.device, each.inode)
+        ]
 
     def _refuse_outside_of_text(self, ranges: Iterable[Range]) -> None:
         """Raise WriteError if one is not wholly inside one mapping of text."""

@@ -18,7 +18,7 @@ from patcher.ftrace.mappings import Range
 from patcher.modify import Batch
 from recordmcount.x86_passage import passage
 
-PAGE = 4096
+from .pages import MOST, PAGE, Pages
 
 Read = Callable[[int, int], bytes]
 
@@ -29,11 +29,10 @@ class Run:
     `written` is what is written: the sites that lie in two pages are as before in it.
     """
 
-    __slots__ = ("start", "before", "written", "after", "standing")
+    __slots__ = ("start", "before", "written", "after")
 
     def __init__(self, start: int, before: bytes, written: bytes, after: bytes) -> None:
         self.start = start
-        self.standing = bytearray(before)  # to read into; there before the halt
         self.before = before
         self.written = written
         self.after = after
@@ -55,6 +54,7 @@ class Prepared:
         self._outside = [batch.addresses[number] for number in outside]
         self._outside_old = [batch.old[number] for number in outside]
         self._outside_new = [batch.new[number] for number in outside]
+        self._pages = Pages(max((len(run.before) for run in runs), default=PAGE))
 
         self.writes = [(run.start, run.written) for run in runs]
         for number in alone:
@@ -68,20 +68,23 @@ class Prepared:
             address = self.batch.addresses[number]
             yield Range(address, address + len(self.batch.new[number]))
 
-    def standing(self, read_into: Callable[[int, bytearray], None]) -> Sequence[bytes] | None:
-        """Return the column of the batch that stands there, old or new; None if neither does."""
-        codes = []
-        for address, code in zip(self._outside, self._outside_old, strict=True):
-            content = bytearray(len(code))
-            read_into(address, content)
-            codes.append(bytes(content))
+    def standing(
+        self, read: Read, fill: Callable[[Pages, int, int], None]
+    ) -> Sequence[bytes] | None:
+        """Return the column of the batch that stands there, old or new; None if neither does.
+
+        `fill` reads so many bytes at a run-time address into pages.
+        """
+        sizes = map(len, self._outside_old)
+        codes = list(map(read, self._outside, sizes))
+        is_old, is_new = codes == self._outside_old, codes == self._outside_new
         for run in self.runs:
-            read_into(run.start, run.standing)
-        if codes == self._outside_old and all(run.standing == run.before for run in self.runs):
-            return self.batch.old
-        if codes == self._outside_new and all(run.standing == run.after for run in self.runs):
-            return self.batch.new
-        return None
+            fill(self._pages, run.start, len(run.before))
+            is_old = is_old and self._pages.are(run.before)
+            is_new = is_new and self._pages.are(run.after)
+            if not is_old and not is_new:
+                return None
+        return self.batch.old if is_old else self.batch.new
 
 
 def one_by_one(address: int, old: bytes, new: bytes) -> Iterator[tuple[int, bytes]]:
@@ -125,13 +128,13 @@ def _pages(start: int, content: bytes) -> range:
 
 
 def _runs(pages: Sequence[int], text: Iterable[Range]) -> Iterator[Range]:
-    """Join pages that follow each other in one mapping; those in none are left out."""
+    """Join pages that follow each other in one mapping, up to MOST bytes; others are left out."""
     for each in text:
         some = pages[bisect_left(pages, each.start // PAGE) : bisect_left(pages, each.end // PAGE)]
         at = 0
         while at < len(some):
-            end = at + 1
-            while end < len(some) and some[end] == some[end - 1] + 1:
+            end, most = at + 1, min(len(some), at + MOST // PAGE)
+            while end < most and some[end] == some[end - 1] + 1:
                 end += 1
             yield Range(some[at] * PAGE, (some[end - 1] + 1) * PAGE)
             at = end
@@ -163,11 +166,12 @@ def _run(batch: Batch, start: int, before: bytes, alone: set[int]) -> Run:
     written = bytearray(before)
     here = [number for number in range(first, last) if number not in alone]
     _put(written, start, batch, here)
-    after = bytearray(written)
+    now = bytes(written)
     # One in two pages may begin in the page before.
-    for number in sorted(alone.intersection(range(max(0, first - 1), last))):
-        _put_part(after, batch.addresses[number] - start, batch.new[number])
-    return Run(start, before, bytes(written), bytes(after))
+    parts = sorted(alone.intersection(range(max(0, first - 1), last)))
+    for number in parts:
+        _put_part(written, batch.addresses[number] - start, batch.new[number])
+    return Run(start, before, now, bytes(written) if parts else now)
 
 
 def _put(text: bytearray, start: int, batch: Batch, numbers: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator
 from errno import EACCES, EPERM, ESRCH
+from functools import partial
 
 from .proc import all_processes
 
@@ -21,13 +22,12 @@ _KCMP = 312 if sys.maxsize > 1 << 32 else 349  # its number on x86-64, and on i3
 KCMP_VM = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-_libc.syscall.argtypes = [ctypes.c_long] * 6
+_kcmp = partial(_libc.syscall, _KCMP)
 
 
 def share_memory(one: int, other: int) -> bool:
     """Tell whether two processes, by PID or TID, have one address space. Raises OSError."""
-    order = int(_libc.syscall(_KCMP, one, other, KCMP_VM, 0, 0))
+    order = int(_kcmp(one, other, KCMP_VM, 0, 0))
     if order < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"kcmp of {one} and {other}: {os.strerror(number)}")

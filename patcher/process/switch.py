@@ -165,6 +165,8 @@ def in_a_halt(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan
     check_shape(memory.path, batch)
     if len(batch):
         memory.prepare(batch, partial(_expected, modules))
+        if not target.machine.threads:
+            verify(memory, batch)  # what is outdated halts nothing; and then all is in caches
         stop_machine.modify(target.machine, batch)
 
 
