@@ -6,12 +6,13 @@ which of the two stands there. Anything else is foreign.
 
 from __future__ import annotations
 
-from _operator import add, ne
+from _operator import add, and_, ne
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress, repeat
 from typing import Literal
 
+from patcher.errors import ReadError
 from patcher.ftrace.mappings import Range
 from patcher.modify import Batch
 from recordmcount.columns import pick
@@ -22,7 +23,7 @@ from recordmcount.x86 import INT3, first_instruction
 from recordmcount.x86_passage import halfway
 
 from .loaded_file import LoadedFile
-from .memory import ProcessMemory
+from .memory import PIECE, ProcessMemory
 from .pages import PAGE
 
 UPROBES = "[uprobes-trampoline]"
@@ -50,19 +51,48 @@ class LiveSites:
         numbers = range(len(sites))
         vaddrs, self._linked = sites.columns(numbers)
         highest = file.highest
-        self.addresses = [address & highest for address in map(add, vaddrs, repeat(file.bias))]
+        self.addresses = list(map(and_, map(add, vaddrs, repeat(file.bias)), repeat(highest)))
         sizes = list(map(len, self._linked))
-        file.refuse_outside_of_text(memory, self.ranges())
-        self.codes = memory.gather(self.addresses, sizes)
+        ends = list(map(add, self.addresses, sizes))
+        file.refuse_outside_of_text(memory, self.addresses, ends)
+        is_as_linked = self._is_as_linked(memory, ends)
+        self.codes = self._linked if is_as_linked else memory.gather(self.addresses, sizes)
         self._column = bytearray(len(sites))
-        for state in STATES:
-            for number in sites.where(numbers, state):
-                self._column[number] = STATES.index(state)
+        for value, state in enumerate(STATES):
+            some = sites.where(numbers, state)
+            if len(some) == len(numbers):
+                self._column = bytearray((value,)) * len(numbers)
+                break
+            for number in some:
+                self._column[number] = value
         self.halves: set[int] = set()
         self._reasons: dict[int, str] = {}
-        self.switched = list(compress(numbers, map(ne, self.codes, self._linked)))
+        self.switched: list[int] = []
+        if not is_as_linked:
+            self.switched += compress(numbers, map(ne, self.codes, self._linked))
         self._decide(memory)
         self._switched_addresses = pick(self.addresses, self.switched)
+
+    def _is_as_linked(self, memory: ProcessMemory, ends: Sequence[int]) -> bool:
+        """Tell whether all text with sites is as in the file, if that is faster than site by site.
+
+        `ends` are those of the sites.
+        """
+        for mapping in self.file.mappings:
+            first, last = (bisect_left(self.addresses, each) for each in mapping.range)
+            if first == last:
+                continue
+            start, end = self.addresses[first], ends[last - 1]
+            if end - start > PAGE * (last - first):
+                return False
+            for at in range(start, end, PIECE):
+                size = min(PIECE, end - at)
+                try:
+                    if memory.read(at, size) != self.file.content(at, size):
+                        return False
+                except ReadError:  # of which site, is told by a look at each
+                    return False
+        return True
 
     def ranges(self) -> list[Range]:
         """Return the run-time addresses of each site."""
@@ -202,8 +232,13 @@ class LiveSwitch:
     def batch(self, numbers: Sequence[int], state: State) -> Batch:
         """Plan how these sites, of which none is unswitchable, come to be in `state`."""
         live = self.sites
-        places = dict(zip(pick(live.addresses, numbers), numbers, strict=True))
+
+        def symbol(address: int) -> str:
+            number = bisect_left(live.addresses, address)
+            is_one = number < len(live) and live.addresses[number] == address
+            return live[number].place if is_one else ""
+
         return Batch(
-            list(places), pick(live.codes, numbers), list(live.sites.turned(numbers, state)),
-            lambda address: live[places[address]].place if address in places else "",
+            pick(live.addresses, numbers), pick(live.codes, numbers),
+            list(live.sites.turned(numbers, state)), symbol,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
@@ -195,14 +195,23 @@ class LoadedFile:
                 what = f"another build than its file, which has {_build_in_words(self.build_id)}"
                 raise ModuleError(self.path, f"what is loaded at {self.bias:#x} is {what}")
 
-    def refuse_outside_of_text(self, memory: ProcessMemory, sites: Sequence[Range]) -> None:
-        """Raise ModuleError if a site, at run-time addresses, is not wholly inside one mapping."""
-        holding = iter(self.mappings)
-        mapping = next(holding, None)
-        for site in sites:
-            while mapping is not None and mapping.range.end <= site.start:
-                mapping = next(holding, None)
-            if mapping is None or not mapping.range.holds(site.start, site.end - site.start):
+    def refuse_outside_of_text(
+        self, memory: ProcessMemory, starts: Sequence[int], ends: Sequence[int]
+    ) -> None:
+        """Raise ModuleError if a site is not wholly inside one mapping.
+
+        Sites are from `starts` to `ends`, run-time addresses; `starts` ascend.
+        """
+        inside = 0
+        for mapping in self.mappings:
+            first, end = bisect_left(starts, mapping.range.start), mapping.range.end
+            last = bisect_left(starts, end, first)
+            inside += last - first if max(ends[first:last], default=0) <= end else 0
+        if inside == len(starts):
+            return
+        text = [each.range for each in self.mappings]
+        for site in map(Range, starts, ends):
+            if not any(each.holds(site.start, site.end - site.start) for each in text):
                 why = why_not_text(site, memory.mappings(), self.device, self.inode)
                 raise ModuleError(self.path, f"a site at {site} {why}", address=site.start)
 

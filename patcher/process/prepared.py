@@ -8,14 +8,15 @@ written alone, and so is a site that lies in two pages.
 
 from __future__ import annotations
 
-from _operator import sub
+from _operator import add, floordiv, ne, sub
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import repeat
+from itertools import compress, repeat
 from struct import Struct
 
 from patcher.ftrace.mappings import Range
 from patcher.modify import Batch
+from recordmcount.columns import pick
 from recordmcount.x86_passage import passage
 
 from .pages import MOST, PAGE, Pages
@@ -110,13 +111,15 @@ def prepare(batch: Batch, text: Iterable[Range], read: Read, expected: Read) -> 
     `text` are the mappings of text. `read` reads the process, and `expected` gives what stands
     there if nobody else has changed code. Raises what they raise.
     """
-    ends = [at + len(old) - 1 for at, old in zip(batch.addresses, batch.old, strict=True)]
-    first = [address // PAGE for address in batch.addresses]
-    last = [end // PAGE for end in ends]
+    first = list(map(floordiv, batch.addresses, repeat(PAGE)))
+    ends = map(add, batch.addresses, map(len, batch.old))
+    last = list(map(floordiv, map(sub, ends, repeat(1)), repeat(PAGE)))
     pieces = list(_clean(_runs(sorted({*first}), text), read, expected))
     clean = {page for start, before in pieces for page in _pages(start, before)}
-    pages = list(enumerate(zip(first, last, strict=True)))
-    alone = [number for number, (page, end) in pages if page != end or page not in clean]
+    alone = list(compress(range(len(batch)), map(ne, first, last)))
+    if not clean.issuperset(first):
+        pages = enumerate(zip(first, last, strict=True))
+        alone = [number for number, (page, end) in pages if page != end or page not in clean]
     outside = [number for number in alone if not {first[number], last[number]} <= clean]
     apart = {*alone}
     runs = [_run(batch, start, before, apart) for start, before in pieces]
@@ -164,7 +167,9 @@ def _run(batch: Batch, start: int, before: bytes, alone: set[int]) -> Run:
     first = bisect_left(batch.addresses, start)
     last = bisect_left(batch.addresses, start + len(before))
     written = bytearray(before)
-    here = [number for number in range(first, last) if number not in alone]
+    here: Sequence[int] = range(first, last)
+    if not alone.isdisjoint(here):
+        here = [number for number in here if number not in alone]
     _put(written, start, batch, here)
     now = bytes(written)
     # One in two pages may begin in the page before.
@@ -175,8 +180,8 @@ def _run(batch: Batch, start: int, before: bytes, alone: set[int]) -> Run:
 
 
 def _put(text: bytearray, start: int, batch: Batch, numbers: Sequence[int]) -> None:
-    new = [batch.new[number] for number in numbers]
-    places = list(map(sub, [batch.addresses[number] for number in numbers], repeat(start)))
+    new = pick(batch.new, numbers)
+    places = list(map(sub, pick(batch.addresses, numbers), repeat(start)))
     if len(set(map(len, new))) == 1:
         put = Struct(f"{len(new[0])}s").pack_into
         any(map(put, repeat(text), places, new))  # to run through; `put` returns None

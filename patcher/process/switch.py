@@ -193,6 +193,9 @@ def _join(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan]) -
             module.file.refuse_gone(memory)
 
     batches = [each.batch for _, each in changed]
+    if len(batches) == 1:
+        (one,) = batches
+        return Batch(one.addresses, one.old, one.new, symbol, check)
     return Batch(
         list(chain.from_iterable(batch.addresses for batch in batches)),
         list(chain.from_iterable(batch.old for batch in batches)),

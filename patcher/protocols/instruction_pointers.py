@@ -9,19 +9,24 @@ from collections.abc import Sequence
 
 from patcher.errors import StateError
 from patcher.modify import Batch, Change
-from recordmcount.x86 import first_instruction
+from recordmcount.x86 import CALL, first_instruction
 
 from .steps import InstructionPointers, Steps
+
+DIRECT = CALL.prefix[0]
 
 
 def not_one_instruction(batch: Batch) -> list[Change]:
     """Select, before any step, the changes whose old code is not known to be one instruction."""
-    codes = set(batch.old)  # few if they are NOPs
-    single = {code for code in codes if first_instruction(code) == len(code)}
+    # Most are direct calls, each to another distance.
+    others = {code for code in batch.old if len(code) != 5 or code[0] != DIRECT}
+    several = {code for code in others if first_instruction(code) != len(code)}
+    if not several:
+        return []
     return [
         Change(address, old, new, batch.symbol(address))
         for address, old, new in zip(batch.addresses, batch.old, batch.new, strict=True)
-        if old not in single
+        if old in several
     ]
 
 
