@@ -51,7 +51,9 @@ class LiveSites:
         numbers = range(len(sites))
         vaddrs, self._linked = sites.columns(numbers)
         highest = file.highest
-        self.addresses = list(map(and_, map(add, vaddrs, repeat(file.bias)), repeat(highest)))
+        self.addresses = list(map(add, vaddrs, repeat(file.bias)))
+        if self.addresses and not 0 <= self.addresses[0] <= self.addresses[-1] <= highest:
+            self.addresses = list(map(and_, self.addresses, repeat(highest)))
         sizes = list(map(len, self._linked))
         ends = list(map(add, self.addresses, sizes))
         file.refuse_outside_of_text(memory, self.addresses, ends)
@@ -140,8 +142,9 @@ class LiveSites:
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Choose those of ascending `numbers` whose sites are in `state`."""
         wanted = STATES.index(state)
-        if self._column.count(wanted) == len(self._column):
-            return numbers
+        count = self._column.count(wanted)
+        if count in (0, len(self._column)):
+            return numbers if count else []
         return [number for number in numbers if self._column[number] == wanted]
 
     def text(self, address: int, size: int) -> bytes:

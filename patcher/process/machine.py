@@ -7,7 +7,6 @@ from typing import Protocol
 
 from patcher.protocols.machine import Machine
 
-from .halt import Halt
 from .memory import ProcessMemory
 from .proc import Proc
 from .ptrace import Registers
@@ -45,7 +44,7 @@ class ProcessMachine(Machine):
         proc: Proc,
         name: str,
         timeout: float,
-        halt: Callable[[Proc, str, float], Halting] = Halt,
+        halt: Callable[[Proc, str, float], Halting],
     ) -> None:
         self.memory: ProcessMemory = ProcessMemory(proc, name)
         super().__init__(self.memory)

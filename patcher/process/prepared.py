@@ -8,10 +8,10 @@ written alone, and so is a site that lies in two pages.
 
 from __future__ import annotations
 
-from _operator import add, floordiv, ne, sub
+from _operator import sub
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import compress, repeat
+from itertools import repeat
 from struct import Struct
 
 from patcher.ftrace.mappings import Range
@@ -111,19 +111,39 @@ def prepare(batch: Batch, text: Iterable[Range], read: Read, expected: Read) -> 
     `text` are the mappings of text. `read` reads the process, and `expected` gives what stands
     there if nobody else has changed code. Raises what they raise.
     """
-    first = list(map(floordiv, batch.addresses, repeat(PAGE)))
-    ends = map(add, batch.addresses, map(len, batch.old))
-    last = list(map(floordiv, map(sub, ends, repeat(1)), repeat(PAGE)))
-    pieces = list(_clean(_runs(sorted({*first}), text), read, expected))
+    numbers = _by_page(batch.addresses)
+    pieces = list(_clean(_runs(list(numbers), text), read, expected))
     clean = {page for start, before in pieces for page in _pages(start, before)}
-    alone = list(compress(range(len(batch)), map(ne, first, last)))
-    if not clean.issuperset(first):
-        pages = enumerate(zip(first, last, strict=True))
-        alone = [number for number, (page, end) in pages if page != end or page not in clean]
-    outside = [number for number in alone if not {first[number], last[number]} <= clean]
+    alone: list[int] = []
+    for page, some in numbers.items():
+        if page not in clean:
+            alone += some
+        elif _last_page(batch, some[-1]) != page:
+            alone.append(some[-1])
+    outside = [
+        number
+        for number in alone
+        if not clean.issuperset((batch.addresses[number] // PAGE, _last_page(batch, number)))
+    ]
     apart = {*alone}
     runs = [_run(batch, start, before, apart) for start, before in pieces]
     return Prepared(batch, runs, alone, outside)
+
+
+def _by_page(addresses: Sequence[int]) -> dict[int, range]:
+    """Return the numbers of the addresses, which ascend, by their pages."""
+    found = {}
+    first = 0
+    while first < len(addresses):
+        page = addresses[first] // PAGE
+        last = bisect_left(addresses, (page + 1) * PAGE, first)
+        found[page] = range(first, last)
+        first = last
+    return found
+
+
+def _last_page(batch: Batch, number: int) -> int:
+    return (batch.addresses[number] + len(batch.old[number]) - 1) // PAGE
 
 
 def _pages(start: int, content: bytes) -> range:

@@ -19,7 +19,6 @@ from recordmcount.sites.linked import LinkedSites
 from . import maps
 from .access import name_of, no_access, refuse_untraceable
 from .foreign_code import why_nothing
-from .halt import Halt
 from .live_sites import LiveSites
 from .loaded_file import LoadedFile, OpenedFile, biases, may_be_module, object_of
 from .machine import Halting, ProcessMachine
@@ -77,7 +76,7 @@ class Target(Closing):
         self.name = name_of(self.proc)
         self._timeout = timeout
         self._names = names
-        self._halt = halt or Halt
+        self._halt = halt
         self._read: dict[tuple[int, int, str], _Read] = {}
         try:
             if halt is None:
@@ -88,8 +87,13 @@ class Target(Closing):
             raise
 
     def _machine(self) -> ProcessMachine:
+        halt = self._halt
+        if halt is None:
+            from .halt import Halt  # slow to import, and not needed by who traces it already
+
+            halt = Halt
         try:
-            return ProcessMachine(self.proc, self.name, self._timeout, self._halt)
+            return ProcessMachine(self.proc, self.name, self._timeout, halt)
         except OSError as error:
             raise no_access(self.proc, self.name, error) from error
 

@@ -4,8 +4,10 @@ Neither stopping nor serialising moves a CPU, or a thread that waits for one, ou
 that stands between two instructions of the old code would go on in the middle of the new code.
 """
 
+from _operator import methodcaller
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import filterfalse
 
 from patcher.errors import StateError
 from patcher.modify import Batch, Change
@@ -13,14 +15,10 @@ from recordmcount.x86 import CALL, first_instruction
 
 from .steps import InstructionPointers, Steps
 
-DIRECT = CALL.prefix[0]
-
 
 def not_one_instruction(batch: Batch) -> list[Change]:
     """Select, before any step, the changes whose old code is not known to be one instruction."""
-    # Most are direct calls, each to another distance.
-    others = {code for code in batch.old if len(code) != 5 or code[0] != DIRECT}
-    several = {code for code in others if first_instruction(code) != len(code)}
+    several = {code for code in _others(batch.old) if first_instruction(code) != len(code)}
     if not several:
         return []
     return [
@@ -28,6 +26,13 @@ def not_one_instruction(batch: Batch) -> list[Change]:
         for address, old, new in zip(batch.addresses, batch.old, batch.new, strict=True)
         if old in several
     ]
+
+
+def _others(codes: Sequence[bytes]) -> set[bytes]:
+    """Select those that are no direct calls; of these most are, each to another distance."""
+    if {*map(len, codes)} == {5}:
+        return {*filterfalse(methodcaller("startswith", CALL.prefix), codes)}
+    return {code for code in codes if len(code) != 5 or not code.startswith(CALL.prefix)}
 
 
 def refuse_inside(path: str, changes: Sequence[Change]) -> Steps[None]:
