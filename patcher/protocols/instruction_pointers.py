@@ -4,10 +4,8 @@ Neither stopping nor serialising moves a CPU, or a thread that waits for one, ou
 that stands between two instructions of the old code would go on in the middle of the new code.
 """
 
-from _operator import methodcaller
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import filterfalse
 
 from patcher.errors import StateError
 from patcher.modify import Batch, Change
@@ -30,8 +28,9 @@ def not_one_instruction(batch: Batch) -> list[Change]:
 
 def _others(codes: Sequence[bytes]) -> set[bytes]:
     """Select those that are no direct calls; of these most are, each to another distance."""
-    if {*map(len, codes)} == {5}:
-        return {*filterfalse(methodcaller("startswith", CALL.prefix), codes)}
+    alike = {*map(len, codes)} == {5}
+    if alike and b"".join(codes)[::5].count(CALL.prefix) == len(codes):
+        return set()
     return {code for code in codes if len(code) != 5 or not code.startswith(CALL.prefix)}
 
 

@@ -22,9 +22,8 @@ otherwise.
 """
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from inspect import GEN_CLOSED, getgeneratorstate
-from typing import Any, TypeVar
+from types import GeneratorType
+from typing import Any, TypeVar, dataclass_transform
 
 from patcher import modify
 from patcher.modify import Batch
@@ -32,74 +31,85 @@ from patcher.modify import Batch
 from .machine import Machine, Value
 
 
-@dataclass(frozen=True, slots=True)
-class Verify:
+@dataclass_transform(frozen_default=True)
+class Act:
+    """What a frozen dataclass is; `dataclasses` takes longer to import than a protocol takes."""
+
+    def __init_subclass__(cls) -> None:
+        type.__setattr__(cls, "__match_args__", tuple(cls.__annotations__))
+
+    def __init__(self, *values: object) -> None:
+        vars(self).update(zip(type(self).__annotations__, values, strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({fields})"
+
+
+class Verify(Act):
     """Compare every site of the batch with its old code. Raises ReadError or CompareError."""
 
     batch: Batch
 
 
-@dataclass(frozen=True, slots=True)
-class ReadBack:
+class ReadBack(Act):
     """Compare every site of the batch with its new code. Raises ReadError or WriteError."""
 
     batch: Batch
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(Act):
     """Read `size` bytes of code at `address`. Raises ReadError."""
 
     address: int
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Act):
     """Store each of `data` at its address. Raises WriteError; the first few may be written then."""
 
     addresses: Sequence[int]
     data: Sequence[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(Act):
     """Load the value of a shared variable."""
 
     variable: str
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(Act):
     """Store a value in a shared variable."""
 
     variable: str
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
-class Add:
+class Add(Act):
     """Add to a shared variable atomically and return the sum; a fence."""
 
     variable: str
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(Act):
     """Return when this CPU's stores are visible to all, and it has dropped what it had fetched."""
 
 
-@dataclass(frozen=True, slots=True)
-class WaitZero:
+class WaitZero(Act):
     """Return when a shared variable is 0; add one to `statistic` if it had to wait."""
 
     variable: str
     statistic: str
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(Act):
     """Wait until a shared variable is `old`, and in the same atomic act make it `new`; a fence.
 
     Adds one to `statistic` if it had to wait.
@@ -111,35 +121,29 @@ class Exchange:
     statistic: str
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(Act):
     """Add one to a statistic; no protocol reads statistics."""
 
     statistic: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Act):
     """Return when every other CPU stands between two instructions; a fence."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(Act):
     """Let the stopped CPUs go on; each serialises before its next instruction. A fence."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sync:
+class Sync(Act):
     """Return when every CPU has serialised since the step began; a fence."""
 
 
-@dataclass(frozen=True, slots=True)
-class InstructionPointers:
+class InstructionPointers(Act):
     """Find the run-time addresses, at least those in sites, where CPUs go on. Raises StateError."""
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(Act):
     """Run what the interrupt came for; a step of an interrupt's handler."""
 
     function: Callable[[], None]
@@ -188,7 +192,7 @@ def run(machine: Machine, steps: Steps[Result]) -> Result:
             while True:
                 step = steps.send(ACTS[type(step)](machine, step))
         except BaseException as error:
-            if getgeneratorstate(steps) != GEN_CLOSED:
+            if isinstance(steps, GeneratorType) and steps.gi_frame:  # it has not ended
                 fault = error
             elif isinstance(error, StopIteration):
                 result: Result = error.value

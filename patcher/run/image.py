@@ -12,7 +12,6 @@ notification, until it tells that the change is done.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Self
 
 from patcher.ftrace.mappings import Mapping, Range
@@ -38,7 +37,6 @@ Report = Callable[[str], None]
 NewHalt = Callable[[Proc, str, float], Halting]
 
 
-@dataclass(slots=True)
 class Execution:
     """What is known of a program since it was executed; a process that is forked has a copy.
 
@@ -47,14 +45,15 @@ class Execution:
     `known` are the mappings that nothing needs to be done with.
     """
 
-    is_64: bool
-    auxiliary: dict[int, int]
-    is_starting: bool
-    r_debug: int = 0
-    notify: int = 0
-    watches_all: bool = False
-    has_sites: bool = False
-    known: dict[Place, Range] = field(default_factory=dict)
+    def __init__(self, auxiliary: dict[int, int], *, is_64: bool, is_starting: bool) -> None:
+        self.is_64 = is_64
+        self.auxiliary = auxiliary
+        self.is_starting = is_starting
+        self.r_debug = 0
+        self.notify = 0
+        self.watches_all = False
+        self.has_sites = False
+        self.known: dict[Place, Range] = {}
 
     @classmethod
     def begun(cls, proc: Proc) -> Self:
@@ -62,11 +61,13 @@ class Execution:
         with open(proc.open("exe"), "rb", buffering=0) as stream:
             is_64 = stream.read(EI_CLASS + 1)[-1] == ELFCLASS64
         auxiliary = auxiliary_vector.parse(proc.read("auxv"), is_64=is_64)
-        return cls(is_64, auxiliary, is_starting=bool(auxiliary.get(AT_BASE)))
+        return cls(auxiliary, is_64=is_64, is_starting=bool(auxiliary.get(AT_BASE)))
 
     def forked(self) -> Execution:
         """Return the one of a process that is forked now."""
-        return replace(self, known=dict(self.known))
+        forked = Execution(self.auxiliary, is_64=self.is_64, is_starting=self.is_starting)
+        vars(forked).update(vars(self), known=dict(self.known))
+        return forked
 
 
 class Image:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from signal import SIG_BLOCK, SIGCHLD, SIGTERM, SIGTRAP, pthread_sigmask, sigwait
 
 from patcher.errors import NoProcessError
@@ -36,7 +35,6 @@ from .policy import Policy
 from .standing import Standing
 
 
-@dataclass(slots=True)
 class Thread:
     """A thread that is traced; `image` is None as long as the command is not executed.
 
@@ -44,11 +42,12 @@ class Thread:
     they are looked at. `waits`: for a child that it has made by vfork.
     """
 
-    tid: int
-    image: Image | None
-    is_loading: bool = False
-    call: SyscallStop | None = None
-    waits: bool = False
+    def __init__(self, tid: int, image: Image | None) -> None:
+        self.tid = tid
+        self.image = image
+        self.is_loading = False
+        self.call: SyscallStop | None = None
+        self.waits = False
 
     @property
     def is_watched(self) -> bool:

@@ -36,8 +36,8 @@ class Boundaries:
         obj = code.view.obj
         self._obj = obj
         self._code = code
-        entry = obj.layout.ehdr.unpack(obj.header)[elf.E_ENTRY]
-        self._most = code.most_beginnings() | {entry}
+        self._entry = obj.layout.ehdr.unpack(obj.header)[elf.E_ENTRY]
+        self._most = code.most_beginnings()
         self._typed: set[int] = set()
         self._untyped: set[int] = set()
         self._known: tuple[list[int], list[int]] | None = None
@@ -51,7 +51,7 @@ class Boundaries:
             return
         if not self._typed:
             self._typed, self._untyped = self._code.beginnings()
-            self._typed |= self._most
+            self._typed.add(self._entry)
         typed, untyped = self._typed, self._untyped
         for index, vaddr in enumerate(vaddrs):
             if vaddr not in typed and vaddr not in untyped:
