@@ -40,6 +40,8 @@ def test_every_design_target_is_among_the_comparisons(document: Any) -> None:
         {"at_least": 3},
         *[{"at_most": 3}] * 9,
         *[{"at_most": 1.01}] * (4 if document["machine"]["counts_instructions"] else 2),
+        *[{"at_most": 2}] * 2,
+        {"at_most": 1},
     ]
 
 
@@ -70,6 +72,8 @@ def test_the_table_has_a_line_for_each_comparison(capsys: pytest.CaptureFixture[
         "than without lines",
         "of cp",
         "the same without -pg",
+        "a bare read and write",
+        "uftrace record -P .",
     ):
         assert peer in out
 

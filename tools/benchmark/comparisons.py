@@ -10,7 +10,7 @@ from statistics import median
 from typing import NamedTuple
 
 from tests.support import real_programs
-from tools.benchmark import images
+from tools.benchmark import images, live
 from tools.benchmark.measure import BenchmarkError, Command, Copies, Sample, race, run
 
 KERNEL = Path(__file__).parents[2] / ".cache/kernel/cloud"
@@ -97,6 +97,7 @@ def all_comparisons(
     recorded = images.recorded(large)
     yield from patching("the modules in one object", recorded, scratch, rounds or 10)
     yield from switched_off(scratch, rounds or 200, 20)
+    yield from running(100_000 if files is None else 1000, scratch, rounds or 10)
 
 
 def our_command() -> list[str]:
@@ -277,6 +278,31 @@ def off_against_plain(
                 "programs with all sites off", f"{name}, {what} of the same without -pg", measure,
                 ours, peer, inverse=True, target=Target("at most", 1.01), paired=True,
             )  # fmt: skip
+
+
+def running(sites: int, scratch: Path, rounds: int) -> Iterator[Comparison]:
+    """Patcher on a program that runs, and on one that starts.
+
+    A halt compares what it reads and reads back what it has written; a bare copy does neither.
+    uftrace turns the sites of a program into calls of its own, which it records then.
+    """
+    program = images.calling(sites, scratch)
+    subject = f"a program that runs: {sites:,} sites"
+    for what, measured in zip(
+        ("first written", "written before"), live.halts(program, rounds), strict=True
+    ):
+        yield Comparison(
+            subject, f"halt, times a bare read and write, pages {what}", "wall",
+            measured.ours, measured.peer, inverse=True, target=Target("at most", 2),
+        )  # fmt: skip
+    ours, peer, why_not = live.starts(program, scratch, rounds)
+    what = "patcher run adds, of what uftrace record -P . adds"
+    if why_not:
+        what = f"patcher run adds, times the program alone ({why_not})"
+    yield Comparison(
+        subject, what, "wall", ours, peer,
+        inverse=True, target=None if why_not else Target("at most", 1),
+    )  # fmt: skip
 
 
 def typical(modules: Sequence[Path]) -> Path:

@@ -35,6 +35,70 @@ def of_modules(recorded: Path, scratch: Path) -> Path:
     return image
 
 
+# A function of 48 bytes, as they are on average in 4.9 MB of 100,000.
+CALLED = """\
+.globl f{number}
+.type f{number}, @function
+f{number}:
+    call __fentry__
+    lea 1(%rdi), %eax
+    ret
+.size f{number}, .-f{number}
+.skip 39, 0x90
+"""
+# Calls all of them in turn, and says for each line that comes how long it did nothing, at most.
+CALLER = """\
+#include <fcntl.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+extern int (*const table[])(int);
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + time.tv_nsec / 1e9;
+}
+int main(int count, char **words) {
+    if (count > 1) return 0;
+    fcntl(0, F_SETFL, O_NONBLOCK);
+    double before = now(), longest = 0;
+    for (unsigned turn = 0, at = 0;; turn++) {
+        for (int i = 0; i < 64; i++) table[at++ % COUNT](i);
+        double after = now();
+        if (after - before > longest) longest = after - before;
+        before = after;
+        if (turn % 1024) continue;
+        char line[16];
+        int size = read(0, line, sizeof line);
+        if (size == 0) return 0;
+        if (size > 0) {
+            printf("%.9f\\n", longest);
+            fflush(stdout);
+            before = now();
+            longest = 0;
+        }
+    }
+}
+"""
+
+
+def calling(count: int, scratch: Path) -> Path:
+    """A program of so many functions, by the __fentry__ of the C library, that calls them all.
+
+    It ends at once if it is given an argument. uftrace patches such a program, too.
+    """
+    plain, caller, program = (scratch / name for name in ("calls.o", "caller.o", "calling"))
+    functions = "".join(CALLED.format(number=number) for number in range(count))
+    table = "".join(f".quad f{number}\n" for number in range(count))
+    source = f".text\n.balign 4096\n{functions}.data\n.globl table\ntable:\n{table}"
+    note = '.section .note.GNU-stack,"",@progbits\n'
+    _gcc("-c", "-x", "assembler", "-", "-o", plain, source=source + note)
+    _record(plain, plain)
+    _gcc("-O1", f"-DCOUNT={count}", "-c", "-x", "c", "-", "-o", caller, source=CALLER)
+    _gcc("-no-pie", "-o", program, caller, plain)
+    return program
+
+
 def of_tiny_functions(count: int, scratch: Path) -> Path:
     """A shared object that is nearly nothing but sites: each function is of 16 bytes."""
     plain, recorded, image = (scratch / name for name in ("tiny.o", "tiny.recorded.o", "tiny.so"))
