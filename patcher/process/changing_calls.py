@@ -17,7 +17,7 @@ from signal import SIGTRAP
 from patcher.ftrace.mappings import Range
 from recordmcount.x86 import EM_386, EM_X86_64
 
-from .prepared import PAGE
+from .pages import PAGE
 from .ptrace import SyscallStop
 
 X32 = 0x40000000  # a bit in the numbers of its system calls

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from .memory import ProcessMemory
-from .prepared import PAGE
+from .pages import PAGE
 
 
 class GuardedMemory:

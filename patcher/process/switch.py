@@ -23,7 +23,6 @@ from patcher.protocols import stop_machine
 from recordmcount.sites import select as by_name
 from recordmcount.sites.state import State
 
-from . import watched
 from .live_sites import LiveSites, LiveSwitch
 from .target import Target
 
@@ -172,6 +171,8 @@ def in_a_halt(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan
 
 def by_breakpoints(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan]) -> None:
     """Make the changes of all plans while the threads run. Raises as watched.modify does."""
+    from . import watched  # slow to import, and seldom asked for
+
     batch = _join(target, modules, plans)
     check_shape(target.name, batch)
     if len(batch):

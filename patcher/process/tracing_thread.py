@@ -6,11 +6,11 @@ kernel lets go of all that it traces, running or not: nothing else lets go of wh
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from threading import get_native_id
 from typing import TypeVar
 
@@ -56,5 +56,5 @@ class TracingThread:
         """Return when it has ended: nothing is traced by it any more."""
         tid = self.do(get_native_id)
         self._thread.shutdown()
-        while Path(f"/proc/self/task/{tid}").exists():  # until then it traces
+        while os.path.exists(f"/proc/self/task/{tid}"):  # until then it traces
             time.sleep(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from patcher.ftrace.mappings import Range
 from patcher.process.changing_calls import X32
-from patcher.process.prepared import PAGE
+from patcher.process.pages import PAGE
 from patcher.process.ptrace import SyscallStop
 from recordmcount.x86 import EM_386, EM_X86_64
 

@@ -293,7 +293,7 @@ def running(sites: int, scratch: Path, rounds: int) -> Iterator[Comparison]:
     ):
         yield Comparison(
             subject, f"halt, times a bare read and write, pages {what}", "wall",
-            measured.ours, measured.peer, inverse=True, target=Target("at most", 2),
+            measured.ours, measured.peer, inverse=True, target=Target("at most", 2), paired=True,
         )  # fmt: skip
     ours, peer, why_not = live.starts(program, scratch, rounds)
     what = "patcher run adds, of what uftrace record -P . adds"
@@ -301,7 +301,7 @@ def running(sites: int, scratch: Path, rounds: int) -> Iterator[Comparison]:
         what = f"patcher run adds, times the program alone ({why_not})"
     yield Comparison(
         subject, what, "wall", ours, peer,
-        inverse=True, target=None if why_not else Target("at most", 1),
+        inverse=True, target=None if why_not else Target("at most", 1), paired=True,
     )  # fmt: skip
 
 

@@ -148,4 +148,4 @@ def _added(costs: Sequence[Cost], bare: Sequence[Cost]) -> Sample:
 
 
 def _seconds(values: Sequence[float]) -> Sample:
-    return Sample([Cost(value, 0, 0) for value in values], "wall")
+    return Sample([Cost(value, 0, 0, 0) for value in values], "wall")
