@@ -116,6 +116,7 @@ ALLOWED = {
     "process/guarded_memory.py": {"scatter", "write_pieces"},
     "process/loaded_file.py": {"mmap"},  # a private mapping, to see how the kernel numbers it
     "process/memory.py": {"pwrite", "scatter"},
+    "process/pages.py": {"mmap"},  # memory of ours, to read into
     "process/prepared.py": {"pack_into"},
     "process/ptrace.py": {"ptrace"},
 }

@@ -108,7 +108,7 @@ class ProcessMemory:
 
         Then it has the memory that is open. Raises ReadError as `read` does.
         """
-        if self._mappings is None or not pages.copy(self.proc.pid, address, size):
+        if self._mappings is None or not pages.take(self.proc.pid, address, size):
             self._read_into(address, pages.view(size))
 
     def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> Sequence[bytes]:

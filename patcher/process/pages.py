@@ -40,7 +40,7 @@ class Pages:
         """Return the first `size` bytes, to be read into."""
         return memoryview(self._memory)[:size]
 
-    def copy(self, pid: int, address: int, size: int) -> bool:
+    def take(self, pid: int, address: int, size: int) -> bool:
         """Copy so many bytes of process `pid` to the first ones; tell whether that was possible.
 
         Unlike /proc/PID/mem that heeds protections. It may be forbidden where that is not.
