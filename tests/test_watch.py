@@ -17,7 +17,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from patcher.errors import ModuleError
 from patcher.process import ptrace, waiting
+from patcher.process.live_sites import LiveSites
 from patcher.process.looks import Looks
 from patcher.process.target import Target
 from patcher.report import document
@@ -591,6 +593,25 @@ def test_a_file_that_is_replaced_meanwhile_stays_known_to_who_may_not_look_behin
         shutil.copy(library, path)
         ((same, _),) = watch.look()
         assert same is module
+
+
+def test_what_fails_for_a_moment_is_looked_at_again_before_it_is_said(
+    process: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Target(process.pid, 2, to_read=True) as target:
+        real = target.settled_modules
+        failing = [ModuleError("one.so", "is not what is mapped")] * 4
+
+        def settled(globs: Sequence[str], known: Sequence[LiveSites]) -> list[LiveSites]:
+            if failing:
+                raise failing.pop()
+            return real(globs, known)
+
+        monkeypatch.setattr(target, "settled_modules", settled)
+        looks = Looks(target)
+        with pytest.raises(ModuleError):
+            looks.look()
+        assert len(looks.look()) == 1
 
 
 @pytest.mark.slow

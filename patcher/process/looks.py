@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from patcher.errors import NoModuleError
+from patcher.errors import ModuleError, NoModuleError, ReadError, StateError
 from patcher.files.switch import count
 from recordmcount.sites import select
 from recordmcount.sites.state import State
 
 from .live_sites import LiveSites, LiveSwitch
 from .target import Target
+
+ATTEMPTS = 3  # to look, before it is said that something is wrong
 
 # A module, and how many of its selected sites are in each state.
 Counted = tuple[LiveSites, Mapping[State, int]]
@@ -40,7 +42,19 @@ class Looks:
         self._last: list[Counted] = []
 
     def look(self) -> list[Counted]:
-        """Look at the modules that there are now, by address. Raises as settled_modules does."""
+        """Look at the modules that there are now, by address. Raises as settled_modules does.
+
+        What fails is tried again first: where a module goes and comes back at once, the mappings
+        seem to have been the same all the time.
+        """
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self._look()
+            except (ReadError, ModuleError, StateError):
+                pass
+        return self._look()
+
+    def _look(self) -> list[Counted]:
         self._target.open_again()
         self._target.forget_unmapped()
         known = {id(module): states for module, states in self._last}
