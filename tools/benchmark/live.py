@@ -42,7 +42,7 @@ class Calling:
         self.text: Range = next(
             each.range
             for each in maps.parse(content)
-            if each.path == str(path) and each.protection == "r-xp"
+            if each.path == str(path.resolve()) and each.protection == "r-xp"
         )
 
     def close(self) -> None:
