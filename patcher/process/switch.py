@@ -170,13 +170,13 @@ def in_a_halt(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan
 
 
 def by_breakpoints(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan]) -> None:
-    """Make the changes of all plans while the threads run. Raises as watched.modify does."""
-    from . import watched  # slow to import, and seldom asked for
+    """Make the changes of all plans while the threads run. Raises as breakpoints.modify does."""
+    from . import breakpoints  # slow to import, and seldom asked for
 
     batch = _join(target, modules, plans)
     check_shape(target.name, batch)
     if len(batch):
-        watched.modify(target, batch)
+        breakpoints.modify(target, batch)
 
 
 def _join(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan]) -> Batch:

@@ -1,6 +1,6 @@
 """Switch the sites of a process by the breakpoint protocol: its threads are never all halted.
 
-See `watch` for how threads come over a breakpoint, and protocols.breakpoint for the order of what
+See `tracing` for how threads come over a breakpoint, and protocols.breakpoint for the order of what
 is written. A site of two instructions is refused: where a thread is that runs cannot be told.
 """
 
@@ -23,7 +23,7 @@ from patcher.protocols.machine import Machine
 from .guarded_memory import GuardedMemory
 from .memory import ProcessMemory
 from .target import Target
-from .watch import Watch
+from .tracing import Tracing
 
 TWO_INSTRUCTIONS = "is two instructions, which only the stop method switches"
 
@@ -32,14 +32,14 @@ def modify(target: Target, batch: Batch) -> None:
     """Make all changes of the batch, or none if one of them does not verify.
 
     Raises as protocols.breakpoint.modify does, with each site whole: if a breakpoint cannot be
-    removed at once, patcher stays until it is. HaltError if a thread cannot be watched in time, and
+    removed at once, patcher stays until it is. HaltError if a thread cannot be traced in time, and
     NoProcessError if the process has ended. No signal that can be caught ends patcher meanwhile.
     """
     for change in not_one_instruction(batch):
         raise StateError(
             target.name, TWO_INSTRUCTIONS, address=change.address, symbol=change.symbol
         )  # fmt: skip
-    machine = WatchedMachine(target, batch)
+    machine = TracedMachine(target, batch)
     with _signals_later(), machine:
         try:
             machine.modify()
@@ -57,8 +57,8 @@ def _signals_later() -> Iterator[None]:
         pthread_sigmask(SIG_SETMASK, before)
 
 
-class WatchedMachine(Machine):
-    """The process of `target` with a watch during its `with`, for one batch."""
+class TracedMachine(Machine):
+    """The process of `target` traced during its `with`, for one batch."""
 
     def __init__(self, target: Target, batch: Batch) -> None:
         self._process = target.machine.memory
@@ -67,20 +67,20 @@ class WatchedMachine(Machine):
         self._batch = batch
         code = _mappings(self._process, batch.addresses)
         timeout = target.machine.timeout
-        self._watch = Watch(target.proc, target.name, timeout, code, self.int3)
+        self._tracing = Tracing(target.proc, target.name, timeout, code, self.int3)
 
     def __enter__(self) -> Self:
-        self._watch.begin()
+        self._tracing.begin()
         try:
             self._process.hold()
         except BaseException:
-            self._watch.end()
+            self._tracing.end()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.let_go()
-        self._watch.end()
+        self._tracing.end()
 
     def modify(self) -> None:
         """Make the changes. Raises as protocols.breakpoint.modify does."""
@@ -92,13 +92,13 @@ class WatchedMachine(Machine):
         There is no limit of time here: whoever hits a breakpoint without us is killed.
         """
         stands = isinstance(error, StandingError)
-        while stands and not self._watch.is_over:
+        while stands and not self._tracing.is_over:
             with suppress(StandingError):
                 remove_breakpoints(self, self._batch)
                 stands = False
         with suppress(WriteError):
             self.sync()
-        if self._watch.is_over:
+        if self._tracing.is_over:
             return NoProcessError(self._name, "has ended")
         if isinstance(error, StandingError):
             return WriteError(error.path, f"{error.__cause__}; no breakpoint of ours stands by now")
@@ -106,11 +106,11 @@ class WatchedMachine(Machine):
 
     def sync(self) -> None:
         """Return when every thread has serialised, or was in a system call."""
-        self._watch.sync()
+        self._tracing.sync()
 
     def stop(self) -> NoReturn:
-        """Refuse: who watches halts nobody."""
-        raise StateError(self._name, "its threads are watched, and not to be halted")
+        """Refuse: who traces halts nobody."""
+        raise StateError(self._name, "its threads are traced, and not to be halted")
 
     def instruction_pointers(self) -> NoReturn:
         """Refuse: where threads are that run cannot be told."""

@@ -1,8 +1,8 @@
-"""A watch: all threads of an address space run, and breakpoints may stand in their code meanwhile.
+"""All threads of an address space run, traced, while breakpoints may stand in their code.
 
-Every thread is traced, and none waits for the others. Each has to stop for a moment when the watch
-begins, and where it must have serialised unless it is in a system call. See `watched_threads` for
-what they do meanwhile. No mapping of code changes during a watch, and no thread or child is born.
+None waits for the others. Each has to stop for a moment when this begins, and where it must have
+serialised unless it is in a system call. See `traced_threads` for what becomes of them meanwhile:
+no mapping of code changes, and no thread or child is born.
 
 If patcher is killed, by SIGKILL or for want of memory, everything goes on, and the breakpoints that
 stand then end the process when one is hit.
@@ -19,14 +19,14 @@ from patcher.ftrace.mappings import Range
 
 from .proc import Proc, is_missing
 from .ptrace import Options
+from .traced_threads import TRAP, TracedThreads
 from .tracees import SHORTEST_SLEEP, Tracees
 from .tracing_thread import TracingThread
-from .watched_threads import TRAP, WatchedThreads
 
 OPTIONS = Options.TRACESYSGOOD | Options.TRACEEXEC
 
 
-class Watch:
+class Tracing:
     """All threads of the process behind `proc`, and of whoever shares its address space.
 
     `name` names it in messages, `timeout` is in seconds. The mappings of `code` stay as they are.
@@ -46,7 +46,7 @@ class Watch:
         self._name = name
         self._timeout = timeout
         self._tracees = Tracees(proc, name, OPTIONS)
-        self._threads = WatchedThreads(self._tracees, code, int3)
+        self._threads = TracedThreads(self._tracees, code, int3)
         self._tracer = TracingThread()
         self._changed = Condition()  # of the next two
         self._asked = 0  # how often everybody was to serialise
@@ -60,14 +60,14 @@ class Watch:
         return not self._tracees.seized
 
     def begin(self) -> None:
-        """Return when every thread is watched. Raises PatchError, and nothing is traced then."""
+        """Return when every thread is traced. Raises PatchError, and nothing is traced then."""
         try:
             self._refuse_handler()
             self._tracer.do_rescued(self._begin, lambda: list(self._tracees.seized))
         except BaseException:
             self.end()
             raise
-        self._tracer.start(self._watch)
+        self._tracer.start(self._look_on)
 
     def sync(self) -> None:
         """Return when every thread has serialised since the call, and left our breakpoints.
@@ -129,7 +129,7 @@ class Watch:
         self._tracees.adopt(found)
         return bool(found)
 
-    def _watch(self) -> None:
+    def _look_on(self) -> None:
         served = 0
         while not self._is_ending:
             if served != self._asked:

@@ -1,4 +1,4 @@
-"""The threads of a watch: what each of them reports, and how it goes on.
+"""Threads that are traced while they run: what each of them reports, and how it goes on.
 
 - Who hits a breakpoint of ours goes on behind it.
 - A system call that would change whose code that is waits at its beginning (`changing_calls`).
@@ -42,8 +42,8 @@ SI_KERNEL = 0x80  # the kernel's own signal, as for int3
 _SIGINFO = Struct("<3i")  # si_signo, si_errno, si_code
 
 
-class WatchedThreads:
-    """What is seized in `tracees`; the rest is as for Watch.
+class TracedThreads:
+    """What is seized in `tracees`; the rest is as for Tracing.
 
     `unsynced` are the TIDs of those that have not serialised since they were asked to.
     `has_executed`: one has executed another program.

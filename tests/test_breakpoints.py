@@ -15,13 +15,13 @@ import pytest
 from patcher.errors import NoProcessError, PatchError, StateError, WriteError
 from patcher.ftrace.mappings import Range
 from patcher.modify import Batch
-from patcher.process import watched
+from patcher.process import breakpoints
 from patcher.process.access import name_of
 from patcher.process.guarded_memory import GuardedMemory
 from patcher.process.proc import Proc
 from patcher.process.switch import by_breakpoints, make
 from patcher.process.target import Target
-from patcher.process.watch import Watch
+from patcher.process.tracing import Tracing
 from recordmcount.sites.state import State
 from recordmcount.x86 import INT3
 from tests.support import live, storm
@@ -47,17 +47,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Storm:
 
 
 @contextmanager
-def watching(
+def traced(
     pid: int, int3: Callable[[int], int | None] = lambda _: None, timeout: float = 10
-) -> Iterator[Watch]:
-    """A watch of a process, all of whose mappings are code to be kept."""
+) -> Iterator[Tracing]:
+    """The threads of a process, traced all of whose mappings are code to be kept."""
     with Proc(pid) as proc:
-        watch = Watch(proc, name_of(proc), timeout, EVERYTHING, int3)
-        watch.begin()
+        tracing = Tracing(proc, name_of(proc), timeout, EVERYTHING, int3)
+        tracing.begin()
         try:
-            yield watch
+            yield tracing
         finally:
-            watch.end()
+            tracing.end()
 
 
 def switch(pid: int, state: State) -> None:
@@ -128,7 +128,7 @@ def test_a_dry_run_tells_and_changes_nothing(program: Path) -> None:
 # --- whatever it does meanwhile -------------------------------------------------------------------
 
 
-def test_threads_run_during_a_watch_and_signals_arrive(tmp_path: Path) -> None:
+def test_threads_run_while_they_are_traced_and_signals_arrive(tmp_path: Path) -> None:
     source = """
     static volatile sig_atomic_t got;
     static void handle(int number) { got++; }
@@ -143,12 +143,12 @@ def test_threads_run_during_a_watch_and_signals_arrive(tmp_path: Path) -> None:
         return 0;
     }
     """
-    with started(build_program(tmp_path, source)) as process, watching(process.pid) as watch:
+    with started(build_program(tmp_path, source)) as process, traced(process.pid) as tracing:
         for number in range(1, 101):
             os.kill(process.pid, signal.SIGUSR1)
             assert answer(process) == str(number)
             if number % 10 == 0:
-                watch.sync()
+                tracing.sync()
 
 
 def test_a_stopped_process_is_switched_and_stays_stopped(program: Path) -> None:
@@ -218,22 +218,40 @@ int main(void) {
 """
 
 
+def whose(proc: Proc) -> tuple[object, ...]:
+    """Whose code that is: all that the calls would change."""
+    kept = [line for line in proc.read("maps").splitlines() if b" r--p 00000000 00:00 0" in line]
+    assert kept
+    return kept, proc.threads(), proc.status()["SigIgn"], proc.link("exe"), children(proc.pid)
+
+
+def wait_until_it_stands(proc: Proc) -> None:
+    """Wait until it is stopped by its tracer for longer than the moment that any call takes."""
+    stood = 0
+    deadline = time.monotonic() + 30
+    while stood < 20:
+        stood = stood + 1 if proc.stat().state == "t" else 0
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def children(pid: int) -> str:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+
+
 @pytest.mark.parametrize("flags", [(), ("-m32",)], ids=["x86-64", "i386"])
 @pytest.mark.parametrize("name", CALLS_THAT_WAIT)
-def test_what_would_change_the_code_waits_until_the_watch_ends(
+def test_what_would_change_the_code_waits_until_no_breakpoint_stands(
     name: str, flags: tuple[str, ...], tmp_path: Path
 ) -> None:
     source = DOING.replace("WHAT", CALLS_THAT_WAIT[name])
     with started(build_program(tmp_path, source, *flags)) as process:
-        with watching(process.pid) as watch, Proc(process.pid) as proc:
-            before = (proc.threads(), proc.read("maps"), proc.status()["SigIgn"], proc.link("exe"))
+        with traced(process.pid) as tracing, Proc(process.pid) as proc:
+            before = whose(proc)
             tell(process, "do")
-            while proc.stat().state != "t":
-                pass
-            watch.sync()
-            assert before == (
-                proc.threads(), proc.read("maps"), proc.status()["SigIgn"], proc.link("exe")
-            )  # fmt: skip
+            wait_until_it_stands(proc)
+            tracing.sync()
+            assert whose(proc) == before
         assert answer(process) == "0"
         finish(process)
 
@@ -241,7 +259,7 @@ def test_what_would_change_the_code_waits_until_the_watch_ends(
 @pytest.mark.parametrize("name", CALLS_THAT_DO_NOT)
 def test_all_else_does_not_wait(name: str, tmp_path: Path) -> None:
     source = DOING.replace("WHAT", CALLS_THAT_DO_NOT[name])
-    with started(build_program(tmp_path, source)) as process, watching(process.pid):
+    with started(build_program(tmp_path, source)) as process, traced(process.pid):
         tell(process, "do")
         assert answer(process) == "0"
         finish(process)
@@ -277,29 +295,29 @@ def test_who_hits_a_breakpoint_goes_on_behind_it(is_blocked: bool, tmp_path: Pat
         return 1
 
     with started(build_program(tmp_path, STRIKE.replace("BLOCK", block))) as process:
-        with watching(process.pid, skip):
+        with traced(process.pid, skip):
             tell(process, "strike")
             assert answer(process) == f"0 {is_blocked:d}"
         assert len(hits) == 1
         finish(process)
 
 
-WATCH = """
+TRACE = """
 import sys
 from patcher.process.guarded_memory import GuardedMemory
 from patcher.process.proc import Proc
-from patcher.process.watch import Watch
-watch = Watch(Proc(int(sys.argv[1])), "process", 10, [], lambda _: None)
-watch.begin()
+from patcher.process.tracing import Tracing
+tracing = Tracing(Proc(int(sys.argv[1])), "process", 10, [], lambda _: None)
+tracing.begin()
 print("ready", flush=True)
 sys.stdin.read()
-watch.end()
+tracing.end()
 """
 
 
 def test_a_breakpoint_of_somebody_else_is_left_to_him(tmp_path: Path) -> None:
     program = build_program(tmp_path, STRIKE.replace("BLOCK", ""))
-    words = (sys.executable, "-c", WATCH)
+    words = (sys.executable, "-c", TRACE)
     with started(program) as process, started(*words, str(process.pid), cwd=ROOT):
         tell(process, "strike")
         assert process.wait() == -signal.SIGTRAP
@@ -323,10 +341,10 @@ def test_a_thread_that_has_hit_a_breakpoint_has_not_serialised_before_it_has_lef
         inside.pop()
         return 1
 
-    with started(build_program(tmp_path, source)) as process, watching(process.pid, skip) as watch:
+    with started(build_program(tmp_path, source)) as process, traced(process.pid, skip) as tracing:
         tell(process, "strike")
         for _ in range(20):
-            watch.sync()
+            tracing.sync()
 
 
 # --- patcher ends ---------------------------------------------------------------------------------
@@ -408,8 +426,8 @@ def test_a_thread_that_does_not_stop_in_time_is_named(tmp_path: Path) -> None:
         assert ask(process) == (RESULT, CALLS)
 
 
-def test_what_is_watched_is_not_traced_by_another_one(program: Path) -> None:
-    with started(program) as process, watching(process.pid):
+def test_what_is_traced_for_breakpoints_is_not_traced_by_another_one(program: Path) -> None:
+    with started(program) as process, traced(process.pid):
         assert "is traced by process" in refused("nop", process.pid, *BREAKPOINT)
 
 
@@ -442,16 +460,16 @@ def test_a_write_that_fails_leaves_every_site_whole(
 def test_patcher_stays_as_long_as_a_breakpoint_may_be_hit(
     program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Watch.sync
+    real = Tracing.sync
     calls = iter(range(100))
 
-    def sync(self: Watch) -> None:
+    def sync(self: Tracing) -> None:
         if next(calls) < 5:
             raise WriteError("process", "thread 1 did not stop")
         real(self)
 
     with started(program) as process:
-        monkeypatch.setattr(Watch, "sync", sync)
+        monkeypatch.setattr(Tracing, "sync", sync)
         with pytest.raises(WriteError, match="did not stop; no breakpoint of ours stands by now"):
             switch(process.pid, State.NOP)
         assert next(calls) >= 6
@@ -462,9 +480,9 @@ def test_patcher_stays_as_long_as_a_breakpoint_may_be_hit(
 def test_a_process_that_is_killed_meanwhile_has_ended(
     program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Watch.sync
+    real = Tracing.sync
 
-    def sync(self: Watch) -> None:
+    def sync(self: Tracing) -> None:
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
         while not self.is_over:
@@ -472,12 +490,12 @@ def test_a_process_that_is_killed_meanwhile_has_ended(
         real(self)
 
     with started(program) as process:
-        monkeypatch.setattr(Watch, "sync", sync)
+        monkeypatch.setattr(Tracing, "sync", sync)
         with pytest.raises(NoProcessError, match="has ended"):
             switch(process.pid, State.NOP)
 
 
-def test_a_module_that_has_gone_before_the_watch_began_is_not_written(
+def test_a_module_that_has_gone_before_the_threads_were_traced_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = live.library(tmp_path, "one", "int one(int x) { return x; }")
@@ -494,7 +512,7 @@ def test_a_module_that_has_gone_before_the_watch_began_is_not_written(
         return 0;
     }}
     """
-    real = watched.modify
+    real = breakpoints.modify
     refusals: list[str] = []
 
     def later(target: Target, batch: Batch) -> None:
@@ -509,16 +527,16 @@ def test_a_module_that_has_gone_before_the_watch_began_is_not_written(
             raise
 
     with started(live.build(tmp_path, main)) as process:
-        monkeypatch.setattr(watched, "modify", later)
+        monkeypatch.setattr(breakpoints, "modify", later)
         switch(process.pid, State.NOP)
         assert len(refusals) == 1
         assert count(process.pid) == "3 sites: 0 call, 3 nop, 0 foreign"
 
 
-def test_a_watcher_halts_nobody(program: Path) -> None:
+def test_who_traces_halts_nobody(program: Path) -> None:
     with started(program) as process, Target(process.pid, 2) as target:
         (module,) = target.modules()
-        machine = watched.WatchedMachine(target, Batch([], [], []))
+        machine = breakpoints.TracedMachine(target, Batch([], [], []))
         for act in (machine.stop, machine.instruction_pointers):
             with pytest.raises(StateError):
                 act()
