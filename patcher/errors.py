@@ -115,6 +115,12 @@ class ReachError(PatchError):
     errno = ERANGE
 
 
+class TargetError(PatchError):
+    """What is to be called is no function of the process, or must not be called."""
+
+    errno = EINVAL
+
+
 class DisabledError(PatchError):
     """The switch was thrown by an earlier deviation; no code is touched any more."""
 

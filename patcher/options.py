@@ -53,6 +53,14 @@ PROTOCOL = Option(
     value="NAME",
 )  # fmt: skip
 PROTOCOLS = ("stop", "breakpoint")
+TARGET = Option(
+    "--target",
+    "with --pid: the NOPs that compilers leave (-fpatchable-function-entry, -mnop-mcount) become "
+    "calls of this function, SYMBOL, MODULE:SYMBOL or the address 0x...; it is called as "
+    "__fentry__ is: at the entry of functions, with their arguments in registers, all of which it "
+    "must keep, and the stack off by 8 bytes",
+    value="FUNCTION",
+)  # fmt: skip
 OF_PROCESS = (PID, MODULE, TIMEOUT)
 WATCH = Option(
     "--watch", "with --pid: look again and again until the process ends, and tell what changes; "
@@ -80,7 +88,8 @@ class PatcherOptions(Values):
     pid = 0
     modules: tuple[str, ...] = ()
     timeout = 0  # none was given
-    protocol = ""  # none was given
+    protocol: str | None = None
+    target: str | None = None
     watch = False
     interval = 0  # none was given
 
@@ -95,6 +104,8 @@ class PatcherOptions(Values):
         if not self.pid:
             if self.modules or self.timeout or self.protocol:
                 raise UsageError("--module, --timeout and --protocol are for --pid")
+            if self.target:
+                raise UsageError("--target is for --pid: what a file calls, its linker decides")
             super().check()
         elif self.files:
             raise UsageError("--pid is for a process, and takes no files; --module selects them")

@@ -822,6 +822,11 @@ def first_instruction(code: bytes) -> int:
         return len(code) - len(branch) + length
     if code.startswith(SHORT_JUMP) and len(code) > 1:
         return 2 + code[1]
+    return nop_length(code)
+
+
+def nop_length(code: bytes) -> int:
+    """Measure the NOP that `code` begins with, in bytes; 0 if it is none of this module's."""
     bare = code.lstrip(b"\x66\x2e\x36\x3e\xf2")
     prefixes = len(code) - len(bare)
     if bare.startswith(NOPS[1]):
@@ -829,6 +834,35 @@ def first_instruction(code: bytes) -> int:
     if bare.startswith(NOPS[3][:2]) and (length := _NOPL_LENGTHS.get(bare[2:3])):
         return prefixes + length
     return 0
+
+
+def nop_ends(code: bytes) -> "list[int]":
+    """List where the NOPs that `code` begins with end, each as bytes from its start."""
+    ends = [0]
+    while (length := nop_length(code[ends[-1] :])) and ends[-1] + length <= len(code):
+        ends.append(ends[-1] + length)
+    return ends[1:]
+
+
+def sled_call(address: int, target: int, length: int, machine: int) -> bytes | None:
+    """Spell what calls `target` in the place of NOPs that are `length` bytes long; else as `call`.
+
+    Behind the 5 bytes of the call is one NOP: every byte is of a whole instruction.
+    """
+    made = call(address, target, CALL.length, machine)
+    return made + NOPS.get(length - CALL.length, b"") if made else None
+
+
+def parted_nops(length: int) -> bytes:
+    """Spell `length` bytes of NOPs that are parted where `sled_call` is: behind 5 bytes."""
+    return NOP5 + NOPS.get(length - CALL.length, b"")
+
+
+def sled_target(code: bytes, address: int, machine: int) -> int | None:
+    """Return what `code`, which stands at `address`, calls; None if `sled_call` spells no such."""
+    distance = int.from_bytes(code[1 : CALL.length], "little", signed=True)
+    target = address + CALL.length + distance & (1 << ADDRESS_BITS[machine]) - 1
+    return target if code == sled_call(address, target, len(code), machine) else None
 
 
 def is_address(machine: int, address: int, size: int = 1) -> bool:

@@ -10,9 +10,16 @@ effect but on the flags, which no function keeps over a call, or a read of what 
     f8                clc                      after 3b: cmp %edi,%eax; after 66: clc
 
 A prefix before a NOP is part of it, whatever it is. (Intel SDM vol. 2.)
+
+A sled becomes a call that no file tells. So what may be on its way is told by its NOPs alone: a
+test or a jump as above, whatever their operands are. Only where its first byte is in one page and
+five or more are in the next do the other bytes have to be NOPs behind any of the first ones:
+
+    1f 00 90...                behind 0f: nopl (%rax); behind a9: test
+    90 90 90...                behind 66, 2e or 90: nop; behind a9: test
 """
 
-from .x86 import SHORT_JUMP
+from .x86 import CALL, NOPS, SHORT_JUMP, nop_ends, parted_nops
 
 TEST = b"\xa9"  # test $imm32,%eax
 CALL_INDIRECT = b"\xff"  # call *r/m, with 2 in the reg field of ModRM
@@ -43,6 +50,23 @@ def halfway(call: bytes, nop: bytes, split: int) -> list[bytes]:
     return [code for code in dict.fromkeys((*there, *back)) if code not in (call, nop)]
 
 
+def is_halfway(code: bytes, sled: bytes, split: int) -> bool:
+    """Tell whether a writer can have been stopped at `code` between a sled's NOPs and a call.
+
+    Or between either and NOPs that are parted as the call is.
+    """
+    length = len(code)
+    if length == CALL.length:
+        return code.startswith(TEST)
+    if split >= 2:
+        return code.startswith(_jump_over(length))
+    is_behind = code[CALL.length :] == NOPS[length - CALL.length]  # as behind the call
+    nops = (sled, parted_nops(length))
+    if code.startswith(TEST):
+        return is_behind or any(code[1:] == _idle(each) for each in nops)
+    return any(code == each[:1] + _idle(each) for each in nops)
+
+
 def _between(old: bytes, new: bytes, split: int) -> list[bytes]:
     """List harmless codes on the way; if all before the split stays, or all behind, there are none.
 
@@ -53,11 +77,36 @@ def _between(old: bytes, new: bytes, split: int) -> list[bytes]:
     if len(old) == 5:
         return [TEST + old[1:], TEST + new[1:split] + old[split:], TEST + new[1:]]
     if split >= 2:
-        jump = SHORT_JUMP + bytes((len(old) - 2,))
+        jump = _jump_over(len(old))
         return [jump + old[2:], jump + new[2:split] + old[split:], jump + new[2:]]
+    if {old[:1], new[:1]} & {CALL.prefix, TEST} or _are_other_nops(old, new):
+        return [*reversed(_from_test(old)), *_from_test(new)]
     if len(old) == 6 and {old[:1], new[:1]} & {CALL_INDIRECT, COMPARE}:
         return _by_compare(old, new)
     return [old[:1] + new[1:] if _is_nop(new) else new[:1] + old[1:]]
+
+
+def _jump_over(length: int) -> bytes:
+    return SHORT_JUMP + bytes((length - 2,))
+
+
+def _are_other_nops(old: bytes, new: bytes) -> bool:
+    """Tell whether both are NOPs, and are none if the first byte of one is before the others'."""
+    codes = (old, new, old[:1] + new[1:])
+    return [nop_ends(code)[-1:] == [len(code)] for code in codes] == [True, True, False]
+
+
+def _from_test(code: bytes) -> list[bytes]:
+    """List the codes from a test to a sled of more than 5 bytes, or to a call in its place."""
+    if code[:1] in (CALL.prefix, TEST):
+        return [TEST + code[1:]]
+    return [TEST + _idle(code), code[:1] + _idle(code)]
+
+
+def _idle(sled: bytes) -> bytes:
+    """Give what does nothing behind the first byte of a sled, and behind that of a test."""
+    begin = b"\x1f\x00" if sled.startswith(NOPL[:1]) else b""
+    return begin.ljust(len(sled) - 1, NOPS[1])
 
 
 def _by_compare(old: bytes, new: bytes) -> list[bytes]:

@@ -361,7 +361,8 @@ def test_a_kernel_thread_is_named() -> None:
 def test_a_process_without_sites_is_named() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         line = refused("nop", process.pid)
-        assert line == f"process {process.pid} (sleep): no live module has a __mcount_loc table"
+        tables = "a table of sites (__mcount_loc, __patchable_function_entries)"
+        assert line == f"process {process.pid} (sleep): no live module has {tables}"
         process.kill()
 
 
@@ -660,7 +661,7 @@ def test_what_an_emulator_executes_is_not_taken_for_code(tmp_path: Path) -> None
     guest.write_bytes(b"\x7fELF\2\1\1".ljust(16, b"\0") + b"\2\0\xb7\0" + bytes(4096))
     with started(build_program(tmp_path, source), guest) as process:
         assert refused("nop", process.pid).endswith(
-            f"has a __mcount_loc table: it executes AArch64 code by an emulator ({guest})"
+            f"__patchable_function_entries): it executes AArch64 code by an emulator ({guest})"
         )
 
 

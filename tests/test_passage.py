@@ -3,13 +3,14 @@
 Capstone judges what a processor would do with each code on the way.
 """
 
-from itertools import pairwise
+from itertools import chain, pairwise, permutations
 
 import capstone
 import pytest
 from capstone import x86
 
-from recordmcount.x86_passage import halfway, passage
+from recordmcount.x86 import EM_X86_64, nop_ends, parted_nops, sled_call
+from recordmcount.x86_passage import halfway, is_halfway, passage
 
 RIP_RELATIVE = "ff 15 f0 2f 00 00"
 SITES = {
@@ -81,3 +82,81 @@ def test_who_was_stopped_on_the_way_can_go_on_or_back(old: bytes, new: bytes, sp
 def test_what_changes_in_one_page_is_written_at_once() -> None:
     assert passage(b"\xe8\x01\x02\x03\x04", b"\xe8\x01\x02\x03\x05", 2) == [b"\xe8\x01\x02\x03\x05"]
     assert passage(b"same!", b"same!", 2) == []
+
+
+# --- sleds ----------------------------------------------------------------------------------------
+
+# What gcc and clang leave, up to the end of the NOP in which a call ends.
+SLEDS = {
+    "gcc": "90 90 90 90 90",
+    "clang, 5": "0f 1f 44 00 08",
+    "clang, 6": "66 0f 1f 44 00 08",
+    "clang, 7": "0f 1f 80 00 02 00 00",
+    "clang, 8": "0f 1f 84 00 00 02 00 00",
+    "clang, 9": "66 0f 1f 84 00 00 02 00 00",
+    "clang, 10": "2e 66 0f 1f 84 00 00 02 00 00",
+    "clang, i386": "66 90 66 90 90",
+    "clang, i386, 6": "66 90 66 90 66 90",
+    "by hand": "90 0f 1f 80 00 00 00 00",
+}
+CALLS = [0x1000, 0x7FFF0000, 0x3E84002]  # their operands look like anything
+WAYS = [
+    (bytes.fromhex(sled), made, split)
+    for sled in SLEDS.values()
+    for target in CALLS
+    if (made := sled_call(0x2000, target, len(bytes.fromhex(sled)), EM_X86_64))
+    for split in range(1, len(bytes.fromhex(sled)))
+]
+
+
+@pytest.mark.parametrize("sled", SLEDS.values())
+def test_a_sled_is_whole_nops_and_so_is_what_is_behind_its_call(sled: str) -> None:
+    code = bytes.fromhex(sled)
+    assert nop_ends(code)[-1] == len(code)
+    made = sled_call(0x2000, 0x1000, len(code), EM_X86_64)
+    assert made
+    assert next(disassembler.disasm(made, 0x2000)).operands[0].imm == 0x1000
+    assert is_harmless(made[5:])
+
+
+@pytest.mark.parametrize(("sled", "call", "split"), WAYS)
+def test_what_is_between_a_sled_and_a_call_is_harmless_and_known_by_the_sled_alone(
+    sled: bytes, call: bytes, split: int
+) -> None:
+    parted = parted_nops(len(sled))
+    for old, new in permutations((sled, call, parted), 2):
+        way = passage(old, new, split)
+        assert way[-1:] == [new] or old == new
+        for before, code in pairwise([old, *way]):
+            assert (before[:split] == code[:split]) != (before[split:] == code[split:])
+        assert all(map(is_harmless, way[:-1])), [each.hex(" ") for each in way]
+        assert all(is_halfway(code, sled, split) for code in way[:-1])
+    assert not is_halfway(call, sled, split)
+
+
+@pytest.mark.parametrize(("sled", "call", "split"), WAYS)
+def test_who_was_stopped_between_a_sled_and_a_call_can_come_to_any_call_or_back(
+    sled: bytes, call: bytes, split: int
+) -> None:
+    other = sled_call(0x2000, 0x4000, len(sled), EM_X86_64)
+    assert other
+    codes = (sled, call, parted_nops(len(sled)))
+    ways = [passage(*pair, split)[:-1] for pair in permutations(codes, 2)]
+    for start in dict.fromkeys(chain.from_iterable(ways)):
+        for goal in (*codes, other):
+            way = passage(start, goal, split)
+            assert way[-1:] == [goal] or start == goal
+            for before, code in pairwise([start, *way]):
+                assert (before[:split] == code[:split]) != (before[split:] == code[split:])
+            assert all(map(is_harmless, way[:-1])), [start.hex(" "), *(c.hex(" ") for c in way)]
+            assert all(is_halfway(code, sled, split) for code in way[:-1])
+
+
+@pytest.mark.parametrize("split", range(1, 8))
+def test_a_call_becomes_another_one_by_way_of_what_is_harmless(split: int) -> None:
+    one, other = (sled_call(0x2000, target, 8, EM_X86_64) for target in (0x1000, 0x3E84002))
+    assert one
+    assert other
+    way = passage(one, other, split)
+    assert way[-1] == other
+    assert all(map(is_harmless, way[:-1]))

@@ -27,9 +27,9 @@ class LinkedSwitch:
         """Choose those of `numbers` that cannot be brought to the other state and back."""
         return self.sites.irreversible(numbers)
 
-    def without_call(self, _: Sequence[int]) -> Sequence[int]:
+    def without_call(self, numbers: Sequence[int]) -> Sequence[int]:
         """Choose none: what a NOP of a linked file would call is known."""
-        return []
+        return self.sites.without_call(numbers)
 
     def batch(self, numbers: Sequence[int], state: State) -> Batch:
         """Plan how these sites, of which none is unswitchable, come to be in `state`."""

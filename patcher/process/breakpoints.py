@@ -1,7 +1,8 @@
 """Switch the sites of a process by the breakpoint protocol: its threads are never all halted.
 
 See `tracing` for how threads come over a breakpoint, and protocols.breakpoint for the order of what
-is written. A site of two instructions is refused: where a thread is that runs cannot be told.
+is written. A site of two instructions, or more, is refused: where a thread is that runs cannot be
+told.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .memory import ProcessMemory
 from .target import Target
 from .tracing import Tracing
 
-TWO_INSTRUCTIONS = "is two instructions, which only the stop method switches"
+SEVERAL = "is more than one instruction, which only the stop method switches"
 
 
 def modify(target: Target, batch: Batch) -> None:
@@ -37,7 +38,7 @@ def modify(target: Target, batch: Batch) -> None:
     """
     for change in not_one_instruction(batch):
         raise StateError(
-            target.name, TWO_INSTRUCTIONS, address=change.address, symbol=change.symbol
+            target.name, SEVERAL, address=change.address, symbol=change.symbol
         )  # fmt: skip
     machine = TracedMachine(target, batch)
     with _signals_later(), machine:

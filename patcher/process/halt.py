@@ -14,13 +14,15 @@ ends it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from patcher.errors import HaltError
 
 from . import waiting
 from .proc import Proc, all_processes
-from .ptrace import Registers, detach, event_message, interrupt, registers
+from .ptrace import Registers, detach, event_message, interrupt, registers, step_out
 from .tracees import LONGEST_SLEEP, SHORTEST_SLEEP, Tracees, is_ended
 from .tracing_thread import TracingThread
 from .waiting import End, Stop
@@ -70,6 +72,12 @@ class Halt:
         if self._tracer is None:
             raise HaltError(self._name, "its threads are not stopped")
         return self._tracer.do(self._registers)
+
+    def step_out(self, to: Callable[[int], int]) -> int:
+        """Have all threads, which must be stopped, go on where `to` says (ptrace.step_out)."""
+        if self._tracer is None:
+            return 0
+        return self._tracer.do(partial(step_out, list(self.stops), to))
 
     def release(self) -> None:
         """Let all threads go on, each with the signal it was to be given, or in its group-stop."""

@@ -2,40 +2,71 @@
 
 What a site is, and what its call and its NOP are, the file's own table tells. The process only says
 which of the two stands there. Anything else is foreign.
+
+Of a sled the file tells the NOPs alone. A call there is one that patcher has made if it is spelled
+as patcher does, and leads to where a function of the process begins by its symbol.
+
+Where the call ended inside of one of the file's NOPs, threads may yet have to return there, to
+behind the call. So it becomes NOPs that are parted there; the file's own come back once no thread,
+and nothing on a stack, leads between the two. (Words that only look so are common: what a call has
+left on a stack may stay for long.)
 """
 
 from __future__ import annotations
 
 from _operator import add, and_, ne
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import compress, repeat
-from typing import Literal
+from typing import Literal, Protocol
 
-from patcher.errors import ReadError
+from patcher.errors import ReachError, ReadError
 from patcher.ftrace.mappings import Range
 from patcher.modify import Batch
 from recordmcount.columns import pick
-from recordmcount.sites.linked import LinkedSites
-from recordmcount.sites.site import Site
+from recordmcount.sites.site import Site, SiteTable
 from recordmcount.sites.state import STATES, State
-from recordmcount.x86 import INT3, first_instruction
-from recordmcount.x86_passage import halfway
+from recordmcount.x86 import CALL, INT3, first_instruction, parted_nops, sled_call, sled_target
+from recordmcount.x86_passage import halfway, is_halfway
 
+from .functions import Goal
 from .loaded_file import LoadedFile
 from .memory import PIECE, ProcessMemory
 from .pages import PAGE
 
 UPROBES = "[uprobes-trampoline]"
 HALF = "a patcher that was killed has written half of it; that is harmless, and can be switched"
+PARTED = "not the NOPs of its file yet: a thread may have to return there from the call that stood"
 RELOCATED = "the dynamic linker has made this call (a text relocation): its file does not tell it"
 NOT_RELOCATED = "the dynamic linker has yet to make this call (a text relocation)"
+
+
+class FileSites(SiteTable, Protocol):
+    """The sites that the tables of a linked file name, as recordmcount.sites.loadable reads them.
+
+    A site without call is a sled: its call is not told by the file.
+    """
+
+    def without_call(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Choose the sleds."""
+
+    def irreversible(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Choose those that cannot be turned to the other state and back."""
+
+    def columns(self, numbers: Sequence[int]) -> tuple[Sequence[int], Sequence[bytes]]:
+        """Return (link-time virtual addresses, bytes that stand there)."""
+
+    def turned(self, numbers: Sequence[int], state: State) -> Sequence[bytes]:
+        """Return the bytes in `state`; of a sled its NOPs."""
 
 
 class LiveSites:
     """The SiteTable of a loaded file, by run-time address; states are those in the process.
 
-    `halves` are sites that a killed patcher left half written. They do nothing, as NOPs.
+    `called` names the function that begins at a run-time address. `halves` are sites that a killed
+    patcher left half written. They do nothing, as NOPs. `parted` are sleds with other NOPs than in
+    the file.
     """
 
     in_object: Literal[False] = False
@@ -43,7 +74,13 @@ class LiveSites:
     no_evidence = ""
     loose: Mapping[int, str] = {}
 
-    def __init__(self, file: LoadedFile, sites: LinkedSites, memory: ProcessMemory) -> None:
+    def __init__(
+        self,
+        file: LoadedFile,
+        sites: FileSites,
+        memory: ProcessMemory,
+        called: Callable[[int], str],
+    ) -> None:
         self.file = file
         self.sites = sites
         self.dead = sites.dead
@@ -68,7 +105,9 @@ class LiveSites:
             for number in some:
                 self._column[number] = value
         self.halves: set[int] = set()
+        self.parted: set[int] = set()
         self._reasons: dict[int, str] = {}
+        self._called = cache(called)
         self.switched: list[int] = []
         if not is_as_linked:
             self.switched += compress(numbers, map(ne, self.codes, self._linked))
@@ -118,9 +157,15 @@ class LiveSites:
             expected = (site.call,) if site.call else site.expected
             reason = self._reasons.get(number, "neither the call nor the NOP of its file")
             return site._replace(call=None, nop=None, reason=reason, expected=expected)
-        return site._replace(reason=HALF) if number in self.halves else site
+        if number in self.halves:
+            return site._replace(reason=HALF)
+        if number in self.parted:
+            return site._replace(reason=PARTED)
+        if state is State.CALL and (name := self._name_called(number)):
+            return site._replace(target=name, reason=f"calls {name}")
+        return site
 
-    def is_of(self, file: LoadedFile, sites: LinkedSites) -> bool:
+    def is_of(self, file: LoadedFile, sites: FileSites) -> bool:
         """Tell whether these are the sites of a file that is loaded as this one is.
 
         Its name may be another one by now, or have gone.
@@ -132,7 +177,12 @@ class LiveSites:
         return mine == others
 
     def stands(self, memory: ProcessMemory) -> bool:
-        """Tell whether each site is as it was read. Raises ReadError."""
+        """Tell whether each site is as it was read. Raises ReadError.
+
+        Whether what a sled calls is still a function, its bytes do not tell.
+        """
+        if self.without_call(self.switched):
+            return False
         return self.codes == memory.gather(self.addresses, list(map(len, self._linked)))
 
     def names(self, number: int) -> tuple[str, ...]:
@@ -146,6 +196,16 @@ class LiveSites:
         if count in (0, len(self._column)):
             return numbers if count else []
         return [number for number in numbers if self._column[number] == wanted]
+
+    def without_call(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Choose those of `numbers` that are sleds: their file does not tell what they call."""
+        return self.sites.without_call(numbers)
+
+    @property
+    def may_be_parted(self) -> bool:
+        """Whether there are sleds that are longer than a call, and not as in their file."""
+        long = [each for each in self.switched if len(self.codes[each]) > CALL.length]
+        return bool(self.without_call(long))
 
     def text(self, address: int, size: int) -> bytes:
         """Return what stands at pages of one mapping of the file, if nothing but sites is changed.
@@ -169,17 +229,19 @@ class LiveSites:
     def _decide(self, memory: ProcessMemory) -> None:
         """Decide about the sites that are not as in the file."""
         differing, self.switched = self.switched, []
-        known = set(differing) - {*self.sites.irreversible(differing)}
+        sleds = self.without_call(differing)
+        known = set(differing) - {*self.sites.irreversible(differing), *sleds}
         both = sorted(number for number in known if self._column[number] != 2)
         calls = self.sites.turned(both, State.CALL)
         nops = self.sites.turned(both, State.NOP)
         decided = set()
-        for number, call, nop in zip(both, calls, nops, strict=True):
-            state = self._state(number, call, nop)
+        states = list(map(self._state, both, calls, nops)) + list(map(self._sled_state, sleds))
+        for number, state in zip((*both, *sleds), states, strict=True):
             if state is not State.FOREIGN:
                 self._column[number] = STATES.index(state)
                 decided.add(number)
                 self.switched.append(number)
+        self.switched.sort()
         for number in differing:
             if number not in decided:
                 self._column[number] = STATES.index(State.FOREIGN)
@@ -194,6 +256,27 @@ class LiveSites:
             self.halves.add(number)
             return State.NOP
         return State.FOREIGN
+
+    def _sled_state(self, number: int) -> State:
+        """Tell the state of a sled that is not as in the file."""
+        code, nop = self.codes[number], self._linked[number]
+        if self._name_called(number):
+            return State.CALL
+        if code == parted_nops(len(code)):
+            self.parted.add(number)
+            return State.NOP
+        split = -self.addresses[number] % PAGE
+        if 0 < split < len(code) and is_halfway(code, nop, split):
+            self.halves.add(number)
+            return State.NOP
+        return State.FOREIGN
+
+    def _name_called(self, number: int) -> str:
+        """Name the function that a sled calls; "" if it calls none."""
+        address = self.addresses[number]
+        target = sled_target(self.codes[number], address, self.file.obj.machine)
+        is_call = target is not None and self.without_call([number])
+        return self._called(target) if target is not None and is_call else ""
 
     def _foreign(self, number: int, memory: ProcessMemory) -> str:
         """Say what stands at a site that is neither of its two codes."""
@@ -215,10 +298,11 @@ class LiveSites:
 
 
 class LiveSwitch:
-    """The Switchable sites of a loaded file."""
+    """The Switchable sites of a loaded file; with a `goal` that is what calls lead to."""
 
-    def __init__(self, sites: LiveSites) -> None:
+    def __init__(self, sites: LiveSites, goal: Goal | None = None) -> None:
         self.sites = sites
+        self._goal = goal
 
     def site(self, number: int) -> Site:
         """Give the site, and if it cannot be switched back and forth the reason why."""
@@ -228,13 +312,23 @@ class LiveSwitch:
         """Choose those of `numbers` that cannot be brought to the other state and back."""
         return self.sites.sites.irreversible(numbers)
 
-    def without_call(self, _: Sequence[int]) -> Sequence[int]:
-        """Choose none: what a NOP of a linked file would call is known."""
-        return []
+    def without_call(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Choose the sleds, if there is no goal: nobody knows what they are to call."""
+        return [] if self._goal else self.sites.without_call(numbers)
 
     def batch(self, numbers: Sequence[int], state: State) -> Batch:
-        """Plan how these sites, of which none is unswitchable, come to be in `state`."""
-        live = self.sites
+        """Plan how these sites, of which none is unswitchable, come to be in `state`.
+
+        Raises ReachError if the goal is too far away from one.
+        """
+        live, goal = self.sites, self._goal
+        if goal and state is State.CALL:
+            new = [self._call(goal, number) for number in numbers]
+        else:
+            new = list(live.sites.turned(numbers, state))
+        if state is State.NOP and (sleds := {*live.without_call(numbers)}):
+            rows = zip(numbers, new, strict=True)
+            new = [self._nop(number, code) if number in sleds else code for number, code in rows]
 
         def symbol(address: int) -> str:
             number = bisect_left(live.addresses, address)
@@ -242,6 +336,26 @@ class LiveSwitch:
             return live[number].place if is_one else ""
 
         return Batch(
-            pick(live.addresses, numbers), pick(live.codes, numbers),
-            list(live.sites.turned(numbers, state)), symbol,
+            pick(live.addresses, numbers), pick(live.codes, numbers), new, symbol,
+            goal.check if goal else lambda: None,
         )  # fmt: skip
+
+    def calling_else(self, numbers: Sequence[int]) -> list[int]:
+        """Choose those of `numbers` that are calls of something else than the goal."""
+        calls = self.sites.where(numbers, State.CALL) if self._goal else []
+        goal = f"{self._goal}"
+        return [number for number in calls if self.sites[number].target != goal]
+
+    def _nop(self, number: int, code: bytes) -> bytes:
+        """Give what takes the place of a sled's call; `code` is what its file has."""
+        is_whole = len(code) == CALL.length or number in self.sites.parted
+        return code if is_whole else parted_nops(len(code))
+
+    def _call(self, goal: Goal, number: int) -> bytes:
+        live = self.sites
+        address, machine = live.addresses[number], live.file.obj.machine
+        made = sled_call(address, goal.address, len(live.codes[number]), machine)
+        if made is None:
+            what = f"{goal}, at {goal.address:#x}, is more than 2 GiB away; nothing was written"
+            raise ReachError(live.file.path, what, address=address, symbol=live[number].place)
+        return made

@@ -91,6 +91,12 @@ class OpenedFile(Closing):
         return (now.st_dev, now.st_ino) == (self.status.st_dev, self.status.st_ino)
 
 
+def stamp(status: os.stat_result) -> tuple[int, ...]:
+    """Tell how a file looks: it is another one, or was written to, if this has changed."""
+    times = (status.st_mtime_ns, status.st_ctime_ns)
+    return status.st_dev, status.st_ino, status.st_size, *times
+
+
 def _map_file(mapping: Mapping) -> str:
     return f"map_files/{mapping.range.start:x}-{mapping.range.end:x}"
 

@@ -26,6 +26,9 @@ class Halting(Protocol):
     def registers(self) -> Sequence[Registers]:
         """Return the registers of all threads, which must be stopped."""
 
+    def step_out(self, to: Callable[[int], int]) -> int:
+        """Have all threads, which must be stopped, go on where `to` says (ptrace.step_out)."""
+
     def release(self) -> None:
         """Let all threads go on, as far as they are stopped for this."""
 
@@ -109,3 +112,8 @@ class ProcessMachine(Machine):
             )
             found.update(word for word in words if any(each.holds(word) for each in code))
         return found
+
+    def step_out(self, to: Callable[[int], int]) -> None:
+        """Have each stopped thread go on where `to` says, by where it would go on."""
+        if self._halt is not None:
+            self.statistics["stepped_out"] += self._halt.step_out(to)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import re
+from fnmatch import fnmatchcase
 from functools import lru_cache
+from posixpath import basename
 
 from patcher.ftrace.mappings import Mapping, Range
 
@@ -46,3 +48,8 @@ def _mapping(line: bytes) -> Mapping:
 def is_deleted(mapping: Mapping) -> bool:
     """Tell whether the mapped file seems to have no name any more, or another one."""
     return mapping.path.endswith(DELETED)
+
+
+def is_like(path: str, glob: str) -> bool:
+    """Tell whether a path, or the name at its end, is like a glob."""
+    return fnmatchcase(path, glob) or fnmatchcase(basename(path), glob)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import ClassVar, NamedTuple, Self
@@ -103,6 +105,12 @@ class Registers:
     def going_on_at(self, address: int) -> Registers:
         """Return these registers with a run-time address as that of the next instruction."""
         return self.with_values(**{"rip" if self.machine == EM_X86_64 else "eip": address})
+
+    @property
+    def is_in_system_call(self) -> bool:
+        """Whether the thread stands in a system call: then its number is not negative."""
+        number = self.values["orig_rax" if self.machine == EM_X86_64 else "orig_eax"]
+        return not number >> 8 * self.FORMATS[self.machine].size // len(self.values) - 1
 
     @property
     def stack_pointer(self) -> int:
@@ -231,6 +239,23 @@ def set_registers(tid: int, values: Registers) -> None:
     content = ctypes.create_string_buffer(encoded, len(encoded))
     buffer = _Buffer(ctypes.addressof(content), len(content))
     _ask(Request.SETREGSET, tid, NT_PRSTATUS, ctypes.addressof(buffer))
+
+
+def step_out(tids: Iterable[int], to: Callable[[int], int]) -> int:
+    """Have stopped threads go on where `to` says, by where each would go on; how many it moves.
+
+    One that has been killed is left out, and so is one in a system call, which may have to be made
+    again: the kernel counts its address from where the thread goes on.
+    """
+    moved = 0
+    for tid in tids:
+        with suppress(ProcessLookupError):
+            before = registers(tid)
+            goal = to(before.instruction_pointer)
+            if goal != before.instruction_pointer and not before.is_in_system_call:
+                set_registers(tid, before.going_on_at(goal))
+                moved += 1
+    return moved
 
 
 def _ask(request: Request, tid: int, address: int = 0, data: int = 0) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 
@@ -23,9 +24,19 @@ from patcher.protocols import stop_machine
 from recordmcount.sites import select as by_name
 from recordmcount.sites.state import State
 
+from .functions import Goal
 from .live_sites import LiveSites, LiveSwitch
+from .recursion import refuse_recursion
 from .target import Target
 
+ONLY_SLEDS = (
+    "all these sites are NOPs of the compiler's, and no file tells what they are to call: say "
+    "--target SYMBOL"
+)
+NO_SLED = (
+    "none of these sites is a NOP of the compiler's (-fpatchable-function-entry, -mnop-mcount), "
+    "which --target is for"
+)
 # How often a plan may be outdated by the time the threads stand. Then it is made in their halt,
 # where nothing can outdate it, and which it makes longer.
 ATTEMPTS = 3
@@ -66,30 +77,58 @@ def select(
 
 
 def plan(
-    target: Target, modules: Sequence[LiveSites], selected: Sequence[Sequence[int]], state: State
+    target: Target,
+    modules: Sequence[LiveSites],
+    selected: Sequence[Sequence[int]],
+    state: State,
+    goal: Goal | None = None,
 ) -> list[Plan]:
     """Tell what must change in each module so that all its selected sites are in `state`.
 
-    Raises CompareError if a site is foreign.
+    What no file tells the call of, sleds, becomes a call of `goal`, and without one stays; with one
+    nothing else is selected. Raises CompareError if a site is foreign, ReachError if the goal is
+    too far away, TargetError if it must not be called.
     """
+    if state is State.CALL:
+        selected = [
+            _callable(module, some, goal) for module, some in zip(modules, selected, strict=True)
+        ]
+    if goal:
+        refuse_recursion(target, modules, selected, goal)
     return [
-        _with_halves(
-            switch.plan(f"{target.name}: {module.file.path}", LiveSwitch(module), some, state)
+        _with_more(
+            switch.plan(f"{target.name}: {module.file.path}", LiveSwitch(module, goal), some, state)
         )
         for module, some in zip(modules, selected, strict=True)
     ]
 
 
-def _with_halves(wanted: Plan) -> Plan:
-    """Let `nop` complete what a killed patcher left half written, though that does nothing."""
-    sites = wanted.table.sites
-    halves = sites.halves if isinstance(sites, LiveSites) else set()
-    more = halves.intersection(wanted.selected)
-    if not more or wanted.state is not State.NOP:
+def _callable(module: LiveSites, numbers: Sequence[int], goal: Goal | None) -> Sequence[int]:
+    """Choose the sites whose call is known: the file's own, or if there is a goal, the sleds'."""
+    sleds = module.without_call(numbers)
+    if goal:
+        return sleds
+    return sorted({*numbers}.difference(sleds)) if sleds else numbers
+
+
+def _with_more(wanted: Plan) -> Plan:
+    """Add what is in the state, and yet must change.
+
+    For `nop` what a killed patcher left half written, though that does nothing; for a goal the
+    calls of something else.
+    """
+    table = wanted.table
+    if not isinstance(table, LiveSwitch):
+        return wanted
+    if wanted.state is State.NOP:
+        more = table.sites.halves.intersection(wanted.selected)
+    else:
+        more = {*table.calling_else(wanted.selected)}
+    if not more:
         return wanted
     numbers = sorted(more.union(wanted.numbers))
-    batch = wanted.table.batch(numbers, wanted.state)
-    return Plan(wanted.table, wanted.state, wanted.selected, numbers, wanted.left, batch)
+    batch = table.batch(numbers, wanted.state)
+    return Plan(table, wanted.state, wanted.selected, numbers, wanted.left, batch)
 
 
 def make(
@@ -98,18 +137,34 @@ def make(
     choose: Select,
     state: State,
     carry_out: CarryOut | None = None,
+    goal: str = "",
 ) -> Made:
     """Bring the sites that `choose` selects, of modules like `globs`, to `state`.
 
-    That is done `in_a_halt` if nothing else is said. Returns what was changed, or what would be if
+    With a `goal`, spelled as for LiveFunctions.find, the sleds among them become calls of it. That
+    is done `in_a_halt` if nothing else is said. Returns what was changed, or what would be if
     `carry_out` is `compare`. Raises PatchError; nothing was written then, but before a WriteError.
     """
     carry_out = carry_out or in_a_halt
+    made = _make(target, globs, choose, state, carry_out, goal)
+    if state is State.NOP and carry_out is in_a_halt:
+        mend(target, globs, choose, made)
+    return made
+
+
+def _make(
+    target: Target,
+    globs: Sequence[str],
+    choose: Select,
+    state: State,
+    carry_out: CarryOut,
+    goal: str,
+) -> Made:
     for _ in range(ATTEMPTS):
         files: Sequence[object] = ()
         try:
             files = target.files()
-            if made := _try(target, globs, choose, state, carry_out):
+            if made := _try(target, globs, choose, state, carry_out, goal):
                 return made
         except HaltError:
             raise
@@ -119,29 +174,87 @@ def make(
         except (CompareError, ReadError, ModuleError, StateError):
             pass  # modules may come and go meanwhile, and another be where one was
     if carry_out is by_breakpoints:
-        return _last_try(target, globs, choose, state, carry_out)
+        return _last_try(target, globs, choose, state, carry_out, goal)
     target.machine.stop()
     try:
-        return _last_try(target, globs, choose, state, carry_out)
+        return _last_try(target, globs, choose, state, carry_out, goal)
     finally:
         target.machine.resume()
 
 
 def _last_try(
-    target: Target, globs: Sequence[str], choose: Select, state: State, carry_out: CarryOut
+    target: Target,
+    globs: Sequence[str],
+    choose: Select,
+    state: State,
+    carry_out: CarryOut,
+    goal: str,
 ) -> Made:
-    made = _try(target, globs, choose, state, carry_out)
+    made = _try(target, globs, choose, state, carry_out, goal)
     if made is None:
         raise StateError(target.name, "its code is changed by others meanwhile: try again")
     return made
 
 
+def mend(target: Target, globs: Sequence[str], choose: Select, made: Made) -> None:
+    """Give selected sleds that are parted the NOPs of their file, where nothing returns into them.
+
+    That is done in a halt of its own, if what was `made` may have parted some. Without it they are
+    NOPs as well, so whatever is not as it should be is left for the next time.
+    """
+    if not any(module.may_be_parted for module in made[0]):
+        return
+    with suppress(CompareError, ReadError, ModuleError, StateError):
+        modules = target.modules(globs)
+        selected = choose(modules)
+        if not any(map(_parted, modules, selected)):
+            return
+        target.machine.stop()
+        try:
+            pointers = sorted(target.machine.instruction_pointers())
+            plans = [
+                _restored(module, _without(pointers, module, _parted(module, numbers)))
+                for module, numbers in zip(modules, selected, strict=True)
+            ]
+            in_a_halt(target, modules, plans)
+        finally:
+            target.machine.resume()
+
+
+def _parted(module: LiveSites, numbers: Sequence[int]) -> list[int]:
+    return sorted(module.parted.intersection(numbers)) if module.parted else []
+
+
+def _without(pointers: Sequence[int], module: LiveSites, numbers: Sequence[int]) -> list[int]:
+    """Choose the sites inside of which none of the pointers, which ascend, is."""
+    found = []
+    for number in numbers:
+        start = module.addresses[number]
+        end = start + len(module.codes[number])
+        if bisect_right(pointers, start) >= bisect_left(pointers, end):
+            found.append(number)
+    return found
+
+
+def _restored(module: LiveSites, numbers: Sequence[int]) -> Plan:
+    table = LiveSwitch(module)
+    return Plan(table, State.NOP, numbers, numbers, [], table.batch(numbers, State.NOP))
+
+
 def _try(
-    target: Target, globs: Sequence[str], choose: Select, state: State, carry_out: CarryOut
+    target: Target,
+    globs: Sequence[str],
+    choose: Select,
+    state: State,
+    carry_out: CarryOut,
+    goal: str,
 ) -> Made | None:
     """Plan and make the changes; None if the plan was outdated, and nothing was written."""
     modules = target.modules(globs)
-    plans = plan(target, modules, choose(modules), state)
+    to = target.functions.find(goal) if goal else None
+    plans = plan(target, modules, choose(modules), state, to)
+    if not any(each.selected for each in plans):
+        raise NoSiteError(target.name, NO_SLED if goal else ONLY_SLEDS)
     try:
         carry_out(target, modules, plans)
     except CompareError:
@@ -190,8 +303,9 @@ def _join(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan]) -
         return changed[number][1].batch.symbol(address) if number >= 0 else ""
 
     def check() -> None:
-        for module, _ in changed:
+        for module, each in changed:
             module.file.refuse_gone(memory)
+            each.batch.check()
 
     batches = [each.batch for _, each in changed]
     if len(batches) == 1:

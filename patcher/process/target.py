@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from fnmatch import fnmatchcase
 from posixpath import basename
 from typing import NamedTuple
 
@@ -13,18 +12,22 @@ from patcher.errors import ModuleError, NoModuleError, NoProcessError, ReadError
 from patcher.ftrace.mappings import Mapping
 from recordmcount.elf.object import Object
 from recordmcount.nearest import question
-from recordmcount.sites import linked, tables
-from recordmcount.sites.linked import LinkedSites
+from recordmcount.sites import loadable
 
 from . import maps
 from .access import name_of, no_access, refuse_untraceable
 from .foreign_code import why_nothing
-from .live_sites import LiveSites
-from .loaded_file import LoadedFile, OpenedFile, biases, may_be_module, object_of
+from .functions import LiveFunctions
+from .live_sites import FileSites, LiveSites
+from .loaded_file import LoadedFile, OpenedFile, biases, may_be_module, object_of, stamp
 from .machine import Halting, ProcessMachine
+from .maps import is_like
+from .memory import ProcessMemory
 from .proc import Proc
 
 ATTEMPTS = 10  # to read modules while none of them comes or goes
+
+TABLES = "a table of sites (__mcount_loc, __patchable_function_entries)"
 
 
 class _Read(NamedTuple):
@@ -33,7 +36,7 @@ class _Read(NamedTuple):
     stamp: tuple[int, ...]
     file: OpenedFile
     obj: Object | None
-    sites: LinkedSites | None
+    sites: FileSites | None
 
     @property
     def is_as_it_was(self) -> bool:
@@ -45,7 +48,7 @@ class _Read(NamedTuple):
             return True
         now = os.fstat(self.file.fd)
         parts = -1 if now.st_nlink != self.file.status.st_nlink else len(self.stamp)
-        return _stamp(now)[:parts] == self.stamp[:parts]
+        return stamp(now)[:parts] == self.stamp[:parts]
 
     def close(self) -> None:
         if self.sites is not None:
@@ -85,6 +88,7 @@ class Target(Closing):
         except BaseException:
             self.proc.close()
             raise
+        self.functions = LiveFunctions(self.proc, self.name, self._memory, self.files)
 
     def _machine(self) -> ProcessMachine:
         halt = self._halt
@@ -97,6 +101,9 @@ class Target(Closing):
         except OSError as error:
             raise no_access(self.proc, self.name, error) from error
 
+    def _memory(self) -> ProcessMemory:
+        return self.machine.memory
+
     def open_again(self) -> None:
         """Open the memory again: what was opened stays that of a program that execs another one.
 
@@ -105,6 +112,7 @@ class Target(Closing):
         machine = self._machine()
         self.machine.close()
         self.machine = machine
+        self.functions.close()
         self.name = name_of(self.proc)  # which is that of the program
 
     @property
@@ -119,6 +127,7 @@ class Target(Closing):
     def close(self) -> None:
         """Let everything go, and close all files."""
         self.machine.close()
+        self.functions.close()
         for each in self._read.values():
             each.close()
         self.proc.close()
@@ -201,7 +210,7 @@ class Target(Closing):
                     yield each
                     break
             else:
-                yield LiveSites(found, sites, memory)
+                yield LiveSites(found, sites, memory, self.functions.called)
 
     def _open(self, mapping: Mapping) -> _Read:
         """Open the file behind a mapping and read its table, if it has not been read already."""
@@ -215,11 +224,11 @@ class Target(Closing):
                 raise
             return before
         try:
-            stamp = _stamp(file.status)
-            if before is not None and before.stamp == stamp:
+            seen = stamp(file.status)
+            if before is not None and before.stamp == seen:
                 file.close()
                 return before
-            read = self._read_file(file, stamp)
+            read = self._read_file(file, seen)
         except BaseException:
             file.close()
             raise
@@ -228,12 +237,13 @@ class Target(Closing):
         self._read[key] = read
         return read
 
-    def _read_file(self, file: OpenedFile, stamp: tuple[int, ...]) -> _Read:
+    def _read_file(self, file: OpenedFile, seen: tuple[int, ...]) -> _Read:
         obj = object_of(file)
-        if obj is None or not obj.headers or not obj.once(tables.find):
+        sites = loadable.read(obj, self._names) if obj is not None else None
+        if sites is None:
             file.close()
-            return _Read(stamp, file, None, None)
-        return _Read(stamp, file, obj, linked.read(obj, self._names))
+            return _Read(seen, file, None, None)
+        return _Read(seen, file, obj, sites)
 
     def forget_unmapped(self) -> None:
         """Close the files that are not mapped any more. Raises ReadError."""
@@ -244,11 +254,11 @@ class Target(Closing):
     def _none(self, globs: Sequence[str]) -> NoModuleError:
         """Make the error for a process without sites, or without a module that is like a glob."""
         if not globs:
-            what = "no live module has a __mcount_loc table"
+            what = f"no live module has {TABLES}"
             return NoModuleError(self.name, f"{what}{why_nothing(self.machine.memory)}")
         paths = sorted({_path(mappings[0]) for mappings in self.files()})
         if any(is_like(path, glob) for path in paths for glob in globs):
-            what = f"no live module like {' or '.join(globs)} has a __mcount_loc table"
+            what = f"no live module like {' or '.join(globs)} has {TABLES}"
             return NoModuleError(self.name, what)
         advice = question(globs[0], [basename(path) for path in paths])
         return NoModuleError(self.name, f"no live module like {' or '.join(globs)}{advice}")
@@ -261,14 +271,3 @@ def _path(mapping: Mapping) -> str:
 
 def _key(mapping: Mapping) -> tuple[int, int, str]:
     return mapping.device, mapping.inode, _path(mapping)
-
-
-def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    """Tell how a file looks: it is another one, or was written to, if this has changed."""
-    times = (status.st_mtime_ns, status.st_ctime_ns)
-    return status.st_dev, status.st_ino, status.st_size, *times
-
-
-def is_like(path: str, glob: str) -> bool:
-    """Tell whether a path, or the name at its end, is like a glob."""
-    return fnmatchcase(path, glob) or fnmatchcase(basename(path), glob)

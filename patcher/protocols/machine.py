@@ -1,9 +1,9 @@
 """What a protocol needs of a machine: memory, CPUs to stop and to serialise, breakpoint handlers.
 
 By default no CPU executes the memory: it is a buffer, or the copy of a file. A machine with CPUs
-overrides `stop`, `resume`, `sync` and `instruction_pointers`, and reports every breakpoint that a
-CPU hits to `int3`. A protocol calls none of these itself: it yields steps, and `steps.run` carries
-them out.
+overrides `stop`, `resume`, `sync`, `instruction_pointers` and `step_out`, and reports every
+breakpoint that a CPU hits to `int3`. A protocol calls none of these itself: it yields steps, and
+`steps.run` carries them out.
 """
 
 from collections import Counter, defaultdict
@@ -56,6 +56,12 @@ class Machine:
         signal handler, each from some time since the call. Raises StateError if they are unknown.
         """
         return ()
+
+    def step_out(self, to: Callable[[int], int]) -> None:
+        """Have each stopped CPU go on where `to` says, by where it would go on.
+
+        Only what it would execute between the two, which does nothing, is left out.
+        """
 
     def int3(self, address: int) -> int | None:
         """Return how many bytes the CPU that hit a breakpoint at `address` is to skip.

@@ -7,7 +7,8 @@ outside this room take `partial(modify, machine)`.
 
 A protocol changes a site as one instruction. Where the old code is a call of two instructions (of
 12 or 13 bytes, or `nop; call`), a CPU may stand between them; then the protocol changes nothing
-(see `instruction_pointers`).
+(see `instruction_pointers`). Between the NOPs of a sled as well; but out of these `stop_machine`
+has it step.
 
 There must be one writer at a time: threads that change the same machine need a lock around
 `modify`.
@@ -143,6 +144,12 @@ class InstructionPointers(Act):
     """Find the run-time addresses, at least those in sites, where CPUs go on. Raises StateError."""
 
 
+class StepOut(Act):
+    """Have each stopped CPU go on where `to` says, a function of where it would go on."""
+
+    to: Callable[[int], int]
+
+
 class Body(Act):
     """Run what the interrupt came for; a step of an interrupt's handler."""
 
@@ -151,7 +158,7 @@ class Body(Act):
 
 Step = (
     Verify | ReadBack | Read | Write | Load | Store | Add | Fence | WaitZero | Exchange
-    | Count | Stop | Resume | Sync | InstructionPointers | Body
+    | Count | Stop | Resume | Sync | InstructionPointers | StepOut | Body
 )  # fmt: skip
 Result = TypeVar("Result")
 Steps = Generator[Step, Any, Result]
@@ -175,6 +182,7 @@ ACTS: dict[type[Step], Callable[[Machine, Any], Any]] = {
     Resume: lambda machine, _: machine.resume(),
     Sync: lambda machine, _: machine.sync(),
     InstructionPointers: lambda machine, _: machine.instruction_pointers(),
+    StepOut: lambda machine, step: machine.step_out(step.to),
     Body: lambda _, step: step.function(),
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from patcher.modify import Batch
 
-from .instruction_pointers import not_one_instruction, refuse_inside
+from .instruction_pointers import not_one_instruction, refuse_inside, step_out
 from .machine import Machine
 from .steps import ReadBack, Resume, Steps, Stop, Verify, Write, run
 
@@ -41,6 +41,7 @@ def steps(
     try:
         yield Stop()
         yield Verify(batch)
+        yield from step_out(enterable)
         yield from refuse_inside(path, enterable)
         yield from write(batch)
         yield ReadBack(batch)

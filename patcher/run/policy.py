@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from patcher.files.switch import Plan
 from patcher.process.live_sites import LiveSites
+from patcher.process.maps import is_like
 from patcher.process.switch import plan
-from patcher.process.target import Target, is_like
+from patcher.process.target import Target
 from recordmcount.sites import select
 from recordmcount.sites.state import State
 

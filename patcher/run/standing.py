@@ -13,7 +13,7 @@ from contextlib import suppress
 from patcher.errors import HaltError
 from patcher.process import waiting
 from patcher.process.proc import Proc
-from patcher.process.ptrace import Registers, interrupt, registers
+from patcher.process.ptrace import Registers, interrupt, registers, step_out
 
 SLEEP = 0.0002  # seconds
 
@@ -61,6 +61,10 @@ class Standing:
             with suppress(ProcessLookupError):
                 found.append(registers(tid))
         return found
+
+    def step_out(self, to: Callable[[int], int]) -> int:
+        """Have all threads, which must be stopped, go on where `to` says (ptrace.step_out)."""
+        return step_out(self.stops, to)
 
     def release(self) -> None:
         """Leave all threads to whoever handles their reports."""

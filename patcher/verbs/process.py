@@ -108,7 +108,7 @@ def _switch(options: PatcherOptions, target: Target) -> Told:
     carry_out = by_breakpoints if options.protocol == "breakpoint" else in_a_halt
     modules, plans = make(
         target, options.modules, partial(_select, options, target), state,
-        compare if options.dry_run else carry_out,
+        compare if options.dry_run else carry_out, options.target or "",
     )  # fmt: skip
     told: list[SwitchedModule] = []
     lines: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patcher.options import PROTOCOL, PatcherOptions, declare_verb
+from patcher.options import PROTOCOL, TARGET, PatcherOptions, declare_verb
 from recordmcount.console import say
 from recordmcount.grammar import Command, Option
 from recordmcount.options import DRY_RUN, OUTPUT
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def declare(verb: str) -> tuple[Command, PatcherOptions]:
     """Declare the command line."""
-    return declare_verb(verb, PROTOCOL, OUTPUT, DRY_RUN, Option("-q --quiet", "print errors only"))
+    of_process = (TARGET, PROTOCOL) if verb == "call" else (PROTOCOL,)
+    quiet = Option("-q --quiet", "print errors only")
+    return declare_verb(verb, *of_process, OUTPUT, DRY_RUN, quiet)
 
 
 def execute(options: PatcherOptions) -> int:

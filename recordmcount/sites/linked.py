@@ -159,6 +159,10 @@ class LinkedSites:
 
     # --- what a switch needs ------------------------------------------------------------------
 
+    def without_call(self, _: Sequence[int]) -> Sequence[int]:
+        """Choose none: what a NOP of a linked file would call is known."""
+        return []
+
     def irreversible(self, numbers: Sequence[int]) -> Sequence[int]:
         """Choose those of `numbers` whose sites cannot be turned to the other state and back."""
         if not self._alone:

@@ -35,8 +35,8 @@ def tables(obj: Object) -> list[Section]:
 
 def entries(
     view: LoadView, found: Sequence[Section], relocated: Mapping[int, int]
-) -> tuple[list[int], int]:
-    """Return (distinct addresses, ascending, how many entries name none) of these tables.
+) -> tuple[list[int], int, int]:
+    """Return (distinct addresses, ascending, how many are dead, how many repeated) of these tables.
 
     `relocated` are the words that the loader changes (mcount_loc.addresses). FormatError where an
     entry names no code that is loaded from the file.
@@ -54,7 +54,8 @@ def entries(
         if view.file_offset(entry, 1, executable=True) is None:
             what = f"entry {entry:#x} is not in code that is loaded from the file"
             raise FormatError(obj.path, what, NAME.decode())
-    return sorted(set(live)), len(claims) - len(live)
+    distinct = sorted(set(live))
+    return distinct, len(claims) - len(live), len(live) - len(distinct)
 
 
 def nops(machine: int, code: bytes) -> bytes:

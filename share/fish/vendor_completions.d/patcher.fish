@@ -51,7 +51,7 @@ function _shtab_patcher_using
 end
 
 set -g _shtab_patcher_commands nop call status run
-set -g _shtab_patcher_opts_with_value --call --functions --interval --module --notrace --output --pid --protocol --symbol --timeout -o
+set -g _shtab_patcher_opts_with_value --call --functions --interval --module --notrace --output --pid --protocol --symbol --target --timeout -o
 
 complete -c patcher -e
 complete -c patcher -f
@@ -83,6 +83,7 @@ complete -c patcher -n '_shtab_patcher_using call' -l symbol -x -d 'a further fu
 complete -c patcher -n '_shtab_patcher_using call' -l pid -x -d 'switch the sites of this running process, or look at them, instead of files'"'"''
 complete -c patcher -n '_shtab_patcher_using call' -l module -x -d 'with --pid: only sites of loaded files whose path or name is so; repeatable'
 complete -c patcher -n '_shtab_patcher_using call' -l timeout -x -d 'with --pid: give up if a thread has not stopped after so many seconds; 2'
+complete -c patcher -n '_shtab_patcher_using call' -l target -x -d 'with --pid: the NOPs that compilers leave (-fpatchable-function-entry, -mnop-mcount) become calls of this function, SYMBOL, MODULE:SYMBOL or the address 0x...; it is called as __fentry__ is: at the entry of functions, with their arguments in registers, all of which it must keep, and the stack off by 8 bytes'
 complete -c patcher -n '_shtab_patcher_using call' -l protocol -x -d 'with --pid: stop, which halts all threads while code changes, and is the default; or breakpoint, which halts none: if patcher is then killed by SIGKILL in the middle, the process dies where it hits a breakpoint'
 complete -c patcher -n '_shtab_patcher_using call' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write the result to OUT and leave the one FILE alone'
 complete -c patcher -n '_shtab_patcher_using call' -s n -l dry-run -d 'change nothing, print what would be done'
