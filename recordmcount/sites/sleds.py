@@ -29,7 +29,7 @@ from recordmcount.elf import frames
 from recordmcount.elf.segments import LoadView
 
 from . import patchable
-from .linked_code import LinkedCode
+from .linked_code import PIECE, LinkedCode
 from .state import State
 from .targets import Definitions, Words
 
@@ -164,6 +164,7 @@ class _Finder:
         self.code = code
         self._in_code = in_code
         self._begins = {*code.beginnings()[0]}
+        self._start, self._piece = 0, b""
 
     def sleds(self, entries: Sequence[int]) -> dict[int, Sled]:
         """Return the sleds by the link-time virtual address of what is executed first."""
@@ -201,7 +202,15 @@ class _Finder:
         return RELOCATED if is_so else ""
 
     def _is_endbr(self, vaddr: int) -> bool:
-        return self.code.some(vaddr, ENDBR_SIZE) in x86.ENDBR
+        return self._some(vaddr, ENDBR_SIZE) in x86.ENDBR
+
+    def _some(self, vaddr: int, size: int) -> bytes:
+        """Read as LinkedCode.some does; entries ascend mostly, and much is read at once."""
+        at = vaddr - self._start
+        if not 0 <= at <= len(self._piece) - size:
+            self._start, self._piece = vaddr, self.code.some(vaddr, PIECE)
+            at = 0
+        return self._piece[at : at + size]
 
     def _entry(self, entry: int) -> int | None:
         """Find where the function of a table's entry is entered, behind an endbr; None if unknown.
@@ -212,7 +221,7 @@ class _Finder:
         if entry not in self._begins:
             if self.is_entry(entry):
                 return entry
-            ends = x86.nop_ends(self.code.some(entry, patchable.LONGEST))
+            ends = x86.nop_ends(self._some(entry, patchable.LONGEST))
             begin = next((entry + end for end in ends if entry + end in self._begins), None)
         if begin is None:
             return None
@@ -220,9 +229,9 @@ class _Finder:
 
     def _text(self, place: int, ends: Sequence[int]) -> bytes:
         """Return the code from `place` up to the next entry or function, or the longest sled's."""
-        following = ends[bisect_right(ends, place) :][:1]
-        size = min([patchable.LONGEST, *(each - place for each in following)])
-        return self.code.some(place, size)
+        number = bisect_right(ends, place)
+        size = min([patchable.LONGEST, *(each - place for each in ends[number : number + 1])])
+        return self._some(place, size)
 
     def _sled(self, place: int, text: bytes, nops: Sequence[int], shortest: int) -> Sled:
         size = next((end for end in nops if end >= LENGTH), 0)
