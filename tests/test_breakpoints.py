@@ -5,9 +5,11 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,11 @@ def traced(
 
 def switch(pid: int, state: State) -> None:
     with Target(pid, 10) as target:
+        make(target, (), storm.all_sites, state, by_breakpoints)
+
+
+def toggle_for_ever(target: Target) -> None:
+    for state in cycle(STATES):
         make(target, (), storm.all_sites, state, by_breakpoints)
 
 
@@ -493,6 +500,17 @@ def test_a_process_that_is_killed_meanwhile_has_ended(
         monkeypatch.setattr(Tracing, "sync", sync)
         with pytest.raises(NoProcessError, match="has ended"):
             switch(process.pid, State.NOP)
+
+
+def test_a_process_that_is_killed_at_any_moment_has_ended(small: Storm) -> None:
+    seeds = random.Random(2012)
+    for _ in range(10):
+        with started(small.program) as process, Target(process.pid, 10) as target:
+            killer = threading.Timer(seeds.uniform(0, 0.3), os.kill, (process.pid, signal.SIGKILL))
+            killer.start()
+            with pytest.raises(NoProcessError, match="has ended"):
+                toggle_for_ever(target)
+            killer.join()
 
 
 def test_a_module_that_has_gone_before_the_threads_were_traced_is_not_written(

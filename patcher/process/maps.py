@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from posixpath import basename
 
 from patcher.ftrace.mappings import Mapping, Range
@@ -25,10 +24,17 @@ _LINE = re.compile(
 
 def parse(content: bytes) -> list[Mapping]:
     """Return the mappings, by address. Raises ValueError for a line that the kernel never wrote."""
-    return [_mapping(line) for line in content.split(b"\n") if line]
+    return list(parse_lines(content, {}).values())
 
 
-@lru_cache(1024)  # most are as they were when they are read again, in a halt
+def parse_lines(content: bytes, known: dict[bytes, Mapping]) -> dict[bytes, Mapping]:
+    """Return the mappings by their lines, as `parse` does; those of `known` lines need no parsing.
+
+    Most are as they were when they are read again, in a halt.
+    """
+    return {line: known.get(line) or _mapping(line) for line in content.split(b"\n") if line}
+
+
 def _mapping(line: bytes) -> Mapping:
     found = _LINE.fullmatch(line)
     if found is None:

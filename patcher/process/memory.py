@@ -38,6 +38,7 @@ class ProcessMemory:
         self.proc = proc
         self._path = name
         self._mappings: list[Mapping] | None = None
+        self._lines: dict[bytes, Mapping] = {}  # of `maps`, when that was read last
         self._prepared: Prepared | None = None
         self._is_compared = False  # whether what was prepared stood there since nothing can run
         self._fd = proc.open_by_thread("mem", os.O_RDWR)
@@ -73,14 +74,17 @@ class ProcessMemory:
 
     def _read_mappings(self) -> list[Mapping]:
         try:
-            found = maps.parse(self.proc.read_by_thread("maps"))
+            content = self.proc.read_by_thread("maps")
         except OSError as error:
-            if is_missing(error):
+            if is_missing(error) and self.proc.has_ended:
                 raise NoProcessError(self._path, "has ended") from error
             raise ReadError(self._path, f"its mappings: {reason(error)}") from error
-        if not found:
-            raise NoProcessError(self._path, "has ended")
-        return found
+        if not content:
+            if self.proc.has_ended:
+                raise NoProcessError(self._path, "has ended")
+            raise ReadError(self._path, "has no mappings: it ends, or executes another program")
+        self._lines = maps.parse_lines(content, self._lines)
+        return list(self._lines.values())
 
     # --- reading ------------------------------------------------------------------------------
 

@@ -131,6 +131,15 @@ class Proc(Closing):
             int(fields[19]),
         )  # fmt: skip
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether no thread of it executes anything any more."""
+        try:
+            stat = self.stat()
+        except OSError:
+            return True
+        return stat.is_ended and stat.threads <= 1
+
     def threads(self) -> list[int]:
         """List the TIDs of all threads, of those too that have ended and are still there."""
         try:

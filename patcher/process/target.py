@@ -115,15 +115,6 @@ class Target(Closing):
         self.functions.close()
         self.name = name_of(self.proc)  # which is that of the program
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether no thread of it executes anything any more."""
-        try:
-            stat = self.proc.stat()
-        except OSError:
-            return True
-        return stat.is_ended and stat.threads <= 1
-
     def close(self) -> None:
         """Let everything go, and close all files."""
         self.machine.close()

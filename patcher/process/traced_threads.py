@@ -75,8 +75,8 @@ class TracedThreads:
 
     def forget_ended(self) -> None:
         """Forget leaders that have ended before their threads: of those nothing is reported."""
-        for tid in list(self.unsynced):
-            if is_ended(self._seized[tid], tid):
+        for tid, proc in list(self._seized.items()):
+            if tid == proc.pid and is_ended(proc, tid):
                 self._forget(tid)
 
     def release(self) -> None:

@@ -105,15 +105,14 @@ class Tracing:
 
     def _begin(self) -> None:
         deadline = time.monotonic() + self._timeout
-        while (new := self._tracees.seize_new()) or self._find_sharers():
+        while (new := self._tracees.seize_new()) or self._threads.unsynced or self._find_sharers():
             self._threads.unsynced.update(new)
-            while self._threads.unsynced:
-                self._look_at_all()
-                if self._threads.has_executed:
-                    raise HaltError(self._name, "executes another program: try again")
-                if time.monotonic() > deadline:
-                    what = f"{self._why_late()}; nothing was written, and all threads run"
-                    raise HaltError(self._name, what)
+            self._look_at_all()
+            if self._threads.has_executed:
+                raise HaltError(self._name, "executes another program: try again")
+            if time.monotonic() > deadline:
+                what = f"{self._why_late()}; nothing was written, and all threads run"
+                raise HaltError(self._name, what)
 
     def _find_sharers(self) -> bool:
         """Look for processes that share the address space; tell whether to look again."""
@@ -124,7 +123,6 @@ class Tracing:
         except OSError as error:
             if not is_missing(error):
                 raise
-            self._look_at_all()
             return True
         self._tracees.adopt(found)
         return bool(found)

@@ -162,7 +162,7 @@ def watch(options: PatcherOptions) -> int:
             with Pause(options.pid, view.signals) as pause, view:
                 good, ending = _watch(options, target, view, pause)
             name = target.name
-            if not ending and target.has_ended:
+            if not ending and target.proc.has_ended:
                 say(2, [f"{name}: has ended"])
     except (Error, OSError) as error:
         failed = document.failed(name, error)
@@ -193,7 +193,7 @@ def _watch(options: PatcherOptions, target: Target, view: View, pause: Pause) ->
         except (Error, OSError) as error:
             if last is None:
                 raise
-            if target.has_ended:
+            if target.proc.has_ended:
                 view.end(_now())
                 return last.is_good, 0
             if isinstance(error, AccessError):
@@ -222,7 +222,7 @@ def _look(pid: int, target: Target, looks: Looks, history: History) -> Look:
     except NoModuleError as error:
         modules, trouble = [], str(error)
     time, process_name = _now(), target.proc.stat().name
-    if target.has_ended:
+    if target.proc.has_ended:
         raise NoProcessError(target.name, "has ended")
     came, changed, went = history.add(time, modules)
     process: WatchedProcess = {
