@@ -32,8 +32,8 @@ from recordmcount.x86_passage import halfway, is_halfway
 
 from .functions import Goal
 from .loaded_file import LoadedFile
-from .memory import PIECE, ProcessMemory
-from .pages import PAGE
+from .memory import ProcessMemory
+from .pages import MOST, PAGE
 
 UPROBES = "[uprobes-trampoline]"
 HALF = "a patcher that was killed has written half of it; that is harmless, and can be switched"
@@ -88,13 +88,12 @@ class LiveSites:
         numbers = range(len(sites))
         vaddrs, self._linked = sites.columns(numbers)
         highest = file.highest
-        self.addresses = list(map(add, vaddrs, repeat(file.bias)))
+        self.addresses = list(map(add, vaddrs, repeat(file.bias)) if file.bias else vaddrs)
         if self.addresses and not 0 <= self.addresses[0] <= self.addresses[-1] <= highest:
             self.addresses = list(map(and_, self.addresses, repeat(highest)))
         sizes = list(map(len, self._linked))
-        ends = list(map(add, self.addresses, sizes))
-        file.refuse_outside_of_text(memory, self.addresses, ends)
-        is_as_linked = self._is_as_linked(memory, ends)
+        file.refuse_outside_of_text(memory, self.addresses, sizes)
+        is_as_linked = self._is_as_linked(memory, sizes)
         self.codes = self._linked if is_as_linked else memory.gather(self.addresses, sizes)
         self._column = bytearray(len(sites))
         for value, state in enumerate(STATES):
@@ -114,22 +113,21 @@ class LiveSites:
         self._decide(memory)
         self._switched_addresses = pick(self.addresses, self.switched)
 
-    def _is_as_linked(self, memory: ProcessMemory, ends: Sequence[int]) -> bool:
+    def _is_as_linked(self, memory: ProcessMemory, sizes: Sequence[int]) -> bool:
         """Tell whether all text with sites is as in the file, if that is faster than site by site.
 
-        `ends` are those of the sites.
+        `sizes` are those of the sites.
         """
         for mapping in self.file.mappings:
             first, last = (bisect_left(self.addresses, each) for each in mapping.range)
             if first == last:
                 continue
-            start, end = self.addresses[first], ends[last - 1]
+            start, end = self.addresses[first], self.addresses[last - 1] + sizes[last - 1]
             if end - start > PAGE * (last - first):
                 return False
-            for at in range(start, end, PIECE):
-                size = min(PIECE, end - at)
+            for at in range(start, end, MOST):
                 try:
-                    if memory.read(at, size) != self.file.content(at, size):
+                    if not memory.stands(at, self.file.content(at, min(MOST, end - at))):
                         return False
                 except ReadError:  # of which site, is told by a look at each
                     return False

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from _operator import add
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -202,21 +203,23 @@ class LoadedFile:
                 raise ModuleError(self.path, f"what is loaded at {self.bias:#x} is {what}")
 
     def refuse_outside_of_text(
-        self, memory: ProcessMemory, starts: Sequence[int], ends: Sequence[int]
+        self, memory: ProcessMemory, starts: Sequence[int], sizes: Sequence[int]
     ) -> None:
         """Raise ModuleError if a site is not wholly inside one mapping.
 
-        Sites are from `starts` to `ends`, run-time addresses; `starts` ascend.
+        `starts` are run-time addresses of sites, which ascend, and `sizes` those of the sites.
         """
-        inside = 0
+        inside, longest = 0, max(sizes, default=0)
         for mapping in self.mappings:
             first, end = bisect_left(starts, mapping.range.start), mapping.range.end
             last = bisect_left(starts, end, first)
-            inside += last - first if max(ends[first:last], default=0) <= end else 0
+            near = bisect_left(starts, end - longest, first, last)  # only these may go over its end
+            is_inside = max(map(add, starts[near:last], sizes[near:last]), default=0) <= end
+            inside += last - first if is_inside else 0
         if inside == len(starts):
             return
         text = [each.range for each in self.mappings]
-        for site in map(Range, starts, ends):
+        for site in map(Range, starts, map(add, starts, sizes)):
             if not any(each.holds(site.start, site.end - site.start) for each in text):
                 why = why_not_text(site, memory.mappings(), self.device, self.inode)
                 raise ModuleError(self.path, f"a site at {site} {why}", address=site.start)

@@ -18,12 +18,11 @@ from patcher.modify import Batch
 from recordmcount.errors import reason
 
 from . import maps, prepared
-from .pages import PAGE, Pages
+from .pages import MOST, PAGE, Pages
 from .prepared import Prepared, Read
 from .proc import Proc, is_missing
 
 HIGHEST = (1 << 63) - 1  # as far as a file offset goes
-PIECE = 1 << 22  # bytes that are read at once, at most
 
 
 class ProcessMemory:
@@ -40,6 +39,7 @@ class ProcessMemory:
         self._mappings: list[Mapping] | None = None
         self._lines: dict[bytes, Mapping] = {}  # of `maps`, when that was read last
         self._prepared: Prepared | None = None
+        self._pages: Pages | None = None
         self._is_compared = False  # whether what was prepared stood there since nothing can run
         self._fd = proc.open_by_thread("mem", os.O_RDWR)
 
@@ -115,6 +115,18 @@ class ProcessMemory:
         if self._mappings is None or not pages.take(self.proc.pid, address, size):
             self._read_into(address, pages.view(size))
 
+    def stands(self, address: int, content: bytes) -> bool:
+        """Tell whether these bytes, MOST at most, stand at `address`. Raises ReadError."""
+        pages = self._some_pages()
+        self._fill(pages, address, len(content))
+        return pages.are(content)
+
+    def _some_pages(self) -> Pages:
+        """Return pages that hold MOST bytes, the same each time."""
+        if self._pages is None:
+            self._pages = Pages(MOST)
+        return self._pages
+
     def gather(self, addresses: Sequence[int], sizes: Sequence[int]) -> Sequence[bytes]:
         """Read at each address as `read` does. Raises the ReadError of the first fault.
 
@@ -138,7 +150,7 @@ class ProcessMemory:
     ) -> list[bytes]:
         """Read those from number `first` on that are near to each other, by one read."""
         start, last = addresses[first], first + 1
-        most = bisect_right(addresses, start + PIECE, first)
+        most = bisect_right(addresses, start + MOST, first)
         while last < most and addresses[last] - addresses[last - 1] <= PAGE:
             last += 1
         size = addresses[last - 1] + sizes[last - 1] - start
@@ -157,7 +169,8 @@ class ProcessMemory:
         and written later, for the columns of this batch, are whole pages. Raises ReadError.
         """
         text = [each.range for each in self._text()]
-        self._prepared = prepared.prepare(batch, text, self.read, expected)
+        pages = self._some_pages()
+        self._prepared = prepared.prepare(batch, text, pages, self._fill, expected)
 
     # --- writing ------------------------------------------------------------------------------
 

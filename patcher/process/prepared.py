@@ -22,6 +22,7 @@ from recordmcount.x86_passage import passage
 from .pages import MOST, PAGE, Pages
 
 Read = Callable[[int, int], bytes]
+Fill = Callable[[Pages, int, int], None]  # reads so many bytes at a run-time address into pages
 
 
 class Run:
@@ -43,11 +44,16 @@ class Prepared:
     """The sites of `batch` as they are written: in `runs`, and by number those that are `alone`.
 
     Of those, the `outside` ones are in no run as a whole. `writes` are (run-time address, bytes) to
-    be written in this order.
+    be written in this order. What stands there is read into `pages`.
     """
 
     def __init__(
-        self, batch: Batch, runs: Sequence[Run], alone: Sequence[int], outside: Sequence[int]
+        self,
+        batch: Batch,
+        runs: Sequence[Run],
+        alone: Sequence[int],
+        outside: Sequence[int],
+        pages: Pages,
     ) -> None:
         self.batch = batch
         self.runs = runs
@@ -55,8 +61,7 @@ class Prepared:
         self._outside = [batch.addresses[number] for number in outside]
         self._outside_old = [batch.old[number] for number in outside]
         self._outside_new = [batch.new[number] for number in outside]
-        self._pages = Pages(max((len(run.before) for run in runs), default=PAGE))
-
+        self._pages = pages
         self.writes = [(run.start, run.written) for run in runs]
         for number in alone:
             self.writes += one_by_one(batch.addresses[number], batch.old[number], batch.new[number])
@@ -69,13 +74,8 @@ class Prepared:
             address = self.batch.addresses[number]
             yield Range(address, address + len(self.batch.new[number]))
 
-    def standing(
-        self, read: Read, fill: Callable[[Pages, int, int], None]
-    ) -> Sequence[bytes] | None:
-        """Return the column of the batch that stands there, old or new; None if neither does.
-
-        `fill` reads so many bytes at a run-time address into pages.
-        """
+    def standing(self, read: Read, fill: Fill) -> Sequence[bytes] | None:
+        """Return the column of the batch that stands there, old or new; None if neither does."""
         sizes = map(len, self._outside_old)
         codes = list(map(read, self._outside, sizes))
         is_old, is_new = codes == self._outside_old, codes == self._outside_new
@@ -105,14 +105,16 @@ def one_by_one(address: int, old: bytes, new: bytes) -> Iterator[tuple[int, byte
         old = code
 
 
-def prepare(batch: Batch, text: Iterable[Range], read: Read, expected: Read) -> Prepared:
+def prepare(
+    batch: Batch, text: Iterable[Range], pages: Pages, fill: Fill, expected: Read
+) -> Prepared:
     """Make the text of a batch, whose shape has been checked, before and after it.
 
-    `text` are the mappings of text. `read` reads the process, and `expected` gives what stands
-    there if nobody else has changed code. Raises what they raise.
+    `text` are the mappings of text. `fill` reads the process into `pages`, which hold MOST bytes,
+    and `expected` gives what stands there if nobody else has changed code. Raises what they raise.
     """
     numbers = _by_page(batch.addresses)
-    pieces = list(_clean(_runs(list(numbers), text), read, expected))
+    pieces = list(_clean(_runs(list(numbers), text), pages, fill, expected))
     clean = {page for start, before in pieces for page in _pages(start, before)}
     alone: list[int] = []
     for page, some in numbers.items():
@@ -127,7 +129,7 @@ def prepare(batch: Batch, text: Iterable[Range], read: Read, expected: Read) -> 
     ]
     apart = {*alone}
     runs = [_run(batch, start, before, apart) for start, before in pieces]
-    return Prepared(batch, runs, alone, outside)
+    return Prepared(batch, runs, alone, outside, pages)
 
 
 def _by_page(addresses: Sequence[int]) -> dict[int, range]:
@@ -163,17 +165,21 @@ def _runs(pages: Sequence[int], text: Iterable[Range]) -> Iterator[Range]:
             at = end
 
 
-def _clean(runs: Iterable[Range], read: Read, expected: Read) -> Iterator[tuple[int, bytes]]:
+def _clean(
+    runs: Iterable[Range], pages: Pages, fill: Fill, expected: Read
+) -> Iterator[tuple[int, bytes]]:
     """Return (run-time address, bytes) of the pages that are as expected, those together that are.
 
     All others are left out.
     """
     for run in runs:
         size = run.end - run.start
-        content, wanted = read(run.start, size), expected(run.start, size)
-        if content == wanted:
-            yield run.start, content
+        fill(pages, run.start, size)
+        wanted = expected(run.start, size)
+        if len(wanted) == size and pages.are(wanted):
+            yield run.start, wanted
             continue
+        content = bytes(pages.view(size))
         at = 0
         for page in range(0, size + PAGE, PAGE):
             if page == size or content[page : page + PAGE] != wanted[page : page + PAGE]:

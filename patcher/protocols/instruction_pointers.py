@@ -9,6 +9,7 @@ bytes of a call that has a NOP behind it. What comes back there later, from a si
 the function that is called, has only its address on a stack, and is nothing to be moved.
 """
 
+from _operator import itemgetter
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
@@ -33,8 +34,7 @@ def not_one_instruction(batch: Batch) -> list[Change]:
 
 def _others(codes: Sequence[bytes]) -> set[bytes]:
     """Select those that are no direct calls; of these most are, each to another distance."""
-    alike = {*map(len, codes)} == {5}
-    if alike and b"".join(codes)[::5].count(CALL.prefix) == len(codes):
+    if {*map(len, codes)} == {5} and {*map(itemgetter(0), codes)} == {*CALL.prefix}:
         return set()
     return {code for code in codes if len(code) != 5 or not code.startswith(CALL.prefix)}
 

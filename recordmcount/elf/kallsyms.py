@@ -86,9 +86,9 @@ class KernelFunctions:
         columns = zip(self._symbols.vaddrs, self._symbols.types, strict=True)
         return {vaddr for vaddr, letter in columns if letter in RANKS}, set()
 
-    def most_beginnings(self) -> set[int]:
-        """Return the link-time virtual addresses of functions."""
-        return self.beginnings()[0]
+    def most_beginnings(self) -> list[int]:
+        """Return the link-time virtual addresses of functions, ascending."""
+        return sorted(self.beginnings()[0])
 
     def at(self, _section: int, place: int, begins: int = 0) -> tuple[str | None, int]:
         """Find the function at a place: (name, bytes from its start), (None, 0) if none is.

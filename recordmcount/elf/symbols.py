@@ -46,16 +46,16 @@ def named(obj: Object, names: Sequence[bytes]) -> Iterator[tuple[bytes, int, int
                     yield name, fields[elf.ST_VALUE], fields[elf.ST_INFO], fields[elf.ST_SHNDX]
 
 
-def places(obj: Object, content: bytes, *types: int) -> set[int]:
-    """Return st_value of the symbols of these types in a table of these contents."""
+def places(obj: Object, content: bytes, *types: int) -> list[int]:
+    """Return st_value of the symbols of these types in a table of these contents, in its order."""
     layout = obj.layout
     size = layout.sym.size
     content = content[: len(content) - len(content) % size]
     infos = {binding << 4 | each for binding in _BINDINGS for each in types}
     is_one = bytes([info in infos for info in range(256)])
     chosen = content[layout.sym_info :: size].translate(is_one)
-    found = set(compress(layout.column(content, layout.sym_value, size), chosen))
-    return found if min(found, default=0) >= 0 else {one & layout.highest for one in found}
+    found = list(compress(layout.column(content, layout.sym_value, size), chosen))
+    return found if min(found, default=0) >= 0 else [one & layout.highest for one in found]
 
 
 _START, _RANK, _TABLE, _NAME, _SIZE = 0, 1, 3, 4, 5  # of a row
@@ -96,7 +96,7 @@ class Functions:
         self._names: dict[tuple[int, int], str] = {}
         self._aliases: dict[tuple[int, int], tuple[str, ...]] = {}
         self._sections: dict[int, _Column] | None = None
-        self._most: set[int] | None = None
+        self._most: list[int] | None = None
 
     def at(self, section: int, place: int, begins: int = 0) -> tuple[str | None, int]:
         """Find the function at a place: (name, bytes from its start), (None, 0) if there is none.
@@ -162,15 +162,15 @@ class Functions:
         for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
             content = obj.content(index)
             if index != most:
-                typed |= places(obj, content, *_TYPED)
-            untyped |= places(obj, content, elf.STT_NOTYPE)
+                typed.update(places(obj, content, *_TYPED))
+            untyped.update(places(obj, content, elf.STT_NOTYPE))
         return typed, untyped
 
-    def most_beginnings(self) -> set[int]:
-        """Return st_value of symbols that are functions, of one table: that is nearly all."""
+    def most_beginnings(self) -> list[int]:
+        """Return st_value of symbols that are functions, ascending, of one table: nearly all."""
         if self._most is None:
             obj, table = self._obj, self._fullest_table()
-            self._most = places(obj, obj.content(table), *_TYPED) if table else set()
+            self._most = sorted(places(obj, obj.content(table), *_TYPED)) if table else []
         return self._most
 
     def _fullest_table(self) -> int:

@@ -47,7 +47,7 @@ class Boundaries:
 
     def doubtful(self, vaddrs: Sequence[int], start: int, text: bytes) -> Iterator[tuple[int, str]]:
         """Yield (index, reason) of those that are not proven; code from `start` on is `text`."""
-        if self._most.issuperset(vaddrs):
+        if self._all_begin(vaddrs):
             return
         if not self._typed:
             self._typed, self._untyped = self._code.beginnings()
@@ -58,6 +58,18 @@ class Boundaries:
                 reason = self._why_not(vaddr, start, text)
                 if reason:
                     yield index, reason
+
+    def _all_begin(self, vaddrs: Sequence[int]) -> bool:
+        """Tell whether functions begin at all of them, by most symbols.
+
+        Only those near to them are looked at: a set of all, in the order of a symbol table, is in
+        no cache of a processor.
+        """
+        if not vaddrs:
+            return True
+        first = bisect_left(self._most, vaddrs[0])
+        near = self._most[first : bisect_right(self._most, vaddrs[-1], first)]
+        return near == vaddrs or set(near).issuperset(vaddrs)
 
     def _why_not(self, vaddr: int, start: int, text: bytes) -> str:
         section = self._code.section_at(vaddr)

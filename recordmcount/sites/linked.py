@@ -233,11 +233,12 @@ class LinkedSites:
         if not way.reaches(vaddrs):
             return numbers
         codes = way.turned(vaddrs, way.state)
-        alike = list(map(text.startswith, codes, map(sub, vaddrs, repeat(start))))
-        if isinstance(numbers, range) and all(alike):
+        places = list(map(sub, vaddrs, repeat(start)))
+        if isinstance(numbers, range) and all(map(text.startswith, codes, places)):
             self.codes[numbers.start : numbers.stop] = codes
             self._column[numbers.start : numbers.stop] = bytes((way_number,)) * len(numbers)
             return ()
+        alike = list(map(text.startswith, codes, places))
         for number, code in compress(zip(numbers, codes, strict=True), alike):
             self.codes[number] = code
             self._column[number] = way_number
