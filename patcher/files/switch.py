@@ -10,8 +10,6 @@ from recordmcount.sites import image
 from recordmcount.sites.state import STATES, State
 from recordmcount.sites.words import no_table, sites_in_words
 
-from .rewrite import rewrite
-
 BY_OTHERS = "a NOP by another tool, which stays: nobody knows its call"
 LOOSE = "a linker may let them name other code; compile and record the object again"
 NOT_TO_LOAD = (
@@ -140,6 +138,8 @@ def switch(file: ElfFile, wanted: Plan, out: str | None, *, dry_run: bool) -> st
         return None
     if not wanted.numbers and out is None:
         return None
+    from .rewrite import rewrite  # not needed for processes
+
     rewrite(file, wanted.batch, out)
     return file.path if out is None else out
 

@@ -208,7 +208,7 @@ def _run(batch: Batch, start: int, before: bytes, alone: set[int]) -> Run:
 def _put(text: bytearray, start: int, batch: Batch, numbers: Sequence[int]) -> None:
     new = pick(batch.new, numbers)
     places = list(map(sub, pick(batch.addresses, numbers), repeat(start)))
-    if len(set(map(len, new))) == 1:
+    if new and (new.count(new[0]) == len(new) or len(set(map(len, new))) == 1):
         put = Struct(f"{len(new[0])}s").pack_into
         any(map(put, repeat(text), places, new))  # to run through; `put` returns None
     else:

@@ -21,7 +21,6 @@ from patcher.files import switch
 from patcher.files.switch import Plan
 from patcher.modify import Batch, check_shape, verify
 from patcher.protocols import stop_machine
-from recordmcount.sites import select as by_name
 from recordmcount.sites.state import State
 
 from .functions import Goal
@@ -62,6 +61,8 @@ def select(
     """
     if not globs and not notrace:
         return [range(len(module)) for module in modules]
+    from recordmcount.sites import select as by_name  # slow to import, and not always needed
+
     found = [by_name.select(module, globs, notrace, parts=parts) for module in modules]
     idle = [
         glob

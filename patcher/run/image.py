@@ -26,8 +26,11 @@ from patcher.process.target import Target
 from recordmcount.elf.object import ELFCLASS64
 from recordmcount.errors import Error
 
-from .notification import Breakpoint
 from .policy import Policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .notification import Breakpoint
 
 EI_CLASS = 4  # byte offset in an ELF file
 
@@ -190,6 +193,8 @@ class Image:
         """Have the notification of the dynamic linker stop whichever thread comes there."""
         if not self.execution.notify:  # it has no dynamic linker
             return
+        from .notification import Breakpoint  # needed by those who follow
+
         try:
             self._breakpoints += [Breakpoint(tid, self.execution.notify) for tid in threads]
         except ProcessLookupError:  # it has been killed

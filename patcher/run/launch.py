@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import socket
+from _socket import socket, socketpair  # `socket` takes longer to import than all of ours here
 from collections.abc import Sequence
 from contextlib import suppress
 from signal import (
@@ -51,7 +51,7 @@ def launch(
     variables = program.environment()
     path = program.find(words[0], variables)
     program.refuse_set_id(path)
-    ours, theirs = socket.socketpair()
+    ours, theirs = socketpair()
     pid = os.getpid()
     if not (child := os.fork()):
         try:
@@ -74,7 +74,7 @@ def _reap(child: int) -> None:
         sigtimedwait([SIGCHLD], 0)
 
 
-def _wait_for_tracer(tracer: socket.socket) -> None:
+def _wait_for_tracer(tracer: socket) -> None:
     """Return when this process is traced, or when it is known that it cannot be."""
     with suppress(ConnectionError):
         identity = tracer.recv(4)
@@ -85,14 +85,11 @@ def _wait_for_tracer(tracer: socket.socket) -> None:
             signal(SIGTRAP, SIG_IGN)
 
 
-def _trace(
-    pid: int, command: socket.socket, policy: Policy, *, is_quiet: bool, is_verbose: bool
-) -> None:
+def _trace(pid: int, command: socket, policy: Policy, *, is_quiet: bool, is_verbose: bool) -> None:
     """Trace the process that becomes the command, which waits; returns when it need not be."""
     from patcher.process.access import no_access
     from patcher.process.proc import Proc
 
-    from . import notification
     from .tracer import Tracer
 
     gc.enable()  # it may live long
@@ -108,12 +105,18 @@ def _trace(
             refusal = no_access(proc, "patcher", error)
         say(2, [f"{refusal}; the command runs as it is"])
         return
-    why_not = notification.why_not() if policy.follows else ""
+    why_not = _why_no_breakpoints() if policy.follows else ""
     if why_not:
         say(2, [f"patcher: --follow: {NO_BREAKPOINTS} ({why_not}): {SLOW}"])
     command.send(READY_TO_TRAP if policy.follows and not why_not else READY)
     command.close()
     tracer.run()
+
+
+def _why_no_breakpoints() -> str:
+    from .notification import why_not  # needed by those who follow
+
+    return why_not()
 
 
 def _close_all_but(fd: int) -> None:

@@ -9,7 +9,6 @@ from patcher.process.live_sites import LiveSites
 from patcher.process.maps import is_like
 from patcher.process.switch import plan
 from patcher.process.target import Target
-from recordmcount.sites import select
 from recordmcount.sites.state import State
 
 
@@ -53,6 +52,8 @@ class Policy:
         """Plan what must change in a module. Raises CompareError if any of its sites is foreign."""
         calls: Sequence[int] = ()
         if self.calls:
+            from recordmcount.sites import select  # slow to import, and not always needed
+
             calls, idle = select.select(module, self.calls, parts=self.parts)
             self.idle.intersection_update(idle)
         nops = sorted({*range(len(module))}.difference(calls)) if calls else range(len(module))
