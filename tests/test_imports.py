@@ -12,6 +12,7 @@ from tests.support.elf_builder import X86_64, Symbol, build, section_symbol
 from tests.support.objects import caller, text
 
 MAIN = ROOT / "recordmcount" / "__main__.py"
+PATCHER = ROOT / "patcher" / "__main__.py"
 # What recording never imports: our dependencies, and what is slow of Python's own library.
 DEPENDENCIES = {"demangle", "lief", "capstone", "keystone", "elftools", "tqdm", "backports", "lz4",
                 "jinja2", "rich"}  # fmt: skip
@@ -74,6 +75,28 @@ def test_what_is_rarely_needed_is_imported_then(tmp_path: Path) -> None:
     assert imported_by(archive) & rare == {"recordmcount.elf.archive"}
     without_symbol = caller(".text").write(tmp_path / "y.o")
     assert imported_by(without_symbol) & rare == {"recordmcount.record.section_symbols"}
+
+
+def test_a_command_that_is_run_waits_for_no_slow_module() -> None:
+    """It waits until all that its tracer needs is imported."""
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-X",
+        "importtime",
+        str(PATCHER),
+        "run",
+        "-q",
+        "--",
+        "true",
+    ]
+    listing = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    modules = {line.rpartition("|")[2].strip() for line in listing.splitlines()}
+    assert "patcher.process.live_sites" in modules
+    slow = {"socket", "selectors", "dataclasses", "subprocess", "tempfile", "json", "shutil",
+            "patcher.run.notification"}  # fmt: skip
+    assert modules.isdisjoint(DEPENDENCIES | slow)
 
 
 def test_the_package_can_be_imported_without_its_dependencies(tmp_path: Path) -> None:
