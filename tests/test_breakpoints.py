@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import cycle
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -21,7 +22,7 @@ from patcher.process import breakpoints
 from patcher.process.access import name_of
 from patcher.process.guarded_memory import GuardedMemory
 from patcher.process.proc import Proc
-from patcher.process.switch import by_breakpoints, make
+from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt, make
 from patcher.process.target import Target
 from patcher.process.tracing import Tracing
 from recordmcount.sites.state import State
@@ -284,17 +285,25 @@ int main(void) {
     ready();
     until_told();
     __asm__ volatile("int3\\n\\tmovl $0, %0" : "+m"(skipped));
+    sigset_t now;
     pthread_sigmask(SIG_SETMASK, NULL, &trap);
-    printf("%d %d\\n", skipped, sigismember(&trap, SIGTRAP));
+    sigpending(&now);
+    printf("%d %d %d\\n", skipped, sigismember(&trap, SIGTRAP), sigismember(&now, SIGTRAP));
     fflush(stdout);
     return 0;
 }
 """
 
 
-@pytest.mark.parametrize("is_blocked", [False, True])
-def test_who_hits_a_breakpoint_goes_on_behind_it(is_blocked: bool, tmp_path: Path) -> None:
-    block = "pthread_sigmask(SIG_BLOCK, &trap, NULL)" if is_blocked else ""
+BLOCKED = "pthread_sigmask(SIG_BLOCK, &trap, NULL)"
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [("", "0 0 0"), (BLOCKED, "0 1 0"), (f"{BLOCKED}; raise(SIGTRAP)", "0 1 1")],
+    ids=["unblocked", "blocked", "pending"],
+)
+def test_who_hits_a_breakpoint_goes_on_behind_it(block: str, told: str, tmp_path: Path) -> None:
     hits: list[int] = []
 
     def skip(address: int) -> int:
@@ -304,7 +313,7 @@ def test_who_hits_a_breakpoint_goes_on_behind_it(is_blocked: bool, tmp_path: Pat
     with started(build_program(tmp_path, STRIKE.replace("BLOCK", block))) as process:
         with traced(process.pid, skip):
             tell(process, "strike")
-            assert answer(process) == f"0 {is_blocked:d}"
+            assert answer(process) == told
         assert len(hits) == 1
         finish(process)
 
@@ -406,6 +415,20 @@ def test_a_process_that_handles_or_ignores_sigtrap_is_left_alone(tmp_path: Path)
             assert ask(process) == (RESULT, CALLS)
             patch("nop", process.pid)
             assert ask(process) == (RESULT, 0)
+
+
+@pytest.mark.parametrize("carry_out", [in_a_halt, by_breakpoints])
+def test_where_no_thread_can_be_started_nothing_is_traced(
+    carry_out: CarryOut, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with started(program) as process, Target(process.pid, 10) as target:
+        monkeypatch.setattr(Thread, "start", start)
+        with pytest.raises(OSError, match="no thread to trace with: Resource temporarily"):
+            make(target, (), storm.all_sites, State.NOP, carry_out)
+        assert ask(process) == (RESULT, CALLS)
 
 
 def test_sites_of_two_instructions_are_left_alone(tmp_path: Path) -> None:

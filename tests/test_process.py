@@ -22,7 +22,7 @@ from patcher.process.tracees import Tracees
 from patcher.process.waiting import Stop
 from tests.support import images
 from tests.support.command import ROOT
-from tests.support.processes import build_program, finish, started
+from tests.support.processes import build_program, finish, started, wait_for
 
 QUIET = "int main(void) { ready(); until_told(); return 0; }"
 
@@ -57,7 +57,7 @@ def test_a_thread_is_seized_interrupted_and_let_go(tmp_path: Path) -> None:
         ptrace.seize(process.pid)
         assert waiting.look(process.pid) is None
         ptrace.interrupt(process.pid)
-        stop = waiting.wait(process.pid)
+        stop = wait_for(process.pid)
         assert stop == Stop(process.pid, signal.SIGTRAP, waiting.STOP)
         assert isinstance(stop, Stop)
         assert (stop.is_group_stop, stop.pending_signal) == (False, 0)
@@ -93,15 +93,40 @@ def test_registers_are_read_and_written_in_the_layout_of_the_code_that_runs(
         ptrace.seize(process.pid)
         base = "ebx" if flags == "-m32" else "rbx"
         ptrace.interrupt(process.pid)
-        waiting.wait(process.pid)
+        wait_for(process.pid)
         while (registers := ptrace.registers(process.pid)).values[base] != 0x1234:
             ptrace.step(process.pid)
-            waiting.wait(process.pid)
+            wait_for(process.pid)
         ptrace.set_registers(process.pid, registers.with_values(**{base: 0x4321}))
         ptrace.detach(process.pid)
         assert process.wait() == 7
     assert registers.instruction_pointer in range(images.symbol(program, "_start"), 1 << 32)
     assert registers.stack_pointer
+
+
+def test_nobody_waits_for_a_leader_that_was_killed_after_a_look_at_it(tmp_path: Path) -> None:
+    source = """
+    static void *other(void *nothing) { until_told(); return nothing; }
+    int main(void) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, other, NULL);
+        ready();
+        for (;;) pause();
+    }
+    """
+    with started(build_program(tmp_path, source)) as process, Proc(process.pid) as proc:
+        leader, other = proc.threads()
+        for tid in (leader, other):
+            ptrace.seize(tid)
+        ptrace.interrupt(leader)
+        while waiting.look(leader) is None:
+            pass
+        os.kill(leader, signal.SIGKILL)
+        while {proc.stat(tid).state for tid in (leader, other)} != {"Z"}:
+            pass
+        waiting.take(leader)
+        assert waiting.reap(other)
+        assert waiting.reap(leader)
 
 
 def test_a_signal_is_seen_with_its_siginfo_and_given_by_hand(tmp_path: Path) -> None:
@@ -119,7 +144,7 @@ def test_a_signal_is_seen_with_its_siginfo_and_given_by_hand(tmp_path: Path) -> 
     with started(build_program(tmp_path, source)) as process:
         ptrace.seize(process.pid)
         os.kill(process.pid, signal.SIGUSR1)
-        stop = waiting.wait(process.pid)
+        stop = wait_for(process.pid)
         assert isinstance(stop, Stop)
         assert stop.pending_signal == signal.SIGUSR1
         info = ptrace.siginfo(process.pid)

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from patcher.process import ptrace, waiting
+from patcher.process import ptrace
 from patcher.process.proc import Proc
 from patcher.process.switch import make, select
 from patcher.process.target import Target
@@ -20,7 +20,7 @@ from recordmcount.sites.state import State
 from recordmcount.x86 import NOPS, parted_nops
 from tests.support import command, images, live, sleds
 from tests.support.live import CALLS, ask, count, patch, refused
-from tests.support.processes import finish, started
+from tests.support.processes import finish, started, wait_for
 
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
 SITES = sleds.SITES
@@ -270,7 +270,7 @@ def stand(process: subprocess.Popen[str], function: str, distance: int) -> int:
     put(process.pid, address, b"\xcc")
     ptrace.seize(process.pid)
     write_line(process)
-    assert waiting.wait(process.pid).signal == signal.SIGTRAP  # type: ignore[union-attr]
+    assert wait_for(process.pid).signal == signal.SIGTRAP  # type: ignore[union-attr]
     put(process.pid, address, code[:1])
     registers = ptrace.registers(process.pid)
     inside = address + distance
@@ -291,7 +291,7 @@ def test_a_thread_between_the_nops_goes_on_behind_them(
         patch("call", process.pid, "--target", "counter")
         ptrace.seize(process.pid)
         ptrace.interrupt(process.pid)
-        waiting.wait(process.pid)
+        wait_for(process.pid)
         assert ptrace.registers(process.pid).instruction_pointer == inside - distance + 5
         ptrace.detach(process.pid)
         os.kill(process.pid, signal.SIGCONT)

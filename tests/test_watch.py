@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 
 from patcher.errors import ModuleError
-from patcher.process import ptrace, waiting
+from patcher.process import ptrace
 from patcher.process.live_sites import LiveSites
 from patcher.process.looks import Looks
 from patcher.process.target import Target
@@ -31,7 +31,7 @@ from recordmcount.sites.state import State
 from tests.support import command, live
 from tests.support.command import ROOT
 from tests.support.live import patch, refused
-from tests.support.processes import finish, started
+from tests.support.processes import finish, started, wait_for
 from tests.support.terminal import Terminal
 
 # Opens and closes libraries as lines tell: `+0/path`, `-0`; `=path` executes another program.
@@ -189,7 +189,7 @@ def test_to_look_needs_no_halt_and_no_tracing(
         assert "is traced by process" in refused("nop", process.pid)
     finally:
         ptrace.interrupt(process.pid)
-        waiting.wait(process.pid)
+        wait_for(process.pid)
         ptrace.detach(process.pid)
 
 

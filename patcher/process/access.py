@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import EACCES, EPERM
 
 from patcher.errors import AccessError, HaltError, NoProcessError, PatchError
 
@@ -24,6 +25,22 @@ def name_of(proc: Proc) -> str:
         return f"process {proc.pid} ({proc.stat().name})"
     except OSError:
         return f"process {proc.pid}"
+
+
+def refuse_other_numbers(name: str) -> None:
+    """Raise AccessError where a PID means one process in /proc and another one to ptrace.
+
+    That is so in a PID namespace that has no /proc of its own.
+    """
+    try:
+        with open("/proc/self/status", "rb") as stream:
+            numbers = [row.split()[1:] for row in stream if row.startswith(b"NSpid:")]
+    except OSError:
+        numbers = [[]]
+    # One number for each namespace, from that of /proc to that of patcher.
+    if any(len(each) != 1 for each in numbers):
+        what = "/proc is that of another PID namespace, where numbers mean other processes"
+        raise AccessError(name, f"{what}: mount the own one (mount -t proc proc /proc)")
 
 
 def refuse_untraceable(proc: Proc, name: str, *, to_read: bool = False) -> None:
@@ -69,6 +86,8 @@ def no_access(proc: Proc, name: str, error: OSError) -> PatchError:
         return AccessError(name, f"cannot be looked at: {second.strerror}")
     if tracer := int(status["TracerPid"]):
         return traced(name, tracer)
+    if error.errno not in (EPERM, EACCES):  # as for want of memory, or of descriptors
+        return AccessError(name, f"cannot be looked at: {error.strerror}")
     return AccessError(name, f"may not be traced: {_why_not(status, error)}")
 
 

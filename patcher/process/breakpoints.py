@@ -40,8 +40,7 @@ def modify(target: Target, batch: Batch) -> None:
         raise StateError(
             target.name, SEVERAL, address=change.address, symbol=change.symbol
         )  # fmt: skip
-    machine = TracedMachine(target, batch)
-    with _signals_later(), machine:
+    with _signals_later(), TracedMachine(target, batch) as machine:
         try:
             machine.modify()
         except PatchError as error:

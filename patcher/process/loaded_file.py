@@ -115,8 +115,9 @@ def _open(proc: Proc, mapping: Mapping, path: str) -> int:
     try:
         return proc.open_by_thread(f"root{path}", FLAGS)
     except OSError as error:
-        what = "what is mapped cannot be opened, as its name leads nowhere"
-        raise ModuleError(path, f"{what}; root can: {reason(error)}") from error
+        why = "its name leads nowhere" if is_missing(error) else reason(error)
+        what = f"what is mapped cannot be opened by its name ({why}); root can"
+        raise ModuleError(path, what) from error
 
 
 def _has_ended_leader(proc: Proc) -> bool:

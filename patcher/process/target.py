@@ -15,7 +15,7 @@ from recordmcount.nearest import question
 from recordmcount.sites import loadable
 
 from . import maps
-from .access import name_of, no_access, refuse_untraceable
+from .access import name_of, no_access, refuse_other_numbers, refuse_untraceable
 from .foreign_code import why_nothing
 from .functions import LiveFunctions
 from .live_sites import FileSites, LiveSites
@@ -72,6 +72,7 @@ class Target(Closing):
         *,
         to_read: bool = False,
     ) -> None:
+        refuse_other_numbers(f"process {pid}")
         try:
             self.proc = Proc(pid)
         except OSError as error:

@@ -8,7 +8,8 @@ A report is left with the kernel, which gives a thread its signal if patcher is 
 of a breakpoint of ours, which is nobody's signal. All of this is done by the thread that traces.
 
 Before the kernel tells of a breakpoint it unblocks SIGTRAP where that is blocked; this is mended
-here. (kernel/signal.c, force_sig_info_to_task.)
+here. And if a SIGTRAP of somebody else is pending by then, that is told instead: blocked again, it
+stays pending. (kernel/signal.c, force_sig_info_to_task, legacy_queue.)
 """
 
 from __future__ import annotations
@@ -131,9 +132,10 @@ class TracedThreads:
                 return
         elif stop.signal == SIGTRAP and self._skip(tid):
             self.unsynced.discard(tid)
-            waiting.wait(tid)  # taken: it is not given to the thread
-            go_to_syscall(tid)
-            return
+            if _is_of_kernel(tid):
+                waiting.take(tid)  # it is not given to the thread
+                go_to_syscall(tid)
+                return
         if stop.is_group_stop:
             listen(tid)
         else:
@@ -144,7 +146,8 @@ class TracedThreads:
 
         A thread tells first that it was interrupted.
         """
-        return bool(int(self._seized[tid].status(tid)["SigPnd"], 16) & TRAP)
+        status = self._seized[tid].status(tid)
+        return bool(int(status["SigPnd"], 16) & ~int(status["SigBlk"], 16) & TRAP)
 
     def _must_wait(self, tid: int) -> bool:
         stop = syscall_stop(tid)
@@ -153,9 +156,10 @@ class TracedThreads:
         return stop is not None and stop.is_entry and changes(stop, self._code)
 
     def _skip(self, tid: int) -> bool:
-        """Have a thread go on behind the breakpoint at which it stands; False if it is not ours."""
-        if _SIGINFO.unpack_from(siginfo(tid))[2] != SI_KERNEL:
-            return False
+        """Have a thread go on behind the breakpoint at which it stands; False if it is not ours.
+
+        Nobody but who has hit it stands behind its first byte, whatever signal he is told of.
+        """
         found = registers(tid)
         address = found.instruction_pointer - 1
         skip = self._int3(address)
@@ -166,3 +170,8 @@ class TracedThreads:
         if mask & TRAP and signal_mask(tid) == mask & ~TRAP:
             set_signal_mask(tid, mask)
         return True
+
+
+def _is_of_kernel(tid: int) -> bool:
+    """Tell whether the signal at which a thread has stopped is the kernel's own, as of int3."""
+    return bool(_SIGINFO.unpack_from(siginfo(tid))[2] == SI_KERNEL)

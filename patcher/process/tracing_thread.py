@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from errno import EAGAIN
 from threading import get_native_id
 from typing import TypeVar
 
@@ -21,10 +22,14 @@ Result = TypeVar("Result")
 
 
 class TracingThread:
-    """Does one thing after the other, until it is ended."""
+    """Does one thing after the other, until it is ended. Raises OSError if there can be none."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "tracer")
+        try:
+            self._tid = self.do(get_native_id)
+        except RuntimeError as error:  # that is all that Python tells
+            raise OSError(EAGAIN, f"no thread to trace with: {os.strerror(EAGAIN)}") from error
 
     def start(self, action: Callable[[], Result]) -> Future[Result]:
         """Have it do something when all before is done."""
@@ -54,7 +59,6 @@ class TracingThread:
 
     def end(self) -> None:
         """Return when it has ended: nothing is traced by it any more."""
-        tid = self.do(get_native_id)
         self._thread.shutdown()
-        while os.path.exists(f"/proc/self/task/{tid}"):  # until then it traces
+        while os.path.exists(f"/proc/self/task/{self._tid}"):  # until then it traces
             time.sleep(0)

@@ -62,11 +62,13 @@ def look_for_any() -> Stop | End | None:
     return _report(None, os.WNOHANG | os.WNOWAIT)
 
 
-def wait(tid: int) -> Stop | End:
-    """Wait for what a tracee reports, and take it: a signal in it must be given by hand then."""
-    while True:
-        if (report := _report(tid, 0)) is not None:
-            return report
+def take(tid: int) -> None:
+    """Take what a tracee reports: a signal in it must be given by hand then.
+
+    If it has been killed since it was looked at there may be nothing, and nobody waits: the end of
+    a leader is only reported when all threads have been reaped.
+    """
+    _report(tid, os.WNOHANG)
 
 
 def reap(tid: int) -> bool:

@@ -138,7 +138,7 @@ class Tracer:
         elif stop.signal == waiting.STOPPED_AT_SYSCALL and not stop.event:
             self._at_syscall(thread, image)
         elif self._is_notification(thread, stop):
-            waiting.wait(stop.tid)  # taken: it is not given to the thread if we are killed
+            waiting.take(stop.tid)  # taken: it is not given to the thread if we are killed
             self._notified(thread, image)
             return 0
         return stop.pending_signal

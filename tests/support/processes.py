@@ -7,10 +7,13 @@ A program says `ready` once what it was made for is so, and ends when its standa
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from patcher.process import waiting
+from patcher.process.waiting import End, Stop
 from tests.support import images
 
 PRELUDE = """
@@ -71,3 +74,11 @@ def finish(process: subprocess.Popen[str]) -> str:
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     return said
+
+
+def wait_for(tid: int) -> Stop | End:
+    """Wait for what a tracee reports, and take it."""
+    while (report := waiting.look(tid)) is None:
+        time.sleep(0)
+    waiting.take(tid)
+    return report
