@@ -1,5 +1,6 @@
 """`python -m patcher`, and `python -I -S .../patcher/__main__.py`, which starts faster."""
 
+import _signal  # type: ignore[import-not-found]  # `signal` imports slowly
 import gc
 import posix
 import sys
@@ -45,6 +46,9 @@ def main() -> int:
     gc.disable()  # hardly any cycles are made, and looking for them takes long
     if files_are_limited():
         sys.dont_write_bytecode = True
+    # Ctrl-C ends it as any signal does, and not as a Python exception.
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     from patcher.cli import main
 
     return main(sys.argv[1:])

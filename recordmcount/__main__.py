@@ -4,6 +4,7 @@ Run by its path, nothing of the package can be found yet; this file stays small 
 never caches a compiled main script.
 """
 
+import _signal  # type: ignore[import-not-found]  # `signal` imports slowly
 import gc
 import posix
 import sys
@@ -48,6 +49,9 @@ def main() -> int:
     gc.disable()  # hardly any cycles are made, and looking for them takes long, at the start too
     if files_are_limited():
         sys.dont_write_bytecode = True
+    # Ctrl-C ends it as any signal does, and not as a Python exception.
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     from recordmcount.cli import main
 
     return main(sys.argv[1:])

@@ -1,6 +1,5 @@
-"""What a terminal is for: results and diagnostics, to whoever still listens, and Ctrl-C."""
+"""What a terminal is for: results and diagnostics, to whoever still listens."""
 
-import _signal  # type: ignore[import-not-found]  # see commit.py
 import posix
 from itertools import islice
 
@@ -19,14 +18,9 @@ LINES = 4096  # that are written at once
 
 
 def begin() -> None:
-    """Begin a command, before it opens its first file: Ctrl-C ends it, no stream becomes a file."""
-    _end_when_interrupted()
-    _keep_standard_descriptors()
+    """Begin a command, before it opens its first file.
 
-
-def _keep_standard_descriptors() -> None:
-    """See that no file or pipe of ours can have the number of a standard stream that is closed.
-
+    No file or pipe of ours can have the number of a standard stream that is closed, from now on.
     Else what is said would be written into it. What is put there can neither be read nor written,
     just as a descriptor that is closed.
     """
@@ -36,12 +30,6 @@ def _keep_standard_descriptors() -> None:
         posix.close(fd)
     except OSError:  # no more descriptors: then no file can be opened either
         pass
-
-
-def _end_when_interrupted() -> None:
-    """Have Ctrl-C end the process as any signal does, not as a Python exception."""
-    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
-        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def printable(text: str) -> str:

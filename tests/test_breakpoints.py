@@ -366,11 +366,13 @@ def test_a_thread_that_has_hit_a_breakpoint_has_not_serialised_before_it_has_lef
 # --- patcher ends ---------------------------------------------------------------------------------
 
 TOGGLE = """
-import itertools, sys
+import itertools, signal, sys
 from patcher.process.switch import by_breakpoints, make
 from patcher.process.target import Target
 from recordmcount.sites.state import State
 from tests.support import storm
+for number in (signal.SIGINT, signal.SIGQUIT):  # which jobs in the background ignore
+    signal.signal(number, signal.SIG_DFL)
 with Target(int(sys.argv[1]), 30) as target:
     for state in itertools.cycle((State.NOP, State.CALL)):
         make(target, (), storm.all_sites, state, by_breakpoints)

@@ -101,15 +101,14 @@ def test_an_item_over_which_a_process_dies_is_tried_once_more_and_then_told_of(
 
 
 WAITING = """
-import os, time
-from recordmcount.console import begin
+import os, signal, time
 from recordmcount.spread import How, spread
 
 def work(item):
     os.write(1, b"%d\\n" % os.getpid())
     time.sleep(600)
 
-begin()
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as __main__ does
 list(spread(work, ["a", "b"], How(2), str))
 """
 

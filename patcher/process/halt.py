@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from patcher.errors import HaltError
+from patcher.errors import HaltError, NoProcessError
 
 from . import waiting
 from .proc import Proc, all_processes
@@ -112,6 +112,8 @@ class Halt:
         gone = [proc for proc in (first, *others) if proc.pid not in standing]
         if all(proc in others and is_ended(proc, proc.pid) for proc in gone):
             return False
+        if first in gone and first.has_ended:
+            raise NoProcessError(self._name, "has ended")
         time.sleep(SHORTEST_SLEEP)
         return True
 
