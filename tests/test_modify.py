@@ -159,6 +159,6 @@ def test_no_changes_are_no_work() -> None:
 def test_every_error_is_a_patch_error_with_an_errno() -> None:
     kinds = PatchError.__subclasses__()
     assert sorted(errno.errorcode[kind.errno] for kind in kinds) == [
-        "EACCES", "EBUSY", "EFAULT", "EINVAL", "ENODEV", "ENOENT", "ENOENT", "ENOEXEC", "EPERM",
-        "ERANGE", "ESRCH",
+        "EACCES", "EBUSY", "EFAULT", "EINVAL", "EINVAL", "ENODEV", "ENOENT", "ENOENT", "ENOEXEC",
+        "EPERM", "ERANGE", "ESRCH",
     ]  # fmt: skip

@@ -75,7 +75,7 @@ def process(program: Path) -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
     made = Terminal("xterm")
-    made.resize(24, 120)
+    made.resize(24, 160)
     yield made
     made.close()
 

@@ -19,6 +19,7 @@ from .ptrace import Options, interrupt, seize
 from .sharers import sharers
 
 TRIES = 20  # to seize a thread
+PATIENCE = 1.0  # seconds, for one that is listed and cannot be found
 SHORTEST_SLEEP, LONGEST_SLEEP = 0.00005, 0.001  # seconds
 
 
@@ -103,16 +104,20 @@ class Tracees:
         """Seize one thread; tell whether that was possible. One that has ended need not be.
 
         A leader is refused for a moment while another thread that executes a program takes its TID,
-        and may be a tracee of ours already when it has.
+        and may be a tracee of ours already when it has. For longer there may be no such thread,
+        where those two wait for a processor.
         """
-        for tries_left in reversed(range(TRIES)):
+        deadline = time.monotonic() + PATIENCE
+        tries_left = TRIES
+        while True:
             try:
                 seize(tid, self._options)
             except OSError as error:
                 if is_ended(proc, tid):
                     return False
                 if not _is_ours(proc, tid):
-                    if not tries_left:
+                    tries_left -= not is_missing(error)
+                    if not tries_left or time.monotonic() > deadline:
                         raise self._refused(tid, proc, error) from error
                     time.sleep(SHORTEST_SLEEP)
                     continue
@@ -123,6 +128,8 @@ class Tracees:
 
     def _refused(self, tid: int, proc: Proc, error: OSError) -> PatchError:
         name = self._name
+        if is_missing(error) and not proc.has_ended:
+            return HaltError(name, f"thread {tid} comes and goes: try again")
         if proc.pid != next(iter(self._procs)):
             name += f": process {proc.pid}, which shares its address space"
         elif tid != proc.pid:
