@@ -8,6 +8,7 @@ wholly inside one private, executable, unwritable mapping of a file.
 from __future__ import annotations
 
 import os
+import time
 from _operator import add, lt
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from .pages import MOST, PAGE, Pages
 from .prepared import Prepared, Read
 from .proc import Proc, is_missing
 
+PATIENCE = 0.2  # seconds, for a process that has no mappings
 HIGHEST = (1 << 63) - 1  # as far as a file offset goes
 
 
@@ -73,18 +75,24 @@ class ProcessMemory:
         return self._read_mappings() if self._mappings is None else self._mappings
 
     def _read_mappings(self) -> list[Mapping]:
-        try:
-            content = self.proc.read_by_thread("maps")
-        except OSError as error:
-            if is_missing(error) and self.proc.has_ended:
-                raise NoProcessError(self._path, "has ended") from error
-            raise ReadError(self._path, f"its mappings: {reason(error)}") from error
-        if not content:
+        deadline = time.monotonic() + PATIENCE
+        while not (content := self._maps()):
             if self.proc.has_ended:
                 raise NoProcessError(self._path, "has ended")
-            raise ReadError(self._path, "has no mappings: it ends, or executes another program")
+            if time.monotonic() > deadline:
+                raise ReadError(self._path, "has no mappings: it ends, or executes another program")
+            time.sleep(0)
         self._lines = maps.parse_lines(content, self._lines)
         return list(self._lines.values())
+
+    def _maps(self) -> bytes:
+        """Read the mappings; empty if no thread has any, as for a moment while it ends."""
+        try:
+            return self.proc.read_by_thread("maps")
+        except OSError as error:
+            if is_missing(error):
+                return b""
+            raise ReadError(self._path, f"its mappings: {reason(error)}") from error
 
     # --- reading ------------------------------------------------------------------------------
 

@@ -135,10 +135,15 @@ class Proc(Closing):
     def has_ended(self) -> bool:
         """Whether no thread of it executes anything any more."""
         try:
-            stat = self.stat()
+            return all(map(self._has_thread_ended, self.threads()))
         except OSError:
             return True
-        return stat.is_ended and stat.threads <= 1
+
+    def _has_thread_ended(self, tid: int) -> bool:
+        try:
+            return self.stat(tid).is_ended
+        except OSError as error:
+            return is_missing(error)
 
     def threads(self) -> list[int]:
         """List the TIDs of all threads, of those too that have ended and are still there."""
