@@ -147,26 +147,20 @@ def make(
     `carry_out` is `compare`. Raises PatchError; nothing was written then, but before a WriteError.
     """
     carry_out = carry_out or in_a_halt
-    made = _make(target, globs, choose, state, carry_out, goal)
+    attempt = partial(_try, target, globs, choose, state, carry_out, goal)
+    made = _outlast(target, attempt, may_halt=carry_out is not by_breakpoints)
     if state is State.NOP and carry_out is in_a_halt:
         mend(target, globs, choose, made)
     return made
 
 
-def _make(
-    target: Target,
-    globs: Sequence[str],
-    choose: Select,
-    state: State,
-    carry_out: CarryOut,
-    goal: str,
-) -> Made:
+def _outlast(target: Target, attempt: Callable[[], Made], *, may_halt: bool) -> Made:
+    """Return what an attempt gives, though modules come and go; the last one is made in a halt."""
     for _ in range(ATTEMPTS):
         files: Sequence[object] = ()
         try:
             files = target.files()
-            if made := _try(target, globs, choose, state, carry_out, goal):
-                return made
+            return attempt()
         except HaltError:
             raise
         except NoModuleError:
@@ -174,27 +168,13 @@ def _make(
                 raise  # else it may be executing a program, of which nothing was mapped yet
         except (CompareError, ReadError, ModuleError, StateError):
             pass  # modules may come and go meanwhile, and another be where one was
-    if carry_out is by_breakpoints:
-        return _last_try(target, globs, choose, state, carry_out, goal)
+    if not may_halt:
+        return attempt()
     target.machine.stop()
     try:
-        return _last_try(target, globs, choose, state, carry_out, goal)
+        return attempt()
     finally:
         target.machine.resume()
-
-
-def _last_try(
-    target: Target,
-    globs: Sequence[str],
-    choose: Select,
-    state: State,
-    carry_out: CarryOut,
-    goal: str,
-) -> Made:
-    made = _try(target, globs, choose, state, carry_out, goal)
-    if made is None:
-        raise StateError(target.name, "its code is changed by others meanwhile: try again")
-    return made
 
 
 def mend(target: Target, globs: Sequence[str], choose: Select, made: Made) -> None:
@@ -249,8 +229,11 @@ def _try(
     state: State,
     carry_out: CarryOut,
     goal: str,
-) -> Made | None:
-    """Plan and make the changes; None if the plan was outdated, and nothing was written."""
+) -> Made:
+    """Plan and make the changes. Raises StateError if the plan was outdated; nothing was written.
+
+    A site that is foreign by the plan is a CompareError.
+    """
     modules = target.modules(globs)
     to = target.functions.find(goal) if goal else None
     plans = plan(target, modules, choose(modules), state, to)
@@ -258,8 +241,9 @@ def _try(
         raise NoSiteError(target.name, NO_SLED if goal else ONLY_SLEDS)
     try:
         carry_out(target, modules, plans)
-    except CompareError:
-        return None
+    except CompareError as error:
+        what = "its code is changed by others meanwhile: try again"
+        raise StateError(target.name, what) from error
     return modules, plans
 
 
