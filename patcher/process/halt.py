@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 from patcher.errors import HaltError, NoProcessError
 
 from . import waiting
 from .proc import Proc, all_processes
-from .ptrace import Registers, detach, event_message, interrupt, registers, step_out
-from .tracees import LONGEST_SLEEP, SHORTEST_SLEEP, Tracees, is_ended
+from .ptrace import Registers, all_registers, detach, event_message, interrupt, step_out
+from .tracees import SHORTEST_SLEEP, Tracees
 from .tracing_thread import TracingThread
 from .waiting import End, Stop
+
+LONGEST_SLEEP = 0.001  # seconds
 
 
 class Halt:
@@ -71,7 +72,7 @@ class Halt:
         """
         if self._tracer is None:
             raise HaltError(self._name, "its threads are not stopped")
-        return self._tracer.do(self._registers)
+        return self._tracer.do(partial(all_registers, list(self.stops)))
 
     def step_out(self, to: Callable[[int], int]) -> int:
         """Have all threads, which must be stopped, go on where `to` says (ptrace.step_out)."""
@@ -110,19 +111,12 @@ class Halt:
         standing = {self._seized[tid].pid for tid in self.stops}
         first, *others = self._tracees.processes
         gone = [proc for proc in (first, *others) if proc.pid not in standing]
-        if all(proc in others and is_ended(proc, proc.pid) for proc in gone):
+        if all(proc in others and proc.has_thread_ended(proc.pid) for proc in gone):
             return False
         if first in gone and first.has_ended:
             raise NoProcessError(self._name, "has ended")
         time.sleep(SHORTEST_SLEEP)
         return True
-
-    def _registers(self) -> list[Registers]:
-        found = []
-        for tid in self.stops:
-            with suppress(ProcessLookupError):
-                found.append(registers(tid))
-        return found
 
     def _forget_running(self) -> bool:
         """Forget the stops of threads that stand no more; tell whether there were any.
@@ -193,7 +187,7 @@ class Halt:
             if waiting.reap(tid):
                 del self.stops[tid], self._seized[tid]
         for tid, proc in list(self._seized.items()):
-            if tid not in self.stops and tid == proc.pid and is_ended(proc, tid):
+            if tid not in self.stops and tid == proc.pid and proc.has_thread_ended(tid):
                 del self._seized[tid]
 
     def _too_late(self) -> HaltError:

@@ -15,7 +15,7 @@ from posixpath import basename
 
 from patcher.ftrace.mappings import Mapping, Range
 
-DELETED = " (deleted)"
+DELETED = " (deleted)"  # behind the path of a file that has no name any more, or another one
 _LINE = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
     rb"(?: +(.*))?"
@@ -49,11 +49,6 @@ def _mapping(line: bytes) -> Mapping:
         name.decode("utf-8", "surrogateescape"),
         int(offset, 16),
     )
-
-
-def is_deleted(mapping: Mapping) -> bool:
-    """Tell whether the mapped file seems to have no name any more, or another one."""
-    return mapping.path.endswith(DELETED)
 
 
 def is_like(path: str, glob: str) -> bool:

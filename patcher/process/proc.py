@@ -135,11 +135,12 @@ class Proc(Closing):
     def has_ended(self) -> bool:
         """Whether no thread of it executes anything any more."""
         try:
-            return all(map(self._has_thread_ended, self.threads()))
+            return all(map(self.has_thread_ended, self.threads()))
         except OSError:
             return True
 
-    def _has_thread_ended(self, tid: int) -> bool:
+    def has_thread_ended(self, tid: int) -> bool:
+        """Whether a thread executes nothing any more."""
         try:
             return self.stat(tid).is_ended
         except OSError as error:

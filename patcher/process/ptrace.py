@@ -233,6 +233,15 @@ def registers(tid: int) -> Registers:
     return Registers.decode(content.raw[: buffer.length])
 
 
+def all_registers(tids: Iterable[int]) -> list[Registers]:
+    """Return the registers of stopped threads; of one that has been killed none."""
+    found = []
+    for tid in tids:
+        with suppress(ProcessLookupError):
+            found.append(registers(tid))
+    return found
+
+
 def set_registers(tid: int, values: Registers) -> None:
     """Change the general registers of a stopped thread."""
     encoded = values.encode()

@@ -35,7 +35,7 @@ from .ptrace import (
     signal_mask,
     syscall_stop,
 )
-from .tracees import Tracees, is_ended
+from .tracees import Tracees
 from .waiting import End, Stop
 
 TRAP = 1 << SIGTRAP - 1  # in a mask of signals
@@ -77,7 +77,7 @@ class TracedThreads:
     def forget_ended(self) -> None:
         """Forget leaders that have ended before their threads: of those nothing is reported."""
         for tid, proc in list(self._seized.items()):
-            if tid == proc.pid and is_ended(proc, tid):
+            if tid == proc.pid and proc.has_thread_ended(tid):
                 self._forget(tid)
 
     def release(self) -> None:

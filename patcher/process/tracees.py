@@ -20,7 +20,7 @@ from .sharers import sharers
 
 TRIES = 20  # to seize a thread
 PATIENCE = 1.0  # seconds, for one that is listed and cannot be found
-SHORTEST_SLEEP, LONGEST_SLEEP = 0.00005, 0.001  # seconds
+SHORTEST_SLEEP = 0.00005  # seconds
 
 
 class Tracees:
@@ -113,7 +113,7 @@ class Tracees:
             try:
                 seize(tid, self._options)
             except OSError as error:
-                if is_ended(proc, tid):
+                if proc.has_thread_ended(tid):
                     return False
                 if not _is_ours(proc, tid):
                     tries_left -= not is_missing(error)
@@ -135,14 +135,6 @@ class Tracees:
         elif tid != proc.pid:
             name += f": thread {tid}"
         return no_access(proc, name, error)
-
-
-def is_ended(proc: Proc, tid: int) -> bool:
-    """Tell whether a thread executes nothing any more."""
-    try:
-        return proc.stat(tid).is_ended
-    except OSError as error:
-        return is_missing(error)
 
 
 def _is_ours(proc: Proc, tid: int) -> bool:

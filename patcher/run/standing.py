@@ -13,7 +13,7 @@ from contextlib import suppress
 from patcher.errors import HaltError
 from patcher.process import waiting
 from patcher.process.proc import Proc
-from patcher.process.ptrace import Registers, interrupt, registers, step_out
+from patcher.process.ptrace import Registers, all_registers, interrupt, step_out
 
 SLEEP = 0.0002  # seconds
 
@@ -56,11 +56,7 @@ class Standing:
         A thread that waits for the child that it has made by vfork has none to be seen, and goes on
         behind a system call, which is in no site.
         """
-        found = []
-        for tid in self.stops:
-            with suppress(ProcessLookupError):
-                found.append(registers(tid))
-        return found
+        return all_registers(self.stops)
 
     def step_out(self, to: Callable[[int], int]) -> int:
         """Have all threads, which must be stopped, go on where `to` says (ptrace.step_out)."""
