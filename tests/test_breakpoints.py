@@ -1,5 +1,6 @@
 """The breakpoint method: sites of a process are switched, and its threads are never all halted."""
 
+import ctypes
 import os
 import random
 import signal
@@ -18,13 +19,15 @@ import pytest
 from patcher.errors import NoProcessError, PatchError, StateError, WriteError
 from patcher.ftrace.mappings import Range
 from patcher.modify import Batch
-from patcher.process import breakpoints
+from patcher.process import breakpoints, waiting
 from patcher.process.access import name_of
 from patcher.process.guarded_memory import GuardedMemory
 from patcher.process.proc import Proc
 from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt, make
 from patcher.process.target import Target
-from patcher.process.tracing import Tracing
+from patcher.process.traced_threads import TracedThreads
+from patcher.process.tracees import Tracees
+from patcher.process.tracing import OPTIONS, Tracing
 from recordmcount.sites.state import State
 from recordmcount.x86 import INT3
 from tests.support import live, storm
@@ -37,6 +40,7 @@ RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
 BREAKPOINT = ("--protocol", "breakpoint")
 STATES = (State.NOP, State.CALL)
 EVERYTHING = [Range(0, 1 << 47)]
+TGKILL = 234  # the number of the system call
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Storm:
 def traced(
     pid: int, int3: Callable[[int], int | None] = lambda _: None, timeout: float = 10
 ) -> Iterator[Tracing]:
-    """The threads of a process, traced all of whose mappings are code to be kept."""
+    """The threads of a process, traced, all of whose mappings are code to be kept."""
     with Proc(pid) as proc:
         tracing = Tracing(proc, name_of(proc), timeout, EVERYTHING, int3)
         tracing.begin()
@@ -71,11 +75,6 @@ def switch(pid: int, state: State) -> None:
 def toggle_for_ever(target: Target) -> None:
     for state in cycle(STATES):
         make(target, (), storm.all_sites, state, by_breakpoints)
-
-
-def state_of(pid: int) -> str:
-    with Proc(pid) as proc:
-        return proc.stat().state
 
 
 def tell(process: subprocess.Popen[str], word: str) -> None:
@@ -157,35 +156,6 @@ def test_threads_run_while_they_are_traced_and_signals_arrive(tmp_path: Path) ->
             assert answer(process) == str(number)
             if number % 10 == 0:
                 tracing.sync()
-
-
-def test_a_stopped_process_is_switched_and_stays_stopped(program: Path) -> None:
-    with started(program) as process:
-        os.kill(process.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-        patch("nop", process.pid, *BREAKPOINT)
-        while state_of(process.pid) in "tR":  # on its way
-            pass
-        assert state_of(process.pid) == "T"
-        os.kill(process.pid, signal.SIGCONT)
-        assert ask(process) == (RESULT, 0)
-
-
-def test_a_process_whose_leader_has_ended_is_switched(tmp_path: Path) -> None:
-    main = """
-    QUIET static void *other(void *nothing) { ready(); while (answer()) {} exit(0); }
-    QUIET int main(void) {
-        pthread_t thread;
-        pthread_create(&thread, NULL, other, NULL);
-        pthread_exit(NULL);
-    }
-    """
-    with started(live.build(tmp_path, main)) as process:
-        while state_of(process.pid) != "Z":
-            pass
-        patch("nop", process.pid, *BREAKPOINT)
-        assert ask(process) == (RESULT, 0)
-        finish(process)
 
 
 # Each waits for a line, does what may change whose code that is, and says what came of it.
@@ -322,7 +292,9 @@ TRACE = """
 import sys
 from patcher.process.guarded_memory import GuardedMemory
 from patcher.process.proc import Proc
-from patcher.process.tracing import Tracing
+from patcher.process.traced_threads import TracedThreads
+from patcher.process.tracees import Tracees
+from patcher.process.tracing import OPTIONS, Tracing
 tracing = Tracing(Proc(int(sys.argv[1])), "process", 10, [], lambda _: None)
 tracing.begin()
 print("ready", flush=True)
@@ -339,45 +311,27 @@ def test_a_breakpoint_of_somebody_else_is_left_to_him(tmp_path: Path) -> None:
         assert process.wait() == -signal.SIGTRAP
 
 
+@pytest.mark.parametrize("has_hit", [False, True])
 def test_a_thread_that_has_hit_a_breakpoint_has_not_serialised_before_it_has_left_it(
-    tmp_path: Path,
+    has_hit: bool, tmp_path: Path
 ) -> None:
-    source = """
-    int main(void) {
-        ready();
-        until_told();
-        for (;;) __asm__ volatile("int3");
-    }
-    """
-    inside: list[int] = []
-
-    def skip(_: int) -> int:
-        inside.append(1)
-        time.sleep(0.001)
-        inside.pop()
-        return 1
-
-    with started(build_program(tmp_path, source)) as process, traced(process.pid, skip) as tracing:
-        tell(process, "strike")
-        for _ in range(20):
-            tracing.sync()
+    """Who is interrupted may have hit it before, and tells of that later only."""
+    program = build_program(tmp_path, STRIKE.replace("BLOCK", ""))
+    with started(program) as process, Proc(process.pid) as proc:
+        tracees = Tracees(proc, name_of(proc), OPTIONS)
+        (tid,) = tracees.seize_new()
+        while waiting.look(tid) is None:
+            pass
+        if has_hit:  # the kernel leaves it pending for the thread, as this does
+            ctypes.CDLL(None).syscall(TGKILL, process.pid, tid, signal.SIGTRAP)
+        threads = TracedThreads(tracees, [], lambda _: None)
+        threads.unsynced.add(tid)
+        assert threads.look_at_all()
+        assert threads.unsynced == ({tid} if has_hit else set())
 
 
 # --- patcher ends ---------------------------------------------------------------------------------
 
-TOGGLE = """
-import itertools, signal, sys
-from patcher.process.switch import by_breakpoints, make
-from patcher.process.target import Target
-from recordmcount.sites.state import State
-from tests.support import storm
-for number in (signal.SIGINT, signal.SIGQUIT):  # which jobs in the background ignore
-    signal.signal(number, signal.SIG_DFL)
-with Target(int(sys.argv[1]), 30) as target:
-    for state in itertools.cycle((State.NOP, State.CALL)):
-        make(target, (), storm.all_sites, state, by_breakpoints)
-        print("begun", flush=True)
-"""
 CAUGHT = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1]
 
 
@@ -385,12 +339,7 @@ def test_whatever_can_be_caught_ends_patcher_when_no_breakpoint_stands(small: St
     seeds = random.Random(2012)
     with started(small.program) as process:
         for number in range(20):
-            words = [sys.executable, "-c", TOGGLE, str(process.pid)]
-            with subprocess.Popen(
-                words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            ) as patcher:
-                assert patcher.stdout
-                assert patcher.stdout.readline() == b"begun\n"
+            with storm.toggling(process.pid, by_breakpoints) as patcher:
                 time.sleep(seeds.uniform(0, 0.3))
                 patcher.send_signal(CAUGHT[number % len(CAUGHT)])
                 patcher.wait()
@@ -437,24 +386,6 @@ def test_sites_of_two_instructions_are_left_alone(tmp_path: Path) -> None:
     flags, link = live.KINDS["large code model"]
     with started(live.build(tmp_path, flags=flags, link=link)) as process:
         assert "is more than one instruction" in refused("nop", process.pid, *BREAKPOINT)
-        assert ask(process) == (RESULT, CALLS)
-
-
-def test_a_thread_that_does_not_stop_in_time_is_named(tmp_path: Path) -> None:
-    main = """
-    QUIET int main(void) {
-        ready();
-        if (vfork() == 0) { char byte; while (read(0, &byte, 1) < 0) {} _exit(0); }
-        while (answer()) {}
-        return 0;
-    }
-    """
-    with started(live.build(tmp_path, main)) as process:
-        while state_of(process.pid) != "D":
-            pass
-        line = refused("nop", process.pid, "--timeout", "1", *BREAKPOINT)
-        assert "did not stop within 1 s: it is in an uninterruptible wait" in line
-        tell(process, "")
         assert ask(process) == (RESULT, CALLS)
 
 

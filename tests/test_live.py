@@ -17,7 +17,6 @@ import pytest
 
 from patcher.errors import ModuleError, NoProcessError, ReadError, WriteError
 from patcher.process import access, loaded_file, ptrace
-from patcher.process.memory import ProcessMemory
 from patcher.process.pages import MOST
 from patcher.process.proc import Proc
 from patcher.process.target import Target
@@ -25,25 +24,25 @@ from recordmcount.x86 import INT3
 from tests.support import command, images, live
 from tests.support.command import ROOT
 from tests.support.live import CALLS, ask, count, forbid_map_files, patch, refused
-from tests.support.processes import build_program, finish, started, wait_for
+from tests.support.processes import (
+    build_program,
+    finish,
+    memory_of,
+    started,
+    state,
+    wait_for,
+)
 from tests.support.strace import Call, Fault, run_with_faults
 
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
+each_method = pytest.mark.parametrize(
+    "method", [(), ("--protocol", "breakpoint")], ids=["stop", "breakpoint"]
+)
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return live.build(tmp_path_factory.mktemp("program"))
-
-
-@contextmanager
-def memory_of(pid: int) -> Iterator[ProcessMemory]:
-    with Proc(pid) as proc:
-        memory = ProcessMemory(proc, "target")
-        try:
-            yield memory
-        finally:
-            memory.close()
 
 
 def site_of(pid: int, function: str) -> tuple[int, bytes]:
@@ -58,11 +57,6 @@ def put(pid: int, address: int, code: bytes) -> None:
     with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
         memory.seek(address)
         assert memory.write(code) == len(code)
-
-
-def state(pid: int) -> str:
-    with Proc(pid) as proc:
-        return proc.stat().state
 
 
 # --- it does what is asked ------------------------------------------------------------------------
@@ -154,11 +148,14 @@ def test_a_file_whose_sites_are_off_is_switched_on_in_the_process(tmp_path: Path
 # --- whatever it does meanwhile -------------------------------------------------------------------
 
 
-def test_a_stopped_process_is_switched_and_stays_stopped(program: Path) -> None:
+@each_method
+def test_a_stopped_process_is_switched_and_stays_stopped(
+    method: tuple[str, ...], program: Path
+) -> None:
     with started(program) as process:
         os.kill(process.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-        patch("nop", process.pid)
+        patch("nop", process.pid, *method)
         while state(process.pid) in "tR":  # on its way
             pass
         assert state(process.pid) == "T"
@@ -166,7 +163,10 @@ def test_a_stopped_process_is_switched_and_stays_stopped(program: Path) -> None:
         assert ask(process) == (RESULT, 0)
 
 
-def test_a_process_whose_leader_has_ended_is_switched(tmp_path: Path) -> None:
+@each_method
+def test_a_process_whose_leader_has_ended_is_switched(
+    method: tuple[str, ...], tmp_path: Path
+) -> None:
     main = """
     QUIET static void *other(void *nothing) { ready(); while (answer()) {} exit(0); }
     QUIET int main(void) {
@@ -178,7 +178,7 @@ def test_a_process_whose_leader_has_ended_is_switched(tmp_path: Path) -> None:
     with started(live.build(tmp_path, main)) as process:
         while state(process.pid) != "Z":
             pass
-        patch("nop", process.pid)
+        patch("nop", process.pid, *method)
         assert ask(process) == (RESULT, 0)
         finish(process)
 
@@ -439,7 +439,10 @@ def test_the_scope_of_yama_is_told_with_what_to_do(scope: int, what: str, tmp_pa
     assert access.yama_scope(str(tmp_path / "none")) == 0
 
 
-def test_a_vfork_that_goes_on_is_waited_for_no_longer_than_asked(tmp_path: Path) -> None:
+@each_method
+def test_a_vfork_that_goes_on_is_waited_for_no_longer_than_asked(
+    method: tuple[str, ...], tmp_path: Path
+) -> None:
     main = """
     QUIET int main(void) {
         ready();
@@ -452,7 +455,7 @@ def test_a_vfork_that_goes_on_is_waited_for_no_longer_than_asked(tmp_path: Path)
         while state(process.pid) != "D":
             pass
         before = count(process.pid)
-        line = refused("nop", process.pid, "--timeout", "1")
+        line = refused("nop", process.pid, "--timeout", "1", *method)
         assert "did not stop within 1 s: it is in an uninterruptible wait" in line
         assert count(process.pid) == before
         assert process.stdin

@@ -16,15 +16,31 @@ from patcher.ftrace.mappings import Range
 from patcher.process import auxiliary_vector, maps, ptrace, r_debug, sharers, waiting
 from patcher.process.access import name_of
 from patcher.process.halt import Halt
-from patcher.process.memory import ProcessMemory
 from patcher.process.proc import Proc
 from patcher.process.tracees import Tracees
 from patcher.process.waiting import Stop
 from tests.support import images
 from tests.support.command import ROOT
-from tests.support.processes import build_program, finish, started, wait_for
+from tests.support.processes import (
+    build_program,
+    finish,
+    memory_of,
+    started,
+    state,
+    wait_for,
+)
 
 QUIET = "int main(void) { ready(); until_told(); return 0; }"
+
+
+LEADERLESS = """
+static void *other(void *nothing) { ready(); until_told(); exit(0); }
+int main(void) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, other, NULL);
+    pthread_exit(NULL);
+}
+"""
 
 
 def halted(pid: int, timeout: float = 10) -> Halt:
@@ -32,11 +48,6 @@ def halted(pid: int, timeout: float = 10) -> Halt:
     halt = Halt(proc, name_of(proc), timeout)
     halt.stop()
     return halt
-
-
-def state(pid: int, tid: int | None = None) -> str:
-    with Proc(pid) as proc:
-        return proc.stat(tid).state
 
 
 # --- ptrace and waiting ---------------------------------------------------------------------------
@@ -253,10 +264,10 @@ def test_every_field_of_a_mapping_is_read(tmp_path: Path) -> None:
             Range(0x10000000, 0x10002000), "r-xp", status.st_dev, status.st_ino, str(mapped), 4096
         )  # fmt: skip
         assert (other.protection, other.offset) == ("rw-s", 0)
-        assert not maps.is_deleted(one)
+        assert not one.path.endswith(maps.DELETED)
         mapped.unlink()
         found = {each.range.start: each for each in maps.parse(proc.read("maps"))}
-        assert maps.is_deleted(found[0x10000000])
+        assert found[0x10000000].path.endswith(maps.DELETED)
         stacks = [each for each in found.values() if each.path == "[stack]"]
         assert [(each.device, each.inode) for each in stacks] == [(0, 0)]
 
@@ -273,22 +284,15 @@ def test_what_the_kernel_does_not_write_is_no_mapping(line: bytes) -> None:
 # --- the dynamic linker's list --------------------------------------------------------------------
 
 
-@contextmanager
-def memory_of(process: subprocess.Popen[str]) -> Iterator[ProcessMemory]:
-    with Proc(process.pid) as proc:
-        memory = ProcessMemory(proc, "target")
-        try:
-            yield memory
-        finally:
-            memory.close()
-
-
 @pytest.mark.parametrize("flags", [("-pie",), ("-no-pie",), ("-m32",)])
 def test_of_a_program_that_has_started_the_notification_is_known(
     flags: tuple[str, ...], tmp_path: Path
 ) -> None:
     is_64 = "-m32" not in flags
-    with started(build_program(tmp_path, QUIET, *flags)) as process, memory_of(process) as memory:
+    with (
+        started(build_program(tmp_path, QUIET, *flags)) as process,
+        memory_of(process.pid) as memory,
+    ):
         auxiliary = auxiliary_vector.parse(memory.proc.read("auxv"), is_64=is_64)
         found = r_debug.find(memory.read, auxiliary, is_64=is_64)
         notify = r_debug.at_rest(memory.read, found, is_64=is_64)
@@ -299,7 +303,10 @@ def test_of_a_program_that_has_started_the_notification_is_known(
 
 @pytest.mark.parametrize("flags", [("-static",), ("-static-pie",)])
 def test_a_static_program_has_no_such_list(flags: tuple[str, ...], tmp_path: Path) -> None:
-    with started(build_program(tmp_path, QUIET, *flags)) as process, memory_of(process) as memory:
+    with (
+        started(build_program(tmp_path, QUIET, *flags)) as process,
+        memory_of(process.pid) as memory,
+    ):
         auxiliary = auxiliary_vector.parse(memory.proc.read("auxv"), is_64=True)
         assert r_debug.find(memory.read, auxiliary, is_64=True) == 0
 
@@ -385,15 +392,7 @@ def test_a_process_that_shares_the_address_space_is_found_and_halted(tmp_path: P
 def test_a_thread_that_has_ended_shares_nothing_with_the_threads_of_the_kernel(
     tmp_path: Path,
 ) -> None:
-    source = """
-    static void *other(void *nothing) { ready(); until_told(); exit(0); }
-    int main(void) {
-        pthread_t thread;
-        pthread_create(&thread, NULL, other, NULL);
-        pthread_exit(NULL);
-    }
-    """
-    with started(build_program(tmp_path, source)) as process, Proc(process.pid) as proc:
+    with started(build_program(tmp_path, LEADERLESS)) as process, Proc(process.pid) as proc:
         while state(process.pid) != "Z":
             pass
         tracees = Tracees(proc, name_of(proc))
@@ -476,18 +475,10 @@ def test_no_thread_runs_in_a_halt_though_one_executes_another_program(tmp_path: 
 
 
 def test_a_process_whose_leader_has_ended_is_halted(tmp_path: Path) -> None:
-    source = """
-    static void *other(void *nothing) { ready(); until_told(); exit(0); }
-    int main(void) {
-        pthread_t thread;
-        pthread_create(&thread, NULL, other, NULL);
-        pthread_exit(NULL);
-    }
-    """
-    with started(build_program(tmp_path, source)) as process:
+    with started(build_program(tmp_path, LEADERLESS)) as process:
         while state(process.pid) != "Z":
             pass
-        with memory_of(process) as memory:
+        with memory_of(process.pid) as memory:
             assert memory.mappings()
             halt = halted(process.pid)
             assert [*halt.stops] != [process.pid]

@@ -509,13 +509,18 @@ def test_without_rich_it_is_said_how_to_have_it_and_a_pipe_needs_none(
     terminal.until("3 sites: 3 call, 0 nop, 0 foreign")
 
 
-def test_rich_is_imported_for_a_terminal_only(process: subprocess.Popen[str]) -> None:
+def while_it_looks(what: str, pid: int) -> str:
+    """What an expression gives at the first look of a watch without a terminal, which ends it."""
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import patcher.verbs.watch as it\n"
-        f"it.Lines.show = lambda *_: print('rich' in sys.modules)\n"
-        f"it.watch(it.PatcherOptions(pid={process.pid}, watch=True))"
+        f"import gc, sys; sys.path.insert(0, {str(ROOT)!r}); import patcher.verbs.watch as it\n"
+        f"gc.disable()\nit.Lines.show = lambda *_: print({what})\n"
+        f"it.watch(it.PatcherOptions(pid={pid}, watch=True))"
     )
-    assert command.run_program(sys.executable, "-c", program).stdout == "False\n"
+    return command.run_program(sys.executable, "-c", program).stdout
+
+
+def test_rich_is_imported_for_a_terminal_only(process: subprocess.Popen[str]) -> None:
+    assert while_it_looks("'rich' in sys.modules", process.pid) == "False\n"
 
 
 # --- for days -------------------------------------------------------------------------------------
@@ -651,12 +656,7 @@ def test_neither_descriptors_nor_memory_are_lost(
 
 
 def test_it_collects_garbage(process: subprocess.Popen[str]) -> None:
-    program = (
-        f"import gc, sys; sys.path.insert(0, {str(ROOT)!r}); import patcher.verbs.watch as it\n"
-        f"gc.disable()\nit.Lines.show = lambda *_: print(gc.isenabled())\n"
-        f"it.watch(it.PatcherOptions(pid={process.pid}, watch=True))"
-    )
-    assert command.run_program(sys.executable, "-c", program).stdout == "True\n"
+    assert while_it_looks("gc.isenabled()", process.pid) == "True\n"
 
 
 def test_what_went_is_told_by_the_last_first_and_comes_back_as_new() -> None:

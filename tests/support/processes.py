@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from patcher.process import waiting
+from patcher.process.memory import ProcessMemory
+from patcher.process.proc import Proc
 from patcher.process.waiting import End, Stop
 from tests.support import images
 
@@ -67,6 +69,23 @@ def started(
             yield process
         finally:
             process.kill()
+
+
+def state(pid: int, tid: int | None = None) -> str:
+    """The letter for what a process, or one of its threads, does."""
+    with Proc(pid) as proc:
+        return proc.stat(tid).state
+
+
+@contextmanager
+def memory_of(pid: int) -> Iterator[ProcessMemory]:
+    """The memory of a process as patcher has it."""
+    with Proc(pid) as proc:
+        memory = ProcessMemory(proc, "target")
+        try:
+            yield memory
+        finally:
+            memory.close()
 
 
 def finish(process: subprocess.Popen[str]) -> str:

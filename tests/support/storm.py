@@ -4,11 +4,13 @@ Threads call through all sites of three libraries and of the program, and compar
 with what it gave before. Others send themselves signals, fork, vfork and give birth to threads. At
 the end the program counts what it did; a signal or a child that is lost is missed then.
 
-Run as a script with a PID it switches that process off and on until it is killed.
+Run as a script with a PID, and by which method, it switches that process off and on until it is
+killed.
 """
 
 import itertools
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from patcher.process.live_sites import LiveSites
-from patcher.process.switch import CarryOut, make, select
+from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt, make, select
 from patcher.process.target import Target
 from recordmcount.sites.state import State
 from tests.support import live
@@ -147,19 +149,22 @@ def toggle(pid: int, state: State, carry_out: CarryOut | None = None) -> int:
         return total
 
 
-def toggling(pid: int) -> subprocess.Popen[bytes]:
-    """Start a process that switches `pid` off and on until it is killed, when it has begun."""
-    words = [sys.executable, "-m", "tests.support.storm", str(pid)]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE)
+def toggling(pid: int, carry_out: CarryOut = in_a_halt) -> subprocess.Popen[bytes]:
+    """Start a process that switches `pid` off and on until a signal ends it, when it has begun."""
+    words = [sys.executable, "-m", "tests.support.storm", str(pid), carry_out.__name__]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout
     assert process.stdout.readline() == b"begun\n"
     return process
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGQUIT):  # which jobs in the background ignore
+        signal.signal(number, signal.SIG_DFL)
+    how = {each.__name__: each for each in (in_a_halt, by_breakpoints)}[sys.argv[2]]
     with Target(int(sys.argv[1]), 30) as target:
         for state in itertools.cycle((State.NOP, State.CALL)):
-            make(target, (), all_sites, state)
+            make(target, (), all_sites, state, how)
             if state is State.NOP:
                 sys.stdout.write("begun\n")
                 sys.stdout.flush()
