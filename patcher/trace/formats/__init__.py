@@ -1,0 +1,1 @@
+"""Events as other programs read them: one module for each format."""
