@@ -48,6 +48,10 @@ def module_of(verb: str) -> Any:
         from .verbs import run as run_verb
 
         return run_verb
+    if verb == "trace":
+        from .verbs import trace
+
+        return trace
     from .verbs import switch
 
     return switch

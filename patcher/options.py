@@ -1,7 +1,7 @@
 """What a person can ask of patcher, and the words that ask it."""
 
 from recordmcount.errors import UsageError
-from recordmcount.grammar import Command, Option, Values
+from recordmcount.grammar import LONGEST_NUMBER, Command, Option, Values
 from recordmcount.options import DEMANGLE, HELP, JSON, SCHEMA, SYMBOL, VERSION
 
 VERBS = {
@@ -9,9 +9,14 @@ VERBS = {
     "call": "turn the NOPs back into calls, byte for byte",
     "status": "count and list the sites in each state: call, nop, foreign (neither)",
     "run": "run a command whose calls are NOPs before its first instruction",
+    "trace": "tell which functions a process calls, while it runs",
 }
 EXIT_STATUS = "exit status: 0 done; 1 a file failed, or has a foreign site; 2 usage"
 FILE = "an executable, a shared object or an object (.o, .ko) with a __mcount_loc table"
+FORMATS = ("text", "json", "perfetto", "fxt", "folded")
+BUFFER = "4M"  # for each processor, unless --buffer tells otherwise
+UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
+SMALLEST_BUFFER, LARGEST_BUFFER = 1 << 12, 1 << 36  # bytes
 STOP_WITHIN = 2  # seconds, unless --timeout tells otherwise
 LOOK_EVERY = 1  # second, unless --interval tells otherwise
 SELECTION = (
@@ -132,6 +137,68 @@ class RunOptions(Values):
             raise UsageError("no command")
         if self.quiet and self.verbose:
             raise UsageError("-q and -v: say one of them")
+
+
+class TraceOptions(Values):
+    """What is asked of `trace`; `files` are the command and its arguments."""
+
+    functions: tuple[str, ...] = ()
+    notrace: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+    parts = False
+    pid = 0
+    tid: tuple[str, ...] = ()
+    timeout = 0  # none was given
+    count = False
+    graph = False
+    top = False
+    detach = False
+    follow_fork = False
+    flight_recorder = False
+    duration = 0  # none was given
+    events = 0  # none was given
+    buffer: str | None = None
+    format: str | None = None
+    output: str | None = None
+    quiet = False
+
+    def check(self) -> None:
+        """Raise UsageError where words make no sense together."""
+        if not self.pid and not self.files:
+            raise UsageError("no process: say --pid PID, or a command")
+        if self.pid and self.files:
+            raise UsageError("--pid is for a process that runs, and takes no command")
+        ways = {"--count": self.count, "--graph": self.graph, "--top": self.top}
+        asked = [name for name, is_asked in ways.items() if is_asked]
+        if len(asked) > 1:
+            raise UsageError(f"{' and '.join(asked)}: say one of them")
+        if asked and asked[0] != "--graph" and (self.events or self.flight_recorder):
+            raise UsageError(f"{asked[0]} counts calls, and has no events")
+        if self.detach and (self.files or asked or self.output):
+            raise UsageError("--detach is for --pid, and ends what another patcher has begun")
+        if self.format and self.format not in FORMATS:
+            raise UsageError(f"--format is {', '.join(FORMATS)}, not '{self.format}'")
+        if (self.count or self.top) and self.format not in (None, "text", "json"):
+            raise UsageError("counts are told as text or json")
+        if self.top and self.output:
+            raise UsageError("--top is for a terminal, and takes no -o")
+        if not all(tid.isdecimal() for tid in self.tid):
+            raise UsageError("--tid takes a number")
+        self.buffer_size()
+
+    def buffer_size(self) -> int:
+        """Return how many bytes the events of a processor may take, a power of two."""
+        text = self.buffer or BUFFER
+        number, unit = text[:-1], text[-1].upper()
+        if unit.isdecimal():
+            number, unit = text, ""
+        if not number.isdecimal() or unit not in UNITS or len(number) > LONGEST_NUMBER:
+            raise UsageError(f"--buffer is a size as 64K, 4M or 1G, not '{text}'")
+        size = int(number) << UNITS[unit]
+        if not SMALLEST_BUFFER <= size <= LARGEST_BUFFER:
+            raise UsageError("--buffer is from 4K to 64G")
+        return 1 << (size - 1).bit_length()
 
 
 def declare() -> tuple[Command, PatcherOptions]:

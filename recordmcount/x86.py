@@ -347,13 +347,14 @@ def name_hash(name: bytes) -> int:
 # What may stand before the first instruction of a function: endbr64, endbr32.
 ENDBR = (b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfb")
 
-_PUSH_CHAIN = b"\x41\x52"  # push %r10: where gcc keeps the static chain of a nested function
-LONGEST_BEFORE_FENTRY = len(ENDBR[0]) + len(_PUSH_CHAIN)
+PUSH_CHAIN = b"\x41\x52"  # push %r10: where gcc keeps the static chain of a nested function
+SET_FRAME = bytes((0x55, 0x48, 0x89, 0xE5))  # push %rbp; mov %rsp,%rbp
+LONGEST_BEFORE_FENTRY = len(ENDBR[0]) + len(PUSH_CHAIN)
 
 
 def before_fentry(code: bytes) -> int:
     """Measure what of the bytes before a call of __fentry__ may belong to its function."""
-    bare = code.removesuffix(_PUSH_CHAIN)
+    bare = code.removesuffix(PUSH_CHAIN)
     return len(code) - len(bare) + (4 if bare.endswith(ENDBR) else 0)
 
 
@@ -796,6 +797,14 @@ def call_like(code: bytes, address: int, target: int, machine: int = EM_X86_64) 
     return code[:2] + made[2:10] + code[10:]
 
 
+def relative_target(code: bytes, address: int) -> int | None:
+    """Return what `code`, which stands at `address`, calls as `call` spells it; None if nothing."""
+    if RELATIVE_CALLS.get(len(code)) != code[:-4]:
+        return None
+    end = address + len(code)
+    return end + int.from_bytes(code[-4:], "little", signed=True) & (1 << 64) - 1
+
+
 def jump(address: int, target: int, machine: int = EM_X86_64) -> bytes | None:
     """Spell the 5-byte jump to `target` at `address`; None if out of reach as in `call`."""
     return _branch(JUMP, address, target, machine)
@@ -842,6 +851,20 @@ def nop_ends(code: bytes) -> "list[int]":
     while (length := nop_length(code[ends[-1] :])) and ends[-1] + length <= len(code):
         ends.append(ends[-1] + length)
     return ends[1:]
+
+
+# What names thread-local data by its distance from %fs: the bytes before disp32, and behind it.
+# A SIB byte without base and index says that the distance is not counted from %rip.
+FS_ACCESSES = {
+    "mov eax, dword ptr fs:[]": (bytes((0x64, 0x8B, 0x04, 0x25)), b""),
+    "mov r11d, dword ptr fs:[]": (bytes((0x64, 0x44, 0x8B, 0x1C, 0x25)), b""),
+    "mov qword ptr fs:[], rax": (bytes((0x64, 0x48, 0x89, 0x04, 0x25)), b""),
+    "mov qword ptr fs:[], 0": (bytes((0x64, 0x48, 0xC7, 0x04, 0x25)), bytes(4)),
+}
+
+
+SYSCALL = bytes((0x0F, 0x05))  # syscall
+LOAD_R11D = bytes((0x41, 0xBB))  # mov $imm32, %r11d
 
 
 def sled_call(address: int, target: int, length: int, machine: int) -> bytes | None:

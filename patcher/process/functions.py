@@ -75,6 +75,14 @@ class LiveFunctions:
         goal = self._at(address)
         return f"{goal}" if goal else ""
 
+    def around(self, address: int) -> str:
+        """Name the function that code at a run-time address is in; "" if none is known."""
+        for file, code in self._loaded(address):
+            vaddr = address - file.bias & file.highest
+            if self._is_text(file, vaddr) and (name := code.function_at(vaddr)[0]):
+                return name
+        return ""
+
     def find(self, text: str) -> Goal:
         """Find what a person means: `SYMBOL`, `MODULE:SYMBOL`, or an address as `0x7f12`.
 

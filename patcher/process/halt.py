@@ -14,8 +14,9 @@ ends it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TypeVar
 
 from patcher.errors import HaltError, NoProcessError
 
@@ -27,6 +28,7 @@ from .tracing_thread import TracingThread
 from .waiting import End, Stop
 
 LONGEST_SLEEP = 0.001  # seconds
+Result = TypeVar("Result")
 
 
 class Halt:
@@ -74,11 +76,21 @@ class Halt:
             raise HaltError(self._name, "its threads are not stopped")
         return self._tracer.do(partial(all_registers, list(self.stops)))
 
+    def registers_here(self) -> list[Registers]:
+        """Return the registers as `registers` does; for the thread that traces."""
+        return all_registers(list(self.stops))
+
     def step_out(self, to: Callable[[int], int]) -> int:
         """Have all threads, which must be stopped, go on where `to` says (ptrace.step_out)."""
         if self._tracer is None:
             return 0
         return self._tracer.do(partial(step_out, list(self.stops), to))
+
+    def do(self, action: Callable[[Mapping[int, Stop]], Result]) -> Result:
+        """Have the thread that traces do something with all threads, which must be stopped."""
+        if self._tracer is None:
+            raise HaltError(self._name, "its threads are not stopped")
+        return self._tracer.do(partial(action, self.stops))
 
     def release(self) -> None:
         """Let all threads go on, each with the signal it was to be given, or in its group-stop."""

@@ -30,14 +30,17 @@ from recordmcount.sites.state import STATES, State
 from recordmcount.x86 import CALL, INT3, first_instruction, parted_nops, sled_call, sled_target
 from recordmcount.x86_passage import halfway, is_halfway
 
+from . import regions
 from .functions import Goal
 from .loaded_file import LoadedFile
 from .memory import ProcessMemory
 from .pages import MOST, PAGE
+from .regions import Region
 
 UPROBES = "[uprobes-trampoline]"
 HALF = "a patcher that was killed has written half of it; that is harmless, and can be switched"
 PARTED = "not the NOPs of its file yet: a thread may have to return there from the call that stood"
+TRACED = "is traced: `patcher trace --detach` brings it back to what it was"
 RELOCATED = "the dynamic linker has made this call (a text relocation): its file does not tell it"
 NOT_RELOCATED = "the dynamic linker has yet to make this call (a text relocation)"
 
@@ -66,7 +69,7 @@ class LiveSites:
 
     `called` names the function that begins at a run-time address. `halves` are sites that a killed
     patcher left half written. They do nothing, as NOPs. `parted` are sleds with other NOPs than in
-    the file.
+    the file. `traced` are foreign: they call what writes events, and are to be in this state again.
     """
 
     in_object: Literal[False] = False
@@ -105,6 +108,8 @@ class LiveSites:
                 self._column[number] = value
         self.halves: set[int] = set()
         self.parted: set[int] = set()
+        self.traced: dict[int, State] = {}
+        self._regions: Sequence[Region] | None = None
         self._reasons: dict[int, str] = {}
         self._called = cache(called)
         self.switched: list[int] = []
@@ -199,6 +204,16 @@ class LiveSites:
         """Choose those of `numbers` that are sleds: their file does not tell what they call."""
         return self.sites.without_call(numbers)
 
+    def place_at(self, address: int) -> str:
+        """Name the place of the site at a run-time address in words; "" if none is there."""
+        number = bisect_left(self.addresses, address)
+        is_one = number < len(self) and self.addresses[number] == address
+        return self[number].place if is_one else ""
+
+    def returns(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Choose those of `numbers` that are at a function's end."""
+        return []
+
     @property
     def may_be_parted(self) -> bool:
         """Whether there are sleds that are longer than a call, and not as in their file."""
@@ -243,7 +258,13 @@ class LiveSites:
         for number in differing:
             if number not in decided:
                 self._column[number] = STATES.index(State.FOREIGN)
-                self._reasons[number] = self._foreign(number, memory)
+                if (before := self._state_before(number, memory)) is not None:
+                    self.traced[number] = before
+                    self._reasons[number] = TRACED
+                else:
+                    self._reasons[number] = self._foreign(number, memory)
+        if self.traced:
+            self.switched = sorted({*self.switched, *self.traced})
 
     def _state(self, number: int, call: bytes, nop: bytes) -> State:
         code = self.codes[number]
@@ -275,6 +296,12 @@ class LiveSites:
         target = sled_target(self.codes[number], address, self.file.obj.machine)
         is_call = target is not None and self.without_call([number])
         return self._called(target) if target is not None and is_call else ""
+
+    def _state_before(self, number: int, memory: ProcessMemory) -> State | None:
+        """Tell what a site is to become again that is traced; None if it is not."""
+        if self._regions is None:
+            self._regions = regions.find(memory)
+        return regions.state_before(self.codes[number], self.addresses[number], self._regions)
 
     def _foreign(self, number: int, memory: ProcessMemory) -> str:
         """Say what stands at a site that is neither of its two codes."""
@@ -328,13 +355,8 @@ class LiveSwitch:
             rows = zip(numbers, new, strict=True)
             new = [self._nop(number, code) if number in sleds else code for number, code in rows]
 
-        def symbol(address: int) -> str:
-            number = bisect_left(live.addresses, address)
-            is_one = number < len(live) and live.addresses[number] == address
-            return live[number].place if is_one else ""
-
         return Batch(
-            pick(live.addresses, numbers), pick(live.codes, numbers), new, symbol,
+            pick(live.addresses, numbers), pick(live.codes, numbers), new, live.place_at,
             goal.check if goal else lambda: None,
         )  # fmt: skip
 

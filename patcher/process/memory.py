@@ -65,6 +65,11 @@ class ProcessMemory:
         self._mappings = self._read_mappings()
         self._is_compared = False
 
+    def look_again(self) -> None:
+        """Say that the mappings were changed, by ourselves, though nothing of the process runs."""
+        if self._mappings is not None:
+            self._mappings = self._read_mappings()
+
     def let_go(self) -> None:
         """Say that the process runs again."""
         self._mappings = None

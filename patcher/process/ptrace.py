@@ -23,6 +23,7 @@ SIGINFO_SIZE = 128  # bytes of a siginfo_t
 # Of struct ptrace_syscall_info: op, arch, and the call that begins, or the result of one that ends.
 _SYSCALL_ENTRY, _SYSCALL_EXIT = Struct("<BxxxI16x7Q"), Struct("<BxxxI16xq")
 _ENTRY, _EXIT = 1, 2  # op
+_RSEQ_CONFIGURATION = Struct("<QII8x")  # of struct ptrace_rseq_configuration
 _AUDIT_ARCH_I386 = 0x40000003
 
 
@@ -33,6 +34,7 @@ class Request(IntEnum):
     SINGLESTEP = 9
     DETACH = 17
     SYSCALL = 24
+    SETOPTIONS = 0x4200
     GETEVENTMSG = 0x4201
     GETSIGINFO = 0x4202
     GETREGSET = 0x4204
@@ -43,6 +45,7 @@ class Request(IntEnum):
     GETSIGMASK = 0x420A
     SETSIGMASK = 0x420B
     GET_SYSCALL_INFO = 0x420E
+    GET_RSEQ_CONFIGURATION = 0x420F
 
 
 class Options(IntFlag):
@@ -132,6 +135,14 @@ class SyscallStop(NamedTuple):
     result: int
 
 
+class Sequences(NamedTuple):
+    """Where a thread has told the kernel that its struct rseq is: run-time address and size."""
+
+    address: int
+    size: int
+    signature: int
+
+
 class _Buffer(ctypes.Structure):
     """A struct iovec."""
 
@@ -149,6 +160,11 @@ def seize(tid: int, options: Options = Options.NONE) -> None:
     if options & ~known:  # EXITKILL above all
         raise ValueError(f"options {options & ~known:#x} are not to be set")
     _ask(Request.SEIZE, tid, 0, int(options))
+
+
+def set_options(tid: int, options: Options) -> None:
+    """Have a stopped thread report what it is to beside its signals."""
+    _ask(Request.SETOPTIONS, tid, 0, int(options))
 
 
 def interrupt(tid: int) -> None:
@@ -223,6 +239,17 @@ def syscall_stop(tid: int) -> SyscallStop | None:
         result = _SYSCALL_EXIT.unpack_from(content.raw)[2]
         return SyscallStop(False, machine, 0, (), result)
     return None
+
+
+def sequences(tid: int) -> Sequences | None:
+    """Return the registered struct rseq of a stopped thread; None if it has none.
+
+    OSError where the kernel cannot tell (before Linux 5.13).
+    """
+    content = ctypes.create_string_buffer(_RSEQ_CONFIGURATION.size)
+    _ask(Request.GET_RSEQ_CONFIGURATION, tid, len(content), ctypes.addressof(content))
+    found = Sequences(*_RSEQ_CONFIGURATION.unpack(content.raw))
+    return found if found.address else None
 
 
 def registers(tid: int) -> Registers:

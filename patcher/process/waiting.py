@@ -54,6 +54,16 @@ def look(tid: int) -> Stop | End | None:
     return _report(tid, os.WNOHANG | os.WNOWAIT)
 
 
+def wait(tid: int) -> Stop | End:
+    """Return what a tracee reports, once it does, and leave it there.
+
+    Raises ChildProcessError for a thread that is no tracee.
+    """
+    while (report := _report(tid, os.WNOWAIT)) is None:
+        pass
+    return report
+
+
 def look_for_any() -> Stop | End | None:
     """Tell what any tracee or child reports, and leave it there; None if there is nothing yet.
 

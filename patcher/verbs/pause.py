@@ -15,12 +15,13 @@ from patcher.closing import Closing
 class Pause(Closing):
     """Wait while process `pid` lives; `signals` are taken instead of what they do otherwise.
 
-    Those that are ignored stay so.
+    Those that are ignored stay so. Who reads does it from the descriptor `reader`, if from any.
     """
 
-    def __init__(self, pid: int, signals: Sequence[signal.Signals]) -> None:
+    def __init__(self, pid: int, signals: Sequence[signal.Signals], reader: int | None = 1) -> None:
         self._poll = select.poll()
-        self._poll.register(1, 0)  # tells when nobody reads any more
+        if reader is not None:
+            self._poll.register(reader, 0)  # tells when nobody reads any more
         self._pidfd = -1
         with suppress(OSError):  # where there are none, the end is seen by the next look
             self._pidfd = os.pidfd_open(pid)

@@ -1,0 +1,199 @@
+"""System calls that a stopped thread makes for patcher, by an instruction that is there already.
+
+Nothing is written for that. The thread stands where it stood before, with its registers, its mask
+of signals, and the system call that it was in, which the kernel makes again where it would have
+anyway (ptrace(2), "Syscall-stops"; signal(7), "Interruption of system calls").
+
+While it is away the thread must not be let go: where it would go on is nowhere. So whoever borrows
+one is a process of patcher's that no signal reaches (see trace.injection).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from signal import SIGKILL, SIGSTOP, valid_signals
+from struct import Struct
+from typing import NamedTuple
+
+from patcher.errors import NoProcessError, StateError
+from recordmcount.x86 import EM_X86_64, SYSCALL
+
+from . import waiting
+from .memory import ProcessMemory
+from .ptrace import (
+    Options,
+    Registers,
+    cont,
+    go_to_syscall,
+    interrupt,
+    registers,
+    sequences,
+    set_options,
+    set_registers,
+    set_signal_mask,
+    signal_mask,
+)
+from .waiting import End, Stop
+
+ARGUMENTS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")  # where a system call has them
+NOT_IN_CALL = (1 << 64) - 1  # in orig_rax
+MOST_ERRNO = 4095
+ALL_SIGNALS = sum(1 << each - 1 for each in valid_signals() - {SIGKILL, SIGSTOP})
+_SECTION = Struct("<8xQ")  # of struct rseq: where the descriptor of the section is
+_DESCRIPTOR = Struct("<8xQQQ")  # of struct rseq_cs: start, size, where to go on
+PIECE = 1 << 20  # bytes of code to look through at once
+
+
+class Section(NamedTuple):
+    """Run-time addresses of a restartable sequence that a thread has begun."""
+
+    start: int
+    end: int
+    abort: int
+
+
+class RemoteCalls:
+    """A stopped thread that makes system calls, between `begin` and `end`.
+
+    `name` names its process in messages; `instruction` is the run-time address of a SYSCALL. All is
+    done by the thread that traces it.
+    """
+
+    def __init__(self, tid: int, name: str, instruction: int, before: Registers) -> None:
+        self.tid = tid
+        self.name = name
+        self._instruction = instruction
+        self._before = before
+        self._mask = 0
+
+    def begin(self) -> None:
+        """Hold back its signals, and have it report its system calls."""
+        set_options(self.tid, Options.TRACESYSGOOD)
+        self._mask = signal_mask(self.tid)
+        set_signal_mask(self.tid, ALL_SIGNALS)
+
+    def call(self, number: int, *arguments: int) -> int:
+        """Make a system call and return its result, negative for an errno."""
+        values = dict(zip(ARGUMENTS, (*arguments, 0, 0, 0, 0, 0, 0), strict=False))
+        values = {name: value & NOT_IN_CALL for name, value in values.items()}
+        there = self._before.going_on_at(self._instruction)
+        set_registers(
+            self.tid, there.with_values(rax=number, orig_rax=NOT_IN_CALL, **values)
+        )  # fmt: skip
+        self._go_to_syscall()
+        self._go_to_syscall()
+        result = registers(self.tid).values["rax"]
+        return result - (1 << 64) if result >> 63 else result
+
+    def make(self, what: str, number: int, *arguments: int) -> int:
+        """Make a system call. Raises StateError, which says `what` was not to be had, and why."""
+        result = self.call(number, *arguments)
+        if -MOST_ERRNO <= result < 0:
+            raise StateError(self.name, f"{what}: {os.strerror(-result)}; nothing was changed")
+        return result
+
+    def end(self) -> None:
+        """Put the thread back to where it was, at a stop as the one that it was in."""
+        interrupt(self.tid)
+        cont(self.tid)
+        while (stop := self._next_stop()).event != waiting.STOP:
+            cont(self.tid, stop.pending_signal)
+        set_registers(self.tid, self._before)
+        set_signal_mask(self.tid, self._mask)
+
+    def _go_to_syscall(self) -> None:
+        signal = 0
+        while True:
+            go_to_syscall(self.tid, signal)
+            stop = self._next_stop()
+            if stop.signal == waiting.STOPPED_AT_SYSCALL and not stop.event:
+                return
+            signal = stop.pending_signal
+
+    def _next_stop(self) -> Stop:
+        """Wait for what it reports next. Raises NoProcessError if it has been killed."""
+        report = waiting.wait(self.tid)
+        if isinstance(report, End):
+            raise NoProcessError(self.name, "has ended")
+        return report
+
+
+def find_instruction(memory: ProcessMemory) -> int:
+    """Return the run-time address of a SYSCALL: in the vdso, or in what else there is.
+
+    Raises StateError if there is none.
+    """
+    code = [each for each in memory.mappings() if each.protection[2] == "x"]
+    for mapping in sorted(code, key=lambda each: each.path != "[vdso]"):
+        if mapping.path == "[vsyscall]":
+            continue
+        start, end = mapping.range
+        for at in range(start, end, PIECE):
+            found = memory.read(at, min(PIECE, end - at)).find(SYSCALL)
+            if found >= 0:
+                return at + found
+    raise StateError(memory.path, "has no instruction that makes a system call")
+
+
+def section_of(tid: int, memory: ProcessMemory, pointer: int) -> Section | None:
+    """Return the restartable sequence that a stopped thread is in at `pointer`; None if in none."""
+    try:
+        area = sequences(tid)
+    except OSError:
+        return None
+    if area is None:
+        return None
+    (descriptor,) = _SECTION.unpack(memory.read(area.address, _SECTION.size))
+    if not descriptor:
+        return None
+    start, size, abort = _DESCRIPTOR.unpack(memory.read(descriptor, _DESCRIPTOR.size))
+    inside = start <= pointer < start + size
+    return Section(start, start + size, abort) if inside else None
+
+
+def borrow(
+    stops: Mapping[int, Stop],
+    memory: ProcessMemory,
+    allowed: Callable[[int], str],
+    action: Callable[[RemoteCalls], None],
+) -> bool:
+    """Have a stopped thread make the system calls of `action`; False if none can for now.
+
+    One that stands at a signal cannot, as that could not be given to it later. One in a restartable
+    sequence goes on where the kernel would have it start again. `allowed` says why a thread, by its
+    TID, must not make them; where that is so of all, it is raised as a StateError.
+    """
+    instruction = find_instruction(memory)
+    why_not = ""
+    for tid, before in _candidates(stops):
+        if why := allowed(tid):
+            why_not = why
+            continue
+        if section := section_of(tid, memory, before.instruction_pointer):
+            before = before.going_on_at(section.abort)
+        calls = RemoteCalls(tid, memory.path, instruction, before)
+        calls.begin()
+        try:
+            action(calls)
+        finally:
+            calls.end()
+        return True
+    if why_not:
+        raise StateError(memory.path, f"{why_not}; nothing was changed")
+    return False
+
+
+def _candidates(stops: Mapping[int, Stop]) -> Iterator[tuple[int, Registers]]:
+    """Yield those that are at no signal and execute 64-bit code; in a system call are the last."""
+    found = []
+    for tid, stop in stops.items():
+        if stop.event != waiting.STOP:
+            continue
+        try:
+            here = registers(tid)
+        except ProcessLookupError:
+            continue
+        if here.machine == EM_X86_64:
+            found.append((tid, here))
+    return iter(sorted(found, key=lambda each: each[1].is_in_system_call))

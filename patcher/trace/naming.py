@@ -1,0 +1,68 @@
+"""What addresses and TIDs in events are called: functions, callers, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+from patcher.process.target import Target
+from recordmcount.sites.mangling import demangled
+
+from .session import Site
+from .threads import number_of
+
+UNKNOWN = "<...>"  # as ftrace has it
+
+
+class LiveNames:
+    """The Names of the traced `sites`, by run-time address, of the target."""
+
+    def __init__(self, target: Target, sites: Mapping[int, Site]) -> None:
+        self._target = target
+        self._sites = sites
+        self._threads: dict[int, str] = {}
+        self.numbers: dict[int, int] = {}
+        self.function = cache(self._function)
+        self.caller = cache(self._caller)
+        self.is_return = cache(self._is_return)
+
+    def look(self) -> None:
+        """Look which threads there are; those that have ended keep their names."""
+        proc = self._target.proc
+        try:
+            tids = proc.threads()
+        except OSError:
+            return
+        for tid in tids:
+            try:
+                name = proc.read(f"task/{tid}/comm").decode("utf-8", "replace").rstrip("\n")
+            except OSError:
+                continue
+            if tid not in self._threads:
+                self.numbers[number_of(proc, tid)] = tid
+            self._threads[tid] = name
+
+    def thread(self, tid: int) -> str:
+        """Name a thread; one that was never seen has no name."""
+        if tid not in self._threads:
+            self.look()
+        return self._threads.setdefault(tid, UNKNOWN)
+
+    def process(self, _: int) -> int:
+        """Return the PID of the target."""
+        return self._target.proc.pid
+
+    def _function(self, address: int) -> str:
+        site = self._sites.get(address)
+        if site is None:
+            return f"{address:#x}"
+        names = site.module.names(site.number)
+        return demangled(names[0]) if names else f"{address:#x}"
+
+    def _caller(self, address: int) -> str:
+        name = self._target.functions.around(address)
+        return demangled(name) if name else f"{address:#x}"
+
+    def _is_return(self, address: int) -> bool:
+        site = self._sites.get(address)
+        return site is not None and bool(site.module.returns([site.number]))

@@ -1,0 +1,83 @@
+"""What stands in the rings as events, in the order in which they were.
+
+An event may be committed a moment after its time was noted. So what is younger than the moment at
+which a round of reading began is held back until the next: everything older is there by then, and
+what one thread did on two processors comes in order.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import NamedTuple
+
+from .clock import Clock
+from .events import Event
+from .layout import EVENT
+from .rings import Rings
+
+# Time stamp, processor, TID, return address, caller, low half of the stack's address.
+Row = tuple[int, int, int, int, int, int]
+
+
+class Round(NamedTuple):
+    """What a round of reading gave: events, and how many were lost, by processor.
+
+    `time` is when it began, in nanoseconds of CLOCK_MONOTONIC.
+    """
+
+    time: int
+    events: list[Event]
+    lost: dict[int, int]
+
+
+class Stream:
+    """Events of the `rings`, of the sites that are behind their return addresses.
+
+    `threads` translates TIDs as the process knows them; of others than the `wanted` nothing is
+    told, if there are such.
+    """
+
+    def __init__(
+        self,
+        rings: Rings,
+        clock: Clock,
+        sites: Mapping[int, int],
+        threads: Mapping[int, int],
+        wanted: Sequence[int] = (),
+    ) -> None:
+        self._rings = rings
+        self._clock = clock
+        self._sites = sites
+        self._threads = threads
+        self._wanted = {*wanted}
+        self._held: list[Row] = []
+
+    def read(self, *, is_last: bool = False) -> Round:
+        """Read what is there; the last time all of it."""
+        began = self._clock.anchor()
+        rows = self._held
+        for cpu in range(self._rings.shape.cpus):
+            content = self._rings.read(cpu)
+            rows += [
+                (time, cpu, tid, site, caller, stack)
+                for time, site, caller, tid, stack in EVENT.iter_unpack(content)
+            ]
+        rows.sort(key=itemgetter(0))
+        upto = len(rows) if is_last else bisect_left(rows, began.counter, key=itemgetter(0))
+        self._held = rows[upto:]
+        lost = {cpu: self._rings.lost(cpu) for cpu in range(self._rings.shape.cpus)}
+        lost = {cpu: count for cpu, count in lost.items() if count}
+        return Round(began.time, self._events(rows[:upto]), lost)
+
+    def _events(self, rows: Sequence[Row]) -> list[Event]:
+        """Make events of rows; those of sites that are not ours any more are left out."""
+        times = self._clock.times([row[0] for row in rows])
+        sites, threads, wanted = self._sites, self._threads, self._wanted
+        return [
+            Event(time, cpu, threads.get(tid, tid), site, caller, stack)
+            for time, (_, cpu, tid, end, caller, stack) in zip(times, rows, strict=True)
+            if (site := sites.get(end)) is not None
+            and (not wanted or threads.get(tid, tid) in wanted)
+        ]

@@ -1,0 +1,139 @@
+"""Who is shown a trace: a file or a pipe, by events as they come or by counts at the end."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from json import dumps
+
+from patcher.closing import Closing
+from recordmcount.console import printable
+
+from .formats.writer import Writer
+from .naming import LiveNames
+from .session import Session
+from .stream import Stream
+
+BUSY = 1 << 12  # events of a round after which the next one begins at once
+LONG, SHORT = 0.05, 0.0  # seconds between rounds
+
+
+class Output(Closing):
+    """Where a trace is written: the file at `path`, or the standard output. Raises OSError."""
+
+    def __init__(self, path: str | None) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        self._fd = 1 if path is None else os.open(path, flags, 0o666)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd != 1:
+            os.close(self._fd)
+
+    def write(self, content: bytes) -> bool:
+        """Write all of it; False where nobody reads it any more. Raises OSError."""
+        rest = memoryview(content)
+        while rest:
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except BrokenPipeError:
+                return False
+        return True
+
+
+class View:
+    """Who is shown what happens. `events` and `lost` are how much there was of either, so far."""
+
+    wait = LONG
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self.events = 0
+        self.lost = 0
+
+    def show(self, *, is_last: bool = False) -> bool:
+        """Show what is new; the last time what is left. False where no more is wanted."""
+        return True
+
+    def end(self) -> None:
+        """Show what stands at the end."""
+
+
+class Events(View):
+    """Events in a format, `most` of them if that is not 0. Raises OSError."""
+
+    def __init__(
+        self, output: Output, names: LiveNames, stream: Stream, writer: Writer, most: int
+    ) -> None:
+        super().__init__(output)
+        self._names = names
+        self._stream = stream
+        self._writer = writer
+        self._most = most
+        self._is_read = output.write(writer.begin())
+
+    def show(self, *, is_last: bool = False) -> bool:
+        """Write the events that are new."""
+        self._names.look()
+        found = self._stream.read(is_last=is_last)
+        events = found.events
+        if self._most:
+            events = events[: self._most - self.events]
+        self.events += len(events)
+        content = b""
+        for cpu, count in found.lost.items():
+            self.lost += count
+            content += self._writer.lost(cpu, count, found.time)
+        if self._is_read:
+            self._is_read = self._output.write(content + self._writer.events(events))
+        self.wait = SHORT if len(events) >= BUSY else LONG
+        return self._is_read and not (self._most and self.events >= self._most)
+
+    def end(self) -> None:
+        """Write what stands at the end."""
+        if self._is_read:
+            self._output.write(self._writer.end())
+
+
+class Counts(View):
+    """How often each function was called, at the end. Raises OSError."""
+
+    def __init__(self, output: Output, session: Session, names: LiveNames, form: str) -> None:
+        super().__init__(output)
+        self._session = session
+        self._names = names
+        self._form = form
+
+    def show(self, *, is_last: bool = False) -> bool:
+        """Count."""
+        if is_last:
+            self.events = sum(count for _, count in counted(self._session, self._names))
+        return True
+
+    def end(self) -> None:
+        """Write the counts, the largest first; of functions that were not called none."""
+        rows = counted(self._session, self._names)
+        if self._form == "json":
+            functions = [{"function": name, "calls": count} for name, count in rows]
+            told = {"version": 1, "pid": self._names.process(0), "functions": functions}
+            self._output.write(f"{dumps(told, indent=2)}\n".encode())
+            return
+        self._output.write("".join(_lines(rows)).encode("utf-8", "surrogateescape"))
+
+
+def counted(session: Session, names: LiveNames) -> list[tuple[str, int]]:
+    """Return (function, how often it was called), the most called first."""
+    rings = session.rings
+    total: Counter[str] = Counter()
+    for site, count in zip(session.counted, rings.counts() if rings else (), strict=False):
+        if count:
+            total[names.function(site.address)] += count
+    return sorted(total.items(), key=lambda row: (-row[1], row[0]))
+
+
+def _lines(rows: list[tuple[str, int]]) -> Iterator[str]:
+    width = max((len(f"{count}") for _, count in rows), default=0)
+    yield f"{'calls':>{max(width, 5)}}  function\n"
+    for name, count in rows:
+        yield f"{count:>{max(width, 5)}}  {printable(name)}\n"
