@@ -11,7 +11,7 @@ from patcher.errors import StateError
 from patcher.ftrace.mappings import Range
 from patcher.process.pages import PAGE
 from patcher.process.proc import Proc
-from patcher.process.regions import RINGS, Owner, Region
+from patcher.process.regions import RINGS, Region
 from patcher.process.remote_calls import RemoteCalls
 
 from .own_memory import OwnMemory
@@ -144,30 +144,18 @@ def unmap_rings(calls: RemoteCalls, rings: Range) -> None:
     calls.make("to let go of the rings", Call.MUNMAP, rings.start, size)
 
 
-def map_all(
-    calls: RemoteCalls,
-    own: OwnMemory,
-    proc: Proc,
-    new: Sequence[Wanted],
-    used: Sequence[Region],
-    size: int,
-    owner: Owner,
-) -> tuple[int, int]:
-    """Map the `new` regions, and rings of so many bytes; all `used` regions get the owner.
-
-    Returns the run-time address of the rings, and our descriptor. Raises PatchError with nothing
-    mapped.
-    """
-    mapped: list[Region] = []
-    try:
-        for each in new:
+def map_regions(calls: RemoteCalls, own: OwnMemory, wanted: Sequence[Wanted]) -> None:
+    """Map all these regions. Raises PatchError with none mapped."""
+    for number, each in enumerate(wanted):
+        try:
             map_region(calls, own, each)
-            mapped.append(each.region)
-        address, descriptor = map_rings(calls, own, proc, used[0], size)
-        for each in used:
-            own.own(each, owner._replace(rings=address))
-    except BaseException:
-        for region in mapped:
-            calls.call(Call.MUNMAP, region.code.start, region.control + PAGE - region.code.start)
-        raise
-    return address, descriptor
+        except BaseException:
+            unmap_regions(calls, wanted[:number])
+            raise
+
+
+def unmap_regions(calls: RemoteCalls, wanted: Sequence[Wanted]) -> None:
+    """Take regions away to which no site has ever led."""
+    for region, _ in wanted:
+        size = region.control + PAGE - region.code.start
+        calls.call(Call.MUNMAP, region.code.start, size)

@@ -90,18 +90,14 @@ class Rings(Closing):
         self._view.release()
         self._memory.close()
 
-    @property
-    def limit(self) -> int:
-        """How far, in bytes, a head may be before its tail when an event begins."""
-        return NO_LIMIT if self._overwrites else self.shape.data - EVENT_SIZE + 1
-
-    def read(self, cpu: int) -> bytes:
-        """Take all events of a processor that are new, the oldest first."""
+    def read(self, cpu: int, most: int) -> bytes:
+        """Take events of a processor, the oldest first; `most` of them, but all if overwritten."""
         start = cpu * self.shape.stride
         head = self._words[(start + HEAD) // WORD]  # one load
         if self._overwrites:
             return self._youngest(start, head)
         tail = self._words[(start + TAIL) // WORD]
+        head = min(head, tail + most * EVENT_SIZE)
         if self._is_locked:
             head = self._committed(start, tail, head)
         content = self._between(start, tail, head)

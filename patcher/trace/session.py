@@ -17,29 +17,29 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from patcher.closing import Closing
-from patcher.errors import HaltError, NoSiteError
+from patcher.errors import HaltError, NoSiteError, StateError
 from patcher.ftrace.mappings import Range
-from patcher.modify import Batch
 from patcher.process import regions, seccomp
 from patcher.process.halt import Halt
 from patcher.process.live_sites import LiveSites
 from patcher.process.proc import Proc
-from patcher.process.regions import Owner, Region
+from patcher.process.regions import RINGS, Owner, Region
 from patcher.process.remote_calls import RemoteCalls
 from patcher.process.seccomp import SystemCall
 from patcher.process.target import Target
 from patcher.process.waiting import Stop
 
 from . import changes, mapping, neighbourhoods, threads
-from .detach import Left, detach
 from .injection import Done, apart, by_a_thread, halted
-from .layout import STUB_SIZE, Control
+from .layout import EVENT_SIZE, STUB_SIZE, Control
 from .mapping import Wanted
 from .own_memory import OwnMemory
-from .rings import Rings, Shape, processors
+from .rings import NO_LIMIT, Rings, Shape, processors
 from .switching import switch
 from .trampoline import Threads, Trampoline, build
 from .ways import Chosen
+
+SPARE = 1024  # sites of modules that may come later, to be counted
 
 
 class Site(NamedTuple):
@@ -73,6 +73,8 @@ class Session(Closing):
         self._data = data
         self._regions: list[tuple[Region, Trampoline]] = []
         self._at = 0  # run-time address of the rings
+        self._offsets = Threads(None, 0)
+        self._stubs = 0
         self.rings: Rings | None = None
         self.sites: dict[int, Site] = {}  # by return address
         self.counted: list[Site] = []  # by the number of the stub
@@ -93,23 +95,30 @@ class Session(Closing):
         chosen = [each for each in chosen if each.numbers]
         if not chosen:
             raise NoSiteError(self._target.name, "no site that can be traced")
-        groups = [
-            Range(each.addresses[0], each.addresses[-1] + each.lengths[-1]) for each in chosen
-        ]
-        offsets = self._look()
-        memory = self._target.machine.memory
-        known = regions.find(memory)
+        self._offsets = self._look()
+        self._stubs = total + SPARE
+        known = regions.find(self._target.machine.memory)
         refuse_traced(self._target.name, known)
-        found = neighbourhoods.choose(
-            self._target.proc, memory, groups, known, offsets, total
-        )  # fmt: skip
-        code = {region.code: build(region.code.start, region.stubs, offsets) for region in found}
-        self._regions = [
-            (region, code[region.code]) for region in dict.fromkeys(found)
-        ]  # fmt: skip
-        new = [Wanted(region, made) for region, made in self._regions if region not in known]
-        self._inject(new, offsets, sum(len(each.numbers) for each in chosen))
+        found, new = self._place(chosen, known)
+        self._inject(new)
         self._switch_on(chosen, found)
+
+    def add(self, chosen: Sequence[Chosen]) -> None:
+        """Trace sites of modules that came since it was started. Raises as `start` does."""
+        chosen = [each for each in chosen if each.numbers]
+        if chosen:
+            found, new = self._place(chosen, [region for region, _ in self._regions])
+            if new:
+                self._inject(new)
+            self._switch_on(chosen, found)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the process still has the rings: one that executes another program has not."""
+        try:
+            return RINGS.encode() in self._target.proc.read_by_thread("maps")
+        except OSError:
+            return False
 
     def _look(self) -> Threads:
         target = self._target
@@ -120,14 +129,36 @@ class Session(Closing):
         with halted(target, self._timeout) as halt:
             return halt.do(look)
 
-    def _inject(self, new: Sequence[Wanted], offsets: Threads, sites: int) -> None:
-        """Map regions and rings. All of it is there then, or nothing."""
+    def _place(
+        self, chosen: Sequence[Chosen], known: Sequence[Region]
+    ) -> tuple[list[Region], list[Wanted]]:
+        """Choose a region for each module; tell which of them are yet to be made."""
+        groups = [
+            Range(each.addresses[0], each.addresses[-1] + each.lengths[-1]) for each in chosen
+        ]
+        memory, offsets = self._target.machine.memory, self._offsets
+        found = neighbourhoods.choose(
+            self._target.proc, memory, groups, known, offsets, self._stubs
+        )  # fmt: skip
+        mine = {region for region, _ in self._regions}
+        new = []
+        for region in dict.fromkeys(found):
+            if region in mine:
+                continue
+            code = build(region.code.start, region.stubs, offsets)
+            self._regions.append((region, code))
+            if region not in known:
+                new.append(Wanted(region, code))
+            elif memory.read(region.code.start, len(code.content)) != code.content:
+                raise StateError(self._target.name, f"{region.code} is not as patcher leaves it")
+        return found, new
+
+    def _inject(self, new: Sequence[Wanted]) -> None:
+        """Map regions, and rings if there are none yet. All of it is there then, or nothing."""
         target = self._target
-        cpus = processors("possible")[-1] + 1
-        shape = Shape(cpus, self._data, sites if self._counts else 0)
-        owner = Owner(os.getpid(), _start(), 0, shape.size)
-        needed = [SystemCall(number, arguments) for number, arguments in
-                  mapping.calls_needed(new, shape.size)]  # fmt: skip
+        shape = self._shape
+        size = shape.size if self.rings is None else 0
+        needed = [SystemCall(*each) for each in mapping.calls_needed(new, size)]
 
         def allowed(tid: int) -> str:
             return seccomp.why_not(target.proc, tid, needed)
@@ -137,22 +168,39 @@ class Session(Closing):
 
             def act(calls: RemoteCalls, _: Halt) -> None:
                 with OwnMemory(target.proc, target.machine.memory) as own:
-                    present = regions.find(target.machine.memory)
-                    refuse_traced(target.name, present)
-                    address, descriptor = mapping.map_all(
-                        calls, own, target.proc, new, [each for each, _ in self._regions],
-                        shape.size, owner,
-                    )  # fmt: skip
-                    made.append(Done(address, descriptor))
+                    made.append(self._map(calls, own, new, size))
 
             by_a_thread(target, self._timeout, allowed, act)
             return made[0]
 
         value, descriptor = apart(target.name, inject)
-        self._at = int(str(value))
-        self.rings = Rings(
-            descriptor, shape, is_locked=offsets.rseq is None, overwrites=self._overwrites
-        )  # fmt: skip
+        if size:
+            self._at = int(str(value))
+            is_locked = self._offsets.rseq is None
+            self.rings = Rings(
+                descriptor, shape, is_locked=is_locked, overwrites=self._overwrites
+            )  # fmt: skip
+
+    def _map(self, calls: RemoteCalls, own: OwnMemory, new: Sequence[Wanted], size: int) -> Done:
+        """Map the new regions, and rings of so many bytes, in a halt; then we own all of it."""
+        memory = self._target.machine.memory
+        if size:
+            refuse_traced(memory.path, regions.find(memory))
+        mapping.map_regions(calls, own, new)
+        address, descriptor = self._at, -1
+        try:
+            if size:
+                first, _ = self._regions[0]
+                address, descriptor = mapping.map_rings(
+                    calls, own, self._target.proc, first, size
+                )  # fmt: skip
+            owner = Owner(os.getppid(), _start_of(os.getppid()), address, self._shape.size)
+            for region, _ in self._regions:
+                own.own(region, owner)
+        except BaseException:
+            mapping.unmap_regions(calls, new)
+            raise
+        return Done(address, descriptor)
 
     def _switch_on(self, chosen: Sequence[Chosen], found: Sequence[Region]) -> None:
         """Make the chosen sites, of modules that call into the `found` regions, calls."""
@@ -160,46 +208,45 @@ class Session(Closing):
         columns = []
         for each, region in zip(chosen, found, strict=True):
             columns.append(changes.to_trace(each, self._ways(each, code[region.code])))
-            for number, (address, length) in enumerate(
-                zip(each.addresses, each.lengths, strict=True)
+            for address, size, number in zip(
+                each.addresses, each.lengths, each.numbers, strict=True
             ):
-                site = Site(address, each.module, each.numbers[number])
-                self.sites[address + length] = site
+                site = Site(address, each.module, number)
+                self.sites[address + size] = site
                 self.counted.append(site)
         modules = [each.module for each in chosen]
         batch = changes.joined(self._target.machine.memory, modules, columns)
-        control = self._control()
-        self._switch(modules, batch, control)
+        switch(
+            self._target, modules, batch, [region for region, _ in self._regions], self._control()
+        )  # fmt: skip
 
     def _ways(self, chosen: Chosen, code: Trampoline) -> Callable[[int], int]:
+        """Return what tells, for the place of a site in the columns, the way into the code."""
         if not self._counts:
             return lambda number: code.ways[chosen.ways[number]]
         first = len(self.counted)
+        if first + len(chosen.numbers) > self._stubs:
+            raise StateError(self._target.name, "more sites came than there is room to count for")
         return lambda number: code.stubs.start + (first + number) * STUB_SIZE
 
+    @property
+    def _shape(self) -> Shape:
+        cpus = processors("possible")[-1] + 1
+        return Shape(cpus, self._data, self._stubs if self._counts else 0)
+
     def _control(self) -> Control:
-        rings = self.rings
-        if rings is None:
-            raise AssertionError
-        shape = rings.shape
+        shape = self._shape
+        limit = NO_LIMIT if self._overwrites else shape.data - EVENT_SIZE + 1
         return Control(
             gate=1, cpus=shape.cpus, stride=shape.stride, rings=self._at, mask=shape.data - 1,
-            limit=rings.limit, counters=self._at + shape.counters_at,
+            limit=limit, counters=self._at + shape.counters_at,
             counters_stride=shape.counters_stride, stubs=shape.counters,
         )  # fmt: skip
 
-    def stop(self) -> Left:
-        """Bring the sites back to what they were; the events that are left can be read then."""
-        return detach(self._target, self._timeout)
 
-    def _switch(self, modules: Sequence[LiveSites], batch: Batch, control: Control) -> None:
-        """Change the sites, and what goes on in our regions, in one halt."""
-        switch(self._target, modules, batch, [region for region, _ in self._regions], control)
-
-
-def _start() -> int:
-    """Return when this process began, in clock ticks since boot."""
-    with Proc(os.getpid()) as proc:
+def _start_of(pid: int) -> int:
+    """Return when a process began, in clock ticks since boot."""
+    with Proc(pid) as proc:
         return proc.stat().start
 
 

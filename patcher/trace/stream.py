@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from .clock import Clock
 from .events import Event
-from .layout import EVENT
+from .layout import EVENT, EVENT_SIZE
 from .rings import Rings
 
+MOST = 1 << 14  # events of a processor that a round reads: some tens of milliseconds of Python
 # Time stamp, processor, TID, return address, caller, low half of the stack's address.
 Row = tuple[int, int, int, int, int, int]
 
@@ -55,17 +56,22 @@ class Stream:
         self._held: list[Row] = []
 
     def read(self, *, is_last: bool = False) -> Round:
-        """Read what is there; the last time all of it."""
+        """Read what is there, MOST of each processor; the last time all of it.
+
+        Where more is there, what is younger than that of another processor is held back, too.
+        """
         began = self._clock.anchor()
-        rows = self._held
+        rows, horizon = self._held, began.counter
         for cpu in range(self._rings.shape.cpus):
-            content = self._rings.read(cpu)
+            content = self._rings.read(cpu, self._rings.shape.data if is_last else MOST)
             rows += [
                 (time, cpu, tid, site, caller, stack)
                 for time, site, caller, tid, stack in EVENT.iter_unpack(content)
             ]
+            if len(content) == MOST * EVENT_SIZE:
+                horizon = min(horizon, rows[-1][0])
         rows.sort(key=itemgetter(0))
-        upto = len(rows) if is_last else bisect_left(rows, began.counter, key=itemgetter(0))
+        upto = len(rows) if is_last else bisect_left(rows, horizon, key=itemgetter(0))
         self._held = rows[upto:]
         lost = {cpu: self._rings.lost(cpu) for cpu in range(self._rings.shape.cpus)}
         lost = {cpu: count for cpu, count in lost.items() if count}

@@ -52,9 +52,9 @@ class View:
         self.events = 0
         self.lost = 0
 
-    def show(self, *, is_last: bool = False) -> bool:
+    def show(self, *, is_last: bool) -> bool:
         """Show what is new; the last time what is left. False where no more is wanted."""
-        return True
+        raise NotImplementedError
 
     def end(self) -> None:
         """Show what stands at the end."""
@@ -73,7 +73,7 @@ class Events(View):
         self._most = most
         self._is_read = output.write(writer.begin())
 
-    def show(self, *, is_last: bool = False) -> bool:
+    def show(self, *, is_last: bool) -> bool:
         """Write the events that are new."""
         self._names.look()
         found = self._stream.read(is_last=is_last)
@@ -105,7 +105,7 @@ class Counts(View):
         self._names = names
         self._form = form
 
-    def show(self, *, is_last: bool = False) -> bool:
+    def show(self, *, is_last: bool) -> bool:
         """Count."""
         if is_last:
             self.events = sum(count for _, count in counted(self._session, self._names))

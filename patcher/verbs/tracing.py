@@ -130,7 +130,7 @@ class Trace:
         """Show what happens until there is a reason to end."""
         options, target = self._options, self._target
         end = began + options.duration if options.duration else float("inf")
-        while options.flight_recorder or view.show():
+        while options.flight_recorder or view.show(is_last=False):
             left = end - time.monotonic()
             if left <= 0 or target.proc.has_ended:
                 return
