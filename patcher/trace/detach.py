@@ -7,6 +7,7 @@ that has inherited traced sites. The code stays, for threads may be in it, or ha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,9 +55,11 @@ class Left(NamedTuple):
 def detach(target: Target, timeout: float) -> Left:
     """Bring all traced sites back to what they were, and take the rings away.
 
-    Raises PatchError; each site is whole then, and calls what does nothing or is as it was.
+    Raises HaltError if another patcher traces it that is alive, and PatchError; each site is whole
+    then, and calls what does nothing or is as it was.
     """
     memory = target.machine.memory
+    refuse_traced(target.name, regions.find(memory))
     sites = _restore(target)
     present = regions.find(memory)
     owned = [each for each in present if each.owner != NOBODY]
@@ -64,6 +67,13 @@ def detach(target: Target, timeout: float) -> Left:
         return Left(sites)
     is_locked = any(each.is_locked for each in owned)
     return Left(sites, rings_stay=not _unmap(target, timeout, is_locked=is_locked))
+
+
+def refuse_traced(name: str, present: Sequence[Region]) -> None:
+    """Raise HaltError if another patcher that is alive traces by one of the regions."""
+    for each in present:
+        if each.owner.pid and each.owner.pid != os.getpid() and each.owner.is_alive:
+            raise HaltError(name, f"is traced by patcher, {each.owner}: end that first")
 
 
 def _restore(target: Target) -> int:

@@ -15,7 +15,10 @@ UNKNOWN = "<...>"  # as ftrace has it
 
 
 class LiveNames:
-    """The Names of the traced `sites`, by run-time address, of the target."""
+    """The Names of the target's traced sites, of which a session keeps the `sites`.
+
+    `numbers` are the TIDs of threads by what they are in the PID namespace of the target.
+    """
 
     def __init__(self, target: Target, sites: Mapping[int, Site]) -> None:
         self._target = target

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from patcher.closing import Closing
-from patcher.errors import HaltError, NoSiteError, StateError
+from patcher.errors import NoSiteError, StateError
 from patcher.ftrace.mappings import Range
 from patcher.process import regions, seccomp
 from patcher.process.halt import Halt
@@ -30,6 +30,7 @@ from patcher.process.target import Target
 from patcher.process.waiting import Stop
 
 from . import changes, mapping, neighbourhoods, threads
+from .detach import refuse_traced
 from .injection import Done, apart, by_a_thread, halted
 from .layout import EVENT_SIZE, STUB_SIZE, Control
 from .mapping import Wanted
@@ -74,9 +75,12 @@ class Session(Closing):
         self._regions: list[tuple[Region, Trampoline]] = []
         self._at = 0  # run-time address of the rings
         self._offsets = Threads(None, 0)
+        with Proc(os.getpid()) as patcher:
+            self._owner = Owner(patcher.pid, patcher.stat().start, 0, 0)
         self._stubs = 0
         self.rings: Rings | None = None
-        self.sites: dict[int, Site] = {}  # by return address
+        self.sites: dict[int, Site] = {}  # by address
+        self.ends: dict[int, Site] = {}  # by return address
         self.counted: list[Site] = []  # by the number of the stub
 
     def close(self) -> None:
@@ -194,7 +198,7 @@ class Session(Closing):
                 address, descriptor = mapping.map_rings(
                     calls, own, self._target.proc, first, size
                 )  # fmt: skip
-            owner = Owner(os.getppid(), _start_of(os.getppid()), address, self._shape.size)
+            owner = self._owner._replace(rings=address, size=self._shape.size)
             for region, _ in self._regions:
                 own.own(region, owner)
         except BaseException:
@@ -212,7 +216,7 @@ class Session(Closing):
                 each.addresses, each.lengths, each.numbers, strict=True
             ):
                 site = Site(address, each.module, number)
-                self.sites[address + size] = site
+                self.sites[address] = self.ends[address + size] = site
                 self.counted.append(site)
         modules = [each.module for each in chosen]
         batch = changes.joined(self._target.machine.memory, modules, columns)
@@ -242,16 +246,3 @@ class Session(Closing):
             limit=limit, counters=self._at + shape.counters_at,
             counters_stride=shape.counters_stride, stubs=shape.counters,
         )  # fmt: skip
-
-
-def _start_of(pid: int) -> int:
-    """Return when a process began, in clock ticks since boot."""
-    with Proc(pid) as proc:
-        return proc.stat().start
-
-
-def refuse_traced(name: str, present: Sequence[Region]) -> None:
-    """Raise HaltError if somebody traces by one of the regions."""
-    for each in present:
-        if each.owner.pid and each.owner.is_alive:
-            raise HaltError(name, f"is traced by patcher, {each.owner}")

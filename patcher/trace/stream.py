@@ -16,6 +16,7 @@ from .clock import Clock
 from .events import Event
 from .layout import EVENT, EVENT_SIZE
 from .rings import Rings
+from .session import Site
 
 MOST = 1 << 14  # events of a processor that a round reads: some tens of milliseconds of Python
 # Time stamp, processor, TID, return address, caller, low half of the stack's address.
@@ -44,7 +45,7 @@ class Stream:
         self,
         rings: Rings,
         clock: Clock,
-        sites: Mapping[int, int],
+        sites: Mapping[int, Site],
         threads: Mapping[int, int],
         wanted: Sequence[int] = (),
     ) -> None:
@@ -82,7 +83,7 @@ class Stream:
         times = self._clock.times([row[0] for row in rows])
         sites, threads, wanted = self._sites, self._threads, self._wanted
         return [
-            Event(time, cpu, threads.get(tid, tid), site, caller, stack)
+            Event(time, cpu, threads.get(tid, tid), site.address, caller, stack)
             for time, (_, cpu, tid, end, caller, stack) in zip(times, rows, strict=True)
             if (site := sites.get(end)) is not None
             and (not wanted or threads.get(tid, tid) in wanted)

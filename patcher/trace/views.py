@@ -81,12 +81,12 @@ class Events(View):
         if self._most:
             events = events[: self._most - self.events]
         self.events += len(events)
-        content = b""
-        for cpu, count in found.lost.items():
+        content = self._writer.events(events)
+        for cpu, count in found.lost.items():  # what is lost found no room behind these events
             self.lost += count
             content += self._writer.lost(cpu, count, found.time)
         if self._is_read:
-            self._is_read = self._output.write(content + self._writer.events(events))
+            self._is_read = self._output.write(content)
         self.wait = SHORT if len(events) >= BUSY else LONG
         return self._is_read and not (self._most and self.events >= self._most)
 

@@ -1,0 +1,134 @@
+"""A command that stands still before any code of its own has run, so that it is traced from there.
+
+Its libraries are mapped by then, and its first thread has what the trampoline reads: the C library
+has told the kernel where its lists and its restartable sequences are (set_robust_list(2), rseq(2)),
+and runs constructors next. It stands as by SIGSTOP, untraced, and its parent is patcher.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import IntEnum
+from signal import SIGCONT, SIGKILL, SIGSTOP
+from typing import NoReturn
+
+from patcher.closing import Closing
+from patcher.errors import StateError
+from patcher.process import waiting
+from patcher.process.ptrace import Options, cont, detach, go_to_syscall, seize, syscall_stop
+from patcher.process.tracing_thread import TracingThread
+from patcher.process.waiting import End, Stop
+from patcher.run import program
+from patcher.run.program import NoCommandError
+
+BY_SIGNAL = 128  # an exit status, as that of shells
+TRACE = Options.TRACEEXEC | Options.TRACESYSGOOD
+
+
+class Call(IntEnum):
+    """System calls by which a C library begins, by their numbers on x86-64."""
+
+    SET_ROBUST_LIST = 273
+    RSEQ = 334
+
+
+class Command(Closing):
+    """A command, started and stopped during its `with`; it is killed if it has not gone on.
+
+    Raises NoCommandError and AccessError before anything is started, and StateError if it ended.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = words
+        variables = program.environment()
+        path = program.find(words[0], variables)
+        program.refuse_set_id(path)
+        told, telling = os.pipe2(os.O_CLOEXEC)
+        failed, failing = os.pipe2(os.O_CLOEXEC)
+        self.pid = os.fork()
+        if not self.pid:
+            os.close(telling)
+            _become(path, words, variables, told, failing)
+        os.close(told)
+        os.close(failing)
+        self._is_going = False
+        self._status: int | None = None
+        try:
+            self._begin(telling, failed)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(failed)
+
+    def close(self) -> None:
+        """End it, if it stands yet."""
+        if not self._is_going and self._status is None:
+            os.kill(self.pid, SIGKILL)
+            self.wait()
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        self._is_going = True
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, SIGCONT)
+
+    def wait(self) -> int:
+        """Return its exit status once it has ended, as shells tell it."""
+        while self._status is None:
+            _, status = os.waitpid(self.pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            self._status = BY_SIGNAL - code if code < 0 else code
+        return self._status
+
+    def _begin(self, telling: int, failed: int) -> None:
+        """Have it execute the program, up to where it is to stand."""
+        tracer = TracingThread()
+        try:
+            tracer.do(lambda: seize(self.pid, TRACE))
+            os.close(telling)  # it goes on when it reads that there is nothing to be read
+            if content := os.read(failed, 1 << 16):
+                word, what, status = content.decode("utf-8", "surrogateescape").split("\0")
+                raise NoCommandError(word, what, int(status))
+            tracer.do(self._go_to_start)
+        finally:
+            tracer.end()
+
+    def _go_to_start(self) -> None:
+        """Follow its system calls, and leave it in a group-stop."""
+        has_list = False
+        while True:
+            stop = self._next()
+            if stop.signal == waiting.STOPPED_AT_SYSCALL and not stop.event:
+                call = syscall_stop(self.pid)
+                if call is not None and call.is_entry:
+                    if has_list and call.number != Call.RSEQ:
+                        break
+                    has_list = has_list or call.number == Call.SET_ROBUST_LIST
+            go_to_syscall(self.pid, stop.pending_signal)
+        os.kill(self.pid, SIGSTOP)
+        cont(self.pid)
+        while not (stop := self._next()).is_group_stop:
+            cont(self.pid, stop.pending_signal or (SIGSTOP if stop.signal == SIGSTOP else 0))
+        detach(self.pid)
+
+    def _next(self) -> Stop:
+        report = waiting.wait(self.pid)
+        if isinstance(report, End):
+            raise StateError(self._words[0], "has ended before it could be traced")
+        return report
+
+
+def _become(
+    path: bytes, words: Sequence[str], variables: Sequence[bytes], told: int, failing: int
+) -> NoReturn:
+    """Be the child: wait until patcher traces it, and become the program."""
+    try:
+        os.read(told, 1)
+        error = program.execute(path, words, variables)
+        content = f"{error.path}\0{error.what}\0{error.status}"
+        os.write(failing, content.encode("utf-8", "surrogateescape"))
+    finally:
+        os._exit(program.NOT_EXECUTABLE)

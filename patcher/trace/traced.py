@@ -1,0 +1,147 @@
+"""A process that is traced, whatever it loads meanwhile; and its children, if they are as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from patcher.closing import Closing
+from patcher.errors import NoModuleError, PatchError
+from patcher.process.live_sites import LiveSites
+from patcher.process.switch import select
+from patcher.process.target import Target
+from recordmcount.sites import select as by_name
+
+from .clock import Clock
+from .detach import detach
+from .naming import LiveNames
+from .session import Session
+from .stream import Stream
+from .ways import Chosen, choose
+
+GONE = "executes another program, and its sites went with the one before"
+ENDED = "has ended"
+NO_RETURNS = (
+    "no function has a return site, so durations are not told: build with gcc's "
+    "-minstrument-return=call, and record that"
+)
+
+
+class Asked(NamedTuple):
+    """What is asked of a trace: which sites, as sites.select has it, and what is told of them.
+
+    `exits`: of functions' ends as well; `tids`: of these threads only, if there are any. The rest
+    is as for Session.
+    """
+
+    modules: Sequence[str]
+    functions: Sequence[str]
+    notrace: Sequence[str]
+    symbols: Sequence[str]
+    parts: bool
+    exits: bool
+    tids: Sequence[int]
+    timeout: float
+    data: int
+    counts: bool
+    overwrites: bool
+
+
+class Traced(Closing):
+    """Process `pid`, traced from `start` to `end`; `tell` is told what is worth a line."""
+
+    def __init__(self, pid: int, asked: Asked, clock: Clock, tell: Callable[[str], None]) -> None:
+        self._asked = asked
+        self._clock = clock
+        self._tell = tell
+        self.target = Target(pid, asked.timeout, asked.symbols)
+        self.session = Session(
+            self.target, asked.timeout, data=asked.data, counts=asked.counts,
+            overwrites=asked.overwrites,
+        )  # fmt: skip
+        self.names = LiveNames(self.target, self.session.sites)
+        self._modules: list[LiveSites] = []
+        self._files: object = None
+        self._stream: Stream | None = None
+
+    def close(self) -> None:
+        """Let go of the process."""
+        self.session.close()
+        self.target.close()
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return self.target.name
+
+    def start(self) -> None:
+        """Trace what is loaded now. Raises PatchError, with no site changed but for WriteError."""
+        left = detach(self.target, self._asked.timeout)
+        if left.is_something:
+            self._tell(f"{self.name}: a trace that nobody ended has left sites: {left}")
+        self._modules = self.target.settled_modules(self._asked.modules)
+        self._files = self.target.files()
+        asked = self._asked
+        selected = select(
+            self.name, self._modules, asked.functions, asked.notrace, parts=asked.parts
+        )  # fmt: skip
+        self.session.start(self._chosen(self._modules, selected), sum(map(len, self._modules)))
+
+    def stream(self) -> Stream:
+        """Return what reads its events."""
+        if self._stream is None:
+            rings = self.session.rings
+            if rings is None:
+                raise AssertionError("a trace that has begun has rings")
+            self._stream = Stream(
+                rings, self._clock, self.session.ends, self.names.numbers, self._asked.tids
+            )  # fmt: skip
+        return self._stream
+
+    def why_over(self) -> str:
+        """Say why there is nothing more to be traced; empty if there is."""
+        if self.target.proc.has_ended:
+            return ENDED
+        return "" if self.session.is_there else GONE
+
+    def refresh(self) -> None:
+        """Trace what has been loaded since as well. Raises PatchError."""
+        files = self.target.files()
+        if files == self._files:
+            return
+        self._files = files
+        asked = self._asked
+        try:
+            self._modules = self.target.settled_modules(asked.modules, self._modules)
+        except NoModuleError:
+            return
+        new = [each for each in self._modules if not each.traced]
+        selected = [
+            by_name.select(each, asked.functions, asked.notrace, parts=asked.parts)[0]
+            for each in new
+        ]
+        self.session.add(self._chosen(new, selected))
+
+    def _chosen(
+        self, modules: Sequence[LiveSites], selected: Sequence[Sequence[int]]
+    ) -> list[Chosen]:
+        found = [
+            choose(self.name, module, numbers, exits=self._asked.exits)
+            for module, numbers in zip(modules, selected, strict=True)
+        ]
+        for each in found:
+            for why, count in each.left.items():
+                path = each.module.file.path
+                self._tell(f"warning: {path}: {count} sites are left out, as they {why}")
+        if self._asked.exits and not any(each.returns(range(len(each))) for each in modules):
+            self._tell(f"warning: {NO_RETURNS}")
+        return found
+
+    def end(self) -> str:
+        """Bring its sites back, and tell how that went. Raises PatchError."""
+        try:
+            return str(detach(self.target, self._asked.timeout))
+        except PatchError:
+            if why := self.why_over():
+                return why
+            raise
