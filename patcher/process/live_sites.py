@@ -51,6 +51,9 @@ class FileSites(SiteTable, Protocol):
     A site without call is a sled: its call is not told by the file.
     """
 
+    def returns(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Choose those that stand at a function's end: calls of `__return__`."""
+
     def without_call(self, numbers: Sequence[int]) -> Sequence[int]:
         """Choose the sleds."""
 
@@ -199,6 +202,10 @@ class LiveSites:
         if count in (0, len(self._column)):
             return numbers if count else []
         return [number for number in numbers if self._column[number] == wanted]
+
+    def returns(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Choose those of `numbers` that stand at a function's end: calls of `__return__`."""
+        return self.sites.returns(numbers)
 
     def without_call(self, numbers: Sequence[int]) -> Sequence[int]:
         """Choose those of `numbers` that are sleds: their file does not tell what they call."""

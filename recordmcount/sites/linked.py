@@ -157,6 +157,10 @@ class LinkedSites:
         """List the NOPs with our mark that many of the sites stand as."""
         return [way.nop for way in self._ways if way.state is State.NOP and way.nop]
 
+    def returns(self, _: Sequence[int]) -> Sequence[int]:
+        """Choose none: all call mcount, and not where a function ends."""
+        return []
+
     # --- what a switch needs ------------------------------------------------------------------
 
     def without_call(self, _: Sequence[int]) -> Sequence[int]:

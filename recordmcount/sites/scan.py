@@ -142,6 +142,10 @@ class FoundSites:
         """Give all names of the function that a site is in, the best first."""
         return self._linked.names(number)
 
+    def returns(self, _: Sequence[int]) -> Sequence[int]:
+        """Choose none: calls of `__return__` are known by their table alone."""
+        return []
+
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Choose those of ascending `numbers` whose sites are in `state`."""
         return [number for number in numbers if self[number].state is state]

@@ -111,6 +111,10 @@ class Sleds:
         """Choose those of `numbers` whose sites are in `state`."""
         return numbers if state is State.NOP else []
 
+    def returns(self, _: Sequence[int]) -> Sequence[int]:
+        """Choose none: sleds stand where functions are entered."""
+        return []
+
     def without_call(self, numbers: Sequence[int]) -> Sequence[int]:
         """Choose all of `numbers`: no file tells what a sled may call."""
         return numbers
