@@ -181,6 +181,8 @@ class TraceOptions(Values):
             raise UsageError(f"--format is {', '.join(FORMATS)}, not '{self.format}'")
         if (self.count or self.top) and self.format not in (None, "text", "json"):
             raise UsageError("counts are told as text or json")
+        if self.follow_fork and (self.count or self.top or self.flight_recorder):
+            raise UsageError("--follow-fork is for events as they come")
         if self.top and self.output:
             raise UsageError("--top is for a terminal, and takes no -o")
         if not all(tid.isdecimal() for tid in self.tid):

@@ -217,10 +217,6 @@ class LiveSites:
         is_one = number < len(self) and self.addresses[number] == address
         return self[number].place if is_one else ""
 
-    def returns(self, numbers: Sequence[int]) -> Sequence[int]:
-        """Choose those of `numbers` that are at a function's end."""
-        return []
-
     @property
     def may_be_parted(self) -> bool:
         """Whether there are sleds that are longer than a call, and not as in their file."""

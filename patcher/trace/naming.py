@@ -45,6 +45,10 @@ class LiveNames:
                 self.numbers[number_of(proc, tid)] = tid
             self._threads[tid] = name
 
+    def has(self, tid: int) -> bool:
+        """Tell whether a thread was seen here."""
+        return tid in self._threads
+
     def thread(self, tid: int) -> str:
         """Name a thread; one that was never seen has no name."""
         if tid not in self._threads:

@@ -69,6 +69,10 @@ class Traced(Closing):
         self.session.close()
         self.target.close()
 
+    def child(self, pid: int) -> Traced:
+        """Return a child of it, to be traced as it is, but told of in silence."""
+        return Traced(pid, self._asked, self._clock, lambda _: None)
+
     @property
     def name(self) -> str:
         """What it is called in messages."""

@@ -10,10 +10,10 @@ from json import dumps
 from patcher.closing import Closing
 from recordmcount.console import printable
 
+from .family import Family
 from .formats.writer import Writer
 from .naming import LiveNames
 from .session import Session
-from .stream import Stream
 
 BUSY = 1 << 12  # events of a round after which the next one begins at once
 LONG, SHORT = 0.05, 0.0  # seconds between rounds
@@ -63,20 +63,17 @@ class View:
 class Events(View):
     """Events in a format, `most` of them if that is not 0. Raises OSError."""
 
-    def __init__(
-        self, output: Output, names: LiveNames, stream: Stream, writer: Writer, most: int
-    ) -> None:
+    def __init__(self, output: Output, family: Family, writer: Writer, most: int) -> None:
         super().__init__(output)
-        self._names = names
-        self._stream = stream
+        self._family = family
         self._writer = writer
         self._most = most
         self._is_read = output.write(writer.begin())
 
     def show(self, *, is_last: bool) -> bool:
         """Write the events that are new."""
-        self._names.look()
-        found = self._stream.read(is_last=is_last)
+        self._family.look()
+        found = self._family.read(is_last=is_last)
         events = found.events
         if self._most:
             events = events[: self._most - self.events]

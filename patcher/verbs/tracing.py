@@ -13,6 +13,7 @@ from patcher.run.program import NOT_EXECUTABLE, NoCommandError
 from patcher.trace.clock import Clock
 from patcher.trace.command import Command
 from patcher.trace.detach import detach
+from patcher.trace.family import Family
 from patcher.trace.formats.writer import writer
 from patcher.trace.traced import Asked, Traced
 from patcher.trace.views import Counts, Events, Output, View
@@ -83,16 +84,17 @@ class Trace:
             Output(options.output) as output,
             Pause(self._pid, ENDING, None if options.output else 1) as pause,
             Traced(self._pid, self._asked(), clock, self._tell) as traced,
+            Family(traced, follows=options.follow_fork) as family,
         ):
             began = time.monotonic()
             try:
                 traced.start()
-                view = self._view(output, traced)
+                view = self._view(output, family)
                 if self._command:
                     self._command.go_on()
                 self._follow(traced, view, pause, began)
             finally:
-                told = traced.end()
+                told = family.end()
             view.show(is_last=True)
             view.end()
             what = "calls" if options.count else "events"
@@ -109,13 +111,13 @@ class Trace:
             options.flight_recorder,
         )  # fmt: skip
 
-    def _view(self, output: Output, traced: Traced) -> View:
-        options = self._options
+    def _view(self, output: Output, family: Family) -> View:
+        options, traced = self._options, family.first
         form = options.format or "text"
         if options.count:
             return Counts(output, traced.session, traced.names, form)
-        written = writer(form, traced.names, graph=options.graph)
-        return Events(output, traced.names, traced.stream(), written, options.events)
+        written = writer(form, family, graph=options.graph)
+        return Events(output, family, written, options.events)
 
     def _follow(self, traced: Traced, view: View, pause: Pause, began: float) -> None:
         """Show what happens until there is a reason to end."""

@@ -1,0 +1,117 @@
+"""A traced process and its children: one stream of events, and names for all of it.
+
+A child has the sites of its parent, with the gate closed: it writes no events, and not into the
+parent's rings. It is traced from when it is seen, by a session of its own. One that executes
+another program is traced no longer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+
+from patcher.closing import Closing
+from patcher.errors import PatchError
+from patcher.process.proc import Proc
+
+from .stream import Round
+from .traced import Traced
+
+
+class Family(Closing):
+    """The process that is traced, `first`, and with `follows` its children; the Names of them all.
+
+    It is closed with all of them but the first.
+    """
+
+    def __init__(self, first: Traced, *, follows: bool) -> None:
+        self.first = first
+        self._follows = follows
+        self._members = [first]
+        self._seen = {first.target.proc.pid}
+
+    def close(self) -> None:
+        """Let go of the children."""
+        for each in self._members[1:]:
+            each.close()
+
+    def look(self) -> None:
+        """Look which threads there are, and trace children that were not seen before."""
+        for each in self._members:
+            each.names.look()
+        for pid in self._born() if self._follows else ():
+            self._seen.add(pid)
+            with suppress(PatchError, OSError):  # it has ended, or is another program's by now
+                self._trace(pid)
+
+    def read(self, *, is_last: bool = False) -> Round:
+        """Read what is new of all of them, in order; the last time all of it."""
+        rounds = [each.stream().read(is_last=is_last) for each in self._members]
+        if len(rounds) == 1:
+            return rounds[0]
+        lost: Counter[int] = Counter()
+        for each in rounds:
+            lost.update(each.lost)
+        events = sorted(event for each in rounds for event in each.events)
+        return Round(max(each.time for each in rounds), events, dict(lost))
+
+    def end(self) -> str:
+        """Bring the sites of all back; tells how that went with the first. Raises PatchError."""
+        for each in self._members[1:]:
+            with suppress(PatchError, OSError):
+                each.end()
+        return self.first.end()
+
+    # --- names --------------------------------------------------------------------------------
+
+    def function(self, site: int) -> str:
+        """Name the function that a site is in."""
+        return self._of_site(site).names.function(site)
+
+    def caller(self, address: int) -> str:
+        """Name the function that is returned to."""
+        return self.first.names.caller(address)
+
+    def is_return(self, site: int) -> bool:
+        """Tell whether a site is at a function's end."""
+        return self._of_site(site).names.is_return(site)
+
+    def thread(self, tid: int) -> str:
+        """Name a thread."""
+        return self._of_thread(tid).names.thread(tid)
+
+    def process(self, tid: int) -> int:
+        """Return the PID of the process that a thread is of."""
+        return self._of_thread(tid).target.proc.pid
+
+    def _of_site(self, site: int) -> Traced:
+        return next((each for each in self._members if site in each.session.sites), self.first)
+
+    def _of_thread(self, tid: int) -> Traced:
+        return next((each for each in self._members if each.names.has(tid)), self.first)
+
+    # --- children -----------------------------------------------------------------------------
+
+    def _trace(self, pid: int) -> None:
+        child = self.first.child(pid)
+        try:
+            child.start()
+        except BaseException:
+            child.close()
+            raise
+        self._members.append(child)
+
+    def _born(self) -> Iterator[int]:
+        for each in self._members:
+            for pid in _children(each.target.proc):
+                if pid not in self._seen:
+                    yield pid
+
+
+def _children(proc: Proc) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):
+        for tid in proc.threads():
+            found += map(int, proc.read(f"task/{tid}/children").split())
+    return found
