@@ -20,6 +20,8 @@ from recordmcount.x86 import EM_386, EM_X86_64
 
 NT_PRSTATUS = 1
 SIGINFO_SIZE = 128  # bytes of a siginfo_t
+BPF_MAXINSNS = 4096  # instructions of the longest filter
+_INSTRUCTION_SIZE = 8  # bytes of a struct sock_filter
 # Of struct ptrace_syscall_info: op, arch, and the call that begins, or the result of one that ends.
 _SYSCALL_ENTRY, _SYSCALL_EXIT = Struct("<BxxxI16x7Q"), Struct("<BxxxI16xq")
 _ENTRY, _EXIT = 1, 2  # op
@@ -44,6 +46,7 @@ class Request(IntEnum):
     LISTEN = 0x4208
     GETSIGMASK = 0x420A
     SETSIGMASK = 0x420B
+    SECCOMP_GET_FILTER = 0x420C
     GET_SYSCALL_INFO = 0x420E
     GET_RSEQ_CONFIGURATION = 0x420F
 
@@ -294,7 +297,23 @@ def step_out(tids: Iterable[int], to: Callable[[int], int]) -> int:
     return moved
 
 
-def _ask(request: Request, tid: int, address: int = 0, data: int = 0) -> None:
-    if _libc.ptrace(request, tid, address, data) < 0:
+def seccomp_filter(tid: int, number: int) -> bytes | None:
+    """Return the program of a seccomp filter of a stopped thread; None if there are no more.
+
+    The oldest has number 0. There is room for the longest: the kernel is told no size, and another
+    thread may install a filter meanwhile.
+    """
+    content = ctypes.create_string_buffer(BPF_MAXINSNS * _INSTRUCTION_SIZE)
+    try:
+        count = _ask(Request.SECCOMP_GET_FILTER, tid, number, ctypes.addressof(content))
+    except FileNotFoundError:
+        return None
+    return content.raw[: count * _INSTRUCTION_SIZE]
+
+
+def _ask(request: Request, tid: int, address: int = 0, data: int = 0) -> int:
+    result = int(_libc.ptrace(request, tid, address, data))
+    if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"ptrace {request.name} of {tid}: {os.strerror(number)}")
+    return result
