@@ -51,6 +51,18 @@ def _mapping(line: bytes) -> Mapping:
     )
 
 
+def growing_down(smaps: bytes) -> set[int]:
+    """Return the starts of the mappings that grow down, as stacks do, from /proc/PID/smaps."""
+    found, start = set(), 0
+    for line in smaps.split(b"\n"):
+        if line.startswith(b"VmFlags:"):
+            if b"gd" in line.split():
+                found.add(start)
+        elif header := _LINE.fullmatch(line):
+            start = int(header[1], 16)
+    return found
+
+
 def is_like(path: str, glob: str) -> bool:
     """Tell whether a path, or the name at its end, is like a glob."""
     return fnmatchcase(path, glob) or fnmatchcase(basename(path), glob)

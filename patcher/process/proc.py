@@ -27,7 +27,10 @@ STATES = {
 
 
 class Stat(NamedTuple):
-    """Some of /proc/PID/stat. `state` is a key of STATES, `start` is in clock ticks since boot."""
+    """Some of /proc/PID/stat. `state` is a key of STATES, `start` is in clock ticks since boot.
+
+    `heap` is the run-time address where the heap begins, or would; 0 for who may not trace it.
+    """
 
     name: str
     state: str
@@ -35,6 +38,7 @@ class Stat(NamedTuple):
     flags: int
     threads: int
     start: int
+    heap: int
 
     @property
     def is_kernel_thread(self) -> bool:
@@ -128,7 +132,7 @@ class Proc(Closing):
         fields = rest.split()
         return Stat(
             before.partition("(")[2], fields[0], int(fields[1]), int(fields[6]), int(fields[17]),
-            int(fields[19]),
+            int(fields[19]), int(fields[44]),
         )  # fmt: skip
 
     @property
