@@ -759,6 +759,13 @@ CALL_LENGTHS = {EM_386: {*RELATIVE_CALLS}, EM_X86_64: {*RELATIVE_CALLS, *ABSOLUT
 JUMP = b"\xe9"  # jmp target
 JUMP_LENGTH = 5
 SHORT_JUMP = b"\xeb"  # jmp target, of which only NOPs are made
+# A function without arguments that returns the processor's time stamp counter, in 64-bit code.
+READ_COUNTER = (
+    b"\x0f\x31"  # rdtsc
+    b"\x48\xc1\xe2\x20"  # shl $0x20,%rdx
+    b"\x48\x09\xd0"  # or %rdx,%rax
+    b"\xc3"  # ret
+)
 
 ADDRESS_BITS = {EM_386: 32, EM_X86_64: 64}
 # 64-bit addresses are canonical, with 48 bits: a jump to another one is a fault. Those that 5-level

@@ -40,6 +40,7 @@ LAYERS = {
         ["files", "ftrace"],
         ["process"],
         ["report", "run"],
+        ["trace"],
         ["verbs"],
         ["cli"],
         ["__main__"],

@@ -261,3 +261,8 @@ def test_no_site_is_longer_than_the_longest() -> None:
     linked = [form for machine in MACHINES for form in x86.linked_calls(machine)]
     lengths = [form.length for form in x86.ALL_FORMS] + [form.length for form in linked]
     assert max(lengths) == x86.LONGEST_SITE
+
+
+def test_the_counter_is_read_by_what_the_assembler_makes_of_its_text() -> None:
+    text = "rdtsc; shl $0x20, %rdx; or %rdx, %rax; ret"
+    assert assembled(x86.EM_X86_64, text) == x86.READ_COUNTER
