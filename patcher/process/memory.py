@@ -57,9 +57,13 @@ class ProcessMemory:
     def hold(self) -> None:
         """Say that nothing of the process can run: its mappings stay as they are until `let_go`.
 
-        The memory is opened again, as the process may have executed another program.
+        The memory is opened again, as the process may have executed another program. Raises
+        NoProcessError if it has been killed.
         """
-        fd = self.proc.open_by_thread("mem", os.O_RDWR)
+        try:
+            fd = self.proc.open_by_thread("mem", os.O_RDWR)
+        except ProcessLookupError as error:
+            raise NoProcessError(self._path, "has ended") from error
         os.close(self._fd)
         self._fd = fd
         self._mappings = self._read_mappings()

@@ -11,7 +11,7 @@ one is a process of patcher's that no signal reaches (see trace.injection).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from signal import SIGKILL, SIGSTOP, valid_signals
 from struct import Struct
 from typing import NamedTuple
@@ -19,8 +19,9 @@ from typing import NamedTuple
 from patcher.errors import NoProcessError, StateError
 from recordmcount.x86 import EM_X86_64, SYSCALL
 
-from . import waiting
+from . import seccomp, waiting
 from .memory import ProcessMemory
+from .proc import Proc
 from .ptrace import (
     Options,
     Registers,
@@ -34,6 +35,7 @@ from .ptrace import (
     set_signal_mask,
     signal_mask,
 )
+from .seccomp import SystemCall
 from .waiting import End, Stop
 
 ARGUMENTS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")  # where a system call has them
@@ -53,19 +55,44 @@ class Section(NamedTuple):
     abort: int
 
 
+class Wanted(NamedTuple):
+    """A system call that is to be made; `what` is had by it, in words."""
+
+    what: str
+    number: int
+    arguments: tuple[int, ...]
+
+    def at(self, instruction: int) -> SystemCall:
+        """Return it as a filter sees it if it is made at a run-time address."""
+        numbers = [each & NOT_IN_CALL for each in (*self.arguments, *[0] * len(ARGUMENTS))]
+        first, second, third, fourth, fifth, sixth = numbers[: len(ARGUMENTS)]
+        return SystemCall(
+            self.what, self.number, (first, second, third, fourth, fifth, sixth),
+            instruction + len(SYSCALL),
+        )  # fmt: skip
+
+
 class RemoteCalls:
-    """A stopped thread that makes system calls, between `begin` and `end`.
+    """A stopped thread of `proc` that makes system calls, between `begin` and `end`.
 
     `name` names its process in messages; `instruction` is the run-time address of a SYSCALL. All is
     done by the thread that traces it.
     """
 
-    def __init__(self, tid: int, name: str, instruction: int, before: Registers) -> None:
+    def __init__(
+        self, tid: int, proc: Proc, name: str, instruction: int, before: Registers
+    ) -> None:
         self.tid = tid
         self.name = name
+        self._proc = proc
         self._instruction = instruction
         self._before = before
         self._mask = 0
+
+    def why_not(self, wanted: Iterable[Wanted]) -> str:
+        """Say why a filter of the thread would not allow some of these; empty if it would."""
+        calls = [each.at(self._instruction) for each in wanted]
+        return seccomp.why_not(self._proc, self.tid, calls)
 
     def begin(self) -> None:
         """Hold back its signals, and have it report its system calls."""
@@ -73,24 +100,30 @@ class RemoteCalls:
         self._mask = signal_mask(self.tid)
         set_signal_mask(self.tid, ALL_SIGNALS)
 
-    def call(self, number: int, *arguments: int) -> int:
-        """Make a system call and return its result, negative for an errno."""
-        values = dict(zip(ARGUMENTS, (*arguments, 0, 0, 0, 0, 0, 0), strict=False))
-        values = {name: value & NOT_IN_CALL for name, value in values.items()}
+    def call(self, wanted: Wanted) -> int:
+        """Make a system call and return its result, negative for an errno.
+
+        Raises StateError, without making it, where a filter would not allow it.
+        """
+        if why := self.why_not([wanted]):
+            raise StateError(self.name, f"{why}; nothing was changed")
+        arguments = wanted.at(self._instruction).arguments
+        values = dict(zip(ARGUMENTS, arguments, strict=True))
         there = self._before.going_on_at(self._instruction)
         set_registers(
-            self.tid, there.with_values(rax=number, orig_rax=NOT_IN_CALL, **values)
+            self.tid, there.with_values(rax=wanted.number, orig_rax=NOT_IN_CALL, **values)
         )  # fmt: skip
         self._go_to_syscall()
         self._go_to_syscall()
         result = registers(self.tid).values["rax"]
         return result - (1 << 64) if result >> 63 else result
 
-    def make(self, what: str, number: int, *arguments: int) -> int:
-        """Make a system call. Raises StateError, which says `what` was not to be had, and why."""
-        result = self.call(number, *arguments)
+    def make(self, wanted: Wanted) -> int:
+        """Make a system call. Raises StateError, which says what was not to be had, and why."""
+        result = self.call(wanted)
         if -MOST_ERRNO <= result < 0:
-            raise StateError(self.name, f"{what}: {os.strerror(-result)}; nothing was changed")
+            why = os.strerror(-result)
+            raise StateError(self.name, f"{wanted.what}: {why}; nothing was changed")
         return result
 
     def end(self) -> None:
@@ -154,25 +187,26 @@ def section_of(tid: int, memory: ProcessMemory, pointer: int) -> Section | None:
 
 def borrow(
     stops: Mapping[int, Stop],
+    proc: Proc,
     memory: ProcessMemory,
-    allowed: Callable[[int], str],
+    wanted: Sequence[Wanted],
     action: Callable[[RemoteCalls], None],
 ) -> bool:
     """Have a stopped thread make the system calls of `action`; False if none can for now.
 
     One that stands at a signal cannot, as that could not be given to it later. One in a restartable
-    sequence goes on where the kernel would have it start again. `allowed` says why a thread, by its
-    TID, must not make them; where that is so of all, it is raised as a StateError.
+    sequence goes on where the kernel would have it start again. Raises StateError if no thread's
+    filters would allow all the calls that may be `wanted`.
     """
     instruction = find_instruction(memory)
     why_not = ""
-    for tid, before in _candidates(stops):
-        if why := allowed(tid):
+    for tid, here in _candidates(stops):
+        section = section_of(tid, memory, here.instruction_pointer)
+        before = here.going_on_at(section.abort) if section else here
+        calls = RemoteCalls(tid, proc, memory.path, instruction, before)
+        if why := calls.why_not(wanted):
             why_not = why
             continue
-        if section := section_of(tid, memory, before.instruction_pointer):
-            before = before.going_on_at(section.abort)
-        calls = RemoteCalls(tid, memory.path, instruction, before)
         calls.begin()
         try:
             action(calls)

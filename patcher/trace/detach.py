@@ -13,18 +13,16 @@ from typing import NamedTuple
 
 from patcher.errors import CompareError, HaltError, NoModuleError, StateError
 from patcher.ftrace.mappings import Range
-from patcher.process import regions, seccomp
+from patcher.process import regions
 from patcher.process.halt import Halt
 from patcher.process.regions import RINGS, Region
 from patcher.process.remote_calls import RemoteCalls
-from patcher.process.seccomp import SystemCall
 from patcher.process.signal_frames import words_on_stacks
 from patcher.process.target import Target
 
 from . import changes, mapping
 from .injection import Done, apart, by_a_thread
 from .layout import Control
-from .mapping import Call
 from .neighbourhoods import NOBODY
 from .own_memory import OwnMemory
 from .switching import switch
@@ -103,10 +101,6 @@ def _restore(target: Target) -> int:
 def _unmap(target: Target, timeout: float, *, is_locked: bool) -> bool:
     """Take the rings away; False if some thread may still write to them."""
 
-    def allowed(tid: int) -> str:
-        needed = [SystemCall(Call.MUNMAP, (0, 0))]
-        return seccomp.why_not(target.proc, tid, needed)
-
     def unmap() -> Done:
         done: list[bool] = []
 
@@ -125,7 +119,7 @@ def _unmap(target: Target, timeout: float, *, is_locked: bool) -> bool:
             done.append(True)
 
         for _ in range(ATTEMPTS):
-            by_a_thread(target, timeout, allowed, act)
+            by_a_thread(target, timeout, mapping.wanted([], 0), act)
             if done[-1]:
                 break
         return Done(done[-1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, valid_signals
 from socket import recv_fds, send_fds, socket, socketpair
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from patcher.errors import HaltError, PatchError, StateError
 from patcher.process import remote_calls
 from patcher.process.halt import Halt
-from patcher.process.remote_calls import RemoteCalls
+from patcher.process.remote_calls import RemoteCalls, Wanted
 from patcher.process.target import Target
 from patcher.process.waiting import Stop
 
@@ -106,12 +106,13 @@ def halted(target: Target, timeout: float) -> Iterator[Halt]:
 def by_a_thread(
     target: Target,
     timeout: float,
-    allowed: Callable[[int], str],
+    wanted: Sequence[Wanted],
     action: Callable[[RemoteCalls, Halt], None],
 ) -> None:
     """Have a thread of the target make the system calls of `action`, in a halt.
 
-    `allowed` says why a thread must not. Raises HaltError if in time none could.
+    They are among the `wanted` ones. Raises StateError if no thread may make them, and HaltError if
+    in time none could.
     """
     deadline = monotonic() + timeout
     memory = target.machine.memory
@@ -122,7 +123,7 @@ def by_a_thread(
                 def act(calls: RemoteCalls) -> None:
                     action(calls, halt)
 
-                return remote_calls.borrow(stops, memory, allowed, act)
+                return remote_calls.borrow(stops, target.proc, memory, wanted, act)
 
             if halt.do(borrow):
                 return

@@ -12,10 +12,10 @@ from patcher.ftrace.mappings import Range
 from patcher.process.pages import PAGE
 from patcher.process.proc import Proc
 from patcher.process.regions import RINGS, Region
-from patcher.process.remote_calls import RemoteCalls
+from patcher.process.remote_calls import RemoteCalls, Wanted
 
+from .code import Trampoline
 from .own_memory import OwnMemory
-from .trampoline import Trampoline
 
 
 class Call(IntEnum):
@@ -54,56 +54,97 @@ class Advice(IntEnum):
 
 MFD_CLOEXEC, MFD_ALLOW_SEALING = 1, 2
 NEW = Protection.READ | Protection.WRITE
+ROOM = "memory for its region"
+RINGS_ROOM = "memory for the rings"
 
 
-class Wanted(NamedTuple):
-    """A region that is to be: what its code is."""
+class NewRegion(NamedTuple):
+    """A region that is to be, and its code."""
 
     region: Region
     code: Trampoline
 
 
-def calls_needed(wanted: Sequence[Wanted], size: int) -> list[tuple[int, tuple[int, ...]]]:
-    """List the system calls, with arguments, that `map_all` will make; results count as 0."""
-    calls: list[tuple[int, tuple[int, ...]]] = []
-    for each, _ in wanted:
-        calls += [(Call.MMAP, arguments) for arguments in _region_mappings(each)]
-        calls.append((Call.MADVISE, (each.control, PAGE, Advice.WIPEONFORK)))
-        calls.append((Call.MUNMAP, (each.code.start, PAGE)))
+def wanted(new: Sequence[NewRegion], size: int) -> list[Wanted]:
+    """List the system calls by which regions are mapped, and rings if they have a size.
+
+    What is only known when they are made is 0.
+    """
+    calls: list[Wanted] = []
+    for region, _ in new:
+        calls += [*_region_mappings(region), _wiped(region), _unmapped(region.code)]
     if size:
-        calls.append((Call.MEMFD_CREATE, (0, MFD_CLOEXEC | MFD_ALLOW_SEALING)))
-        calls.append((Call.MMAP, (0, size, NEW, Flags.SHARED, 0, 0)))
-        calls += [(Call.MADVISE, (0, size, Advice.DONTFORK)), (Call.CLOSE, (0,))]
-    return [*calls, (Call.MUNMAP, (0, size))]
+        calls += [_memfd(0), _mapped(size, 0), _kept_from_children(0, size), _closed(0)]
+    return [*calls, _unmapped(Range(0, size))]
 
 
-def _region_mappings(region: Region) -> list[tuple[int, ...]]:
+def _region_mappings(region: Region) -> list[Wanted]:
     flags = Flags.PRIVATE | Flags.ANONYMOUS | Flags.FIXED_NOREPLACE
+    code = Protection.READ | Protection.EXEC
     size = region.code.end - region.code.start
     return [
-        (region.code.start, size, Protection.READ | Protection.EXEC, flags, -1, 0),
-        (region.control, PAGE, NEW, flags, -1, 0),
+        Wanted(ROOM, Call.MMAP, (region.code.start, size, code, flags, -1, 0)),
+        Wanted(ROOM, Call.MMAP, (region.control, PAGE, NEW, flags, -1, 0)),
     ]
 
 
-def map_region(calls: RemoteCalls, own: OwnMemory, wanted: Wanted) -> None:
-    """Map a region, and put its code in. Raises PatchError with nothing mapped."""
-    region = wanted.region
-    done: list[tuple[int, int]] = []
+def _wiped(region: Region) -> Wanted:
+    what = "memory that a child has as zeros"
+    return Wanted(what, Call.MADVISE, (region.control, PAGE, Advice.WIPEONFORK))
+
+
+def _memfd(name: int) -> Wanted:
+    what = "a descriptor for the rings"
+    return Wanted(what, Call.MEMFD_CREATE, (name, MFD_CLOEXEC | MFD_ALLOW_SEALING))
+
+
+def _mapped(size: int, number: int) -> Wanted:
+    return Wanted(RINGS_ROOM, Call.MMAP, (0, size, NEW, Flags.SHARED, number, 0))
+
+
+def _kept_from_children(address: int, size: int) -> Wanted:
+    return Wanted("memory that no child has", Call.MADVISE, (address, size, Advice.DONTFORK))
+
+
+def _closed(number: int) -> Wanted:
+    return Wanted("to close a descriptor", Call.CLOSE, (number,))
+
+
+def _unmapped(some: Range) -> Wanted:
+    return Wanted("to unmap", Call.MUNMAP, (some.start, some.end - some.start))
+
+
+def map_regions(calls: RemoteCalls, own: OwnMemory, new: Sequence[NewRegion]) -> None:
+    """Map all these regions. Raises PatchError with none mapped."""
+    for number, each in enumerate(new):
+        try:
+            _map_region(calls, own, each)
+        except BaseException:
+            unmap_regions(calls, new[:number])
+            raise
+
+
+def unmap_regions(calls: RemoteCalls, new: Sequence[NewRegion]) -> None:
+    """Take regions away to which no site has ever led."""
+    for region, _ in new:
+        calls.call(_unmapped(Range(region.code.start, region.control + PAGE)))
+
+
+def _map_region(calls: RemoteCalls, own: OwnMemory, new: NewRegion) -> None:
+    done: list[Range] = []
     try:
-        for arguments in _region_mappings(region):
-            address, size, *_ = arguments
-            got = calls.make(f"memory at {address:#x}", Call.MMAP, *arguments)
-            done.append((got, size))
+        for each in _region_mappings(new.region):
+            address, size, *_ = each.arguments
+            got = calls.make(each)
+            done.append(Range(got, got + size))
             if got != address:
                 raise StateError(calls.name, f"memory at {address:#x} is taken: try again")
-        what = "memory that a child has not"
-        calls.make(what, Call.MADVISE, region.control, PAGE, Advice.WIPEONFORK)
+        calls.make(_wiped(new.region))
         own.look_again()
-        own.put_code(region, wanted.code.content)
+        own.put_code(new.region, new.code.content)
     except BaseException:
-        for at, size in done:
-            calls.call(Call.MUNMAP, at, size)
+        for some in done:
+            calls.call(_unmapped(some))
         raise
 
 
@@ -114,48 +155,25 @@ def map_rings(
 
     It has no bytes yet, so nobody may touch it.
     """
-    name = own.put_name(region, RINGS.encode())
-    flags = MFD_CLOEXEC | MFD_ALLOW_SEALING
-    number = calls.make("a descriptor for the rings", Call.MEMFD_CREATE, name, flags)
+    number = calls.make(_memfd(own.put_name(region, RINGS.encode())))
     ours = -1
     try:
         ours = proc.open(f"fd/{number}", os.O_RDWR)
-        address = calls.make(
-            "memory for the rings", Call.MMAP, 0, size, NEW, Flags.SHARED, number, 0
-        )  # fmt: skip
+        address = calls.make(_mapped(size, number))
         try:
-            what = "rings that a child has not"
-            calls.make(what, Call.MADVISE, address, size, Advice.DONTFORK)
+            calls.make(_kept_from_children(address, size))
         except BaseException:
-            calls.call(Call.MUNMAP, address, size)
+            calls.call(_unmapped(Range(address, address + size)))
             raise
     except BaseException:
         if ours >= 0:
             os.close(ours)
         raise
     finally:
-        calls.call(Call.CLOSE, number)
+        calls.call(_closed(number))
     return address, ours
 
 
 def unmap_rings(calls: RemoteCalls, rings: Range) -> None:
     """Take the rings away, to which nobody writes any more."""
-    size = rings.end - rings.start
-    calls.make("to let go of the rings", Call.MUNMAP, rings.start, size)
-
-
-def map_regions(calls: RemoteCalls, own: OwnMemory, wanted: Sequence[Wanted]) -> None:
-    """Map all these regions. Raises PatchError with none mapped."""
-    for number, each in enumerate(wanted):
-        try:
-            map_region(calls, own, each)
-        except BaseException:
-            unmap_regions(calls, wanted[:number])
-            raise
-
-
-def unmap_regions(calls: RemoteCalls, wanted: Sequence[Wanted]) -> None:
-    """Take regions away to which no site has ever led."""
-    for region, _ in wanted:
-        size = region.control + PAGE - region.code.start
-        calls.call(Call.MUNMAP, region.code.start, size)
+    calls.make(_unmapped(rings))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from patcher.ftrace.mappings import Range
+from patcher.process.maps import growing_down
 from patcher.process.memory import ProcessMemory
 from patcher.process.pages import PAGE
 from patcher.process.places import REACH, gaps, places
 from patcher.process.proc import Proc
 from patcher.process.regions import Owner, Region
 
-from .trampoline import Threads, pages_of
+from .code import pages_of
+from .trampoline import Threads
 
 NOBODY = Owner(0, 0, 0, 0)
 
@@ -34,7 +36,7 @@ def choose(
     ]
     missing = [group for group, region in zip(groups, chosen, strict=True) if region is None]
     size = pages_of(stubs) * PAGE
-    free = gaps(memory.mappings(), heap=_heap(proc))
+    free = gaps(memory.mappings(), heap=proc.stat().heap, stacks=growing_down(proc.read("smaps")))
     starts = iter(places(memory.path, free, missing, size + PAGE) if missing else ())
     return [region or _new(next(starts), size, threads, stubs) for region in chosen]
 
@@ -52,9 +54,3 @@ def _new(start: int, size: int, threads: Threads, stubs: int) -> Region:
     code = Range(start, start + size)
     is_locked = threads.rseq is None
     return Region(code, stubs, threads.rseq or 0, threads.tid, is_locked, NOBODY)
-
-
-def _heap(proc: Proc) -> int:
-    """Return where the heap begins, or would; 0 if this user may not know."""
-    content = proc.read("stat").rpartition(b")")[2].split()
-    return int(content[44]) if len(content) > 44 else 0  # start_brk is field 47 of proc(5)

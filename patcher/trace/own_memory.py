@@ -9,22 +9,29 @@ from __future__ import annotations
 import os
 
 from patcher.closing import Closing
-from patcher.errors import StateError, WriteError
+from patcher.errors import NoProcessError, StateError, WriteError
 from patcher.ftrace.mappings import Range
 from patcher.process.memory import ProcessMemory
 from patcher.process.pages import PAGE
 from patcher.process.proc import Proc
 from patcher.process.regions import MARK, OWNER, OWNER_AT, Owner, Region
-from patcher.trace.layout import HOT, Control
 from recordmcount.errors import reason
+
+from .layout import HOT, Control
 
 
 class OwnMemory(Closing):
-    """The memory of regions in the process behind `proc`, which must be halted meanwhile."""
+    """The memory of regions in the process behind `proc`, which must be halted meanwhile.
+
+    Raises NoProcessError if it has ended.
+    """
 
     def __init__(self, proc: Proc, memory: ProcessMemory) -> None:
         self._memory = memory
-        self._fd = proc.open_by_thread("mem", os.O_RDWR)
+        try:
+            self._fd = proc.open_by_thread("mem", os.O_RDWR)
+        except ProcessLookupError as error:
+            raise NoProcessError(memory.path, "has ended") from error
 
     def close(self) -> None:
         """Close it."""

@@ -19,25 +19,25 @@ from typing import NamedTuple
 from patcher.closing import Closing
 from patcher.errors import NoSiteError, StateError
 from patcher.ftrace.mappings import Range
-from patcher.process import regions, seccomp
+from patcher.process import regions
 from patcher.process.halt import Halt
 from patcher.process.live_sites import LiveSites
 from patcher.process.proc import Proc
 from patcher.process.regions import RINGS, Owner, Region
 from patcher.process.remote_calls import RemoteCalls
-from patcher.process.seccomp import SystemCall
 from patcher.process.target import Target
 from patcher.process.waiting import Stop
 
 from . import changes, mapping, neighbourhoods, threads
+from .code import Trampoline, build
 from .detach import refuse_traced
 from .injection import Done, apart, by_a_thread, halted
 from .layout import EVENT_SIZE, STUB_SIZE, Control
-from .mapping import Wanted
+from .mapping import NewRegion
 from .own_memory import OwnMemory
 from .rings import NO_LIMIT, Rings, Shape, processors
 from .switching import switch
-from .trampoline import Threads, Trampoline, build
+from .trampoline import Threads
 from .ways import Chosen
 
 SPARE = 1024  # sites of modules that may come later, to be counted
@@ -135,7 +135,7 @@ class Session(Closing):
 
     def _place(
         self, chosen: Sequence[Chosen], known: Sequence[Region]
-    ) -> tuple[list[Region], list[Wanted]]:
+    ) -> tuple[list[Region], list[NewRegion]]:
         """Choose a region for each module; tell which of them are yet to be made."""
         groups = [
             Range(each.addresses[0], each.addresses[-1] + each.lengths[-1]) for each in chosen
@@ -149,23 +149,19 @@ class Session(Closing):
         for region in dict.fromkeys(found):
             if region in mine:
                 continue
-            code = build(region.code.start, region.stubs, offsets)
+            code = build(region)
             self._regions.append((region, code))
             if region not in known:
-                new.append(Wanted(region, code))
+                new.append(NewRegion(region, code))
             elif memory.read(region.code.start, len(code.content)) != code.content:
                 raise StateError(self._target.name, f"{region.code} is not as patcher leaves it")
         return found, new
 
-    def _inject(self, new: Sequence[Wanted]) -> None:
+    def _inject(self, new: Sequence[NewRegion]) -> None:
         """Map regions, and rings if there are none yet. All of it is there then, or nothing."""
         target = self._target
         shape = self._shape
         size = shape.size if self.rings is None else 0
-        needed = [SystemCall(*each) for each in mapping.calls_needed(new, size)]
-
-        def allowed(tid: int) -> str:
-            return seccomp.why_not(target.proc, tid, needed)
 
         def inject() -> Done:
             made: list[Done] = []
@@ -174,7 +170,7 @@ class Session(Closing):
                 with OwnMemory(target.proc, target.machine.memory) as own:
                     made.append(self._map(calls, own, new, size))
 
-            by_a_thread(target, self._timeout, allowed, act)
+            by_a_thread(target, self._timeout, mapping.wanted(new, size), act)
             return made[0]
 
         value, descriptor = apart(target.name, inject)
@@ -185,7 +181,7 @@ class Session(Closing):
                 descriptor, shape, is_locked=is_locked, overwrites=self._overwrites
             )  # fmt: skip
 
-    def _map(self, calls: RemoteCalls, own: OwnMemory, new: Sequence[Wanted], size: int) -> Done:
+    def _map(self, calls: RemoteCalls, own: OwnMemory, new: Sequence[NewRegion], size: int) -> Done:
         """Map the new regions, and rings of so many bytes, in a halt; then we own all of it."""
         memory = self._target.machine.memory
         if size:

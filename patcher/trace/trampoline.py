@@ -16,21 +16,24 @@ that: so the site itself tells what it is to become again. (Kernel: Documentatio
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from struct import Struct
 from typing import NamedTuple
 
-from patcher.process.regions import MAGIC, MARK, VERSION
-from recordmcount.x86 import EM_X86_64, INT3, LOAD_R11D, NOPS, jump
-
-from .assembly import Code, assemble
-from .layout import CONTROL, DATA, EVENT_SIZE, LOST, PAGE, STUB_SIZE, TAIL
+from .layout import DATA, EVENT_SIZE, LOST, TAIL
 
 RSEQ_SIGNATURE = 0x53053053
-SECTION = Struct("<IIQQQ")  # version, flags, start, size, where to go on: a struct rseq_cs
 RSEQ_CPU, RSEQ_SECTION = 4, 8  # cpu_id and rseq_cs in a struct rseq
 MOST_CPUS = 4096  # that RDTSCP tells apart; above is the node
 WAS_CALL = 1  # bytes behind a way in
+
+
+class Threads(NamedTuple):
+    """Where a thread of a process has what the code reads: offsets from its thread pointer (%fs).
+
+    `rseq` is that of its registered struct rseq, None where none is registered.
+    """
+
+    rseq: int | None
+    tid: int
 
 
 class Way(NamedTuple):
@@ -213,99 +216,14 @@ count_leave:
 count_out:
     ret
 """
-
 _STUB = """
     nop
     mov r11d, NUMBER
     jmp COUNT
 """
-CODE_AT, SECTIONS_AT = 64, 0xC00  # in the first page
-ALIGNMENT = 64
 
 
-class Threads(NamedTuple):
-    """Where a thread of a process has what the code reads: offsets from its thread pointer (%fs).
-
-    `rseq` is that of its registered struct rseq, None where none is registered.
-    """
-
-    rseq: int | None
-    tid: int
-
-
-class Section(NamedTuple):
-    """Run-time addresses: whoever is in [start, end) has to go on at `abort`."""
-
-    start: int
-    end: int
-    abort: int
-
-
-class Trampoline(NamedTuple):
-    """The code of a region: its bytes, and run-time addresses in it.
-
-    `ways` are those of the ways in, by name, and `sections` the restartable sequences. Where there
-    are none, whoever is in one of `locked` may write to a ring.
-    """
-
-    content: bytes
-    ways: Mapping[str, int]
-    stubs: range
-    sections: tuple[Section, ...]
-    locked: tuple[range, ...]
-
-
-def build(address: int, stubs: int, threads: Threads) -> Trampoline:
-    """Make the code of a region at a run-time address, with so many stubs; whole pages.
-
-    Raises ValueError if it cannot be assembled, or is not what was meant.
-    """
-    pages = pages_of(stubs)
-    content = bytearray(INT3 * (pages * PAGE))
-    content[: MARK.size] = mark(stubs, threads)
-    data = {name: address + pages * PAGE + at for name, at in CONTROL.items()}
-    sections: list[Section] = []
-    locked: list[range] = []
-    labels: dict[str, int] = {}
-    at = CODE_AT
-    for name, source in _sources(threads):
-        names = [f"{name}_section", f"{name}_lost_section"] if threads.rseq is not None else []
-        places = [SECTIONS_AT + SECTION.size * (len(sections) + each) for each in range(len(names))]
-        here = dict(zip(names, (address + place for place in places), strict=True))
-        code = assemble(source, address + at, {**data, **here})
-        content[at : at + len(code.content)] = code.content
-        labels.update(code.labels)
-        for part, place in zip(("", "_lost"), places, strict=False):
-            if found := _section(code, name + part):
-                sections.append(found)
-                _put_section(content, place, found)
-        if not places:
-            locked.append(range(code.labels[f"{name}_begin"], code.labels[f"{name}_leave"]))
-        at += -(-len(code.content) // ALIGNMENT) * ALIGNMENT
-    if at > SECTIONS_AT:
-        raise ValueError(f"the code is {at - SECTIONS_AT} bytes too long")
-    _put_stubs(content, address, stubs, labels["count"])
-    ways = {way.name: labels[way.name] for way in WAYS}
-    first = address + PAGE
-    return Trampoline(
-        bytes(content), ways, range(first, first + stubs * STUB_SIZE, STUB_SIZE),
-        tuple(sections), tuple(locked),
-    )  # fmt: skip
-
-
-def pages_of(stubs: int) -> int:
-    """Count the pages of code of a region with so many stubs."""
-    return 1 + -(-stubs * STUB_SIZE // PAGE)
-
-
-def mark(stubs: int, threads: Threads) -> bytes:
-    """Make what the code of a region begins with."""
-    return MARK.pack(
-        MAGIC, VERSION, pages_of(stubs), stubs, threads.rseq or 0, threads.tid, threads.rseq is None
-    )  # fmt: skip
-
-
-def _sources(threads: Threads) -> list[tuple[str, str]]:
+def sources(threads: Threads) -> list[tuple[str, str]]:
     """Return the assembly of each way in, and of what stubs lead to, by name."""
     way, count = _RESTARTABLE, _RESTARTABLE_COUNT
     if threads.rseq is None:
@@ -340,34 +258,6 @@ def _number(value: int) -> str:
     return f"{value}" if 0 <= value < 10 else f"{value:#x}"
 
 
-def _section(code: Code, name: str) -> Section | None:
-    labels = code.labels
-    if f"{name}_abort" not in labels:
-        return None
-    return Section(labels[f"{name}_begin"], labels[f"{name}_end"], labels[f"{name}_abort"])
-
-
-def _put_section(content: bytearray, place: int, section: Section) -> None:
-    size = section.end - section.start
-    SECTION.pack_into(content, place, 0, 0, section.start, size, section.abort)
-
-
-def _put_stubs(content: bytearray, address: int, stubs: int, count: int) -> None:
-    """Put in the stubs; keystone spells the first and the last, the others are like them."""
-    first = address + PAGE
-    for number in range(stubs):
-        at = PAGE + number * STUB_SIZE
-        content[at : at + STUB_SIZE] = _stub(number, address + at, count)
-    for number in {0, stubs - 1} if stubs else ():
-        at = first + number * STUB_SIZE
-        source = _STUB.replace("NUMBER", _number(number)).replace("COUNT", _number(count))
-        wanted = assemble(source, at, {})
-        if not _stub(number, at, count).startswith(wanted.content):
-            raise ValueError(f"stub {number} is not what keystone makes of it")
-
-
-def _stub(number: int, address: int, count: int) -> bytes:
-    """Spell a stub at a run-time address: number to R11, jump to what counts."""
-    start = NOPS[1] + LOAD_R11D + number.to_bytes(4, "little")
-    jumped = jump(address + len(start), count, EM_X86_64)
-    return (start + (jumped or b"")).ljust(STUB_SIZE, INT3)
+def stub(number: int, count: int) -> str:
+    """Return the assembly of a stub, that jumps to what counts at a run-time address."""
+    return _STUB.replace("NUMBER", _number(number)).replace("COUNT", _number(count))

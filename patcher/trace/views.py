@@ -68,24 +68,28 @@ class Events(View):
         self._family = family
         self._writer = writer
         self._most = most
+        self._is_full = False
         self._is_read = output.write(writer.begin())
 
     def show(self, *, is_last: bool) -> bool:
         """Write the events that are new."""
         self._family.look()
         found = self._family.read(is_last=is_last)
+        if self._is_full:
+            return False
         events = found.events
         if self._most:
             events = events[: self._most - self.events]
         self.events += len(events)
+        self._is_full = bool(self._most) and self.events == self._most
         content = self._writer.events(events)
-        for cpu, count in found.lost.items():  # what is lost found no room behind these events
-            self.lost += count
+        for cpu, count in () if self._is_full else found.lost.items():
+            self.lost += count  # they found no room behind these events
             content += self._writer.lost(cpu, count, found.time)
         if self._is_read:
             self._is_read = self._output.write(content)
         self.wait = SHORT if len(events) >= BUSY else LONG
-        return self._is_read and not (self._most and self.events >= self._most)
+        return self._is_read and not self._is_full
 
     def end(self) -> None:
         """Write what stands at the end."""
