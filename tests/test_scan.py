@@ -398,6 +398,9 @@ def test_what_no_disassembler_knows_leaves_a_call_likely(tmp_path: Path) -> None
     assert assembled(tmp_path, f"{unknown}; call mcount").evidence == ["likely direct"]
 
 
+HUGE = 24 << 20  # bytes: a browser and compilers take longer than all others
+
+
 def elf_files(*folders: str) -> list[Path]:
     found = []
     for folder in folders:
@@ -413,8 +416,12 @@ def elf_files(*folders: str) -> list[Path]:
 
 @pytest.mark.matrix
 def test_what_is_not_instrumented_has_no_sites() -> None:
-    """All that the machine has; but of debug information alone nothing can be told."""
-    files = [path for path in elf_files("/usr/bin", "/usr/lib") if path.suffix != ".debug"]
+    """All that the machine has, but for a few that are huge, and for debug information alone."""
+    files = [
+        path
+        for path in elf_files("/usr/bin", "/usr/lib")
+        if path.suffix != ".debug" and path.stat().st_size < HUGE
+    ]
     assert len(files) > 500
     assert [str(path) for path in files if len(find(path))] == []
 
