@@ -153,7 +153,7 @@ def mapped() -> list[str]:
                 room = name.replace("/", ".")
             else:
                 inside = room if len(indent) == 4 else ""
-                names.append(package.replace("/", ".") + inside + name)
+                names.append(package.replace("/", ".") + inside + name.replace("/", "."))
     return names
 
 
