@@ -105,7 +105,8 @@ WRITERS = {
     "writev", "pack_into", "memmove", "memset", "mmap", "process_vm_writev", "ptrace",
 }  # fmt: skip
 # Who may call which. Memories carry out what the engines ask for; the trial runs instructions in a
-# child process that dies of them, in a page of its own.
+# child process that dies of them, in a page of its own. A trace writes to the regions that it has
+# mapped, and to no other memory of a process; rings are memory of ours, and outputs are files.
 ALLOWED = {
     "modify.py": {"scatter"},
     "protocols/steps.py": {"scatter"},
@@ -119,6 +120,11 @@ ALLOWED = {
     "process/pages.py": {"mmap"},  # memory of ours, to read into
     "process/prepared.py": {"pack_into"},
     "process/ptrace.py": {"ptrace"},
+    "trace/code.py": {"pack_into"},  # bytes of ours
+    "trace/command.py": {"write"},  # a pipe
+    "trace/own_memory.py": {"pwrite"},
+    "trace/rings.py": {"mmap"},
+    "trace/views.py": {"write"},
     "trace/clock.py": {"mmap"},  # a page of ours, with the code that reads the counter
 }
 

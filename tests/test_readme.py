@@ -3,7 +3,10 @@
 import re
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -11,7 +14,7 @@ from tests.support import images
 from tests.support.command import ROOT, run
 
 README = (ROOT / "README.md").read_text()
-TRACING = (ROOT / "docs" / "tracing.md").read_text()
+LIBRARY = (ROOT / "docs" / "library.md").read_text()
 CALLS = re.compile(r"(\d+) calls of __fentry__")
 
 
@@ -51,6 +54,38 @@ def test_the_program_of_the_first_screen_verifies_as_it_is_shown(words: Path) ->
     assert done == (0, f"{shown}\n", "")
 
 
+EVENT = re.compile(r" +words-(\d+) +\[\d{3}\] +\d+\.\d{6}: add_word <-(main|add_word)")
+
+
+def test_the_trace_of_the_first_screen_is_as_it_is_printed(words: Path) -> None:
+    (shown,) = re.findall(
+        r"^\$ patcher (trace .*) \| tail -4\n((?:.*\n){4})```", README, re.MULTILINE
+    )
+    asked, lines = shown
+    assert all(EVENT.fullmatch(line) for line in lines.splitlines())
+    text = (ROOT / "fixtures" / "demo" / "dictionary.c").read_bytes()
+    assert run("patcher", "nop", words).status == 0
+    with subprocess.Popen(
+        [words, "/dev/stdin"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0
+    ) as process:
+        assert process.stdin is not None
+        feeding = threading.Thread(target=feed, args=(process.stdin, text))
+        feeding.start()
+        done = run("patcher", *asked.replace("$(pidof words)", str(process.pid)).split())
+        process.kill()
+        feeding.join()
+    assert (done.status, done.stderr) == (0, "")
+    found = [EVENT.fullmatch(line) for line in done.stdout.splitlines()[-4:]]
+    assert [each and each[1] for each in found] == [str(process.pid)] * 4
+
+
+def feed(stream: IO[bytes], text: bytes) -> None:
+    """Write the text again and again until nobody reads it any more."""
+    with suppress(OSError):
+        while True:
+            stream.write(text)
+
+
 def test_what_is_shown_of_processes_is_what_is_printed(words: Path) -> None:
     _, rest = README.split("## Run with the calls off, or switch what runs already")
     shown = re.findall(r"^\$ (.*)\n(?!\$)(.*)$", rest.partition("```\n")[0], re.MULTILINE)
@@ -71,7 +106,7 @@ def test_what_is_shown_of_processes_is_what_is_printed(words: Path) -> None:
 
 
 def test_the_example_of_the_library_runs(words: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", TRACING, re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", LIBRARY, re.DOTALL)
     every = calls(words)
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{example}"
     done = subprocess.run(

@@ -50,8 +50,8 @@ function _shtab_patcher_using
   test "$_shtab_patcher_cmdpath" = "$argv"
 end
 
-set -g _shtab_patcher_commands nop call status run
-set -g _shtab_patcher_opts_with_value --call --functions --interval --module --notrace --output --pid --protocol --symbol --target --timeout -o
+set -g _shtab_patcher_commands nop call status run trace
+set -g _shtab_patcher_opts_with_value --buffer --call --duration --events --format --functions --interval --module --notrace --output --pid --protocol --symbol --target --tid --timeout -o
 
 complete -c patcher -e
 complete -c patcher -f
@@ -121,3 +121,26 @@ complete -c patcher -n '_shtab_patcher_using run' -s q -l quiet -d 'print errors
 complete -c patcher -n '_shtab_patcher_using run' -s v -l verbose -d 'tell what was switched'
 complete -c patcher -n '_shtab_patcher_using run' -s h -l help -d 'print this help'
 complete -c patcher -n '_shtab_patcher_using run; and test $_shtab_patcher_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d files
+complete -c patcher -n '_shtab_patcher_using; and test $_shtab_patcher_npos -eq 0' -a trace -d 'Tell which functions a process calls, while it runs: the functions chosen become calls of code that writes events, and what they were before when the trace ends. Nothing need be started anew.'
+complete -c patcher -n '_shtab_patcher_using trace' -l pid -x -d 'trace this running process'
+complete -c patcher -n '_shtab_patcher_using trace' -l functions -x -d 'only sites in functions named so, of which there must be one; C++ and Rust as in the source, with or without parameters, or as in the symbol table; repeatable'
+complete -c patcher -n '_shtab_patcher_using trace' -l notrace -x -d 'no site in functions named so, whatever --functions says; repeatable'
+complete -c patcher -n '_shtab_patcher_using trace' -l parts -d 'a name also means the parts and copies that compilers make of its function: NAME.isra.0, .part, .constprop, .cold'
+complete -c patcher -n '_shtab_patcher_using trace' -l symbol -x -d 'a further function to look for, as in gcc'"'"'s -mfentry-name; repeatable'
+complete -c patcher -n '_shtab_patcher_using trace' -l module -x -d 'only sites of loaded files whose path or name is so; repeatable'
+complete -c patcher -n '_shtab_patcher_using trace' -l count -d 'count the calls of each function, which costs least'
+complete -c patcher -n '_shtab_patcher_using trace' -l top -d 'draw the most called functions on a terminal, again and again'
+complete -c patcher -n '_shtab_patcher_using trace' -l graph -d 'tell how calls are nested, and how long each takes where its function has return sites (gcc -minstrument-return=call)'
+complete -c patcher -n '_shtab_patcher_using trace' -l tid -x -d 'tell of this thread only; repeatable'
+complete -c patcher -n '_shtab_patcher_using trace' -l duration -x -d 'end after so many seconds'
+complete -c patcher -n '_shtab_patcher_using trace' -l events -x -d 'end after so many events'
+complete -c patcher -n '_shtab_patcher_using trace' -l buffer -x -d 'how much memory events of a processor may take until they are read; 4M'
+complete -c patcher -n '_shtab_patcher_using trace' -l flight-recorder -d 'keep the newest events, and tell of them at the end'
+complete -c patcher -n '_shtab_patcher_using trace' -s o -x -d 'write to this file instead of the standard output'
+complete -c patcher -n '_shtab_patcher_using trace' -l format -x -d 'text, json, perfetto, fxt, folded; text'
+complete -c patcher -n '_shtab_patcher_using trace' -l follow-fork -d 'trace child processes as well, from when they are seen'
+complete -c patcher -n '_shtab_patcher_using trace' -l detach -d 'end what a patcher has begun that was killed: sites become what they were'
+complete -c patcher -n '_shtab_patcher_using trace' -l timeout -x -d 'give up if a thread has not stopped after so many seconds; 2'
+complete -c patcher -n '_shtab_patcher_using trace' -s q -l quiet -d 'do not tell how it went on the standard error'
+complete -c patcher -n '_shtab_patcher_using trace' -s h -l help -d 'print this help'
+complete -c patcher -n '_shtab_patcher_using trace; and test $_shtab_patcher_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d files
