@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from tools.benchmark import calls
 from tools.benchmark.__main__ import main
-from tools.benchmark.comparisons import Target
+from tools.benchmark.comparison import Target
 from tools.benchmark.instructions import Counter
 from tools.benchmark.measure import BenchmarkError, Command, Copies, race
+from tools.benchmark.trace import Way, measure
 
 pytestmark = pytest.mark.kernel
 
@@ -42,6 +44,11 @@ def test_every_design_target_is_among_the_comparisons(document: Any) -> None:
         *[{"at_most": 1.01}] * (4 if document["machine"]["counts_instructions"] else 2),
         *[{"at_most": 2}] * 2,
         {"at_most": 1},
+        *[{"at_most": 12}, {"at_most": 2}],
+        *[{"at_most": 0.167}, {"at_most": 0.1}],
+        *[{"at_most": 0.1}]
+        * any("optimized uprobe" in row["what"] for row in document["comparisons"]),
+        {"at_most": 1.2},
     ]
 
 
@@ -74,6 +81,9 @@ def test_the_table_has_a_line_for_each_comparison(capsys: pytest.CaptureFixture[
         "the same without -pg",
         "a bare read and write",
         "uftrace record -P .",
+        "a bare return, ns more than a NOP",
+        "uftrace record, entry and return",
+        "LTTng, entry and return",
     ):
         assert peer in out
 
@@ -111,3 +121,28 @@ def test_what_cannot_be_counted_is_said() -> None:
 def test_a_command_that_records_nothing_is_not_compared(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="true recorded 0 files"):
         race([Command(["true"])], Copies([], tmp_path), 1)
+
+
+def test_each_way_to_trace_is_measured_in_every_round_and_one_that_fails_is_told(
+    tmp_path: Path,
+) -> None:
+    programs = calls.build(tmp_path)
+    starts = []
+
+    def start(name: str) -> calls.Calls:
+        starts.append(name)
+        return calls.Calls(programs["call"])
+
+    def fail() -> calls.Calls:
+        starts.append("bad")
+        return calls.Calls(Path("/bin/true"))
+
+    ways = [
+        Way("one", lambda: start("one"), 100),
+        Way("bad", fail, 100),
+        Way("two", lambda: start("two"), 100, threads=2),
+    ]
+    samples, why_not = measure(ways, 3)
+    assert starts == ["two", "bad", "one", "one", "two", "two", "one"]
+    assert {name: len(sample.values) for name, sample in samples.items()} == {"one": 3, "two": 3}
+    assert why_not == {"bad": "true has ended: "}

@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tools.benchmark.comparisons import KERNEL, Comparison, all_comparisons
+from tools.benchmark.comparison import Comparison
+from tools.benchmark.comparisons import KERNEL, all_comparisons
 from tools.benchmark.instructions import Counter
 from tools.benchmark.measure import BenchmarkError, Sample
 
@@ -83,7 +84,8 @@ def print_table(comparisons: Iterable[Comparison], made: list[Comparison]) -> No
         target = f"{row.target.bound} {row.target.number:g}" if row.target else ""
         met = {True: "yes", False: "NO", None: ""}[row.met]
         places = 3 if row.paired else 2
-        figure = f"{row.more:.3f}" if row.added else f"{row.ratio:.{places}f}"
+        more = f"{row.more:.{1 if row.measure == 'call' else 3}f}"
+        figure = more if row.added else f"{row.ratio:.{places}f}"
         ours, peer = quantity(row.ours, row.measure), quantity(row.peer, row.measure)
         line = COLUMNS.format(f"  {row.what}", ours, peer, figure, target, met)
         print(line.rstrip(), flush=True)
@@ -93,6 +95,8 @@ def print_table(comparisons: Iterable[Comparison], made: list[Comparison]) -> No
 
 def quantity(sample: Sample, measure: str) -> str:
     """The least value with its unit, and how far the median lies above it."""
+    if measure == "call":
+        return f"{sample.least:.1f} ns {sample.median - sample.least:>+5.1f}"
     above = f"+{100 * (sample.median / sample.least - 1):.0f}%"
     if measure == "instructions":
         return f"{sample.least / 1e6:.0f} M {above:>5}"
@@ -102,7 +106,7 @@ def quantity(sample: Sample, measure: str) -> str:
 
 
 def as_json(row: Comparison) -> dict[str, object]:
-    """One comparison; times in seconds, memory in bytes, instructions one by one."""
+    """One comparison; times in seconds, of calls in nanoseconds; memory in bytes."""
     return {
         "subject": row.subject,
         "what": row.what,

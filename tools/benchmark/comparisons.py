@@ -6,11 +6,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import median
-from typing import NamedTuple
 
 from tests.support import real_programs
-from tools.benchmark import images, live
+from tools.benchmark import images, live, tracing
+from tools.benchmark.comparison import Comparison, Target
 from tools.benchmark.measure import BenchmarkError, Command, Copies, Sample, race, run
 
 KERNEL = Path(__file__).parents[2] / ".cache/kernel/cloud"
@@ -21,55 +20,6 @@ PERL_SCRIPT = [
     # arch, endian, bits, then the tools it calls, then whether it is a module's object
     *["x86_64", "little", "64", "objdump", "objcopy", "gcc", "ld", "nm", "rm", "mv", "1"],
 ]  # fmt: skip
-
-
-class Target(NamedTuple):
-    """What a ratio must be: "at least" or "at most" a number."""
-
-    bound: str
-    number: float
-
-    def met(self, ratio: float) -> bool:
-        """Whether the ratio keeps to the bound."""
-        return ratio >= self.number if self.bound == "at least" else ratio <= self.number
-
-
-class Comparison(NamedTuple):
-    """One row: how ours compares with a peer by one measure, on one input.
-
-    Time ratios are how many times as fast ours is; with `inverse`, how much of the peer's cost
-    ours has. With `added`, the target is for what ours takes more than the peer, in seconds. With
-    `paired`, the ratio is the median of those of all rounds: it may be nearer to 1 than the least
-    of many runs are to each other.
-    """
-
-    subject: str
-    what: str
-    measure: str
-    ours: Sample
-    peer: Sample
-    inverse: bool = False
-    target: Target | None = None
-    added: bool = False
-    paired: bool = False
-
-    @property
-    def more(self) -> float:
-        """What the least of ours lies above the least of the peer."""
-        return self.ours.least - self.peer.least
-
-    @property
-    def ratio(self) -> float:
-        """The least of ours against the least of the peer, or with `paired` of one round."""
-        pairs = [(self.ours.least, self.peer.least)]
-        if self.paired:
-            pairs = list(zip(self.ours.values, self.peer.values, strict=True))
-        return median(ours / peer if self.inverse else peer / ours for ours, peer in pairs)
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the target is met; None where there is none."""
-        return self.target and self.target.met(self.more if self.added else self.ratio)
 
 
 def all_comparisons(
@@ -98,6 +48,7 @@ def all_comparisons(
     yield from patching("the modules in one object", recorded, scratch, rounds or 10)
     yield from switched_off(scratch, rounds or 200, 20)
     yield from running(100_000 if files is None else 1000, scratch, rounds or 10)
+    yield from tracing.comparisons(scratch, rounds or 10)
 
 
 def our_command() -> list[str]:
