@@ -4,7 +4,8 @@ import re
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -54,15 +55,13 @@ def test_the_program_of_the_first_screen_verifies_as_it_is_shown(words: Path) ->
     assert done == (0, f"{shown}\n", "")
 
 
+TRACE = re.compile(r"^\$ patcher (trace .*) \| tail -4\n((?:.*\n){4})```", re.MULTILINE)
 EVENT = re.compile(r" +words-(\d+) +\[\d{3}\] +\d+\.\d{6}: add_word <-(main|add_word)")
 
 
-def test_the_trace_of_the_first_screen_is_as_it_is_printed(words: Path) -> None:
-    (shown,) = re.findall(
-        r"^\$ patcher (trace .*) \| tail -4\n((?:.*\n){4})```", README, re.MULTILINE
-    )
-    asked, lines = shown
-    assert all(EVENT.fullmatch(line) for line in lines.splitlines())
+@contextmanager
+def fed(words: Path) -> Iterator[int]:
+    """The PID of the program while it counts the words of a text without end; calls are off."""
     text = (ROOT / "fixtures" / "demo" / "dictionary.c").read_bytes()
     assert run("patcher", "nop", words).status == 0
     with subprocess.Popen(
@@ -71,12 +70,11 @@ def test_the_trace_of_the_first_screen_is_as_it_is_printed(words: Path) -> None:
         assert process.stdin is not None
         feeding = threading.Thread(target=feed, args=(process.stdin, text))
         feeding.start()
-        done = run("patcher", *asked.replace("$(pidof words)", str(process.pid)).split())
-        process.kill()
-        feeding.join()
-    assert (done.status, done.stderr) == (0, "")
-    found = [EVENT.fullmatch(line) for line in done.stdout.splitlines()[-4:]]
-    assert [each and each[1] for each in found] == [str(process.pid)] * 4
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+            feeding.join()
 
 
 def feed(stream: IO[bytes], text: bytes) -> None:
@@ -84,6 +82,24 @@ def feed(stream: IO[bytes], text: bytes) -> None:
     with suppress(OSError):
         while True:
             stream.write(text)
+
+
+def test_the_trace_of_the_first_screen_is_as_it_is_printed(words: Path) -> None:
+    ((asked, lines),) = TRACE.findall(README)
+    assert all(EVENT.fullmatch(line) for line in lines.splitlines())
+    with fed(words) as pid:
+        done = run("patcher", *asked.replace("$(pidof words)", str(pid)).split())
+    assert (done.status, done.stderr) == (0, "")
+    found = [EVENT.fullmatch(line) for line in done.stdout.splitlines()[-4:]]
+    assert [each and each[1] for each in found] == [str(pid)] * 4
+
+
+def test_the_kernels_words_trace_a_process(words: Path) -> None:
+    page = (ROOT / "docs" / "trace.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (printed,) = re.findall(r"^It prints `(.*)`\.$", page, re.MULTILINE)
+    with fed(words) as pid:
+        assert run_example(f"PID = {pid}\n{example}", words) == f"{printed}\n"
 
 
 def test_what_is_shown_of_processes_is_what_is_printed(words: Path) -> None:
@@ -105,13 +121,18 @@ def test_what_is_shown_of_processes_is_what_is_printed(words: Path) -> None:
             process.kill()
 
 
+def run_example(example: str, words: Path) -> str:
+    """What an example of a page prints, beside the program."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{example}"],
+        check=False, capture_output=True, text=True, cwd=words.parent,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout
+
+
 def test_the_example_of_the_library_runs(words: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", LIBRARY, re.DOTALL)
     every = calls(words)
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{example}"
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", program],
-        check=False, capture_output=True, text=True, cwd=words.parent,
-    )  # fmt: skip
-    assert (done.stdout, done.stderr) == ("5 of 6 sites call\n", "")
+    assert run_example(example, words) == "5 of 6 sites call\n"
     assert 0 < calls(words) < every

@@ -10,15 +10,25 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from .clock import Clock
 from .events import Event
 from .layout import EVENT, EVENT_SIZE
 from .rings import Rings
-from .session import Site
 
 MOST = 1 << 14  # events of a processor that a round reads: some tens of milliseconds of Python
+
+
+class HasAddress(Protocol):
+    """Something at a run-time address: a site, or a record of ftrace."""
+
+    @property
+    def address(self) -> int:
+        """The run-time address."""
+
+
 # Time stamp, processor, TID, return address, caller, low half of the stack's address.
 Row = tuple[int, int, int, int, int, int]
 
@@ -45,8 +55,8 @@ class Stream:
         self,
         rings: Rings,
         clock: Clock,
-        sites: Mapping[int, Site],
-        threads: Mapping[int, int],
+        sites: Mapping[int, HasAddress],
+        threads: Mapping[int, int] = MappingProxyType({}),
         wanted: Sequence[int] = (),
     ) -> None:
         self._rings = rings

@@ -144,7 +144,7 @@ class Traced(Closing):
     def end(self) -> str:
         """Bring its sites back, and tell how that went. Raises PatchError."""
         try:
-            return str(detach(self.target, self._asked.timeout))
+            return str(self.session.stop())
         except PatchError:
             if why := self.why_over():
                 return why

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from patcher.errors import CompareError
+from patcher.ftrace.mappings import Range
 from patcher.process.live_sites import LiveSites
 from recordmcount.sites.site import Site
 from recordmcount.sites.state import State
@@ -38,6 +39,11 @@ class Chosen(NamedTuple):
     states: list[State]
     ways: list[str]
     left: dict[str, int]
+
+    @property
+    def range(self) -> Range:
+        """Run-time addresses from the first site to the end of the last; there must be some."""
+        return Range(self.addresses[0], self.addresses[-1] + self.lengths[-1])
 
 
 def choose(name: str, module: LiveSites, numbers: Sequence[int], *, exits: bool) -> Chosen:
