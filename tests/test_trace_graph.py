@@ -134,6 +134,24 @@ def test_a_stack_may_stand_where_the_low_half_of_addresses_wraps_around() -> Non
     ]  # fmt: skip
 
 
+def test_an_entry_may_stand_inside_of_its_frame_if_nothing_is_known_of_that() -> None:
+    thread = machine()
+    top = thread.call("main").stack
+    read, parse = PROGRAM.site("read"), PROGRAM.site("parse")
+    thread.write(read, 0, top - 0x60)
+    thread.write(read, 0, top - 0x160)
+    thread.write(parse, 0x1234, top - 0x1A0)
+    thread.write(read + 0x10, 0x1234, top - 0x140)
+    thread.write(read + 0x10, 0x1234, top - 0x40)
+    thread.write(parse, 0, top - 0x60)
+    thread.write(read + 0x10, 0x1234, top - 0x40)
+    thread.ret()
+    assert told(thread.events) == [
+        "main 0 +", "read 1 +", "read 2 +", "parse 3 +", "parse 3 abandoned", "read 2 returned",
+        "read 1 returned", "parse 1 +", "parse 1 abandoned", "read 1 unbegun", "main 0 returned",
+    ]  # fmt: skip
+
+
 # --- several stacks -------------------------------------------------------------------------------
 
 
@@ -202,6 +220,41 @@ def test_a_frame_may_be_large_if_its_function_makes_the_call() -> None:
     ]  # fmt: skip
 
 
+def test_functions_that_are_not_traced_may_be_between_those_that_are() -> None:
+    thread = machine()
+    top = thread.call("main").stack
+    for _ in range(2):
+        for depth in (20_000, 40_000):
+            thread.write(PROGRAM.site("parse"), 0x1234, top - depth)
+    thread.ret()
+    assert told(thread.events) == [
+        "main 0 +", "parse 1 +", "parse 2 +", "parse 2 abandoned", "parse 1 abandoned",
+        "parse 1 +", "parse 2 +", "parse 2 abandoned", "parse 1 abandoned", "main 0 returned",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("base", [0x3000_0000, 0x0000_0400])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_coroutine_may_come_back_at_either_side_of_what_it_left_open(
+    base: int, side: int
+) -> None:
+    thread = machine()
+    read = PROGRAM.site("read")
+    thread.call("main")
+    for other in (0x2000_0000, 0x4000_0000, 0x7800_0000, 0xB000_0000):
+        thread.write(PROGRAM.site("worker"), 0x1234, other)
+    thread.write(read, 0x1234, base)
+    left = thread.write(read, 0x1234, (base - 0x800) % 2**32)
+    thread.call("parse")
+    back = thread.write(PROGRAM.site("write"), 0x1234, (base - 0x400 + side * 0x500) % 2**32)
+    seen = spans(thread.events)
+    begun = {span.entry: span for span in seen if not span.end}
+    assert begun[back].track == begun[left].track
+    assert begun[back].depth == (0 if side > 0 else 2)
+    over = [span.entry for span in seen if span.end]
+    assert over == ([left, thread.events[-4]] if side > 0 else [])
+
+
 def test_a_stack_that_all_calls_returned_from_is_forgotten() -> None:
     thread = machine()
     thread.call("main")
@@ -209,25 +262,30 @@ def test_a_stack_that_all_calls_returned_from_is_forgotten() -> None:
         thread.new_stack(top)
         thread.call("worker")
         thread.ret()
-    thread.to_stack(0)
-    thread.ret()
+        thread.to_stack(0)
+        thread.call("read")
+        thread.ret()
     assert {span.track >> 22 for span in spans(thread.events)} == {0, 1}
 
 
 def test_a_thousand_coroutines_in_any_order() -> None:
     thread = machine()
     chance = random.Random(3)
-    for number in range(1000):
-        thread.new_stack(0x2000_0000 + number * 0x1_0000)
+    for place in chance.sample(range(1000), 1000):
+        thread.new_stack(0xFE00_0000 + place * 0x1_0000)  # around the wrap of the low half
         thread.call("worker")
         thread.call("read")
+    for number in chance.choices(range(1, 1001), k=1000):
+        thread.to_stack(number)
+        thread.call("parse")
+        thread.ret()
     for number in chance.sample(range(1, 1001), 1000):
         thread.to_stack(number)
         thread.ret()
         thread.ret()
     over = [span for span in spans(thread.events) if span.end]
-    assert {(span.entry, span.end) for span in over} == {
-        (call.entry, call.end) for call in thread.calls
+    assert {span[:3] for span in over} == {
+        (call.entry, call.end, call.depth) for call in thread.calls
     }
     assert {span.ended for span in over} == {RETURNED}
 

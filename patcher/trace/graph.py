@@ -47,6 +47,7 @@ class Span(NamedTuple):
 
 
 OPEN, RETURNED, ABANDONED, UNBEGUN = Ended
+UNTOLD = 0  # the caller, where nothing is known of the frame
 _made = tuple.__new__  # a NamedTuple's own way takes three times as long
 
 
@@ -121,11 +122,12 @@ class Graph:
 
     def _returned(self, stack: Stack, event: Event, spans: list[Span]) -> None:
         """Tell what a return ends that is not simply that of the innermost call."""
-        found = stack.thread.nearest(stack, event.stack)
-        if found and found is not stack:
-            self._current[event.tid] = stack = stack.thread.switch(stack, found)
-        if found:
-            _abandon(stack, event, event.stack - 1 & MASK, spans)
+        if stack.places[-1] != event.stack:
+            found = stack.thread.nearest(stack, event.stack)
+            if found and found is not stack:
+                self._current[event.tid] = stack = stack.thread.switch(stack, found)
+            if found and self._has_ended_below(stack, event, spans):
+                return
         if stack.places[-1] == event.stack:
             entry = stack.calls[-1]
             if entry.caller == event.caller or self._is_of_one_function(entry, event):
@@ -133,6 +135,22 @@ class Graph:
                 return
             spans.append(_over(stack, event, ABANDONED))
         spans.append(Span(None, event, len(stack.calls), stack.track, UNBEGUN, False))
+
+    def _has_ended_below(self, stack: Stack, event: Event, spans: list[Span]) -> bool:
+        """End what stands below a return, and tell whether the outermost of it is what returned.
+
+        Where nothing is known of a function's frame, its entry stands in that somewhere.
+        """
+        highest = event.stack - 1 & MASK
+        kept = stack.above(highest)
+        below = stack.calls[kept : kept + 1]
+        is_its = any(
+            entry.caller == UNTOLD and self._is_of_one_function(entry, event) for entry in below
+        )
+        _abandon(stack, event, highest, spans, kept + is_its)
+        if is_its:
+            spans.append(_over(stack, event, RETURNED))
+        return is_its
 
     def _stack_of(self, stack: Stack, event: Event) -> Stack:
         """Choose the stack that an entry is on, and be there."""
@@ -175,8 +193,11 @@ def _over(stack: Stack, event: Event, ended: Ended) -> Span:
     return _made(Span, (entry, event, depth, stack.track, ended, doubtful))
 
 
-def _abandon(stack: Stack, event: Event, highest: int, spans: list[Span]) -> None:
-    """End the calls that stand at `highest` or below, for the stack is used by others now."""
+def _abandon(stack: Stack, event: Event, highest: int, spans: list[Span], kept: int = 0) -> None:
+    """End the calls that stand at `highest` or below, for the stack is used by others now.
+
+    Those that are inside of less than `kept` others stay.
+    """
     places = stack.places
-    while stack.calls and (highest - places[-1] & MASK) < HALF:  # height(), without its call
+    while len(stack.calls) > kept and (highest - places[-1] & MASK) < HALF:  # height(), inline
         spans.append(_over(stack, event, ABANDONED))
