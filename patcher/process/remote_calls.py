@@ -200,7 +200,10 @@ def borrow(
     """
     instruction = find_instruction(memory)
     why_not = ""
+    own = {*proc.threads()}
     for tid, here in _candidates(stops):
+        if tid not in own:  # of a process that shares the address space, and not its descriptors
+            continue
         section = section_of(tid, memory, here.instruction_pointer)
         before = here.going_on_at(section.abort) if section else here
         calls = RemoteCalls(tid, proc, memory.path, instruction, before)

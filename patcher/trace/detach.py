@@ -15,7 +15,7 @@ from patcher.errors import CompareError, HaltError, NoModuleError, StateError
 from patcher.ftrace.mappings import Range
 from patcher.process import regions
 from patcher.process.halt import Halt
-from patcher.process.regions import RINGS, Region
+from patcher.process.regions import Region
 from patcher.process.remote_calls import RemoteCalls
 from patcher.process.signal_frames import words_on_stacks
 from patcher.process.target import Target
@@ -23,12 +23,12 @@ from patcher.process.target import Target
 from . import changes, mapping
 from .injection import Done, apart, by_a_thread
 from .layout import Control
+from .mapping import MEMFD
 from .neighbourhoods import NOBODY
 from .own_memory import OwnMemory
 from .switching import switch
 
 ATTEMPTS = 10
-MEMFD = f"/memfd:{RINGS}"
 
 
 class Left(NamedTuple):
@@ -60,10 +60,9 @@ def detach(target: Target, timeout: float) -> Left:
     refuse_traced(target.name, regions.find(memory))
     sites = _restore(target)
     present = regions.find(memory)
-    owned = [each for each in present if each.owner != NOBODY]
-    if not owned:
+    if not _rings(target) and all(each.owner == NOBODY for each in present):
         return Left(sites)
-    is_locked = any(each.is_locked for each in owned)
+    is_locked = any(each.is_locked for each in present)
     return Left(sites, rings_stay=not _unmap(target, timeout, is_locked=is_locked))
 
 
@@ -110,7 +109,7 @@ def _unmap(target: Target, timeout: float, *, is_locked: bool) -> bool:
             if is_locked and _is_inside(target, halt, present):
                 done.append(False)
                 return
-            for rings in _rings(target, present):
+            for rings in _rings(target):
                 mapping.unmap_rings(calls, rings)
             with OwnMemory(target.proc, memory) as own:
                 own.look_again()
@@ -127,14 +126,13 @@ def _unmap(target: Target, timeout: float, *, is_locked: bool) -> bool:
     return bool(apart(target.name, unmap).value)
 
 
-def _rings(target: Target, present: Sequence[Region]) -> set[Range]:
-    """Return the mappings that are rings, by what both the regions and the mappings say."""
-    said = {Range(each.owner.rings, each.owner.rings + each.owner.size) for each in present}
-    return {
+def _rings(target: Target) -> list[Range]:
+    """Return the mappings that are rings; a child may have inherited those of its parent."""
+    return [
         each.range
         for each in target.machine.memory.mappings()
-        if each.path.startswith(MEMFD) and each.range in said
-    }
+        if each.path.startswith(MEMFD) and each.protection == "rw-s"
+    ]
 
 
 def _is_inside(target: Target, halt: Halt, present: Sequence[Region]) -> bool:

@@ -54,6 +54,7 @@ class Advice(IntEnum):
 
 MFD_CLOEXEC, MFD_ALLOW_SEALING = 1, 2
 NEW = Protection.READ | Protection.WRITE
+MEMFD = f"/memfd:{RINGS}"  # as the kernel spells its path
 ROOM = "memory for its region"
 RINGS_ROOM = "memory for the rings"
 
@@ -158,10 +159,11 @@ def map_rings(
     number = calls.make(_memfd(own.put_name(region, RINGS.encode())))
     ours = -1
     try:
-        ours = proc.open(f"fd/{number}", os.O_RDWR)
+        ours = _opened(calls, proc, number)
         address = calls.make(_mapped(size, number))
         try:
-            calls.make(_kept_from_children(address, size))
+            if not region.is_locked:  # else a child may be in the midst of an event
+                calls.make(_kept_from_children(address, size))
         except BaseException:
             calls.call(_unmapped(Range(address, address + size)))
             raise
@@ -172,6 +174,17 @@ def map_rings(
     finally:
         calls.call(_closed(number))
     return address, ours
+
+
+def _opened(calls: RemoteCalls, proc: Proc, number: int) -> int:
+    """Open the new memfd that a thread has by this number: its own, whatever others have."""
+    name = f"task/{calls.tid}/fd/{number}"
+    ours = proc.open(name, os.O_RDWR)
+    there = proc.link(name)
+    if not there.startswith(MEMFD) or os.fstat(ours).st_size:
+        os.close(ours)
+        raise StateError(calls.name, f"descriptor {number} is {there}: nothing was changed")
+    return ours
 
 
 def unmap_rings(calls: RemoteCalls, rings: Range) -> None:

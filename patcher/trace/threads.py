@@ -15,7 +15,7 @@ from patcher.process.proc import Proc
 from patcher.process.ptrace import Registers, registers, sequences
 from recordmcount.x86 import EM_X86_64
 
-from .trampoline import RSEQ_CPU, Threads
+from .trampoline import RSEQ_CPU, RSEQ_SIGNATURE, Threads
 
 BLOCK = 4096  # bytes from the thread pointer on, among which the TID is
 GLIBC_TID = 0x2D0  # where glibc has had it since 2.4; only to choose between several
@@ -35,8 +35,7 @@ def look(tids: Iterable[int], proc: Proc, memory: ProcessMemory) -> Threads:
     """
     found = [each for tid in tids if (each := _look(tid, proc, memory)) is not None]
     if not found:
-        what = "no thread of it has a thread pointer (%fs) yet: try again when it has started"
-        raise StateError(memory.path, what)
+        raise StateError(memory.path, "no thread of it stands any more: try again")
     return Threads(_rseq(found, memory), _tid(found, memory))
 
 
@@ -49,7 +48,8 @@ def _look(tid: int, proc: Proc, memory: ProcessMemory) -> _Thread | None:
         raise StateError(memory.path, f"thread {tid} executes 32-bit code, which is not traced")
     pointer = here.values["fs_base"]
     if not pointer:
-        return None
+        what = f"thread {tid} has no thread pointer (%fs), which code that traces reads by"
+        raise StateError(memory.path, f"{what}: try again if it has only just started")
     return _Thread(pointer, number_of(proc, tid), _offset(tid, here))
 
 
@@ -58,7 +58,9 @@ def _offset(tid: int, here: Registers) -> int | None:
         area = sequences(tid)
     except OSError:  # before Linux 5.13
         return None
-    return area.address - here.values["fs_base"] if area else None
+    if area is None or area.signature != RSEQ_SIGNATURE:
+        return None  # what stands before an abort must be what was registered
+    return area.address - here.values["fs_base"]
 
 
 def number_of(proc: Proc, tid: int) -> int:
