@@ -157,6 +157,20 @@ def test_strict_mode_allows_what_it_does(caller: Path) -> None:
     assert told_and_done(caller, 1, [], WRITE, nothing) == ("", -9)  # EBADF
 
 
+@pytest.mark.parametrize(("kind", "is_let_through"), [
+    (10, False), (11, False), (12, True), (13, True),
+])  # fmt: skip
+def test_a_thread_that_asked_for_signals_in_the_place_of_calls_makes_none(
+    kind: int, is_let_through: bool, caller: Path
+) -> None:
+    told, done = told_and_done(caller, kind, [], GETPID, DATA)
+    if is_let_through:
+        assert (told, done > 0) == ("", True)
+    else:
+        said = "it has asked for a signal in the place of system calls"
+        assert (told, done) == (said, -signal.SIGSYS)
+
+
 def test_the_first_of_several_calls_that_is_refused_is_told(caller: Path) -> None:
     with started(caller, "2", "refuse", "--", str(GETPID)) as process:
         calls = [

@@ -49,6 +49,7 @@ class Request(IntEnum):
     SECCOMP_GET_FILTER = 0x420C
     GET_SYSCALL_INFO = 0x420E
     GET_RSEQ_CONFIGURATION = 0x420F
+    GET_SYSCALL_USER_DISPATCH_CONFIG = 0x4211  # one less would set it
 
 
 class Options(IntFlag):
@@ -309,6 +310,19 @@ def seccomp_filter(tid: int, number: int) -> bytes | None:
     except FileNotFoundError:
         return None
     return content.raw[: count * _INSTRUCTION_SIZE]
+
+
+def user_dispatch(tid: int) -> tuple[int, int, int, int]:
+    """Return how a stopped thread has its system calls dispatched, as prctl(2) was told.
+
+    That is whether it has (0 if not), the address of its selector, and where the range of code
+    whose calls are let through begins, and its size. OSError before Linux 6.4.
+    """
+    content = (ctypes.c_uint64 * 4)()
+    size, address = ctypes.sizeof(content), ctypes.addressof(content)
+    _ask(Request.GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, address)
+    mode, selector, start, length = content
+    return mode, selector, start, length
 
 
 def _ask(request: Request, tid: int, address: int = 0, data: int = 0) -> int:

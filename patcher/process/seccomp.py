@@ -2,7 +2,8 @@
 
 A thread that is stopped and traced can be made to call the kernel, and its filters look at that as
 at any call of its own. So they are read, and run here. What is not plainly allowed is refused: a
-filter may also ask another process, or a tracer, and what these answer nobody knows.
+filter may also ask another process, or a tracer, and what these answer nobody knows. What a thread
+has asked for itself comes before its filters (`user_dispatch`).
 (seccomp(2); kernel/seccomp.c: all filters run, and of what they return the action with the least
 value counts, compared as signed numbers.)
 """
@@ -17,6 +18,7 @@ from typing import NamedTuple
 from .classic_bpf import AUDIT_ARCH_X86_64, DATA, Instruction, decode, run
 from .proc import Proc
 from .ptrace import seccomp_filter
+from .user_dispatch import is_dispatched
 
 NONE, STRICT, FILTER = range(3)  # of `Seccomp:` in /proc/PID/status
 STRICTLY_ALLOWED = {0, 1, 15, 60}  # read, write, rt_sigreturn and exit of x86-64
@@ -63,6 +65,10 @@ def why_not(proc: Proc, tid: int, calls: Iterable[SystemCall]) -> str:
     The thread of process `proc` is stopped, and traced by who calls this. Raises OSError if it has
     ended.
     """
+    calls = list(calls)
+    for call in calls:
+        if is_dispatched(proc, tid, call.instruction_pointer):
+            return "it has asked for a signal in the place of system calls"
     mode = int(proc.status(tid).get("Seccomp", NONE))  # a kernel without seccomp has no such row
     if mode == NONE:
         return ""

@@ -8,6 +8,7 @@ CALL = r"""
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <link.h>
 #include <stddef.h>
 #include <sys/prctl.h>
 extern const char behind[];  /* the syscall instruction */
@@ -67,8 +68,10 @@ FILTERS = {
 }
 
 # target MODE WORD...: MODE is a number of Seccomp: in /proc/PID/status, the words are those of a
-# call. `target 2 NAME... -- WORD...` installs the filters of these names, in order. It says where
-# the call is made when it is ready, and what came of it when it is told to go on.
+# call. `target 2 NAME... -- WORD...` installs the filters of these names, in order. `target 10` and
+# on have calls dispatched that neither the C library makes nor, with 13, the program: without a
+# selector, with one that lets nothing through, and with one that does. It says where the call is
+# made when it is ready, and what came of it when it is told to go on.
 _MAIN = r"""
 #define LOAD(what) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, what))
 #define HIGH(what) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, what) + 4)
@@ -81,12 +84,31 @@ static void install_named(const char *name) {
     INSTALL
     if (failed) { perror(name); exit(1); }
 }
+static volatile char selector;
+static int widest(struct dl_phdr_info *object, size_t size, void *range) {
+    unsigned long *bounds = range, in_it = bounds[2], end = 0;
+    for (int n = 0; n < object->dlpi_phnum; n++) {
+        unsigned long last = object->dlpi_phdr[n].p_vaddr + object->dlpi_phdr[n].p_memsz;
+        if (object->dlpi_phdr[n].p_type == PT_LOAD && last > end) end = last;
+    }
+    if (in_it < object->dlpi_addr || in_it >= object->dlpi_addr + end) return 0;
+    bounds[0] = object->dlpi_addr;
+    bounds[1] = end;
+    return 1;
+}
+static int dispatch(int kind) {
+    unsigned long range[3] = { 1, (1ul << 47) - 1, (unsigned long)write };
+    if (kind != 13) dl_iterate_phdr(widest, range);
+    selector = kind == 12 ? 0 : 1;
+    return prctl(59, 1, range[0], range[1], kind == 10 ? NULL : &selector);
+}
 int main(int argc, char **argv) {
     static char buffer[BUFSIZ];
     unsigned long words[7] = { 0 };
     int next = 2, number = 0;
     setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
     if (atoi(argv[1]) == 1 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT)) return 1;
+    if (atoi(argv[1]) >= 10 && dispatch(atoi(argv[1]))) return 1;
     if (atoi(argv[1]) == 2) {
         while (strcmp(argv[next], "--")) install_named(argv[next++]);
         next++;
