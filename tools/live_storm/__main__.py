@@ -90,7 +90,7 @@ def main() -> None:
         ("threads", 16),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--pause", type=int, default=0, help="microseconds between two rounds")
+    parser.add_argument("--pause", type=int, default=2000, help="microseconds between two rounds")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         built = storm.build(Path(folder), asked.sites, threads=asked.threads, pause=asked.pause)
