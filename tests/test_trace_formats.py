@@ -12,6 +12,7 @@ import pytest
 
 from patcher.trace.events import Event
 from patcher.trace.formats.writer import FORMATS, writer
+from patcher.trace.kept import Kept
 from tests.support.timelines import Timeline, Told, read
 from tests.support.traced_calls import CallMachine, Program, batches, merged
 
@@ -399,3 +400,21 @@ def test_every_format_can_be_asked_for() -> None:
     assert list(FORMATS) == ["text", "json", "perfetto", "fxt", "folded"]
     for name in FORMATS:
         assert with_lost(name, story(), graph=True)
+
+
+@each_timeline
+@pytest.mark.parametrize("graph", [False, True])
+def test_what_was_forgotten_is_written_as_before(
+    name: str, graph: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = with_lost(name, story(), graph=graph)
+    monkeypatch.setattr(f"{FORMATS[name]}.EVENTS", 1)
+    assert with_lost(name, story(), graph=graph) == expected
+
+
+def test_no_more_is_kept_than_there_is_room_for() -> None:
+    made: list[int] = []
+    kept = Kept(lambda key: made.append(key) or -key, 2)  # type: ignore[func-returns-value]
+    assert [kept[key] for key in (1, 2, 1, 3, 1)] == [-1, -2, -1, -3, -1]
+    assert made == [1, 2, 3, 1]
+    assert len(kept) == 2

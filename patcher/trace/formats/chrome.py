@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from patcher.trace.graph import Graph
 from patcher.trace.kept import Kept
 
-from .told import lost_events, missing, tid_of, track_name, unicode
+from .told import EVENTS, lost_events, missing, tid_of, track_name, unicode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,28 +27,6 @@ def writer(names: Names, *, graph: bool) -> Writer:
     return Chrome(names, graph=graph)
 
 
-class _Track:
-    """What stands in events of a track before their time."""
-
-    __slots__ = ("begin", "end", "instant", "unbegun")
-
-    def __init__(self, names: Names, number: int) -> None:
-        where = f'"pid":{names.process(tid_of(number))},"tid":{number}'
-
-        def head(phase: str, site: int, args: str = "") -> str:
-            name = dumps(unicode(names.function(site)))
-            return f',\n{{"ph":{phase},{where},"name":{name}{args},"ts":'
-
-        def by(phase: str, site: int, caller: int) -> str:
-            args = dumps({"caller": unicode(names.caller(caller))})
-            return head(phase, site, f',"args":{args}')
-
-        self.begin: Kept[tuple[int, int], str] = Kept(lambda called: by('"B"', *called))
-        self.instant: Kept[tuple[int, int], str] = Kept(lambda called: by(INSTANT, *called))
-        self.unbegun: Kept[int, str] = Kept(lambda site: head(INSTANT, site))
-        self.end = f',\n{{"ph":"E",{where},"ts":'
-
-
 class Chrome:
     """An array of events: a B and an E for each call, or an instant for each entry.
 
@@ -62,8 +40,21 @@ class Chrome:
         self._graph = Graph(names) if graph else None
         self._parts: list[str] = []
         self._is_first = True
-        self._named: set[int] = set()
+        self._processes = Kept(self._process)
         self._tracks = Kept(self._track)
+        # What stands in an event before its time, and behind it.
+        self._begins: Kept[tuple[int, int, int], str] = Kept(
+            lambda key: self._called('"B"', *key), EVENTS
+        )
+        self._instants: Kept[tuple[int, int, int], str] = Kept(
+            lambda key: self._called(INSTANT, *key), EVENTS
+        )
+        self._unbegun: Kept[tuple[int, int], str] = Kept(
+            lambda key: self._named(INSTANT, *key), EVENTS
+        )
+        self._ends: Kept[int, str] = Kept(
+            lambda track: f',\n{{"ph":"E",{self._tracks[track]},"ts":', EVENTS
+        )
         self._tails = Kept(_tail)
 
     def begin(self) -> bytes:
@@ -72,20 +63,19 @@ class Chrome:
 
     def events(self, batch: Sequence[Event]) -> bytes:
         """Tell of calls, or entries."""
-        add, tracks = self._parts.append, self._tracks
+        add = self._parts.append
         if not self._graph:
+            instants = self._instants
             for time, _, tid, site, caller, _ in batch:
-                head = tracks[tid].instant[site, caller]
-                add(f"{head}{_microseconds(time)}}}")
+                add(f"{instants[tid, site, caller]}{_microseconds(time)}}}")
             return self._written()
-        tails = self._tails
-        for entry, end, _, number, ended, doubtful in self._graph.events(batch):
-            track = tracks[number]
+        begins, ends, tails = self._begins, self._ends, self._tails
+        for entry, end, _, track, ended, doubtful in self._graph.events(batch):
             if end is None and entry:
-                head = track.begin[entry.site, entry.caller]
+                head = begins[track, entry.site, entry.caller]
                 add(f"{head}{_microseconds(entry.time)}}}")
             elif end:
-                head = track.end if entry else track.unbegun[end.site]
+                head = ends[track] if entry else self._unbegun[track, end.site]
                 add(f"{head}{_microseconds(end.time)}{tails[ended, doubtful]}")
         return self._written()
 
@@ -103,18 +93,29 @@ class Chrome:
         """End the array. What goes on has no E."""
         return b"\n]\n"
 
-    def _track(self, number: int) -> _Track:
-        names = self._names
-        pid = names.process(tid_of(number))
-        if pid not in self._named:
-            self._named.add(pid)
-            self._metadata("process_name", pid, pid, unicode(names.thread(pid)))
-        self._metadata("thread_name", pid, number, track_name(names, number))
-        return _Track(names, number)
+    def _named(self, phase: str, track: int, site: int, args: str = "") -> str:
+        where, name = self._tracks[track], dumps(unicode(self._names.function(site)))
+        return f',\n{{"ph":{phase},{where},"name":{name}{args},"ts":'
 
-    def _metadata(self, what: str, pid: int, tid: int, name: str) -> None:
+    def _called(self, phase: str, track: int, site: int, caller: int) -> str:
+        args = dumps({"caller": unicode(self._names.caller(caller))})
+        return self._named(phase, track, site, f',"args":{args}')
+
+    def _track(self, track: int) -> str:
+        """Tell of a track, and give where its events say that they are."""
+        pid = self._names.process(tid_of(track))
+        where = f'{self._processes[pid]},"tid":{track}'
+        self._metadata("thread_name", where, track_name(self._names, track))
+        return where
+
+    def _process(self, pid: int) -> str:
+        where = f'"pid":{pid}'
+        self._metadata("process_name", f'{where},"tid":{pid}', unicode(self._names.thread(pid)))
+        return where
+
+    def _metadata(self, what: str, where: str, name: str) -> None:
         args = dumps({"name": name})
-        self._parts.append(f',\n{{"ph":"M","name":"{what}","pid":{pid},"tid":{tid},"args":{args}}}')
+        self._parts.append(f',\n{{"ph":"M","name":"{what}",{where},"args":{args}}}')
 
     def _written(self) -> bytes:
         text = "".join(self._parts)

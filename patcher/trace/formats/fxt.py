@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from patcher.trace.graph import Ended, Graph
 from patcher.trace.kept import Kept
 
-from .told import lost_events, missing, tid_of, track_name, unicode
+from .told import EVENTS, lost_events, missing, tid_of, track_name, unicode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,10 +62,10 @@ class Fxt:
         self._processes = Kept(self._process)
         self._tracks = Kept(self._track)
         self._entries: Kept[tuple[int, int, int], tuple[bytes, bytes]] = Kept(
-            lambda key: self._entry(*key)
+            lambda key: self._entry(*key), EVENTS
         )
         self._ends: Kept[tuple[int, int, Ended, bool], tuple[bytes, bytes]] = Kept(
-            lambda key: self._end(*key)
+            lambda key: self._end(*key), EVENTS
         )
 
     def begin(self) -> bytes:

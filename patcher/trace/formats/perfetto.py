@@ -8,7 +8,7 @@ from patcher.trace.graph import Ended, Graph
 from patcher.trace.kept import Kept
 
 from .protobuf import nested, number, text, varint
-from .told import lost_events, missing, tid_of, track_name, unicode
+from .told import EVENTS, lost_events, missing, tid_of, track_name, unicode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,12 +82,16 @@ class Perfetto:
         self._count = 0  # of tracks
         self._processes = Kept(self._process)
         self._tracks = Kept(self._track)
-        self._begins: Kept[tuple[int, int, int], bytes] = Kept(lambda key: self._entry(BEGIN, *key))
-        self._instants: Kept[tuple[int, int, int], bytes] = Kept(
-            lambda key: self._entry(INSTANT, *key)
+        self._begins: Kept[tuple[int, int, int], bytes] = Kept(
+            lambda key: self._entry(BEGIN, *key), EVENTS
         )
-        self._ends: Kept[tuple[int, Ended, bool], bytes] = Kept(lambda key: self._end(*key))
-        self._unbegun: Kept[tuple[int, int], bytes] = Kept(lambda key: self._without_entry(*key))
+        self._instants: Kept[tuple[int, int, int], bytes] = Kept(
+            lambda key: self._entry(INSTANT, *key), EVENTS
+        )
+        self._ends: Kept[tuple[int, Ended, bool], bytes] = Kept(lambda key: self._end(*key), EVENTS)
+        self._unbegun: Kept[tuple[int, int], bytes] = Kept(
+            lambda key: self._without_entry(*key), EVENTS
+        )
 
     def begin(self) -> bytes:
         """Begin the sequence: nothing is known yet, and its clock is the default."""

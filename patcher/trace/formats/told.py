@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 NO_RETURN = "no return was seen"
 NO_ENTRY = "no entry was seen"
+EVENTS = 1 << 17  # of how many it is kept how they are written
 LOST = "events were lost meanwhile"
 
 
