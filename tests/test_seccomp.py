@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from patcher.process import classic_bpf, ptrace
 from patcher.process.classic_bpf import Instruction, decode, run
 from patcher.process.proc import Proc
+from patcher.process.remote_calls import Wanted
 from patcher.process.seccomp import SystemCall, verdict, why_not
+from patcher.trace.mapping import Call
 from tests.support.command import ROOT
 from tests.support.processes import build_program, finish, started, wait_for
 from tests.support.seccomp import ANSWERS, CALL, build_caller
@@ -228,6 +230,7 @@ LOOK = """
 import ctypes, os, sys
 from patcher.process import ptrace, waiting
 from patcher.process.proc import Proc
+from patcher.process.remote_calls import Wanted
 from patcher.process.seccomp import SystemCall, why_not
 if {filters_itself}:
     allow = ctypes.create_string_buffer(bytes([6, 0, 0, 0, 0, 0, 0xff, 0x7f]))
@@ -307,6 +310,12 @@ def encoded(*program: Instruction) -> bytes:
 def test_what_seccomp_never_took_is_no_program(program: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         decode(program)
+
+
+def test_a_call_that_is_to_be_made_has_its_own_name_and_is_counted_from_its_end() -> None:
+    wanted = Wanted("to unmap", Call.MUNMAP, (-1, 4096))
+    arguments = ((1 << 64) - 1, 4096, 0, 0, 0, 0)
+    assert wanted.at(0x1000) == SystemCall("munmap", 11, arguments, 0x1002)
 
 
 def test_without_filters_everything_is_allowed() -> None:

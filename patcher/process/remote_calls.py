@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import IntEnum
 from signal import SIGKILL, SIGSTOP, valid_signals
 from struct import Struct
 from typing import NamedTuple
@@ -59,7 +60,7 @@ class Wanted(NamedTuple):
     """A system call that is to be made; `what` is had by it, in words."""
 
     what: str
-    number: int
+    number: IntEnum
     arguments: tuple[int, ...]
 
     def at(self, instruction: int) -> SystemCall:
@@ -67,7 +68,7 @@ class Wanted(NamedTuple):
         numbers = [each & NOT_IN_CALL for each in (*self.arguments, *[0] * len(ARGUMENTS))]
         first, second, third, fourth, fifth, sixth = numbers[: len(ARGUMENTS)]
         return SystemCall(
-            self.what, self.number, (first, second, third, fourth, fifth, sixth),
+            self.number.name.lower(), self.number, (first, second, third, fourth, fifth, sixth),
             instruction + len(SYSCALL),
         )  # fmt: skip
 
