@@ -111,11 +111,16 @@ class Rings(Closing):
         start = cpu * self.shape.stride
         if self._overwrites:
             written = self._words[(start + HEAD) // WORD]
-            total = max(0, written - self.shape.data) // EVENT_SIZE
+            total = max(0, written - self._kept) // EVENT_SIZE
         else:
             total = self._words[(start + LOST) // WORD]
         new, self._told[cpu] = total - self._told[cpu], total
         return new
+
+    @property
+    def _kept(self) -> int:
+        """How many bytes of a ring that is overwritten are told: one slot may be in the making."""
+        return self.shape.data - EVENT_SIZE
 
     def counts(self) -> list[int]:
         """Return the sum of each counter over all processors."""
@@ -137,11 +142,11 @@ class Rings(Closing):
         return bytes(self._view[first + at : first + size]) + bytes(self._view[first : first + end])
 
     def _youngest(self, start: int, head: int) -> bytes:
-        """Return what was not overwritten while it was read; the last slot may be in the making."""
+        """Return what was not overwritten while it was read."""
         tail = max(0, head - self.shape.data)
         content = self._between(start, tail, head)
         now = self._words[(start + HEAD) // WORD]
-        gone = max(0, now + EVENT_SIZE - self.shape.data - tail)
+        gone = max(0, now - self._kept - tail)
         return content[gone:]
 
     def _committed(self, start: int, tail: int, head: int) -> int:

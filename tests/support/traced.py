@@ -1,0 +1,121 @@
+"""Trace processes by the library, and tell what they have in memory before and after.
+
+with tracing(process.pid) as trace:
+live.ask(process)
+trace.stop()
+assert trace.told() == [("work", "answer"), ...]
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from patcher.ftrace.mappings import Mapping
+from patcher.process import regions
+from patcher.trace.clock import Clock
+from patcher.trace.events import Event
+from patcher.trace.traced import Asked, Traced
+from patcher.trace.views import counted
+from tests.support.processes import memory_of
+
+TIMEOUT = 30
+DATA = 1 << 20  # bytes of a ring
+
+
+class Tracing:
+    """A trace of a process; `events` and `lost` are what has been read of it so far."""
+
+    def __init__(self, traced: Traced, said: Sequence[str]) -> None:
+        self.said = said
+        self.session, self.names = traced.session, traced.names
+        self._traced = traced
+        self.events: list[Event] = []
+        self.lost = 0
+
+    def read(self, *, is_last: bool = False) -> int:
+        """Read what there is; how many events that were."""
+        found = self._traced.stream().read(is_last=is_last)
+        self.events += found.events
+        self.lost += sum(found.lost.values())
+        return len(found.events)
+
+    def end(self) -> str:
+        """Bring the sites back; what is told of that."""
+        return self._traced.end()
+
+    def stop(self) -> str:
+        """Bring the sites back, and read what is left."""
+        told = self.end()
+        self.read(is_last=True)
+        return told
+
+    def told(self) -> list[tuple[str, str]]:
+        """(function, caller) of all events."""
+        return [(self.names.function(e.site), self.names.caller(e.caller)) for e in self.events]
+
+    def counts(self) -> dict[str, int]:
+        """How often each function was called, of a trace that counts."""
+        return dict(counted(self.session, self.names))
+
+
+@contextmanager
+def tracing(
+    pid: int,
+    *functions: str,
+    counts: bool = False,
+    overwrites: bool = False,
+    exits: bool = False,
+    data: int = DATA,
+) -> Iterator[Tracing]:
+    """Trace a process from now on; when the `with` ends its sites are what they were."""
+    said: list[str] = []
+    asked = Asked((), functions, (), (), False, exits, (), TIMEOUT, data, counts, overwrites)
+    with Traced(pid, asked, Clock(), said.append) as traced:
+        try:
+            traced.start()
+            yield Tracing(traced, said)
+        finally:
+            traced.end()
+
+
+class Memory(NamedTuple):
+    """What a process has: regions, other mappings, text that is no region, and open files."""
+
+    mappings: Sequence[str]
+    regions: Sequence[tuple[int, int]]
+    text: dict[int, bytes]
+    descriptors: Sequence[str]
+
+
+def memory(pid: int) -> Memory:
+    """Look at a process from outside."""
+    with memory_of(pid) as looked_at:
+        found = regions.find(looked_at)
+        mappings = looked_at.mappings()
+        text = {
+            each.range.start: looked_at.read(each.range.start, each.range.end - each.range.start)
+            for each in mappings
+            if each.protection == "r-xp" and each.path.startswith("/")
+        }
+        places = sorted((each.code.start, each.control) for each in found)
+        rest = [_told(each) for each in mappings if not _is_of(each, places)]
+    return Memory(rest, places, text, descriptors(pid))
+
+
+def _told(mapping: Mapping) -> str:
+    if mapping.path in ("[heap]", "[stack]") or not mapping.path:
+        return f"{mapping.range.start:x} {mapping.protection} {mapping.path}"  # these may grow
+    return f"{mapping.range} {mapping.protection} {mapping.path}"
+
+
+def _is_of(mapping: Mapping, places: Sequence[tuple[int, int]]) -> bool:
+    """Whether a mapping is a part of a region."""
+    return any(mapping.range.start in place for place in places)
+
+
+def descriptors(pid: int) -> list[str]:
+    """What the descriptors of a process are of."""
+    folder = Path(f"/proc/{pid}/fd")
+    return sorted(f"{name}: {os.readlink(folder / name)}" for name in os.listdir(folder))
