@@ -11,7 +11,8 @@ import ctypes
 import mmap
 import os
 import time
-from bisect import bisect_right
+from _operator import le
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -54,12 +55,24 @@ class Timeline:
 
     def times(self, counters: Sequence[int]) -> list[int]:
         """Return the time of each, in whole nanoseconds; what is greater has no lesser time."""
-        if not counters:
-            return []
-        line = self._line(min(counters))
-        if line == self._line(max(counters)):
-            return self._on_line(line, counters)
-        return [self._on_line(self._line(counter), (counter,))[0] for counter in counters]
+        if all(map(le, counters, counters[1:])):
+            return self._ascending(counters)
+        order = sorted(range(len(counters)), key=counters.__getitem__)
+        found = [0] * len(counters)
+        for place, told in zip(order, self._ascending(sorted(counters)), strict=True):
+            found[place] = told
+        return found
+
+    def _ascending(self, counters: Sequence[int]) -> list[int]:
+        """Return the time of each, line by line."""
+        found: list[int] = []
+        while len(found) < len(counters):
+            number = self._line(counters[len(found)])
+            end = len(counters)
+            if number + 2 < len(self._anchors):
+                end = bisect_left(counters, self._anchors[number + 1].counter, len(found))
+            found += self._on_line(number, counters[len(found) : end])
+        return found
 
     def _line(self, counter: int) -> int:
         """Return the number of the anchor where the line begins on which a counter is."""
