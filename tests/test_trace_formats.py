@@ -414,7 +414,12 @@ def test_what_was_forgotten_is_written_as_before(
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
     made: list[int] = []
-    kept = Kept(lambda key: made.append(key) or -key, 2)  # type: ignore[func-returns-value]
+
+    def negated(key: int) -> int:
+        made.append(key)
+        return -key
+
+    kept = Kept(negated, 2)
     assert [kept[key] for key in (1, 2, 1, 3, 1)] == [-1, -2, -1, -3, -1]
     assert made == [1, 2, 3, 1]
     assert len(kept) == 2

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-import capstone
-import keystone
+from recordmcount.packages import load
+from recordmcount.sites.disassembler import decoder
+from recordmcount.x86 import EM_X86_64, FS_ACCESSES
 
-from recordmcount.x86 import FS_ACCESSES
+keystone = load("keystone")
 
 _LABEL = re.compile(r"(\w+):")
 _NAME = re.compile(r"\w+")
@@ -74,8 +75,7 @@ def _line(line: str) -> str:
 
 def _decoded(content: bytes, address: int) -> Iterator[tuple[int, int, str]]:
     """Yield (run-time address, its end, text) of each instruction."""
-    engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-    for at, size, name, operands in engine.disasm_lite(content, address):
+    for at, size, name, operands in decoder(EM_X86_64).disasm_lite(content, address):
         yield at, at + size, f"{name} {operands}".strip()
 
 

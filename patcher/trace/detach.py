@@ -76,13 +76,13 @@ def refuse_traced(name: str, present: Sequence[Region]) -> None:
 def _restore(target: Target) -> int:
     """Bring the sites back; modules may come and go meanwhile."""
     for attempt in range(ATTEMPTS):
+        if not regions.find(target.machine.memory):
+            return 0
         try:
             modules = [each for each in target.settled_modules() if each.traced]
         except NoModuleError:
             modules = []
         present = regions.find(target.machine.memory)
-        if not present:
-            return 0
         columns = [changes.to_before(each) for each in modules]
         batch = changes.joined(target.machine.memory, modules, columns)
         try:

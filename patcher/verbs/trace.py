@@ -10,9 +10,11 @@ from patcher.options import (
     VERBS,
     TraceOptions,
 )  # fmt: skip
+from recordmcount.errors import UnreachableError
 from recordmcount.grammar import Command, Option
 from recordmcount.options import HELP
 
+MISSING = "not installed; trace needs it: pip install capstone keystone-engine"
 OPTIONS = (
     Option("--pid", "trace this running process", value="PID", number=range(1, 1 << 22)),
     *SELECTION,
@@ -75,6 +77,8 @@ def declare(verb: str) -> tuple[Command, TraceOptions]:
 
 def execute(options: TraceOptions) -> int:
     """Trace; returns the exit status."""
-    from .tracing import trace
-
+    try:
+        from .tracing import trace
+    except ImportError as error:
+        raise UnreachableError(f"{error.name}", MISSING) from None
     return trace(options)

@@ -97,7 +97,8 @@ class Trace:
                 told = family.end()
             view.show(is_last=True)
             view.end()
-            what = "calls" if options.count else "events"
+            what = "call" if options.count else "event"
+            what += "s" * (view.events != 1)
             lost = f", {view.lost:,} lost" if view.lost else ""
             seconds = time.monotonic() - began
             self._tell(f"{traced.name}: {view.events:,} {what}{lost} in {seconds:.1f} s; {told}")
