@@ -1,8 +1,8 @@
 """A command that stands still before any code of its own has run, so that it is traced from there.
 
-Its libraries are mapped by then, and its first thread has what the trampoline reads: the C library
-has told the kernel where its lists and its restartable sequences are (set_robust_list(2), rseq(2)),
-and runs constructors next. It stands as by SIGSTOP, untraced, and its parent is patcher.
+Its first thread has what the trampoline reads by then: the C library has told the kernel of it
+(set_tid_address(2), set_robust_list(2), rseq(2)). With glibc its libraries are mapped as well, and
+constructors run next. It stands as by SIGSTOP, untraced, and its parent is patcher.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ TRACE = Options.TRACEEXEC | Options.TRACESYSGOOD
 class Call(IntEnum):
     """System calls by which a C library begins, by their numbers on x86-64."""
 
+    SET_TID_ADDRESS = 218
     SET_ROBUST_LIST = 273
     RSEQ = 334
 
@@ -98,15 +99,15 @@ class Command(Closing):
 
     def _go_to_start(self) -> None:
         """Follow its system calls, and leave it in a group-stop."""
-        has_list = False
+        begun = False
         while True:
             stop = self._next()
             if stop.signal == waiting.STOPPED_AT_SYSCALL and not stop.event:
                 call = syscall_stop(self.pid)
                 if call is not None and call.is_entry:
-                    if has_list and call.number != Call.RSEQ:
+                    if begun and call.number not in {*Call}:
                         break
-                    has_list = has_list or call.number == Call.SET_ROBUST_LIST
+                    begun = begun or call.number == Call.SET_TID_ADDRESS
             go_to_syscall(self.pid, stop.pending_signal)
         os.kill(self.pid, SIGSTOP)
         cont(self.pid)
