@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     Claim = tuple[int, int] | None
 
 NAME = b"__mcount_loc"
+# The table of calls of `__return__`, which is alike: gcc -mrecord-return names it so.
+RETURNS = b"__return_loc"
+NAMES = NAME, RETURNS
 # The section that the kernel's build puts into every module, and its loader looks for.
 MODULE = b".gnu.linkonce.this_module"
 # Entries are encoded in blocks of this many, so that no list of them all is made.
@@ -110,13 +113,13 @@ class Entries:
 
 def decode(obj: "Object") -> Entries:
     """Read what the tables of an object name; FormatError where a relocation makes no entry."""
-    tables = _tables(obj)
+    tables = tables_of(obj)
     places: Places = {}
     dead = 0
     for index, relocations in tables.items():
-        named = _in_columns(obj, index, relocations) or _word_by_word(obj, index, relocations)
-        dead += named[1]
-        for section, offsets in named[0].items():
+        named, nowhere = places_of(obj, index, relocations)
+        dead += nowhere
+        for section, offsets in named.items():
             places.setdefault(section, []).extend(offsets)
     distinct = {section: _distinct(offsets) for section, offsets in sorted(places.items())}
     total = sum(map(len, places.values()))
@@ -124,16 +127,21 @@ def decode(obj: "Object") -> Entries:
     return Entries(distinct, dead, repeated, _loose(obj, chain.from_iterable(tables.values())))
 
 
-def _tables(obj: "Object") -> dict[int, list[int]]:
-    """Map the tables of an object to their relocation sections, by index."""
-    tables: dict[int, list[int]] = {index: [] for index in obj.named(NAME)}
+def tables_of(obj: "Object", names: "Sequence[bytes]" = NAMES) -> dict[int, list[int]]:
+    """Map the tables of an object with these names to their relocation sections, by index."""
+    tables: dict[int, list[int]] = {index: [] for name in names for index in obj.named(name)}
     for index in obj.of_type(elf.SHT_RELA, elf.SHT_REL):
         if obj.headers[index][elf.SH_INFO] in tables:
             tables[obj.headers[index][elf.SH_INFO]].append(index)
     involved = [index for pair in tables.items() for index in (pair[0], *pair[1])]
     if sum(obj.headers[index][elf.SH_SIZE] for index in involved) > obj.size:
-        raise FormatError(obj.path, "tables overlap", NAME.decode())
+        raise FormatError(obj.path, "tables overlap", names[0].decode())
     return tables
+
+
+def places_of(obj: "Object", index: int, relocations: list[int]) -> "tuple[Places, int]":
+    """Return (places, how many words name none) of a table that has these relocation sections."""
+    return _in_columns(obj, index, relocations) or _word_by_word(obj, index, relocations)
 
 
 def _loose(obj: "Object", relocations: "Iterable[int]") -> dict[int, str]:
@@ -195,7 +203,7 @@ def _word_by_word(obj: "Object", index: int, relocations: list[int]) -> "tuple[P
     places: Places = {}
     for offset, claim in claims.items():
         if claim == UNKNOWN:
-            raise FormatError(obj.path, "unknown relocation", NAME.decode(), offset)
+            raise FormatError(obj.path, "unknown relocation", obj.section(index).name, offset)
         if claim:
             places.setdefault(claim[0], []).append(claim[1])
     return places, len(claims) - sum(map(len, places.values()))
@@ -210,7 +218,7 @@ def claims(obj: "Object") -> "Iterator[tuple[int, int, Claim]]":
 
     Where `decode` raises FormatError for a relocation, the claim is UNKNOWN.
     """
-    for index, relocations in _tables(obj).items():
+    for index, relocations in tables_of(obj).items():
         for offset, claim in _claims(obj, index, relocations).items():
             yield index, offset, claim
 

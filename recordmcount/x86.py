@@ -48,15 +48,25 @@ R_X86_64_PLTOFF64 = 31
 R_X86_64_GOTPCRELX = 41
 
 # The names profiled code calls. For Linux compilers use `mcount` and `__fentry__`; `_mcount` is an
-# older alias, `.mcount` FreeBSD's name and `__mcount` that of NetBSD and OpenBSD. Their order is a
-# format, to append to: NOPs of i386 objects have the number of one, from 1 on.
+# older alias, `.mcount` FreeBSD's name and `__mcount` that of NetBSD and OpenBSD. Where a function
+# returns, or leaves by a tail call, gcc -minstrument-return=call has it call `__return__` before.
+# The order of all these is a format, to append to: NOPs of i386 objects have the number of one,
+# from 1 on.
 FENTRY = "__fentry__"  # what calls it does so at once
-MCOUNT_NAMES = ("mcount", "_mcount", FENTRY, ".mcount", "__mcount")
+RETURN = "__return__"
+KNOWN_NAMES = ("mcount", "_mcount", FENTRY, ".mcount", "__mcount", RETURN)
+MCOUNT_NAMES = tuple(name for name in KNOWN_NAMES if name != RETURN)
+RETURN_NAME = RETURN.encode()  # as string tables have it
 
 
 def mcount_names(extra_names: "Sequence[str]" = ()) -> list[bytes]:
     """List the names of mcount as string tables have them, the given further ones last."""
     return [name.encode("utf-8", "surrogateescape") for name in (*MCOUNT_NAMES, *extra_names)]
+
+
+def known_names() -> list[bytes]:
+    """List all KNOWN_NAMES in their order, as string tables have them."""
+    return [name.encode() for name in KNOWN_NAMES]
 
 
 # One instruction each, so that no instruction pointer can ever rest inside the site.
@@ -308,7 +318,7 @@ def object_nop(form: CallForm, relocation_type: int, name: int = 0) -> bytes:
     that none of a linked image is taken for one of these.
 
     Where the relocation cannot tell which function was called, it has REL's `name`: the number of
-    one of MCOUNT_NAMES counted from 1, up to 15. The scale is its low half; the high half stands
+    one of KNOWN_NAMES counted from 1, up to 15. The scale is its low half; the high half stands
     above the type, for no type of a call has these two bits.
     """
     scale, type_and_name = name % 4 << 6, name >> 2 << 6 | relocation_type
@@ -325,7 +335,7 @@ def object_nop(form: CallForm, relocation_type: int, name: int = 0) -> bytes:
 
 def object_nops(machine: int) -> dict[bytes, tuple[CallForm, int, int]]:
     """Map every NOP that `object_nop` gives to the (form, type of relocation, name) it tells."""
-    names = range(1 + len(MCOUNT_NAMES)) if machine == EM_386 else (0,)
+    names = range(1 + len(KNOWN_NAMES)) if machine == EM_386 else (0,)
     return {
         object_nop(form, relocation_type, name): (form, relocation_type, name)
         for relocation_type, forms in CALL_FORMS[machine].items()
@@ -343,6 +353,19 @@ def name_hash(name: bytes) -> int:
 
 
 # --- after the link ---------------------------------------------------------------------------
+
+# What may stand behind a call of `__return__`: ret, jmp, `jmp *`, as gcc spells them.
+_RETURNS = (b"\xc3", b"\xc2", b"\xf3\xc3")  # ret; ret $imm16; rep ret
+_TAIL_CALLS = (b"\xe9", b"\xeb", b"\xff\x25")  # jmp near; short; *disp32
+_TAIL_CALLS_BY_REGISTER = tuple(bytes((0xFF, modrm)) for modrm in range(0xE0, 0xE8))
+_PREFIXES_OF_ENDS = b"\xf2\x3e\x41"  # bnd; notrack; REX.B
+
+
+def ends_function(code: bytes) -> bool:
+    """Tell whether `code` begins with what a function is left by: a return, or a tail call."""
+    bare = code.lstrip(_PREFIXES_OF_ENDS)
+    return bare.startswith((*_RETURNS, *_TAIL_CALLS, *_TAIL_CALLS_BY_REGISTER))
+
 
 # What may stand before the first instruction of a function: endbr64, endbr32.
 ENDBR = (b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfb")

@@ -50,6 +50,11 @@ def record(fixture: Fixture, path: Path, *options: str) -> str:
     return "".join(line for line in lines if "a fat LTO object" not in line)
 
 
+def all_entries(path: Path) -> list[Site]:
+    """The entries of the table of mcount's calls, and of that of calls of __return__."""
+    return table_entries(path) + table_entries(path, "__return_loc")
+
+
 def places(sites: Iterable[Site]) -> list[tuple[str, int]]:
     """Section names and offsets alone, sorted: for tables of objects whose sections moved."""
     return sorted((site.section, site.offset) for site in sites)
@@ -65,7 +70,7 @@ def test_the_table_names_every_call_in_a_recorded_section(
     path = fixture_object(fixture.name)
     expected = expected_sites(path, names(fixture))
     warnings = record(fixture, path)
-    entries = table_entries(path)
+    entries = all_entries(path)
     assert len(entries) == len(set(entries))
     assert set(entries) == {site for site in expected if site.section not in NOT_RECORDED}
     assert warnings.count("not recorded") == len(warnings.splitlines())
@@ -79,7 +84,7 @@ def test_with_all_sections_the_table_names_every_call(
     path = fixture_object(fixture.name)
     expected = expected_sites(path, names(fixture))
     record(fixture, path, "--all-sections")
-    entries = table_entries(path)
+    entries = all_entries(path)
     assert len(entries) == len(set(entries))
     assert set(entries) == expected == expected_sites(path, names(fixture))
 
@@ -93,7 +98,7 @@ def test_calls_in_other_sections_become_one_nop_and_nothing_else_changes(
     before = _code(path)
     record(fixture, path)
     after = _code(path)
-    assert set(call_forms(path, names(fixture))) == set(table_entries(path))
+    assert set(call_forms(path, names(fixture))) == set(all_entries(path))
     mode = capstone.CS_MODE_32 if fixture.target == "i386" else capstone.CS_MODE_64
     decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
     for site in forms:
@@ -153,7 +158,7 @@ def test_the_table_equals_the_compiler_s(fixture: Fixture, fixture_object: Fixtu
     subprocess.run(["objcopy", *remove, path], check=True)
     record(fixture, path, "--all-sections")
     of_its_names = expected_sites(path, fixture.names)
-    assert places(own) == places(site for site in table_entries(path) if site in of_its_names)
+    assert places(own) == places(site for site in all_entries(path) if site in of_its_names)
 
 
 @each_fixture(lambda fixture: fixture.table == "__mcount_loc")

@@ -524,22 +524,26 @@ class Object:
 
     def symbols_named(self, names: "Iterable[bytes]") -> frozenset[int]:
         """Return the indices of all symbols that have one of these names, in any version of it."""
+        return frozenset(self.symbols_with_names(names))
+
+    def symbols_with_names(self, names: "Iterable[bytes]") -> dict[int, bytes]:
+        """Map the indices of all symbols that have one of these names, in any version, to it."""
         places = self._name_places(names)
         if not places:
-            return frozenset()
+            return {}
         size = self.layout.sym.size
-        patterns = {place.to_bytes(4, "little") for place in places}  # st_name
+        patterns = {place.to_bytes(4, "little"): name for place, name in places.items()}  # st_name
         low_bytes = {pattern[0] for pattern in patterns}
-        return frozenset(
-            first + i
+        return {
+            first + i: patterns[piece[i * size : i * size + 4]]
             for first, piece in self._symbol_pieces()
             for i in positions(piece[::size], low_bytes)
             if piece[i * size : i * size + 4] in patterns
-        )
+        }
 
-    def _name_places(self, names: "Iterable[bytes]") -> set[int]:
+    def _name_places(self, names: "Iterable[bytes]") -> dict[int, bytes]:
         """Find where in the symbols' string table these names can be named."""
-        places: set[int] = set()
+        places: dict[int, bytes] = {}
         if self.symtab is None:
             return places
         index = self.headers[self.symtab][SH_LINK]
@@ -551,7 +555,7 @@ class Object:
             length = min(STRINGS + overlap, size - start)
             piece = self.read(offset + start, length, "a string table")
             found = name_places(piece, ordered)
-            places.update([start + place for place in found] if start else found)
+            places.update({start + at: name for at, name in found.items()} if start else found)
         self._require_end(index, piece)
         return places
 

@@ -68,8 +68,9 @@ def of_table(obj: "Object", options: "Options") -> "list[str]":
 
 
 def _all(obj: "Object", found: "Found", plan: "Plan") -> "Iterator[str]":
-    if not found.sections and not found.unsupported:
-        yield from _another_name(obj)
+    if all(part.are_returns for part in found.sections) and not found.unsupported:
+        is_bare = "only returns are recorded" if found.sections else "nothing is recorded"
+        yield from _another_name(obj, is_bare)
     yield from _resolved_calls(obj, found)
     if plan.recorded and obj.has_lto:
         yield (
@@ -83,7 +84,7 @@ def _all(obj: "Object", found: "Found", plan: "Plan") -> "Iterator[str]":
 # --- calls by another name ------------------------------------------------------------------------
 
 
-def _another_name(obj: "Object") -> "Iterator[str]":
+def _another_name(obj: "Object", recorded: str) -> "Iterator[str]":
     """Name what all functions begin with a call of: it may be their mcount.
 
     Compilers say whether they were told to profile. Where they do not, half of at least two
@@ -100,7 +101,7 @@ def _another_name(obj: "Object") -> "Iterator[str]":
     if name and not name.startswith(_OTHERS):
         begin = "function begins" if count == 1 else "functions begin"
         yield (
-            f"nothing is recorded, yet {count} {begin} with a call of {name}; if that is its "
+            f"{recorded}, yet {count} {begin} with a call of {name}; if that is its "
             f"mcount, say --symbol {name}"
         )
 

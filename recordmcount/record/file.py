@@ -248,7 +248,8 @@ def _doubts(obj: "Object", found: "calls.Found", plan: Plan) -> "Iterator[str]":
             f"{name}: its calls become NOPs, as in a kernel; with --all-sections they are "
             "recorded, and --kernel says that it is one"
         )
-    if found.has_local or not found.sections or obj.has_lto or (plan and obj.is_signed):
+    has_mcount = found.sections and not found.sections[0].are_returns
+    if found.has_local or not has_mcount or obj.has_lto or (plan and obj.is_signed):
         from . import doubts  # of most objects there are no others
 
         yield from doubts.of_plan(obj, found, plan)

@@ -9,7 +9,31 @@ from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from recordmcount.elf.object import Object
+
+    # What has entries: index of a text section, section offsets therein.
+    Entries = tuple[int, Sequence[int]]
+
+
+class Table:
+    """One section to be, `__mcount_loc` or `__return_loc` by `name`.
+
+    `text` is the text section it is linked to (SHF_LINK_ORDER) and `group` the section group it
+    belongs to, 0 for none; `flags` its sh_flags; `parts` what it has entries for. `place` are the
+    sections that it takes the place of, a table and its relocations; None of one that is new.
+    """
+
+    __slots__ = ("name", "text", "group", "flags", "parts", "place")
+
+    def __init__(self, name: bytes, text: int, group: int, flags: int) -> None:
+        self.name = name
+        self.text = text
+        self.group = group
+        self.flags = flags
+        self.parts: list[Entries] = []
+        self.place: tuple[int, int] | None = None
 
 
 class NewSections:
@@ -48,6 +72,15 @@ class NewSections:
         self._headers += self._obj.layout.shdr.pack(name, *header)
         self._count += 1
         return self._count - 1
+
+    def replace_section(self, section: int, header: tuple[int, ...], content: bytes) -> None:
+        """Give an old section all that `add_section` gives a new one; it keeps its name."""
+        section_type, flags, link, info, alignment, entry_size = header
+        self.replace_content(section, content)
+        self.change(section, {
+            elf.SH_TYPE: section_type, elf.SH_FLAGS: flags, elf.SH_LINK: link, elf.SH_INFO: info,
+            elf.SH_ADDRALIGN: alignment, elf.SH_ENTSIZE: entry_size,
+        })  # fmt: skip
 
     def replace_content(self, section: int, content: bytes) -> None:
         """Give an old section new contents of any size."""

@@ -1,5 +1,7 @@
 """Plan what to write: (object, sites, options) -> bytes to replace and bytes to append. Pure.
 
+Calls of mcount get entries in `__mcount_loc`, those of `__return__` in `__return_loc`.
+
 The old contents stay where they are. Appended are, in this order, the section name table, the
 section headers and the new data; the ELF header then points at the new headers, and that one
 write makes the object recorded. (The order is that of the kernel's recordmcount.)
@@ -12,7 +14,7 @@ from recordmcount import mcount_loc, x86
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
 
-from .new_sections import NewSections
+from .new_sections import NewSections, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from recordmcount.elf.object import Object
     from recordmcount.options import Options
     from recordmcount.sites.calls import Found, SectionSites
+
+    from .new_sections import Entries
 
 # Sections of a kernel that are recorded: these, and .text*. (.ltext* is that of the large code
 # model, x86-64 psABI 1.0 section 4.2.1.)
@@ -67,22 +71,6 @@ class Plan:
         return bool(self.all_edits)
 
 
-class Table:
-    """One `__mcount_loc` section to be.
-
-    `text` is the text section it is linked to (SHF_LINK_ORDER) and `group` the section group it
-    belongs to, 0 for none; `flags` its sh_flags; `parts` the sites it has entries for.
-    """
-
-    __slots__ = ("text", "group", "flags", "parts")
-
-    def __init__(self, text: int, group: int, flags: int) -> None:
-        self.text = text
-        self.group = group
-        self.flags = flags
-        self.parts: list[SectionSites] = []
-
-
 def make_plan(obj: "Object", found: "Found", options: "Options") -> Plan:
     """Return the plan for one object; false (no edits, no header) where there is nothing to do.
 
@@ -97,13 +85,14 @@ def make_plan(obj: "Object", found: "Found", options: "Options") -> Plan:
     if found.sections and not obj.shstrndx:
         raise FormatError(obj.path, "there are no section names, which say what to record")
     rewritten: dict[int, bytearray] = {}
-    tables = _NewTables(obj, _tables(obj, found, recorded, options)) if recorded else None
-    if tables:
-        rewritten = tables.relocations
+    tables, gone = _plan_tables(obj, found, result, wanted, options)
+    new = _NewTables(obj, tables, gone) if tables or gone else None
+    if new:
+        rewritten = new.relocations
     for part in ignored:
         result.edits += _to_nops(obj, part, rewritten)
-    if tables:
-        result.header, result.appended = tables.finish()
+    if new:
+        result.header, result.appended = new.finish()
     result.edits.sort()
     if result.edits:
         obj.extents()  # where sections overlap, an edit of one would change another
@@ -118,7 +107,12 @@ class Wanted:
         self._obj = obj
         self._all = options.all_sections
         self._of_kernel: bool | None = options.kernel or None  # None: not looked at yet
-        self.lost: list[str] = []
+        self._lost: dict[int, str] = {}
+
+    @property
+    def lost(self) -> list[str]:
+        """The names of loaded sections that are left out for their names alone."""
+        return [*self._lost.values()]
 
     def __contains__(self, section: int) -> bool:
         text = self._obj.section(section)
@@ -132,7 +126,7 @@ class Wanted:
             self._of_kernel = kernel_objects.is_of_kernel(self._obj)
         if self._of_kernel or not kernel_objects.is_named_as_there(text.name):
             return not self._of_kernel
-        self.lost.append(text.name)
+        self._lost[section] = text.name
         return False
 
 
@@ -158,8 +152,38 @@ def _to_nops(
     return edits
 
 
+def _plan_tables(
+    obj: "Object", found: "Found", result: Plan, wanted: "Wanted", options: "Options"
+) -> "tuple[list[Table], Sequence[int]]":
+    """Plan the tables; and the sections, of tables that are made anew, of which nothing is left.
+
+    Calls of `__return__` that have right entries already are no longer among those to record.
+    """
+    calls: list[Entries] = []
+    returns: list[Entries] = []
+    for part in result.recorded:
+        (returns if part.are_returns else calls).append((part.section, part.starts))
+    is_pic = options.pic or any(
+        x86.ALL_FORMS[form].pic for part in found.sections for form in set(part.forms)
+    )
+    flags = elf.SHF_ALLOC | (elf.SHF_WRITE if is_pic else 0)
+    tables = _tables(obj, mcount_loc.NAME, calls, flags, options) if calls else []
+    if not obj.named(mcount_loc.RETURNS):
+        if returns:
+            tables += _tables(obj, mcount_loc.RETURNS, returns, flags, options)
+        return tables, ()
+    from . import told_returns  # gcc tells some where it is asked to
+
+    returns += [each for each in told_returns.others(obj, found) if each[0] in wanted]
+    anew = _tables(obj, mcount_loc.RETURNS, returns, flags, options)
+    if told_returns.are_right(obj, anew, group_of(obj)):
+        result.recorded = [part for part in result.recorded if not part.are_returns]
+        return tables, ()
+    return tables + anew, told_returns.take_place(obj, anew)
+
+
 def _tables(
-    obj: "Object", found: "Found", recorded: "list[SectionSites]", options: "Options"
+    obj: "Object", name: bytes, parts: "Sequence[Entries]", flags: int, options: "Options"
 ) -> list[Table]:
     """Plan one table for all sections, but for each that may be dropped at link time its own.
 
@@ -167,20 +191,16 @@ def _tables(
     any section may go: SHF_LINK_ORDER ties each table to its text. Only then: mold puts tables
     with and without that flag into two output sections, of which programs see the first.
     """
-    pic = options.pic or any(
-        x86.ALL_FORMS[form].pic for part in found.sections for form in set(part.forms)
-    )
-    flags = elf.SHF_ALLOC | (elf.SHF_WRITE if pic else 0)
     link_order = elf.SHF_LINK_ORDER if options.gc_sections else 0
-    groups = group_of(obj) if any(in_group(obj, part.section) for part in recorded) else {}
+    groups = group_of(obj) if any(in_group(obj, section) for section, _ in parts) else {}
     tables: dict[int, Table] = {}
-    for part in recorded:
-        group = groups.get(part.section, 0)
-        own = part.section if group or link_order else 0
+    for section, starts in parts:
+        group = groups.get(section, 0)
+        own = section if group or link_order else 0
         if own not in tables:
             member = elf.SHF_GROUP if group else 0
-            tables[own] = Table(own if link_order else 0, group, flags | link_order | member)
-        tables[own].parts.append(part)
+            tables[own] = Table(name, own if link_order else 0, group, flags | link_order | member)
+        tables[own].parts.append((section, starts))
     return list(tables.values())
 
 
@@ -223,17 +243,31 @@ def base_symbols(obj: "Object", sections: set[int]) -> dict[int, tuple[int, int]
 class _NewTables:
     """The tables of a plan, and the sections that have to change for them.
 
-    `relocations` are those that change whole, by index; until `finish` they may change further.
+    Of those that are `gone` nothing is left. `relocations` are sections that change whole, by
+    index; until `finish` they may change further.
     """
 
-    def __init__(self, obj: "Object", tables: list[Table]) -> None:
+    def __init__(self, obj: "Object", tables: list[Table], gone: "Sequence[int]") -> None:
         self._obj = obj
         self._tables = tables
         self._rela = mcount_loc.uses_rela(obj)
-        self._name = (b".rela" if self._rela else b".rel") + mcount_loc.NAME
-        self._new = NewSections(obj, self._name, 2 * len(tables))
+        new = [one for one in tables if one.place is None]
+        # By the table's: where the name of its relocations begins, of which its own is the end.
+        self._names: dict[bytes, int] = {}
+        names = b""
+        for name in dict.fromkeys([one.name for one in new]):
+            names += b"\0" if names else b""
+            self._names[name] = len(names)
+            names += self._kind + name
+        self._new = NewSections(obj, names, 2 * len(new))
+        self._gone = gone
         self.relocations: dict[int, bytearray] = {}
-        self._bases = self._find_bases({part.section for one in tables for part in one.parts})
+        self._bases = self._find_bases({section for one in tables for section, _ in one.parts})
+
+    @property
+    def _kind(self) -> bytes:
+        """How the names of sections of relocations begin."""
+        return b".rela" if self._rela else b".rel"
 
     def _find_bases(self, sections: set[int]) -> dict[int, tuple[int, int]]:
         """Find the base of each section's entries; add a section symbol where there is none."""
@@ -261,8 +295,17 @@ class _NewTables:
                 members[one.group] = members.get(one.group, b"") + new
         for group, words in members.items():
             self._new.replace_content(group, self._obj.content(group) + words)
+        made_anew = {*self._gone, *[index for one in self._tables for index in one.place or ()]}
         for section, content in self.relocations.items():
-            self._new.replace_content(section, bytes(content))
+            if section not in made_anew:
+                self._new.replace_content(section, bytes(content))
+        # What is left of a table is empty, and as writable as the others are: see _tables.
+        writable = self._tables[0].flags & elf.SHF_WRITE if self._tables else 0
+        for section in self._gone:
+            header = self._obj.headers[section]
+            more = writable if header[elf.SH_TYPE] == elf.SHT_PROGBITS else 0
+            fields = {elf.SH_SIZE: 0, elf.SH_FLAGS: header[elf.SH_FLAGS] | more}
+            self._new.change(section, fields)
         return self._new.finish()
 
     def _add(self, one: Table) -> bytes:
@@ -270,28 +313,29 @@ class _NewTables:
         layout, word = self._obj.layout, self._obj.layout.word
         entry = layout.rela if self._rela else layout.rel
         content, relocations = mcount_loc.encode(self._obj, _runs(one, self._bases))
-        index = self._new.add_section(
-            len(self._name) - len(mcount_loc.NAME),
-            (elf.SHT_PROGBITS, one.flags, one.text, 0, word, word),
-            content,
-        )
-        relocations_index = self._new.add_section(
-            0,
-            (
-                elf.SHT_RELA if self._rela else elf.SHT_REL, one.flags & elf.SHF_GROUP,
-                self._obj.symtab or 0, index, word, entry.size,
-            ),
-            relocations,
-        )  # fmt: skip
-        return index.to_bytes(4, "little") + relocations_index.to_bytes(4, "little")
+        header = elf.SHT_PROGBITS, one.flags, one.text, 0, word, word
+
+        def relocations_of(table: int) -> tuple[int, ...]:
+            kind = elf.SHT_RELA if self._rela else elf.SHT_REL
+            group, symtab = one.flags & elf.SHF_GROUP, self._obj.symtab or 0
+            return kind, group, symtab, table, word, entry.size
+
+        if one.place:
+            self._new.replace_section(one.place[0], header, content)
+            self._new.replace_section(one.place[1], relocations_of(one.place[0]), relocations)
+            return b""
+        name = self._names[one.name]
+        index = self._new.add_section(name + len(self._kind), header, content)
+        second = self._new.add_section(name, relocations_of(index), relocations)
+        return index.to_bytes(4, "little") + second.to_bytes(4, "little")
 
 
 def _runs(one: Table, bases: dict[int, tuple[int, int]]) -> list[tuple[int, list[int]]]:
     """Return the table's entries as (base symbol, values relative to it), part by part."""
     runs = []
-    for part in one.parts:
-        symbol, value = bases[part.section]
-        runs.append((symbol, [start - value for start in part.starts] if value else part.starts))
+    for section, starts in one.parts:
+        symbol, value = bases[section]
+        runs.append((symbol, [start - value for start in starts] if value else [*starts]))
     return runs
 
 

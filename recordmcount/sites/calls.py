@@ -1,5 +1,7 @@
 """Find the call sites of an object: relocations that name mcount, proven by the bytes around them.
 
+What is said of mcount goes for `__return__` as well, which gcc calls where a function ends.
+
 The result holds whole columns per section and not an object per site: a kernel has hundreds of
 thousands of sites, nearly all of them the same five bytes, and columns can be checked in bulk.
 """
@@ -14,7 +16,7 @@ from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from recordmcount.columns import Relocations
     from recordmcount.elf.object import Object
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     # Relocation section, text section, pieces of the former (Object.relocation_pieces; None: all).
     Part = tuple[int, int, range | None]
+    # What is looked for, and where.
+    Work = tuple["_Search", Part]
     # Section index, section offset of the relocated field, what it is.
     Unsupported = tuple[int, int, str]
     # Relocation section, text section; numbers, section offsets, r_info and addends.
@@ -54,10 +58,13 @@ class SectionSites:
     instructions' first bytes, `entries` the numbers of their relocations, packed in 8 bytes each
     (few ask for them), `forms` their shapes as indices into `x86.ALL_FORMS` and `types` those of
     their relocations, a byte each. `idle` are the prefixes of the few calls that have some, by
-    section offset: `starts` names the first of them.
+    section offset: `starts` names the first of them. `are_returns` tells that they call
+    `__return__`, and not mcount.
     """
 
-    __slots__ = ("section", "relocations", "starts", "entries", "forms", "types", "idle")
+    __slots__ = (
+        "section", "relocations", "starts", "entries", "forms", "types", "idle", "are_returns",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class SectionSites:
         types: bytes,
         *,
         idle: dict[int, bytes],
+        are_returns: bool = False,
     ) -> None:
         self.section = section
         self.relocations = relocations
@@ -77,6 +85,7 @@ class SectionSites:
         self.forms = forms
         self.types = types
         self.idle = idle
+        self.are_returns = are_returns
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -106,11 +115,12 @@ class CallSite:
 class Found:
     """What was found in one object.
 
-    `sections` has the calls; `references` counts relocations that name mcount and are no call
-    (a function pointer, a `lea`, a tail jump); `unsupported` lists what may be a call and can have
-    no entry, as (section index, section offset of the relocated field, what it is). `turned_off`
-    has the relocations of calls that were turned into NOPs. `symbols` are those of mcount, and
-    `has_local` tells whether one is local: assemblers may call it without a relocation.
+    `sections` has the calls, those of mcount first; `references` counts relocations that name
+    mcount or `__return__` and are no call (a function pointer, a `lea`, a tail jump); `unsupported`
+    lists what may be a call and can have no entry, as (section index, section offset of the
+    relocated field, what it is). `turned_off` has the relocations of calls that were turned into
+    NOPs. `symbols` are those of both functions, and `has_local` tells whether one is local:
+    assemblers may call it without a relocation.
     """
 
     __slots__ = ("sections", "references", "unsupported", "turned_off", "symbols", "has_local")
@@ -131,44 +141,57 @@ class Found:
 def find(
     obj: "Object", extra_names: tuple[str, ...] = (), processes: int = 1, *, all_off: bool = False
 ) -> Found:
-    """Find every call to mcount in the executable sections of a relocatable object.
+    """Find every call to mcount and `__return__` in the executable sections of an object.
 
     `extra_names` are further symbol names, as given to gcc's -mfentry-name. A large object is
     searched by several processes, 0 of them being as many as there are processors. With `all_off`
     those of `turned_off` are found that name no symbol, and whatever else is R_*_NONE without one.
     Raises FormatError where a relocation that matters cannot be trusted.
     """
-    found = Found(obj.symbols_named(x86.mcount_names(extra_names)))
-    if not found.symbols and not all_off:
+    named = obj.symbols_with_names([*x86.mcount_names(extra_names), x86.RETURN_NAME])
+    found = Found(frozenset(named))
+    if not named and not all_off:
         return found
-    if found.symbols:
-        found.has_local = min(found.symbols) < obj.headers[obj.symtab or 0][elf.SH_INFO]
+    if named:
+        found.has_local = min(named) < obj.headers[obj.symtab or 0][elf.SH_INFO]
     pairs = text_relocations(obj)
     is_large = sum(obj.headers[index][elf.SH_SIZE] for index, _ in pairs) >= WORTH_FORKING
     answers = _in_parallel if is_large and processes != 1 else _one_by_one
-    search = _Search(obj, found.symbols, all_off=all_off)
-    for part, answer in answers(search, pairs, processes):
-        _add(found, part, answer)
+    for (search, part), answer in answers(_searches(obj, named, all_off=all_off), pairs, processes):
+        _add(found, part, answer, are_returns=search.are_returns)
     _check_unique(obj, found)
     return found
 
 
+def _searches(obj: "Object", named: "Mapping[int, bytes]", *, all_off: bool) -> "list[_Search]":
+    """Tell what to look for: calls of mcount, and of `__return__` if there is such a symbol."""
+    returns = frozenset(symbol for symbol in named if named[symbol] == x86.RETURN_NAME)
+    mcount = frozenset(named) - returns
+    searches = [_Search(obj, mcount, all_off=all_off)] if mcount or all_off else []
+    return [*searches, _Search(obj, returns, are_returns=True)] if returns else searches
+
+
 def _one_by_one(
-    search: "_Search", pairs: list[tuple[int, int]], _: int
-) -> "Iterator[tuple[Part, Answer]]":
-    for part in _parts(search.obj, pairs, 1):
-        yield part, search.part(part)
+    searches: "list[_Search]", pairs: list[tuple[int, int]], _: int
+) -> "Iterator[tuple[Work, Answer]]":
+    for search in searches:
+        for part in _parts(search.obj, pairs, 1):
+            yield (search, part), search.part(part)
 
 
 def _in_parallel(
-    search: "_Search", pairs: list[tuple[int, int]], processes: int
-) -> "Iterator[tuple[Part, Answer]]":
+    searches: "list[_Search]", pairs: list[tuple[int, int]], processes: int
+) -> "Iterator[tuple[Work, Answer]]":
     from recordmcount import jobs  # of many objects hardly one is so large
 
     processes = processes or jobs.available()
-    parts = _parts(search.obj, pairs, processes)
-    answers = jobs.run(len(parts), processes, lambda number: search.part(parts[number]))
-    yield from zip(parts, answers, strict=True)
+    work = [(search, part) for search in searches for part in _parts(search.obj, pairs, processes)]
+
+    def one(number: int) -> "Answer":
+        search, part = work[number]
+        return search.part(part)
+
+    yield from zip(work, jobs.run(len(work), processes, one), strict=True)
 
 
 def _check_unique(obj: "Object", found: Found) -> None:
@@ -184,21 +207,22 @@ def _check_unique(obj: "Object", found: Found) -> None:
         raise FormatError(obj.path, "two relocations for one call")
 
 
-def _add(found: Found, part: "Part", answer: "Answer") -> None:
+def _add(found: Found, part: "Part", answer: "Answer", *, are_returns: bool) -> None:
     relocations, target, _ = part
     starts, entries, forms, types, idle, references, unsupported, turned_off = answer
     found.references += references
     found.unsupported += unsupported
     found.turned_off += turned_off
     last = found.sections[-1] if found.sections else None
-    if last and last.relocations == relocations:
+    if last and last.relocations == relocations and last.are_returns == are_returns:
         last.starts += starts
         last.entries += entries
         last.forms += forms
         last.types += types
         last.idle.update(idle)
     elif starts:
-        sites = SectionSites(target, relocations, starts, entries, forms, types, idle=idle)
+        columns = starts, entries, forms, types
+        sites = SectionSites(target, relocations, *columns, idle=idle, are_returns=are_returns)
         found.sections.append(sites)
 
 
@@ -247,10 +271,18 @@ def text_relocations(obj: "Object") -> list[tuple[int, int]]:
 
 
 class _Search:
-    """The search of one object, part by part."""
+    """The search of one object for calls of one function, part by part."""
 
-    def __init__(self, obj: "Object", symbols: frozenset[int], *, all_off: bool) -> None:
+    def __init__(
+        self,
+        obj: "Object",
+        symbols: frozenset[int],
+        *,
+        all_off: bool = False,
+        are_returns: bool = False,
+    ) -> None:
         self.obj = obj
+        self.are_returns = are_returns
         self.sought = symbols | {0} if all_off else symbols
         self.plain, types = x86.PLAIN_CALL[obj.machine]
         self.plain_infos = {obj.layout.info(symbol, each) for symbol in symbols for each in types}

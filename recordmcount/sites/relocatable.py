@@ -99,12 +99,15 @@ class RelocatableSites:
     def __init__(self, content: _Content, parts: Iterable[Part], entries: Entries) -> None:
         self._content = content
         self._entries = entries
-        self.has_table = bool(content.obj.named(mcount_loc.NAME))
         self.dead = entries.dead
         self.repeated = entries.repeated
         self.loose = entries.loose
         self.ways = content.usual.ways
         self.parts = list(parts)
+        # One of return sites alone is gcc's, and the object not recorded yet, if it lacks any site.
+        names_all = all(all(part.recorded) for part in self.parts)
+        names = mcount_loc.NAMES if names_all else mcount_loc.NAMES[:1]
+        self.has_table = any(map(content.obj.named, names))
         self.firsts = [0, *accumulate(len(part.column.starts) for part in self.parts)]
         self._ways = b"".join(part.column.ways for part in self.parts)
 

@@ -76,7 +76,7 @@ class Callees:
     def _kept(self, name: bytes) -> Kept | None:
         if self._in_addend:
             return Kept(self._signed(x86.name_hash(name)), 0)
-        known = x86.mcount_names()
+        known = x86.known_names()
         return Kept(0, 1 + known.index(name)) if name in known else None
 
     def _signed(self, word: int) -> int:
@@ -98,7 +98,7 @@ class Callees:
 
     def why_not_found(self, kept: Kept) -> str:
         """Tell why there is no symbol of which this was kept."""
-        gone = [name for name in x86.mcount_names() if self._kept(name) == kept]
+        gone = [name for name in x86.known_names() if self._kept(name) == kept]
         return GONE.format(gone[0].decode()) if gone else UNKNOWN
 
     def why_not(self, known: Relocation) -> str:

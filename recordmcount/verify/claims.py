@@ -69,7 +69,8 @@ class Claims:
     def _places(self) -> dict[int, list[int]]:
         """Read word by word: distinct section offsets, ascending, by section index."""
         words: dict[tuple[int, int], list[Word]] = defaultdict(list)
-        names = {index: self._obj.section(index).name for index in self._obj.named(mcount_loc.NAME)}
+        tables = mcount_loc.tables_of(self._obj)
+        names = {index: self._obj.section(index).name for index in tables}
         self.unknown, self.dead = [], 0
         for table, offset, claim in mcount_loc.claims(self._obj):
             word = names[table], offset

@@ -73,7 +73,7 @@ class _Check:
 
     def _tables(self) -> Iterator[Finding]:
         word = self._obj.layout.word
-        for index in self._obj.named(mcount_loc.NAME):
+        for index in [each for name in mcount_loc.NAMES for each in self._obj.named(name)]:
             section = self._obj.section(index)
             if section.size % word:
                 what = f"{section.size} bytes, of {word} each"
