@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from recordmcount.sites.linked import LinkedSites
+    from recordmcount.sites.image import Tables
     from recordmcount.sites.site import Site
     from recordmcount.sites.state import State
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class LinkedSwitch:
     """The Switchable sites of an executable or a shared object."""
 
-    def __init__(self, sites: LinkedSites) -> None:
+    def __init__(self, sites: Tables) -> None:
         self.sites = sites
 
     def site(self, number: int) -> Site:
@@ -28,7 +28,7 @@ class LinkedSwitch:
         return self.sites.irreversible(numbers)
 
     def without_call(self, numbers: Sequence[int]) -> Sequence[int]:
-        """Choose none: what a NOP of a linked file would call is known."""
+        """Choose the NOPs of gcc's of which the file does not tell what they would call."""
         return self.sites.without_call(numbers)
 
     def batch(self, numbers: Sequence[int], state: State) -> Batch:

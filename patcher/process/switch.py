@@ -107,8 +107,9 @@ def plan(
 def _callable(module: LiveSites, numbers: Sequence[int], goal: Goal | None) -> Sequence[int]:
     """Choose the sites whose call is known: the file's own, or if there is a goal, the sleds'."""
     sleds = module.without_call(numbers)
-    if goal:
-        return sleds
+    if goal:  # which is to be called at entries: it may not keep what a function returns
+        returns = module.returns(sleds)
+        return sorted({*sleds}.difference(returns)) if returns else sleds
     return sorted({*numbers}.difference(sleds)) if sleds else numbers
 
 

@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from recordmcount.sites import missing
+from recordmcount.sites.joined import JoinedSites
 from recordmcount.sites.linked import LinkedSites
 from recordmcount.sites.mangling import spellings
 from recordmcount.sites.select import select
@@ -41,10 +42,14 @@ def choose(obj: Object, table: SiteTable, asked: Asked) -> Chosen:
     Raises Error, as reading the file does.
     """
     numbers, idle = _like_functions(table, range(len(table)), asked)
-    if not asked.unrecorded or not isinstance(table, LinkedSites):
+    first = table.tables[0] if isinstance(table, JoinedSites) else table
+    if not asked.unrecorded or not isinstance(first, LinkedSites) or first.are_returns:
         sites = table if len(numbers) == len(table) else map(table.__getitem__, numbers)
         return Chosen(_shown(sites, asked), len(table), tuple(sorted(idle)))
-    left_out, no_evidence = missing.read(obj, table, asked.symbols)
+    others: list[int] = []
+    if isinstance(table, JoinedSites):
+        others += [vaddr for each in table.tables[1:] for vaddr in each.vaddrs]
+    left_out, no_evidence = missing.read(obj, first, asked.symbols, others)
     total = len(table) + sum([len(numbers) for _, numbers in left_out])
     places: list[tuple[int, SiteTable, int]] = []
     for source, every in left_out:

@@ -60,7 +60,7 @@ class Reasons:
     def __init__(self, obj: Object, debug: Object, names: Sequence[str] = ()) -> None:
         self._is_object = obj.type == elf.ET_REL
         self._units = Units(debug)
-        self._tracers = {*x86.MCOUNT_NAMES, *names}
+        self._tracers = {*x86.KNOWN_NAMES, *names}
 
     def of(self, name: str, address: int) -> Reason:
         """Tell why a function has no site; `address` is link-time virtual, of no use in objects."""

@@ -10,6 +10,7 @@ from recordmcount.help import wrapped
 from recordmcount.sites.evidence import ALL, is_likely
 from recordmcount.sites.state import STATES, State
 from recordmcount.sites.words import in_function, no_table, odd_entries, sites_in_words
+from recordmcount.x86 import RETURN
 
 from .names import shown
 from .tally import Tally
@@ -109,6 +110,8 @@ def _row(
 
 
 def _remarks(site: ReportedSite) -> Iterator[str]:
+    if site["target"] == RETURN:
+        yield "(where it returns)"
     if source := site.get("source"):
         yield f"{printable(source)}:{site.get('line')}"
     if site["reason"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.elf.symbols import Functions
 
@@ -25,6 +26,7 @@ def functions(
     traced = {
         (site["section"], site[position] - (site["function_offset"] or 0))  # type: ignore[literal-required]
         for site in sites
+        if site["target"] != x86.RETURN
     }
     reasons = Reasons(obj, debug.object, names)
     found = list(_without_site(obj, traced, position, reasons))

@@ -108,12 +108,20 @@ class Decoder:
     """Tells what stands at a link-time virtual address.
 
     `code` tells which function is at an address, `relocated` are the sorted addresses of what the
-    loader changes in code.
+    loader changes in code. `are_returns` tells that the targets are ways to `__return__`.
     """
 
     def __init__(
-        self, obj: Object, targets: Targets, code: LinkedCode, relocated: Sequence[int]
+        self,
+        obj: Object,
+        targets: Targets,
+        code: LinkedCode,
+        relocated: Sequence[int],
+        *,
+        are_returns: bool = False,
     ) -> None:
+        self.are_returns = are_returns
+        self._callee = x86.RETURN if are_returns else "mcount"
         self._forms = x86.linked_calls(obj.machine)
         self._calls = _by_first_byte(self._forms, lambda form: form.prefix)
         self._nops = _by_first_byte(self._forms, lambda form: form.nop)
@@ -149,7 +157,9 @@ class Decoder:
         for form in self._nops.get(text[:1], ()):
             selector = form.selector(text)
             if selector is not None:
-                return self._nop(form, vaddr, before, text[: form.length], selector)
+                if not selector and not self._is_bare_site(vaddr, before, form, text):
+                    return Found(text[: form.length], reason=UNMARKED)
+                return self._nop(form, vaddr, text[: form.length], selector)
         if x86.is_object_nop(text):
             reason = OF_AN_OBJECT
         return Found(text[:length], reason=reason, expected=self.expected(vaddr, text))
@@ -168,15 +178,15 @@ class Decoder:
         base = (self._targets.got_base or 0) if form.origin == x86.FROM_GOT else 0
         address = _origin(form, vaddr, base) + operand & self._highest
         if form.through_slot:
-            return f"a call through {address:#x}, which is no GOT slot of mcount"
+            return f"a call through {address:#x}, which is no GOT slot of {self._callee}"
         name, distance = self._code.function_at(address)
         if name is None:
             is_known = self._targets.follow(address) is not None
-            what = "which is not mcount" if is_known else "code that is not understood"
+            what = f"which is not {self._callee}" if is_known else "code that is not understood"
             return f"a call to {address:#x}, {what}"
-        hint = "" if distance else f" (if it is, say --symbol {name})"
+        hint = "" if distance or self.are_returns else f" (if it is, say --symbol {name})"
         where = in_function(name, distance)
-        return f"a call to {address:#x} ({where}), which is not mcount{hint}"
+        return f"a call to {address:#x} ({where}), which is not {self._callee}{hint}"
 
     def expected(
         self, vaddr: int, text: bytes, forms: Sequence[LinkedCall] = ()
@@ -205,17 +215,24 @@ class Decoder:
         ]
         return tuple(call for call in calls if call is not None)
 
-    def _nop(
-        self, form: LinkedCall, vaddr: int, before: bytes, code: bytes, selector: int
-    ) -> Found:
-        if not selector and (code != x86.NOP5 or not self._is_entry(vaddr, before)):
-            return Found(code, reason=UNMARKED)
+    def _nop(self, form: LinkedCall, vaddr: int, code: bytes, selector: int) -> Found:
         way, reason = self._selected(form, selector, code)
         if way is None:  # not one of ours, or the image is no longer what it was
             return Found(code, reason=reason)
         if way.call(vaddr) is None:
             return Found(code, reason="a NOP whose target is out of reach")
         return Found(code, way, is_marked=bool(selector))
+
+    def _is_bare_site(self, vaddr: int, before: bytes, form: LinkedCall, text: bytes) -> bool:
+        """Tell whether a NOP without a mark is where gcc leaves one, and no padding is.
+
+        -mnop-mcount does at a function's entry, -minstrument-return=nop5 before what ends one.
+        """
+        if text[: form.length] != x86.NOP5:
+            return False
+        if self.are_returns:
+            return x86.ends_function(text[form.length :])
+        return self._is_entry(vaddr, before)
 
     def _is_entry(self, vaddr: int, before: bytes) -> bool:
         """Tell whether a function's first instruction but for an endbr is at `vaddr`."""
@@ -246,7 +263,8 @@ class Decoder:
             number, count = self._of_one_base(number, count, len(reached))
         what = "slots" if form.through_slot else "functions and stubs"
         if len(reached) != (count or 1) or number >= len(reached):
-            return None, f"a NOP for one of {count or 1} {what} of mcount; there are {len(reached)}"
+            which = f"one of {count or 1} {what} of {self._callee}"
+            return None, f"a NOP for {which}; there are {len(reached)}"
         return Way(State.NOP, form, *reached[number], nop), ""
 
     def _of_one_base(self, number: int, count: int, slots: int) -> tuple[int, int]:

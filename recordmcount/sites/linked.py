@@ -54,7 +54,8 @@ class LinkedSites:
     counts entries of 0 or -1, which linkers leave for code they dropped; `repeated` counts entries
     beyond the first for one address, which identical code folding leaves. `targets` are the
     link-time virtual addresses of code, and `slots` those of GOT slots, through which mcount is
-    reached, with its name. `code` is the code of the whole file.
+    reached, with its name. `code` is the code of the whole file. `are_returns` tells that all are
+    calls of `__return__`, of which then is true what is said of mcount here.
     """
 
     in_object: Literal[False] = False
@@ -77,6 +78,7 @@ class LinkedSites:
         self.slots = targets.slots
         self.codes = [b""] * len(self.vaddrs)
         self.code = code
+        self.are_returns = decoder.are_returns
         self._decoder = decoder
         self._all_targets = targets
         self._evidence = evidence
@@ -157,9 +159,9 @@ class LinkedSites:
         """List the NOPs with our mark that many of the sites stand as."""
         return [way.nop for way in self._ways if way.state is State.NOP and way.nop]
 
-    def returns(self, _: Sequence[int]) -> Sequence[int]:
-        """Choose none: all call mcount, and not where a function ends."""
-        return []
+    def returns(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Choose those of `numbers` that stand at a function's end: all, or none."""
+        return numbers if self.are_returns else []
 
     # --- what a switch needs ------------------------------------------------------------------
 
@@ -290,12 +292,7 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> LinkedSites:
     found = obj.once(tables.find)
     if not found:
         raise FormatError(obj.path, f"no {mcount_loc.NAME.decode()} table")
-    image = Image.of_tables(obj, extra_names, found)
-    addresses = [
-        mcount_loc.addresses(obj, one.name, one.vaddrs, one.content, image.relocated)
-        for one in found
-    ]
-    return image.sites(sorted(chain.from_iterable(addresses)))
+    return Image.of_tables(obj, x86.mcount_names(extra_names), found).sites_of(found)
 
 
 class Image:
@@ -305,27 +302,46 @@ class Image:
     have a dynamic relocation, by link-time virtual address.
     """
 
-    def __init__(self, obj: Object, code: LinkedCode, targets: Targets, words: Words) -> None:
+    def __init__(
+        self,
+        obj: Object,
+        code: LinkedCode,
+        targets: Targets,
+        words: Words,
+        *,
+        are_returns: bool = False,
+    ) -> None:
         self.code = code
         self.targets = targets
         self.relocated = words.values
         self._obj = obj
-        self._decoder = Decoder(obj, targets, code, words.in_code)
+        self._decoder = Decoder(obj, targets, code, words.in_code, are_returns=are_returns)
 
     @classmethod
-    def of_tables(cls, obj: Object, extra_names: Sequence[str], found: Sequence[Table]) -> Image:
-        """Look at a linked file with section headers and these tables. Raises FormatError."""
+    def of_tables(cls, obj: Object, names: list[bytes], found: Sequence[Table]) -> Image:
+        """Look at a linked file with section headers and these tables. Raises FormatError.
+
+        `names` are those of the function that is called, mcount or `__return__`.
+        """
         view = obj.once(LoadView)
         obj.extents()  # a site in one section is code of that alone
         obj.loaded_extents()
-        names = x86.mcount_names(extra_names)
         gots = [obj.section(index) for name in (b".got", b".got.plt") for index in obj.named(name)]
         definitions = Definitions(view, names)
         wanted = [range(got.vaddr, got.vaddr + got.size) for got in gots]
         wanted += [table.vaddrs for table in found]
         words = Words(view, wanted, definitions)
-        code = LinkedCode(view)
-        return cls(obj, code, Targets(code, words, gots, definitions), words)
+        code = obj.once(_code)
+        targets = Targets(code, words, gots, definitions)
+        return cls(obj, code, targets, words, are_returns=names == [x86.RETURN_NAME])
+
+    def sites_of(self, found: Sequence[Table]) -> LinkedSites:
+        """Tell what stands at the entries of the tables. Raises FormatError for unsound ones."""
+        addresses = [
+            mcount_loc.addresses(self._obj, one.name, one.vaddrs, one.content, self.relocated)
+            for one in found
+        ]
+        return self.sites(sorted(chain.from_iterable(addresses)))
 
     def sites(self, entries: Sequence[int]) -> LinkedSites:
         """Tell what stands at the ascending entries of all tables, dead ones among them.
@@ -334,6 +350,10 @@ class Image:
         """
         found = Entries(entries, self._obj.layout.highest)
         return LinkedSites(found, self.code, self._decoder, self.targets)
+
+
+def _code(obj: Object) -> LinkedCode:
+    return LinkedCode(obj.once(LoadView))
 
 
 def _merged(ways: bytes, columns: dict[int, list[bytes]]) -> list[bytes]:

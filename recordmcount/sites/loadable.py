@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import linked, sleds, tables
+from . import linked, returns, sleds, tables
 from .joined import JoinedTables
 
 TYPE_CHECKING = False
@@ -24,5 +24,5 @@ def read(obj: Object, names: Sequence[str] = ()) -> LinkedSites | Sleds | Joined
         return None
     calls = linked.read(obj, names) if obj.once(tables.find) else None
     found = sleds.read(obj, calls)
-    every = [each for each in (calls, found) if each]
+    every = [each for each in (calls, *returns.read(obj), found) if each]
     return JoinedTables(every) if len(every) > 1 else every[0] if every else None

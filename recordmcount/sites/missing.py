@@ -18,7 +18,7 @@ from .state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from recordmcount.elf.object import Object
 
@@ -36,9 +36,14 @@ class Missing(NamedTuple):
     nops: list[int]
 
 
-def find(obj: Object, table: LinkedSites, calls: Scanned | Begun) -> Missing:
-    """Find what the table leaves out. An entry that is some bytes off a call does not name it."""
-    proven = {*calls.positions}
+def find(
+    obj: Object, table: LinkedSites, calls: Scanned | Begun, others: Collection[int] = ()
+) -> Missing:
+    """Find what the table leaves out. An entry that is some bytes off a call does not name it.
+
+    `others` are what a table of another kind names: a program may have one function for both.
+    """
+    proven = {*calls.positions}.difference(others)
     named = {*table.vaddrs}.difference(foreign(table, proven))
     left_out = [
         vaddr
@@ -46,7 +51,9 @@ def find(obj: Object, table: LinkedSites, calls: Scanned | Begun) -> Missing:
         if named.isdisjoint(range(vaddr - SAME, vaddr + SAME + 1))
         and calls.site(vaddr).state is State.CALL
     ]
-    return Missing(left_out, [] if isinstance(calls, Begun) else _turned_off(obj, table))
+    if isinstance(calls, Begun):
+        return Missing(left_out, [])
+    return Missing(left_out, _turned_off(obj, table, others))
 
 
 def foreign(table: LinkedSites, proven: set[int]) -> list[int]:
@@ -56,20 +63,23 @@ def foreign(table: LinkedSites, proven: set[int]) -> list[int]:
 
 
 def read(
-    obj: Object, table: LinkedSites, extra_names: Sequence[str] = ()
+    obj: Object,
+    table: LinkedSites,
+    extra_names: Sequence[str] = (),
+    others: Collection[int] = (),
 ) -> tuple[list[tuple[LinkedSites | FoundSites, Sequence[int]]], str]:
     """Find what the table leaves out: (tables that have it, each with the numbers; `no_evidence`).
 
-    The last says why there may be more. Raises as `scan.read` does.
+    The last says why there may be more. `others` are as for `find`. Raises as `scan.read` does.
     """
     is_kernel = not obj.once(tables.find)
     calls = Begun(obj, table) if is_kernel else Scanned(scan.read(obj, extra_names))
-    missing = find(obj, table, calls)
+    missing = find(obj, table, calls, others)
     nops = table.unnamed(missing.nops, evidence.MARK)
     return [calls.table(missing.calls), (nops, range(len(nops)))], calls.no_evidence
 
 
-def _turned_off(obj: Object, table: LinkedSites) -> list[int]:
+def _turned_off(obj: Object, table: LinkedSites, others: Collection[int]) -> list[int]:
     """Find calls that are off, and in no table: NOPs with the mark of those in the table.
 
     They must stand where an instruction begins.
@@ -80,7 +90,7 @@ def _turned_off(obj: Object, table: LinkedSites) -> list[int]:
         for start, content in table.code.contents()
         for vaddr in _places(content, nop, start)
     )
-    known = {*table.vaddrs}
+    known = {*table.vaddrs, *others}
     found = [vaddr for vaddr in found if vaddr not in known]
     if not found:
         return []

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Literal
 
-    from recordmcount.elf.object import Object
+    from recordmcount.elf.object import Object, Section
 
     from .decoder import Found, Way
     from .named_calls import NamedCall
@@ -253,13 +253,23 @@ def read(obj: Object, extra_names: Sequence[str] = ()) -> FoundSites:
     given to gcc's -mfentry-name. Raises FormatError for a file that is not sound, and Error where
     capstone is needed and not to be had.
     """
-    names = x86.mcount_names(extra_names)
-    tables = patchable.tables(obj)
+    return find(obj, x86.mcount_names(extra_names), patchable.tables(obj))
+
+
+def find_returns(obj: Object) -> FoundSites:
+    """Find the calls of `__return__`, as `read` does those of mcount."""
+    return find(obj, [x86.RETURN_NAME])
+
+
+def find(obj: Object, names: list[bytes], tables: Sequence[Section] = ()) -> FoundSites:
+    """Find the calls of functions with these names, and the entries of patchable `tables`."""
     goals = Goals(obj, names, [range(one.vaddr, one.vaddr + one.size) for one in tables])
     entries, dead, _ = patchable.entries(goals.view, tables, goals.words.values)
     found = _Found(goals, names, entries)
     functions = goals.functions
-    decoder = Decoder(obj, goals.targets, functions, goals.words.in_code)
+    are_returns = names == [x86.RETURN_NAME]
+    in_code = goals.words.in_code
+    decoder = Decoder(obj, goals.targets, functions, in_code, are_returns=are_returns)
 
     def decoded(vaddrs: list[int]) -> LinkedSites:
         return LinkedSites(Entries(vaddrs, obj.layout.highest), functions, decoder, goals.targets)

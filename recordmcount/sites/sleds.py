@@ -67,7 +67,7 @@ class Sleds:
     """The SiteTable of the sleds of a linked file, by link-time virtual address.
 
     All are NOPs by the file. `dead` and `repeated` are as LinkedSites has them. Entries that no
-    NOP stands at are none.
+    NOP stands at are none. `target` is what they would call, if more than its name were known.
     """
 
     in_object: Literal[False] = False
@@ -76,9 +76,15 @@ class Sleds:
     loose: Mapping[int, str] = {}
 
     def __init__(
-        self, code: LinkedCode, found: Mapping[int, Sled], dead: int, repeated: int
+        self,
+        code: LinkedCode,
+        found: Mapping[int, Sled],
+        dead: int = 0,
+        repeated: int = 0,
+        target: str = "",
     ) -> None:
         self._code = code
+        self._target = target
         self.vaddrs = sorted(found)
         self._sleds = [found[vaddr] for vaddr in self.vaddrs]
         self.dead = dead
@@ -90,6 +96,10 @@ class Sleds:
     def __iter__(self) -> Iterator[Site]:
         return map(self.__getitem__, range(len(self)))
 
+    def at(self, vaddr: int) -> Site:
+        """Return the site at a link-time virtual address, which must be one's."""
+        return self[bisect_left(self.vaddrs, vaddr)]
+
     def __getitem__(self, number: int) -> Site:
         from .site import Site  # slow to import, and of many sites seldom one is looked at
 
@@ -99,7 +109,7 @@ class Sleds:
         return Site(
             section, vaddr, file_offset, False, self._code.machine,
             function, distance, self._code.names(vaddr - distance, vaddr),
-            sled.code, State.NOP, sled.form, True, reason=sled.reason,
+            sled.code, State.NOP, sled.form, True, reason=sled.reason, target=self._target,
         )  # fmt: skip
 
     def names(self, number: int) -> tuple[str, ...]:
@@ -111,9 +121,9 @@ class Sleds:
         """Choose those of `numbers` whose sites are in `state`."""
         return numbers if state is State.NOP else []
 
-    def returns(self, _: Sequence[int]) -> Sequence[int]:
-        """Choose none: sleds stand where functions are entered."""
-        return []
+    def returns(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Choose those of `numbers` that stand at a function's end: all, or none."""
+        return numbers if self._target == x86.RETURN else []
 
     def without_call(self, numbers: Sequence[int]) -> Sequence[int]:
         """Choose all of `numbers`: no file tells what a sled may call."""

@@ -1,7 +1,7 @@
 """Where the tables of a linked file are: by the name of a section, or between two symbols.
 
 A linker script may gather `__mcount_loc` into another section, as the kernel's does: then only the
-symbols at its ends tell.
+symbols at its ends tell. `__return_loc` is found in the same way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from recordmcount.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from recordmcount.elf.object import Object, Section
 
@@ -23,6 +23,7 @@ ENDS = (
     (b"__start_mcount_loc", b"__stop_mcount_loc"),
     (b"__start___mcount_loc", b"__stop___mcount_loc"),
 )
+ENDS_OF_RETURNS = ((b"__start___return_loc", b"__stop___return_loc"),)
 
 
 class Table:
@@ -40,13 +41,24 @@ class Table:
 
 
 def find(obj: Object, odd: list[Section] | None = None) -> list[Table]:
-    """Find the tables of a linked file; what two of them would share is in the first alone.
+    """Find the tables of calls of mcount; what two of them would share is in the first alone.
 
     Raises FormatError where one cannot be a table of addresses. Into `odd`, if it is given, go the
     sections that end inside of an address, which is left out then.
     """
+    return _find(obj, mcount_loc.NAME, ENDS, odd)
+
+
+def find_returns(obj: Object, odd: list[Section] | None = None) -> list[Table]:
+    """Find the tables of calls of `__return__`, as `find` does those of mcount."""
+    return _find(obj, mcount_loc.RETURNS, ENDS_OF_RETURNS, odd)
+
+
+def _find(
+    obj: Object, name: bytes, ends: Sequence[tuple[bytes, bytes]], odd: list[Section] | None
+) -> list[Table]:
     tables = []
-    for index in obj.named(mcount_loc.NAME):
+    for index in obj.named(name):
         section = obj.section(index)
         rest = section.size % obj.layout.word
         if section.type == elf.SHT_NOBITS or (rest and odd is None):
@@ -57,38 +69,44 @@ def find(obj: Object, odd: list[Section] | None = None) -> list[Table]:
         is_loaded = section.flags & elf.SHF_ALLOC
         vaddrs = range(section.vaddr, section.vaddr + size) if is_loaded else range(0)
         tables.append(Table(section.name, vaddrs, obj.content(index)[:size]))
-    for name, whole in _between_symbols(obj):
+    for start, whole in _between_symbols(obj, ends):
         view = obj.once(LoadView)
         for vaddrs in _rest(whole, [table.vaddrs for table in tables]):
-            content = view.read(vaddrs.start, len(vaddrs), f"what begins at {name}")
-            tables.append(Table(name, vaddrs, content))
+            if vaddrs.start % obj.layout.word or vaddrs.stop % obj.layout.word:
+                what = f"no table of addresses is from {vaddrs.start:#x} to {vaddrs.stop:#x}"
+                raise FormatError(obj.path, what, start)
+            content = view.read(vaddrs.start, len(vaddrs), f"what begins at {start}")
+            tables.append(Table(start, vaddrs, content))
     return tables
 
 
-def _between_symbols(obj: Object) -> Iterator[tuple[str, range]]:
+def _between_symbols(
+    obj: Object, ends: Sequence[tuple[bytes, bytes]]
+) -> Iterator[tuple[str, range]]:
     """Find (name of the first symbol, link-time virtual addresses) of what two symbols embrace."""
-    found: dict[bytes, set[int]] = {}
-    for name, value, _info, shndx in symbols.named(obj, [name for pair in ENDS for name in pair]):
-        if shndx not in (elf.SHN_UNDEF, elf.SHN_COMMON):
-            found.setdefault(name, set()).add(value)
-    for names in ENDS:
+    found = obj.once(_values)
+    for names in ends:
         if found.keys() >= {*names}:
             start, stop = (found[name] for name in names)
             if len(start) > 1 or len(stop) > 1:
                 raise FormatError(
                     obj.path, "this symbol has more than one value", names[0].decode()
                 )
-            yield names[0].decode(), _words(obj, names, start.pop(), stop.pop())
+            first, last = names[0].decode(), names[1].decode()
+            if min(start) > min(stop):
+                what = f"{min(start):#x} is behind {last}, {min(stop):#x}"
+                raise FormatError(obj.path, what, first)
+            yield first, range(min(start), min(stop))
 
 
-def _words(obj: Object, names: tuple[bytes, bytes], start: int, stop: int) -> range:
-    name, end = (each.decode() for each in names)
-    if start > stop:
-        raise FormatError(obj.path, f"{start:#x} is behind {end}, {stop:#x}", name)
-    if start % obj.layout.word or stop % obj.layout.word:
-        what = f"no table of addresses is from {start:#x} to {stop:#x}"
-        raise FormatError(obj.path, what, name)
-    return range(start, stop)
+def _values(obj: Object) -> dict[bytes, set[int]]:
+    """Find the values of all symbols at the ends of tables, by name."""
+    found: dict[bytes, set[int]] = {}
+    names = [name for pair in (*ENDS, *ENDS_OF_RETURNS) for name in pair]
+    for name, value, _info, shndx in symbols.named(obj, names):
+        if shndx not in (elf.SHN_UNDEF, elf.SHN_COMMON):
+            found.setdefault(name, set()).add(value)
+    return found
 
 
 def _rest(whole: range, taken: list[range]) -> Iterator[range]:

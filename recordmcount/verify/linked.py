@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-from recordmcount import mcount_loc
+from recordmcount import mcount_loc, x86
 from recordmcount.elf import object as elf
 from recordmcount.elf.symbols import names_locals
 from recordmcount.sites import boundaries, decoder, kernel, kernel_table, missing, scan, tables
@@ -25,12 +25,13 @@ from .finding import Finding, Found, off, off_by
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from recordmcount.elf.object import Object
     from recordmcount.sites.linked import LinkedSites
     from recordmcount.sites.scan import FoundSites
     from recordmcount.sites.site import Site
+    from recordmcount.sites.tables import Table
 
     from .asked import Asked
     from .rules import Rule
@@ -41,20 +42,54 @@ UNPROVEN = (decoder.OF_AN_OBJECT, decoder.RELOCATED, boundaries.NO_START)
 
 def check(obj: Object, asked: Asked) -> Found:
     """Compare tables and code. Raises FormatError where the file cannot be trusted."""
+    names = x86.mcount_names(asked.symbols)
+    calls = _named(obj, tables.find, names) if obj.headers else None
+    returns = _named(obj, tables.find_returns, [x86.RETURN_NAME]) if obj.headers else None
+    if calls:
+        scanned = Scanned(scan.read(obj, asked.symbols))
+        checked = _Check(obj, calls.image, calls.words, scanned, _live(returns))
+        checked.found.add(_odd(obj, calls))
+        found = checked.check()
+    else:
+        found = _without_entries(obj, asked)
+    if returns:
+        scanned = Scanned(scan.find_returns(obj))
+        found.add(_odd(obj, returns))
+        _Check(obj, returns.image, returns.words, scanned, _live(calls), found).check()
+    return found
+
+
+class _Named(NamedTuple):
+    """What the tables of one kind name, and the sections that end inside of a word."""
+
+    image: Image
+    words: Sequence[Words]
+    odd: Sequence[elf.Section]
+
+
+def _named(
+    obj: Object, find: Callable[[Object, list[elf.Section]], list[Table]], names: list[bytes]
+) -> _Named | None:
+    """Read the words of the tables of one kind; None if there are none."""
     odd: list[elf.Section] = []
-    found_tables = tables.find(obj, odd) if obj.headers else []
-    if found_tables:
-        image = Image.of_tables(obj, asked.symbols, found_tables)
-        words = [
-            Words(
-                one.name, one.vaddrs,
-                mcount_loc.words(obj, one.vaddrs, one.content, image.relocated),
-            )
-            for one in found_tables
-        ]  # fmt: skip
-        checked = _Check(obj, image, words, Scanned(scan.read(obj, asked.symbols)))
-        checked.found.add(_odd(obj, odd, words))
-        return checked.check()
+    found = find(obj, odd)
+    if not found:
+        return None
+    image = Image.of_tables(obj, names, found)
+    words = [
+        Words(one.name, one.vaddrs, mcount_loc.words(obj, one.vaddrs, one.content, image.relocated))
+        for one in found
+    ]
+    return _Named(image, words, odd)
+
+
+def _live(named: _Named | None) -> set[int]:
+    """Return what the words of a kind of table name, as link-time virtual addresses."""
+    return {value for one in (named.words if named else ()) for value in one.values}
+
+
+def _without_entries(obj: Object, asked: Asked) -> Found:
+    """Check a file without a table of mcount's calls, but perhaps a kernel's."""
     kernels = kernel.find(obj, asked.symbols) if obj.headers else None
     if kernels:
         image, table = kernels
@@ -72,13 +107,13 @@ class Words(NamedTuple):
     values: Sequence[int]
 
 
-def _odd(obj: Object, odd: Sequence[elf.Section], words: Sequence[Words]) -> Iterator[Finding]:
+def _odd(obj: Object, named: _Named) -> Iterator[Finding]:
     """Tell of tables that have no whole number of words, or not where words can be."""
     word = obj.layout.word
-    for section in odd:
+    for section in named.odd:
         what = f"{section.size} bytes, of {word} each"
         yield Finding(rules.TABLE_SIZE, what, section.name, section.vaddr + section.size)
-    for one in words:
+    for one in named.words:
         if one.vaddrs and one.vaddrs.start % word:
             what = f"it begins at {one.vaddrs.start:#x}, and has words of {word} bytes"
             yield Finding(rules.TABLE_ALIGNMENT, what, one.table, one.vaddrs.start)
@@ -106,19 +141,29 @@ def _of_site(
 
 
 class _Check:
-    """One linked file with tables; `calls` are those that its code proves."""
+    """One linked file with tables of one kind; `calls` are those that its code proves.
+
+    `others` are what tables of the other kind name. What was `found` there is added to.
+    """
 
     def __init__(
-        self, obj: Object, image: Image, words: Sequence[Words], calls: Scanned | Begun
+        self,
+        obj: Object,
+        image: Image,
+        words: Sequence[Words],
+        calls: Scanned | Begun,
+        others: Collection[int] = (),
+        found: Found | None = None,
     ) -> None:
         self._obj = obj
         self._image = image
         self._words = words
         self._calls = calls
-        self._proven = {*calls.positions}
+        self._others = others
+        self._proven = {*calls.positions}.difference(others)
         self._is_kernel = any(one.table == kernel_table.START for one in words)
         self._places: dict[int, list[tuple[str, int]]] | None = None
-        self.found = Found(obj)
+        self.found = found or Found(obj)
         self.found.has_table = True
 
     def check(self) -> Found:
@@ -127,9 +172,9 @@ class _Check:
         values = [value for one in self._words for value in one.values]
         live = [value for value in values if 0 < value < highest]
         distinct = sorted({*live})
-        found.entries = len(values)
+        found.entries += len(values)
         found.add(self._not_relocated() if mcount_loc.NOT_RELOCATED in values else ())
-        found.dead = sum(value in (0, highest) for value in values)
+        found.dead += sum(value in (0, highest) for value in values)
         outside = self._image.code.outside(distinct)
         for vaddr in outside:
             found.add(self._outside(vaddr))
@@ -137,7 +182,7 @@ class _Check:
         sites = self._image.sites(inside)
         foreign, meant = self._foreign(sites)
         named = {*inside}.difference(foreign)
-        left_out = missing.find(self._obj, sites, self._calls)
+        left_out = missing.find(self._obj, sites, self._calls, self._others)
         calls = [self._calls.site(vaddr) for vaddr in left_out.calls if vaddr not in meant]
         found.add(
             _of_site(rules.MISSING_ENTRY, site, "no entry names it")
@@ -146,7 +191,7 @@ class _Check:
         if len(live) != len(distinct):
             found.add(self._repeated(sites, Counter(live)))
         found.add(self._overridden(sites, foreign))
-        found.sites = len(named.union(self._proven, left_out.nops))
+        found.sites += len(named.union(self._proven, left_out.nops))
         return found
 
     def _word(self, vaddr: int) -> tuple[str | None, int | None]:
