@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from time import monotonic
 
 from patcher.process.target import Target
 from recordmcount.sites.mangling import demangled
@@ -11,6 +12,7 @@ from recordmcount.sites.mangling import demangled
 from .session import Site
 from .threads import number_of
 
+EVERY = 1.0  # second
 UNKNOWN = "<...>"  # as ftrace has it
 
 
@@ -24,19 +26,27 @@ class LiveNames:
         self._target = target
         self._sites = sites
         self._threads: dict[int, str] = {}
+        self._next = 0.0  # when names are read again
         self.numbers: dict[int, int] = {}
         self.function = cache(self._function)
         self.caller = cache(self._caller)
         self.is_return = cache(self._is_return)
 
     def look(self) -> None:
-        """Look which threads there are; those that have ended keep their names."""
+        """Look which threads there are; those that have ended keep their names.
+
+        A thread often gets its name only after it was born: names are read again now and then.
+        """
         proc = self._target.proc
         try:
             tids = proc.threads()
         except OSError:
             return
+        if is_time := monotonic() >= self._next:
+            self._next = monotonic() + EVERY
         for tid in tids:
+            if tid in self._threads and not is_time:
+                continue
             try:
                 name = proc.read(f"task/{tid}/comm").decode("utf-8", "replace").rstrip("\n")
             except OSError:
