@@ -12,7 +12,7 @@ from posixpath import basename
 from typing import NamedTuple
 
 from patcher.errors import PatchError, TargetError
-from patcher.ftrace.mappings import Mapping
+from patcher.ftrace.mappings import Mapping, Range
 from recordmcount.elf import object as elf
 from recordmcount.elf import symbols
 from recordmcount.elf.object import Object
@@ -75,13 +75,17 @@ class LiveFunctions:
         goal = self._at(address)
         return f"{goal}" if goal else ""
 
-    def around(self, address: int) -> str:
-        """Name the function that code at a run-time address is in; "" if none is known."""
+    def around(self, address: int) -> tuple[Range, Callable[[int], str]] | None:
+        """Find the mapped code at a run-time address; None if it is not known.
+
+        Returns its run-time addresses, and what names the function that one of these is in ("" if
+        none is known). That holds as long as the module is loaded.
+        """
         for file, code in self._loaded(address):
-            vaddr = address - file.bias & file.highest
-            if self._is_text(file, vaddr) and (name := code.function_at(vaddr)[0]):
-                return name
-        return ""
+            for mapping in file.mappings:
+                if mapping.range.holds(address):
+                    return mapping.range, partial(_name, file, code)
+        return None
 
     def find(self, text: str) -> Goal:
         """Find what a person means: `SYMBOL`, `MODULE:SYMBOL`, or an address as `0x7f12`.
@@ -172,6 +176,10 @@ class LiveFunctions:
             if found is None:
                 file.close()
         return self._read[key]
+
+
+def _name(file: LoadedFile, code: LinkedCode, address: int) -> str:
+    return code.function_at(address - file.bias & file.highest)[0] or ""
 
 
 def _why_none(symbol: str, found: dict[int, Goal], others: set[int]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from time import monotonic
 
+from patcher.ftrace.mappings import Range
 from patcher.process.target import Target
 from recordmcount.sites.mangling import demangled
 
@@ -26,6 +27,7 @@ class LiveNames:
         self._target = target
         self._sites = sites
         self._threads: dict[int, str] = {}
+        self._code: list[tuple[Range, Callable[[int], str]]] = []
         self._next = 0.0  # when names are read again
         self.numbers: dict[int, int] = {}
         self.function = cache(self._function)
@@ -77,8 +79,18 @@ class LiveNames:
         return demangled(names[0]) if names else f"{address:#x}"
 
     def _caller(self, address: int) -> str:
-        name = self._target.functions.around(address)
+        """Name it by the call before it: a function that calls what never returns may end there."""
+        name = self._named(address - 1) if address else ""
         return demangled(name) if name else f"{address:#x}"
+
+    def _named(self, address: int) -> str:
+        for code, name in self._code:
+            if code.holds(address):
+                return name(address)
+        if (found := self._target.functions.around(address)) is None:
+            return ""
+        self._code.append(found)
+        return found[1](address)
 
     def _is_return(self, address: int) -> bool:
         site = self._sites.get(address)
