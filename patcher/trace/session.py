@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from patcher.closing import Closing
-from patcher.errors import NoSiteError, StateError
+from patcher.errors import NoSiteError, ReadError, StateError
 from patcher.process.live_sites import LiveSites
 from patcher.process.regions import Region
 from patcher.process.target import Target
@@ -63,6 +63,7 @@ class Session(Closing):
         self.sites: dict[int, Site] = {}  # by address
         self.ends: dict[int, Site] = {}  # by return address
         self.counted: list[Site] = []  # by the number of the stub
+        self._firsts: dict[int, bytes] = {}  # of each module: address, and what stands there
 
     def close(self) -> None:
         """Let go of the rings; those of the process are another matter."""
@@ -77,6 +78,22 @@ class Session(Closing):
     def is_there(self) -> bool:
         """Whether the process still has the rings: one that executes another program has not."""
         return self._installation.is_there
+
+    def forget_gone(self) -> bool:
+        """Forget modules that are not as they were left; tell whether there were any.
+
+        One may have been unloaded, and loaded again where it was.
+        """
+        gone = [address for address, code in self._firsts.items() if not self._is(address, code)]
+        for address in gone:
+            del self._firsts[address]
+        return bool(gone)
+
+    def _is(self, address: int, code: bytes) -> bool:
+        try:
+            return self._target.machine.memory.read(address, len(code)) == code
+        except ReadError:
+            return False
 
     def start(self, chosen: Sequence[Chosen], total: int) -> None:
         """Trace the chosen sites; `total` is how many its modules have in all.
@@ -112,6 +129,7 @@ class Session(Closing):
                 site = Site(address, each.module, number)
                 self.sites[address] = self.ends[address + size] = site
                 self.counted.append(site)
+            self._firsts[columns[-1][0][0]] = columns[-1][2][0]
         modules = [each.module for each in chosen]
         batch = changes.joined(self._target.machine.memory, modules, columns)
         self._installation.switch(modules, batch)

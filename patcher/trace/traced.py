@@ -111,7 +111,7 @@ class Traced(Closing):
     def refresh(self) -> None:
         """Trace what has been loaded since as well. Raises PatchError."""
         files = self.target.files()
-        if files == self._files:
+        if not self.session.forget_gone() and files == self._files:
             return
         self._files = files
         asked = self._asked
@@ -143,9 +143,11 @@ class Traced(Closing):
 
     def end(self) -> str:
         """Bring its sites back, and tell how that went. Raises PatchError."""
+        why = self.why_over()
         try:
-            return str(self.session.stop())
+            left = self.session.stop()
         except PatchError:
-            if why := self.why_over():
+            if why := why or self.why_over():
                 return why
             raise
+        return why or f"{left}"

@@ -73,6 +73,7 @@ class Trace:
         self._options = options
         self._pid = pid
         self._command = command
+        self._warned: set[str] = set()
 
     def run(self) -> None:
         """Trace until it is to end. Raises PatchError, and OSError where nothing can be written."""
@@ -144,7 +145,8 @@ class Trace:
         try:
             traced.refresh()
         except PatchError as error:
-            if not traced.why_over():
+            if not traced.why_over() and f"{error}" not in self._warned:
+                self._warned.add(f"{error}")
                 self._tell(f"warning: {error}")
 
     def _tell(self, line: str) -> None:
