@@ -54,6 +54,9 @@ class FileSites(SiteTable, Protocol):
     def returns(self, numbers: Sequence[int]) -> Sequence[int]:
         """Choose those that stand at a function's end: calls of `__return__`."""
 
+    def offset(self, number: int) -> int | None:
+        """Return how many bytes from its function's start a site is; None if it is in none."""
+
     def without_call(self, numbers: Sequence[int]) -> Sequence[int]:
         """Choose the sleds."""
 

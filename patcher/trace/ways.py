@@ -11,7 +11,6 @@ from typing import NamedTuple
 from patcher.errors import CompareError
 from patcher.ftrace.mappings import Range
 from patcher.process.live_sites import LiveSites
-from recordmcount.sites.site import Site
 from recordmcount.sites.state import State
 from recordmcount.x86 import (
     EM_X86_64,
@@ -71,7 +70,7 @@ def choose(name: str, module: LiveSites, numbers: Sequence[int], *, exits: bool)
         chosen.addresses.append(module.addresses[number])
         chosen.lengths.append(len(module.codes[number]))
         chosen.states.append(State.CALL if number in calls else State.NOP)
-        chosen.ways.append("exit" if number in ends else _way(module, module[number]))
+        chosen.ways.append("exit" if number in ends else _way(module, number))
     return chosen
 
 
@@ -85,11 +84,14 @@ def _why_not(module: LiveSites, number: int, is_call: bool, is_sled: bool, is_fi
     return ""
 
 
-def _way(module: LiveSites, site: Site) -> str:
+def _way(module: LiveSites, number: int) -> str:
     """Name the way for the entry of a function, or for a call behind its prologue."""
-    if site.function is None or not 0 <= site.function_offset <= LONGEST_PROLOGUE:
+    offset = module.sites.offset(number)
+    if offset == 0:
+        return "entry"
+    if offset is None or offset > LONGEST_PROLOGUE:
         return "unframed"
-    before = module.text(site.position - site.function_offset, site.function_offset)
+    before = module.text(module.addresses[number] - offset, offset)
     if before_fentry(before) == len(before):
         return "chained" if before.endswith(PUSH_CHAIN) else "entry"
     is_framed = SET_FRAME in before and is_prologue(EM_X86_64, before)

@@ -93,6 +93,11 @@ class JoinedTables(JoinedSites):
         super().__init__(tables)
         self._own = tables
 
+    def offset(self, number: int) -> int | None:
+        """Return how many bytes from its function's start a site is; None if it is in none."""
+        index, own = self._rows[number]
+        return self._own[index].offset(own)
+
     def without_call(self, numbers: Sequence[int]) -> Sequence[int]:
         """Choose the sleds: no file tells what they may call."""
         return self._chosen(numbers, lambda index, own: self._own[index].without_call(own))

@@ -141,6 +141,11 @@ class LinkedSites:
         vaddr, way = self.vaddrs[number], self._way(number)
         return self.code.names(vaddr - self._function_at(vaddr, way)[1], vaddr)
 
+    def offset(self, number: int) -> int | None:
+        """Return how many bytes from its function's start a site is; None if it is in none."""
+        name, distance = self._function_at(self.vaddrs[number], self._way(number))
+        return None if name is None else distance
+
     def _way(self, number: int) -> Way | None:
         way_number = self._column[number]
         return self._ways[way_number - 1] if way_number else self._alone[number].way

@@ -117,6 +117,11 @@ class Sleds:
         vaddr = self.vaddrs[number]
         return self._code.names(vaddr - self._code.function_at(vaddr)[1], vaddr)
 
+    def offset(self, number: int) -> int | None:
+        """Return how many bytes from its function's start a site is; None if it is in none."""
+        name, distance = self._code.function_at(self.vaddrs[number])
+        return None if name is None else distance
+
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Choose those of `numbers` whose sites are in `state`."""
         return numbers if state is State.NOP else []
