@@ -157,6 +157,16 @@ def test_a_table_of_gcc_s_that_lacks_a_call_is_completed(tmp_path: Path) -> None
     assert_recorded(path)
 
 
+def test_a_table_of_gcc_s_that_is_not_sound_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = compile_work(tmp_path, "-fno-pic", BY_GCC)
+    (relocations,) = sections(path, f".rela{TABLE}")
+    images.write(path, relocations["sh_offset"] + 8, b"\x02")  # R_X86_64_PC32
+    contents = path.read_bytes()
+    said = f"{path}: {TABLE}+0x0: unknown relocation\n{path}: failed\n"
+    assert command.run("recordmcount", path) == (1, "", said)
+    assert path.read_bytes() == contents
+
+
 def test_what_only_gcc_s_table_tells_stays_in_it(tmp_path: Path) -> None:
     """Of -minstrument-return=nop5: nothing else names the NOPs."""
     path = compile_work(tmp_path, "-fPIC", BY_GCC, NOP5)
@@ -284,9 +294,12 @@ def test_inline_functions_of_several_objects_link_and_have_entries_once(
         images.tool("g++", *flags, "-ffunction-sections", "-c", source, "-o", objects[-1])
     record(*options, *(["--gc-sections"] if collected else []), *objects)
     quiet = "__attribute__((no_caller_saved_registers)) void"
-    ends = 'extern char __start___return_loc[] __attribute__((visibility("hidden")));'
-    own = f"{ends} {quiet} __fentry__(void) {{}} {quiet} __return__(void) {{}}"
-    own += " char *start(void) { return __start___return_loc; }"
+    own = f"{quiet} __fentry__(void) {{}} {quiet} __return__(void) {{}}"
+    for start in ("__start___mcount_loc", "__start___return_loc"):  # or gold collects the tables
+        own += (
+            f' extern char {start}[] __attribute__((visibility("hidden"))); char *of{start}(void)'
+        )
+        own += f" {{ return {start}; }}"
     runtime = images.compile_object(tmp_path, "own", own, "gcc", "-fPIC", "-mgeneral-regs-only")
     collect = ["-Wl,--gc-sections", *(["-Wl,-z,start-stop-gc"] if linker == "bfd" else [])]
     image = tmp_path / "image"
@@ -365,6 +378,40 @@ def test_a_program_may_have_one_function_for_both(tmp_path: Path) -> None:
     assert told(program, "--unrecorded")["sites"] == []
     command.run("patcher", "call", program)
     assert program.read_bytes() == contents
+
+
+BOTH = """
+    .globl f, main
+    .type f, @function
+    .type main, @function
+f:  call __fentry__
+.Lr: call __return__
+    ret
+    .size f, . - f
+main: call f
+    xor %eax, %eax
+    ret
+    .section __mcount_loc, "a"
+    .balign 8
+    .quad f, .Lr
+    .section __return_loc, "a"
+    .balign 8
+    .quad f, .Lr
+    .section .note.GNU-stack, ""
+"""
+
+
+def test_a_place_that_both_tables_name_is_a_site_of_the_one_that_it_is_a_call_by(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "both.S").write_text(BOTH)
+    counter = images.compile_object(tmp_path, "counter", returns.COUNTER, "gcc", "-fno-pic")
+    program = tmp_path / "program"
+    images.tool("gcc", "-no-pie", "-o", program, tmp_path / "both.S", counter)
+    ends, others = loaded(program)
+    assert [(site.label.split()[0], site.target) for site in others] == [("f", "__fentry__")]
+    assert [(site.label.split()[0], site.target) for site in ends] == [("f+0x5", "__return__")]
+    assert status(program) == "2 sites: 2 call, 0 nop, 0 foreign"
 
 
 def test_a_function_that_is_chosen_is_entered_and_left_without_a_call(tmp_path: Path) -> None:

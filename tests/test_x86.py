@@ -266,3 +266,26 @@ def test_no_site_is_longer_than_the_longest() -> None:
 def test_the_counter_is_read_by_what_the_assembler_makes_of_its_text() -> None:
     text = "rdtsc; shl $0x20, %rdx; or %rdx, %rax; ret"
     assert assembled(x86.EM_X86_64, text) == x86.READ_COUNTER
+
+
+# What capstone calls each.
+ENDS = {
+    "c3": "ret", "c21000": "ret", "f3c3": "repz ret", "f2c3": "bnd ret", "eb40": "jmp",
+    "e900010000": "jmp", "f2e900010000": "bnd jmp", "ffe0": "jmp", "41ffe3": "jmp",
+    "3effe2": "notrack jmp", "ff2508000000": "jmp",
+}  # fmt: skip
+NO_ENDS = {
+    "90": "nop", "e800000000": "call", "ffd0": "call", "50": "push", "4150": "push", "7404": "je",
+    "cc": "int3", "c9": "leave",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [*ENDS, *NO_ENDS])
+def test_a_function_is_left_by_a_return_or_a_jump(code: str) -> None:
+    (instruction,) = instructions(x86.EM_X86_64, bytes.fromhex(code))
+    assert instruction.mnemonic == {**ENDS, **NO_ENDS}[code]
+    assert x86.ends_function(bytes.fromhex(code)) == (code in ENDS)
+
+
+def test_where_code_ends_nothing_leaves_a_function() -> None:
+    assert not x86.ends_function(b"")
