@@ -5,6 +5,7 @@ while they are moved from processor to processor, and while threads are born and
 counts its own calls.
 """
 
+import random
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from patcher.trace.layout import EVENT_SIZE
-from tests.support import call_storm
+from tests.support import call_storm, storm
 from tests.support.processes import finish, started
 from tests.support.ring_checker import WRONG, Checker
-from tests.support.traced import Tracing, tracing
+from tests.support.traced import Tracing, kill_tracers, tracing
 
 # Whether threads have restartable sequences, as glibc's tunable has it.
 each_way = pytest.mark.parametrize("sequences", ["1", "0"], ids=["restartable", "locked"])
@@ -124,3 +125,17 @@ def _complete_since(trace: Tracing) -> int:
     for event in trace.events:
         first.setdefault(event.cpu, event.time)
     return max(first.values())
+
+
+# --- a tracer that is killed ----------------------------------------------------------------------
+
+
+def test_whenever_its_tracer_is_killed_a_process_runs_on_and_can_be_brought_back(
+    tmp_path: Path,
+) -> None:
+    """Its threads call, fork, vfork and send signals meanwhile, and miss nothing."""
+    built = storm.build(tmp_path, 100, threads=4, pause=1000)
+    with started(built.program) as process:
+        left = [each.sites for each in kill_tracers(process.pid, 40, random.Random(12))]
+        assert set(left) <= {0, built.sites}
+        finish(process)

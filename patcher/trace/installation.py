@@ -175,6 +175,8 @@ class Installation(Closing):
     def _map(self, calls: RemoteCalls, own: OwnMemory, new: Sequence[NewRegion], size: int) -> Done:
         """Map the new regions, and rings of so many bytes, in a halt; then we own all of it."""
         memory = self.target.machine.memory
+        if os.getppid() != self._owner.pid:  # who was to end this, and may be detached already
+            raise StateError(memory.path, "patcher was killed; nothing was changed")
         if size:
             refuse_traced(memory.path, regions.find(memory))
         mapping.map_regions(calls, own, new)

@@ -7,14 +7,20 @@ assert trace.told() == [("work", "answer"), ...]
 """
 
 import os
+import random
+import signal
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from patcher.errors import HaltError
 from patcher.ftrace.mappings import Mapping
 from patcher.process import regions
+from patcher.process.target import Target
 from patcher.trace.clock import Clock
+from patcher.trace.detach import Left, detach
 from patcher.trace.events import Event
 from patcher.trace.traced import Asked, Traced
 from patcher.trace.views import counted
@@ -119,3 +125,51 @@ def descriptors(pid: int) -> list[str]:
     """What the descriptors of a process are of."""
     folder = Path(f"/proc/{pid}/fd")
     return sorted(f"{name}: {os.readlink(folder / name)}" for name in os.listdir(folder))
+
+
+def trace_all_the_time(pid: int, *, counts: bool) -> int:
+    """Have a process of its own trace `pid` again and again until it is killed; returns its PID."""
+    tracer = os.fork()
+    if tracer:
+        return tracer
+    try:
+        while True:
+            # What maps memory for one that was killed may be at work yet.
+            with suppress(HaltError), tracing(pid, counts=counts) as trace:
+                trace.read()
+    finally:
+        os._exit(1)
+
+
+def detach_when_let_go(pid: int) -> Left:
+    """Bring a process back whose tracer was killed, also if what maps memory for it carries on."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            with Target(pid, TIMEOUT) as target:
+                return detach(target, TIMEOUT)
+        except HaltError as error:
+            if "is traced by" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def kill_tracers(pid: int, count: int, seeds: random.Random) -> Iterator[Left]:
+    """Kill tracers of a process at random moments; what each has left, when all is back.
+
+    Every third one counts. Fails if text, open files or rings are not as they were.
+    """
+    before, began = memory(pid), time.monotonic()
+    with tracing(pid) as trace:
+        trace.read()
+    longest = 2 * (time.monotonic() - began)
+    for number in range(count):
+        tracer = trace_all_the_time(pid, counts=number % 3 == 0)
+        time.sleep(seeds.uniform(0, longest))
+        os.kill(tracer, signal.SIGKILL)
+        assert os.waitpid(tracer, 0)[1] == signal.SIGKILL
+        left = detach_when_let_go(pid)
+        after = memory(pid)
+        assert (after.text, after.descriptors) == (before.text, before.descriptors)
+        assert not [each for each in after.mappings if regions.RINGS in each]
+        yield left
