@@ -68,7 +68,8 @@ def declare() -> tuple[Command, Options]:
         ["[-w] [options] FILE... | @LIST", "report [options] FILE...",
          "verify [options] PATH...", "diff [options] OLD NEW"],
         "Record every call to mcount or __fentry__ in relocatable x86 objects (and in the members "
-        "of static libraries) in a __mcount_loc table, as the Linux build's recordmcount does.",
+        "of static libraries) in a __mcount_loc table, as the Linux build's recordmcount does, "
+        "and every call to __return__ in __return_loc.",
         [
             Option(
                 "-w", "name the sections whose calls are not recorded but turned into NOPs", "warn"
