@@ -38,7 +38,11 @@ struct event first_wrong[5];
 
 void begin(const struct site *these, int number, int length) {
     sites = these; site_count = number; cycle = length;
+    count = backwards = 0;
     memset(next, NONE, sizeof next);
+    memset(last, 0, sizeof last);
+    memset(calls, 0, sizeof calls);
+    memset(wrong, 0, sizeof wrong);
 }
 int take(const struct event *some, size_t number) {
     if (count + number > room) {
