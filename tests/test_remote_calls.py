@@ -42,7 +42,7 @@ def call(pid: int, times: int = 1) -> list[int]:
 
 # --- in a system call of its own ------------------------------------------------------------------
 
-# What a program with one thread does, for two seconds or until it is given a byte or a signal; `bad`
+# What a program with one thread does, for two seconds or until it is given a byte or signal; `bad`
 # is true if that was not as it should be. Some end early after any stop (signal(7), "Interruption
 # of system calls and library functions by stop signals"), and programs begin them again.
 CALLS = {

@@ -13,6 +13,7 @@ from patcher.process.target import Target
 from recordmcount.sites.state import State
 from tests.support import churn, real_programs, storm
 from tests.support.processes import finish, started
+from tools.live_storm import traces
 
 EVERY = 100  # toggles or kills between two lines
 
@@ -88,6 +89,8 @@ def main() -> None:
         ("cycles", 10_000),
         ("sites", 2000),
         ("threads", 16),
+        ("events", 300_000_000),
+        ("tracers", 300),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--pause", type=int, default=2000, help="microseconds between two rounds")
@@ -101,6 +104,8 @@ def main() -> None:
             for state in (State.NOP, State.CALL):
                 storm.toggle(process.pid, state)
             finish(process)
+        traces.kills(Path(folder), asked.tracers)
+        traces.calls(Path(folder), asked.events)
         come_and_go(Path(folder), asked.cycles)
         real(Path(folder), {in_a_halt: asked.toggles, by_breakpoints: asked.breakpoints})
     print("nothing was lost, and nothing is other than it should be")
