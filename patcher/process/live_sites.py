@@ -17,7 +17,7 @@ from __future__ import annotations
 from _operator import add, and_, ne
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from itertools import compress, repeat
 from typing import Literal, Protocol
 
@@ -40,7 +40,7 @@ from .regions import Region
 UPROBES = "[uprobes-trampoline]"
 HALF = "a patcher that was killed has written half of it; that is harmless, and can be switched"
 PARTED = "not the NOPs of its file yet: a thread may have to return there from the call that stood"
-TRACED = "is traced: `patcher trace --detach` brings it back to what it was"
+TRACED = "is traced by nobody any more: `patcher trace --detach` brings it back to what it was"
 RELOCATED = "the dynamic linker has made this call (a text relocation): its file does not tell it"
 NOT_RELOCATED = "the dynamic linker has yet to make this call (a text relocation)"
 
@@ -266,7 +266,7 @@ class LiveSites:
                 self._column[number] = STATES.index(State.FOREIGN)
                 if (before := self._state_before(number, memory)) is not None:
                     self.traced[number] = before
-                    self._reasons[number] = TRACED
+                    self._reasons[number] = self._traced_by
                 else:
                     self._reasons[number] = self._foreign(number, memory)
         if self.traced:
@@ -308,6 +308,13 @@ class LiveSites:
         if self._regions is None:
             self._regions = regions.find(memory)
         return regions.state_before(self.codes[number], self.addresses[number], self._regions)
+
+    @cached_property
+    def _traced_by(self) -> str:
+        """Say who traces the sites that are traced."""
+        owners = (each.owner for each in self._regions or ())
+        alive = next((each for each in owners if each.pid and each.is_alive), None)
+        return f"is traced by patcher, {alive}" if alive else TRACED
 
     def _foreign(self, number: int, memory: ProcessMemory) -> str:
         """Say what stands at a site that is neither of its two codes."""

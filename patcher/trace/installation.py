@@ -30,6 +30,8 @@ from .rings import NO_LIMIT, Rings, Shape, processors
 from .switching import switch
 from .trampoline import Threads
 
+LOOKS = 10  # at threads, until all of them have begun
+
 
 class Installation(Closing):
     """Regions and rings in the target; `timeout` is how many seconds a halt may take to begin.
@@ -121,13 +123,19 @@ class Installation(Closing):
             return False
 
     def _look(self) -> Threads:
+        """Look at all threads; again where one may only just be born, for each look is a halt."""
         target = self.target
 
-        def look(stops: Mapping[int, Stop]) -> Threads:
+        def look(stops: Mapping[int, Stop]) -> tuple[Threads, bool]:
             return threads.look(stops, target.proc, target.machine.memory)
 
-        with halted(target, self._timeout) as halt:
-            return halt.do(look)
+        looks = 0
+        while True:
+            with halted(target, self._timeout) as halt:
+                found, agree = halt.do(look)
+            looks += 1
+            if agree or looks == LOOKS:
+                return found
 
     def _place(
         self, groups: Sequence[Range], known: Sequence[Region]

@@ -28,15 +28,18 @@ class _Thread(NamedTuple):
     rseq: int | None
 
 
-def look(tids: Iterable[int], proc: Proc, memory: ProcessMemory) -> Threads:
-    """Tell where threads that stand have what the trampoline reads.
+def look(tids: Iterable[int], proc: Proc, memory: ProcessMemory) -> tuple[Threads, bool]:
+    """Tell where threads that stand have what the trampoline reads, and if all of them agree.
 
-    Raises StateError for a process of another sort of code, or without a TID in each thread.
+    Otherwise some have registered a struct rseq and others have not, as threads that were only just
+    born. Raises StateError for a process of another sort of code, or without a TID in each thread.
     """
     found = [each for tid in tids if (each := _look(tid, proc, memory)) is not None]
     if not found:
         raise StateError(memory.path, "no thread of it stands any more: try again")
-    return Threads(_rseq(found, memory), _tid(found, memory))
+    offset = _rseq(found, memory)
+    agree = offset is not None or all(each.rseq is None for each in found)
+    return Threads(offset, _tid(found, memory)), agree
 
 
 def _look(tid: int, proc: Proc, memory: ProcessMemory) -> _Thread | None:

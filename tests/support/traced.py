@@ -58,7 +58,7 @@ class Tracing:
         return told
 
     def told(self) -> list[tuple[str, str]]:
-        """(function, caller) of all events."""
+        """(function, caller) of all events, while the `with` lasts."""
         return [(self.names.function(e.site), self.names.caller(e.caller)) for e in self.events]
 
     def counts(self) -> dict[str, int]:
@@ -105,7 +105,7 @@ def memory(pid: int) -> Memory:
             for each in mappings
             if each.protection == "r-xp" and each.path.startswith("/")
         }
-        places = sorted((each.code.start, each.control) for each in found)
+        places = tuple(sorted((each.code.start, each.control) for each in found))
         rest = [_told(each) for each in mappings if not _is_of(each, places)]
     return Memory(rest, places, text, descriptors(pid))
 
