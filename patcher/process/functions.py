@@ -75,17 +75,14 @@ class LiveFunctions:
         goal = self._at(address)
         return f"{goal}" if goal else ""
 
-    def around(self, address: int) -> tuple[Range, Callable[[int], str]] | None:
-        """Find the mapped code at a run-time address; None if it is not known.
+    def code(self) -> Iterator[tuple[Range, Callable[[int], str]]]:
+        """Yield the run-time addresses of mapped code, and what names a function of it by one.
 
-        Returns its run-time addresses, and what names the function that one of these is in ("" if
-        none is known). That holds as long as the module is loaded.
+        That gives "" if none is known there, and holds as long as the module is loaded.
         """
-        for file, code in self._loaded(address):
+        for file, code in self._loaded():
             for mapping in file.mappings:
-                if mapping.range.holds(address):
-                    return mapping.range, partial(_name, file, code)
-        return None
+                yield mapping.range, partial(_name, file, code)
 
     def find(self, text: str) -> Goal:
         """Find what a person means: `SYMBOL`, `MODULE:SYMBOL`, or an address as `0x7f12`.

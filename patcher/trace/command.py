@@ -17,12 +17,23 @@ from typing import NoReturn
 from patcher.closing import Closing
 from patcher.errors import StateError
 from patcher.process import waiting
-from patcher.process.ptrace import Options, cont, detach, go_to_syscall, seize, syscall_stop
+from patcher.process.ptrace import (
+    Options,
+    cont,
+    detach,
+    go_to_syscall,
+    registers,
+    seize,
+    step,
+    syscall_stop,
+)
 from patcher.process.tracing_thread import TracingThread
 from patcher.process.waiting import End, Stop
 from patcher.run import program
 from patcher.run.program import NoCommandError
+from recordmcount.x86 import SYSCALL
 
+STEPS = 64  # instructions, from one system call of glibc's to the next
 BY_SIGNAL = 128  # an exit status, as that of shells
 TRACE = Options.TRACEEXEC | Options.TRACESYSGOOD
 
@@ -99,21 +110,41 @@ class Command(Closing):
 
     def _go_to_start(self) -> None:
         """Follow its system calls, and leave it in a group-stop."""
+        number = -1  # of the call that it is in
         begun = False
         while True:
             stop = self._next()
             if stop.signal == waiting.STOPPED_AT_SYSCALL and not stop.event:
                 call = syscall_stop(self.pid)
-                if call is not None and call.is_entry:
-                    if begun and call.number not in {*Call}:
+                is_entry = call is not None and call.is_entry
+                number = call.number if call is not None and is_entry else number
+                if begun and is_entry and number not in {*Call}:
+                    break
+                if number == Call.SET_TID_ADDRESS and not is_entry:
+                    begun = self._begins_as_glibc()
+                    if not begun:
                         break
-                    begun = begun or call.number == Call.SET_TID_ADDRESS
             go_to_syscall(self.pid, stop.pending_signal)
         os.kill(self.pid, SIGSTOP)
         cont(self.pid)
         while not (stop := self._next()).is_group_stop:
-            cont(self.pid, stop.pending_signal or (SIGSTOP if stop.signal == SIGSTOP else 0))
+            cont(self.pid, stop.pending_signal)
         detach(self.pid)
+
+    def _begins_as_glibc(self) -> bool:
+        """Tell whether the next system call is soon made, and that by which glibc goes on.
+
+        Another C library may go on to constructors without any.
+        """
+        with open(f"/proc/{self.pid}/mem", "rb", buffering=0) as memory:
+            for _ in range(STEPS):
+                here = registers(self.pid)
+                memory.seek(here.instruction_pointer)
+                if memory.read(len(SYSCALL)) == SYSCALL:
+                    return here.values["rax"] == Call.SET_ROBUST_LIST
+                step(self.pid)
+                self._next()
+        return False
 
     def _next(self) -> Stop:
         report = waiting.wait(self.pid)

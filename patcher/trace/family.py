@@ -8,28 +8,31 @@ another program is traced no longer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from patcher.closing import Closing
-from patcher.errors import PatchError
+from patcher.errors import NoModuleError, NoProcessError, PatchError
 from patcher.process.proc import Proc
 
 from .stream import Round
 from .traced import Traced
 
+TRIES = 5  # to trace a child, which may be changing
+
 
 class Family(Closing):
     """The process that is traced, `first`, and with `follows` its children; the Names of them all.
 
-    It is closed with all of them but the first.
+    `tell` is told what is worth a line. It is closed with all of them but the first.
     """
 
-    def __init__(self, first: Traced, *, follows: bool) -> None:
+    def __init__(self, first: Traced, tell: Callable[[str], None], *, follows: bool) -> None:
         self.first = first
         self._follows = follows
+        self._tell = tell
         self._members = [first]
-        self._seen = {first.target.proc.pid}
+        self._tried: Counter[int] = Counter()
 
     def close(self) -> None:
         """Let go of the children."""
@@ -41,9 +44,14 @@ class Family(Closing):
         for each in self._members:
             each.names.look()
         for pid in self._born() if self._follows else ():
-            self._seen.add(pid)
-            with suppress(PatchError, OSError):  # it has ended, or is another program's by now
+            self._tried[pid] += 1
+            try:
                 self._trace(pid)
+            except (NoProcessError, NoModuleError, OSError):  # it has ended, or executes another
+                self._tried[pid] = TRIES
+            except PatchError as error:
+                if self._tried[pid] == TRIES:
+                    self._tell(f"warning: a child is not traced: {error}")
 
     def read(self, *, is_last: bool = False) -> Round:
         """Read what is new of all of them, in order; the last time all of it."""
@@ -103,9 +111,10 @@ class Family(Closing):
         self._members.append(child)
 
     def _born(self) -> Iterator[int]:
+        members = {each.target.proc.pid for each in self._members}
         for each in self._members:
             for pid in _children(each.target.proc):
-                if pid not in self._seen:
+                if pid not in members and self._tried[pid] < TRIES:
                     yield pid
 
 

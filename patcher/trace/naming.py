@@ -14,6 +14,7 @@ from .session import Site
 from .threads import number_of
 
 EVERY = 1.0  # second
+MOST = 1 << 16  # callers without a name that are kept
 UNKNOWN = "<...>"  # as ftrace has it
 
 
@@ -31,7 +32,7 @@ class LiveNames:
         self._next = 0.0  # when names are read again
         self.numbers: dict[int, int] = {}
         self.function = cache(self._function)
-        self.caller = cache(self._caller)
+        self._callers: dict[int, str] = {}
         self.is_return = cache(self._is_return)
 
     def look(self) -> None:
@@ -57,6 +58,11 @@ class LiveNames:
                 self.numbers[number_of(proc, tid)] = tid
             self._threads[tid] = name
 
+    def look_at_code(self) -> None:
+        """Look what is loaded: callers are named by that, when the process may have ended."""
+        found = dict(self._target.functions.code())
+        self._code = [*found.items(), *(each for each in self._code if each[0] not in found)]
+
     def has(self, tid: int) -> bool:
         """Tell whether a thread was seen here."""
         return tid in self._threads
@@ -78,19 +84,20 @@ class LiveNames:
         names = site.module.names(site.number)
         return demangled(names[0]) if names else f"{address:#x}"
 
-    def _caller(self, address: int) -> str:
-        """Name it by the call before it: a function that calls what never returns may end there."""
-        name = self._named(address - 1) if address else ""
-        return demangled(name) if name else f"{address:#x}"
+    def caller(self, address: int) -> str:
+        """Name the function that is returned to at a run-time address; `0x...` if there is none.
+
+        It is that of the call before: one that calls what never returns may end there.
+        """
+        if (name := self._callers.get(address)) is None:
+            known = self._named(address - 1) if address else ""
+            name = demangled(known) if known else f"{address:#x}"
+            if known or len(self._callers) < MOST:
+                self._callers[address] = name
+        return name
 
     def _named(self, address: int) -> str:
-        for code, name in self._code:
-            if code.holds(address):
-                return name(address)
-        if (found := self._target.functions.around(address)) is None:
-            return ""
-        self._code.append(found)
-        return found[1](address)
+        return next((name(address) for code, name in self._code if code.holds(address)), "")
 
     def _is_return(self, address: int) -> bool:
         site = self._sites.get(address)

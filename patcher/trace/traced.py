@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from patcher.closing import Closing
-from patcher.errors import NoModuleError, PatchError
+from patcher.errors import NoModuleError, NoProcessError, PatchError
 from patcher.process.live_sites import LiveSites
 from patcher.process.switch import select
 from patcher.process.target import Target
@@ -89,6 +89,7 @@ class Traced(Closing):
         selected = select(
             self.name, self._modules, asked.functions, asked.notrace, parts=asked.parts
         )  # fmt: skip
+        self.names.look_at_code()
         self.session.start(self._chosen(self._modules, selected), sum(map(len, self._modules)))
 
     def stream(self) -> Stream:
@@ -119,6 +120,7 @@ class Traced(Closing):
             self._modules = self.target.settled_modules(asked.modules, self._modules)
         except NoModuleError:
             return
+        self.names.look_at_code()
         new = [each for each in self._modules if not each.traced]
         selected = [
             by_name.select(each, asked.functions, asked.notrace, parts=asked.parts)[0]
@@ -146,6 +148,8 @@ class Traced(Closing):
         why = self.why_over()
         try:
             left = self.session.stop()
+        except NoProcessError:  # it may be about to end yet by what /proc tells
+            return ENDED
         except PatchError:
             if why := why or self.why_over():
                 return why

@@ -85,7 +85,7 @@ class Trace:
             Output(options.output) as output,
             Pause(self._pid, ENDING, None if options.output else 1) as pause,
             Traced(self._pid, self._asked(), clock, self._tell) as traced,
-            Family(traced, follows=options.follow_fork) as family,
+            Family(traced, self._tell, follows=options.follow_fork) as family,
         ):
             began = time.monotonic()
             try:
