@@ -22,8 +22,9 @@ from patcher.modify import Batch
 from patcher.process import breakpoints, waiting
 from patcher.process.access import name_of
 from patcher.process.guarded_memory import GuardedMemory
+from patcher.process.mending import CarryOut
 from patcher.process.proc import Proc
-from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt, make
+from patcher.process.switch import by_breakpoints, in_a_halt, make
 from patcher.process.target import Target
 from patcher.process.traced_threads import TracedThreads
 from patcher.process.tracees import Tracees

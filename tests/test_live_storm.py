@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from patcher.process.mending import CarryOut
 from patcher.process.proc import Proc
-from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt, make
+from patcher.process.switch import by_breakpoints, in_a_halt, make
 from patcher.process.target import Target
 from recordmcount.sites.state import State
 from tests.support import churn, live, storm

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt
+from patcher.process.mending import CarryOut
+from patcher.process.switch import by_breakpoints, in_a_halt
 from tests.support import real_programs
 from tests.support.command import ROOT
 from tests.support.linked import Image

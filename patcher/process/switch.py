@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import chain
 
@@ -25,6 +24,7 @@ from recordmcount.sites.state import State
 
 from .functions import Goal
 from .live_sites import LiveSites, LiveSwitch
+from .mending import CarryOut, Select, mend
 from .recursion import refuse_recursion
 from .target import Target
 
@@ -42,9 +42,6 @@ ATTEMPTS = 3
 
 # Modules, and for each the plan that was carried out, or would be.
 Made = tuple[Sequence[LiveSites], Sequence[Plan]]
-Select = Callable[[Sequence[LiveSites]], Sequence[Sequence[int]]]
-# How plans for modules are carried out: `compare`, `in_a_halt` or `by_breakpoints`.
-CarryOut = Callable[[Target, Sequence[LiveSites], Sequence[Plan]], None]
 
 
 def select(
@@ -151,7 +148,7 @@ def make(
     attempt = partial(_try, target, globs, choose, state, carry_out, goal)
     made = _outlast(target, attempt, may_halt=carry_out is not by_breakpoints)
     if state is State.NOP and carry_out is in_a_halt:
-        mend(target, globs, choose, made)
+        mend(target, globs, choose, made[0], in_a_halt)
     return made
 
 
@@ -176,51 +173,6 @@ def _outlast(target: Target, attempt: Callable[[], Made], *, may_halt: bool) -> 
         return attempt()
     finally:
         target.machine.resume()
-
-
-def mend(target: Target, globs: Sequence[str], choose: Select, made: Made) -> None:
-    """Give selected sleds that are parted the NOPs of their file, where nothing returns into them.
-
-    That is done in a halt of its own, if what was `made` may have parted some. Without it they are
-    NOPs as well, so whatever is not as it should be is left for the next time.
-    """
-    if not any(module.may_be_parted for module in made[0]):
-        return
-    with suppress(CompareError, ReadError, ModuleError, StateError):
-        modules = target.modules(globs)
-        selected = choose(modules)
-        if not any(map(_parted, modules, selected)):
-            return
-        target.machine.stop()
-        try:
-            pointers = sorted(target.machine.instruction_pointers())
-            plans = [
-                _restored(module, _without(pointers, module, _parted(module, numbers)))
-                for module, numbers in zip(modules, selected, strict=True)
-            ]
-            in_a_halt(target, modules, plans)
-        finally:
-            target.machine.resume()
-
-
-def _parted(module: LiveSites, numbers: Sequence[int]) -> list[int]:
-    return sorted(module.parted.intersection(numbers)) if module.parted else []
-
-
-def _without(pointers: Sequence[int], module: LiveSites, numbers: Sequence[int]) -> list[int]:
-    """Choose the sites inside of which none of the pointers, which ascend, is."""
-    found = []
-    for number in numbers:
-        start = module.addresses[number]
-        end = start + len(module.codes[number])
-        if bisect_right(pointers, start) >= bisect_left(pointers, end):
-            found.append(number)
-    return found
-
-
-def _restored(module: LiveSites, numbers: Sequence[int]) -> Plan:
-    table = LiveSwitch(module)
-    return Plan(table, State.NOP, numbers, numbers, [], table.batch(numbers, State.NOP))
 
 
 def _try(

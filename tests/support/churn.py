@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from patcher.errors import CompareError, ModuleError, ReadError, StateError
-from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt, make
+from patcher.process.mending import CarryOut
+from patcher.process.switch import by_breakpoints, in_a_halt, make
 from patcher.process.target import Target
 from recordmcount.sites.state import State
 from tests.support import live, storm

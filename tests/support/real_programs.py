@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from patcher.process.switch import CarryOut
+from patcher.process.mending import CarryOut
 from patcher.process.target import Target
 from recordmcount.sites.state import State
 from tests.support import building, images, live, storm

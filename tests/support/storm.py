@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from patcher.process.live_sites import LiveSites
-from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt, make, select
+from patcher.process.mending import CarryOut
+from patcher.process.switch import by_breakpoints, in_a_halt, make, select
 from patcher.process.target import Target
 from recordmcount.sites.state import State
 from tests.support import live

@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from patcher.process.mending import CarryOut
 from patcher.process.proc import Proc
-from patcher.process.switch import CarryOut, by_breakpoints, in_a_halt
+from patcher.process.switch import by_breakpoints, in_a_halt
 from patcher.process.target import Target
 from recordmcount.sites.state import State
 from tests.support import churn, real_programs, storm
