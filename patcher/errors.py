@@ -106,7 +106,10 @@ class StateError(PatchError):
 
 
 class HaltError(StateError):
-    """A process cannot be halted for now; nothing was written, and all its threads run."""
+    """A process cannot be halted for now, or another patcher has changed its sites.
+
+    Nothing was written, and all its threads run.
+    """
 
 
 class ReachError(PatchError):

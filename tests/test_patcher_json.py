@@ -215,7 +215,20 @@ NOP = HEADING | {
         | {"type": "object", "changes": [OBJECT_PLACE | CHANGE | {"relocation": RELOCATION}]},
     ],
 }
-VERBS: dict[str, dict[str, Any]] = {"status": STATUS, "nop": NOP}
+TRACE = {"sites": 1, "state": "running", "pid": 12, "name": "x"}
+LOADED = {
+    "build_id": "0a", "device": "08:01", "inode": 1, "load_address": 4096, "load_bias": 4096,
+}  # fmt: skip
+LIVE = IDENTITY | LOADED | {"states": COUNTS | {"traced": 1}}
+LIVE_SITE = PLACE | STATE | {"state": "traced", "reason": "a nop before"}
+PROCESS = {"pid": 1, "name": "x", "trace": TRACE}
+HEADING_OF_PROCESS = HEADING | {"verb": "status", "files": []}
+LOOK = HEADING_OF_PROCESS | {"process": PROCESS | {"modules": [LIVE | {"sites": [LIVE_SITE]}]}}
+WATCH = HEADING_OF_PROCESS | {
+    "time": "2026-01-01T00:00:00+00:00",
+    "process": PROCESS | {"modules": [LIVE], "gone": [], "forgotten": 0},
+}
+VERBS: dict[str, dict[str, Any]] = {"status": STATUS, "nop": NOP, "look": LOOK, "watch": WATCH}
 
 
 def test_the_schema_is_one_of_draft_2020_12() -> None:
@@ -237,6 +250,14 @@ PARTS: dict[str, tuple[str, Part]] = {
     "states": ("status", lambda document: document["files"][0]["states"]),
     "site": ("status", lambda document: document["files"][0]["sites"][0]),
     "object site": ("status", lambda document: document["files"][1]["sites"][0]),
+    "process": ("look", lambda document: document["process"]),
+    "trace": ("look", lambda document: document["process"]["trace"]),
+    "live": ("look", lambda document: document["process"]["modules"][0]),
+    "live states": ("look", lambda document: document["process"]["modules"][0]["states"]),
+    "live site": ("look", lambda document: document["process"]["modules"][0]["sites"][0]),
+    "watched process": ("watch", lambda document: document["process"]),
+    "watched": ("watch", lambda document: document["process"]["modules"][0]),
+    "watched states": ("watch", lambda document: document["process"]["modules"][0]["states"]),
     "switch": ("nop", lambda document: document),
     "switched": ("nop", lambda document: document["files"][0]),
     "change": ("nop", lambda document: document["files"][0]["changes"][0]),
@@ -282,6 +303,12 @@ def test_no_other_field_is_valid(where: str) -> None:
         ("states", {"call": -1}),
         ("site", {"state": "foreign"}),
         ("site", {"state": "none"}),
+        ("site", {"state": "traced", "reason": "a nop before"}),
+        ("states", {"traced": 0}),
+        ("trace", {"sites": 0}),
+        ("trace", {"state": "inherited"}),
+        ("trace", {"pid": None, "name": None}),
+        ("live site", {"decoded": "nop"}),
         ("site", {"kind": None}),
         ("site", {"decoded": "nop"}),
         ("site", {"expected": ["e800000000"]}),
@@ -314,6 +341,10 @@ def test_what_is_never_said_is_not_valid(where: str, changes: dict[str, Any]) ->
         ("site", {"state": "foreign", "kind": None, "reason": "no", "decoded": "no: 90 (nop)",
                   "expected": ["e800000000"]}),
         ("object site", {"offset": -1}),
+        ("process", {"trace": None}),
+        ("trace", {"state": "left", "name": None}),
+        ("trace", {"state": "inherited", "pid": None, "name": None}),
+        ("live site", {"state": "nop", "reason": None}),
         ("switched", {"written": None, "changes": []}),
     ],
     ids=str,

@@ -236,7 +236,7 @@ def test_documents_are_lines_and_as_the_schema_has_them(
         first = next_document()["process"]
         assert isinstance(first, dict)
         assert [each["states"] for each in first["modules"]] == [
-            {"call": 3, "nop": 0, "foreign": 0}
+            {"call": 3, "nop": 0, "foreign": 0, "traced": 0}
         ]
         assert (first["gone"], first["forgotten"]) == ([], 0)
         tell(process, f"+0{library}")
@@ -665,7 +665,7 @@ def test_what_went_is_told_by_the_last_first_and_comes_back_as_new() -> None:
             "path": path, "type": "shared object", "bits": 64, "machine": "x86-64",
             "dead_entries": 0, "repeated_entries": 0, "build_id": None, "device": "08:01",
             "inode": 1, "load_address": 4096, "load_bias": 4096,
-            "states": {"call": 3 - nops, "nop": nops, "foreign": 0},
+            "states": {"call": 3 - nops, "nop": nops, "foreign": 0, "traced": 0},
         }  # fmt: skip
 
     def paths(modules: Sequence[WatchedModule]) -> list[str]:

@@ -101,9 +101,11 @@ def select(
     return selected
 
 
-def count(table: Switchable, selected: Sequence[int]) -> dict[State, int]:
-    """Tell how many of the selected sites are in each state."""
-    return {state: len(table.sites.where(selected, state)) for state in STATES}
+def count(
+    table: Switchable, selected: Sequence[int], states: Sequence[State] = STATES
+) -> dict[State, int]:
+    """Tell how many of the selected sites are in each of these states."""
+    return {state: len(table.sites.where(selected, state)) for state in states}
 
 
 def plan(path: str, table: Switchable, selected: Sequence[int], state: State) -> Plan:

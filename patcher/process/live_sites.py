@@ -17,7 +17,7 @@ from __future__ import annotations
 from _operator import add, and_, ne
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache
 from itertools import compress, repeat
 from typing import Literal, Protocol
 
@@ -26,7 +26,7 @@ from patcher.ftrace.mappings import Range
 from patcher.modify import Batch
 from recordmcount.columns import pick
 from recordmcount.sites.site import Site, SiteTable
-from recordmcount.sites.state import STATES, State
+from recordmcount.sites.state import LIVE_STATES, STATES, State
 from recordmcount.x86 import CALL, INT3, first_instruction, parted_nops, sled_call, sled_target
 from recordmcount.x86_passage import halfway, is_halfway
 
@@ -40,7 +40,6 @@ from .regions import Region
 UPROBES = "[uprobes-trampoline]"
 HALF = "a patcher that was killed has written half of it; that is harmless, and can be switched"
 PARTED = "not the NOPs of its file yet: a thread may have to return there from the call that stood"
-TRACED = "is traced by nobody any more: `patcher trace --detach` brings it back to what it was"
 RELOCATED = "the dynamic linker has made this call (a text relocation): its file does not tell it"
 NOT_RELOCATED = "the dynamic linker has yet to make this call (a text relocation)"
 
@@ -75,7 +74,7 @@ class LiveSites:
 
     `called` names the function that begins at a run-time address. `halves` are sites that a killed
     patcher left half written. They do nothing, as NOPs. `parted` are sleds with other NOPs than in
-    the file. `traced` are foreign: they call what writes events, and are to be in this state again.
+    the file. `traced` are the sites that call what writes events, and the state each had before.
     """
 
     in_object: Literal[False] = False
@@ -156,7 +155,7 @@ class LiveSites:
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, number: int) -> Site:
-        state = STATES[self._column[number]]
+        state = LIVE_STATES[self._column[number]]
         site = self.sites[number]._replace(position=self.addresses[number % len(self)])
         if self.codes[number] == self._linked[number]:
             is_pending = state is State.FOREIGN and self._is_relocated(number)
@@ -166,10 +165,10 @@ class LiveSites:
             expected = (site.call,) if site.call else site.expected
             reason = self._reasons.get(number, "neither the call nor the NOP of its file")
             return site._replace(call=None, nop=None, reason=reason, expected=expected)
-        if number in self.halves:
-            return site._replace(reason=HALF)
-        if number in self.parted:
-            return site._replace(reason=PARTED)
+        if number in self.traced:
+            return site._replace(call=None, nop=None, reason=f"a {self.traced[number]} before")
+        if number in self.halves or number in self.parted:
+            return site._replace(reason=HALF if number in self.halves else PARTED)
         if state is State.CALL and (name := self._name_called(number)):
             return site._replace(target=name, reason=f"calls {name}")
         return site
@@ -200,7 +199,7 @@ class LiveSites:
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Choose those of ascending `numbers` whose sites are in `state`."""
-        wanted = STATES.index(state)
+        wanted = LIVE_STATES.index(state)
         count = self._column.count(wanted)
         if count in (0, len(self._column)):
             return numbers if count else []
@@ -262,13 +261,14 @@ class LiveSites:
                 self.switched.append(number)
         self.switched.sort()
         for number in differing:
-            if number not in decided:
+            if number in decided:
+                continue
+            if (before := self._state_before(number, memory)) is not None:
+                self.traced[number] = before
+                self._column[number] = LIVE_STATES.index(State.TRACED)
+            else:
+                self._reasons[number] = self._foreign(number, memory)
                 self._column[number] = STATES.index(State.FOREIGN)
-                if (before := self._state_before(number, memory)) is not None:
-                    self.traced[number] = before
-                    self._reasons[number] = self._traced_by
-                else:
-                    self._reasons[number] = self._foreign(number, memory)
         if self.traced:
             self.switched = sorted({*self.switched, *self.traced})
 
@@ -308,13 +308,6 @@ class LiveSites:
         if self._regions is None:
             self._regions = regions.find(memory)
         return regions.state_before(self.codes[number], self.addresses[number], self._regions)
-
-    @cached_property
-    def _traced_by(self) -> str:
-        """Say who traces the sites that are traced."""
-        owners = (each.owner for each in self._regions or ())
-        alive = next((each for each in owners if each.pid and each.is_alive), None)
-        return f"is traced by patcher, {alive}" if alive else TRACED
 
     def _foreign(self, number: int, memory: ProcessMemory) -> str:
         """Say what stands at a site that is neither of its two codes."""

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from patcher.errors import ModuleError, NoModuleError, ReadError, StateError
 from patcher.files.switch import count
 from recordmcount.sites import select
-from recordmcount.sites.state import State
+from recordmcount.sites.state import LIVE_STATES, State
 
+from . import traces
 from .live_sites import LiveSites, LiveSwitch
 from .target import Target
+from .traces import Trace
 
 ATTEMPTS = 3  # to look, before it is said that something is wrong
 
@@ -22,7 +24,8 @@ class Looks:
     """The modules of a process that are like one of `modules`, all if there are none.
 
     Counted are the sites in functions that `functions` and `notrace` select, as sites.select does.
-    What is as it was at the last look is compared, and not read again.
+    What is as it was at the last look is compared, and not read again. `trace` is what the last
+    look has found of one.
     """
 
     def __init__(
@@ -40,9 +43,12 @@ class Looks:
         self._notrace = notrace
         self._parts = parts
         self._last: list[Counted] = []
+        self.trace: Trace | None = None
 
     def look(self) -> list[Counted]:
-        """Look at the modules that there are now, by address. Raises as settled_modules does.
+        """Look at the modules that there are now, by address, and at whose trace they are in.
+
+        Raises as settled_modules does.
 
         What fails is tried again first: where a module goes and comes back at once, the mappings
         seem to have been the same all the time.
@@ -59,11 +65,11 @@ class Looks:
         self._target.forget_unmapped()
         known = {id(module): states for module, states in self._last}
         try:
-            modules = self._target.settled_modules(
-                self._modules, [module for module, _ in self._last]
+            modules, self.trace = traces.look(
+                self._target, self._modules, [module for module, _ in self._last]
             )
         except NoModuleError:
-            self._last = []
+            self._last, self.trace = [], None
             raise
         self._last = [(each, known.get(id(each)) or self._count(each)) for each in modules]
         return self._last
@@ -74,4 +80,4 @@ class Looks:
             numbers, _ = select.select(
                 module, self._functions, self._notrace, parts=self._parts
             )  # fmt: skip
-        return count(LiveSwitch(module), numbers)
+        return count(LiveSwitch(module), numbers, LIVE_STATES)

@@ -52,13 +52,22 @@ class Owner(NamedTuple):
         except OSError:
             return False
 
-    def __str__(self) -> str:
-        name = f"process {self.pid}"
+    @property
+    def name(self) -> str:
+        """What that process is called; empty if it is not there, whoever has its PID now."""
         try:
             with Proc(self.pid) as proc:
-                return f"{name} ({proc.stat().name})"
+                stat = proc.stat()
+                return stat.name if stat.start == self.start else ""
         except OSError:
-            return name
+            return ""
+
+    def __str__(self) -> str:
+        name = self.name
+        return f"process {self.pid} ({name})" if name else f"process {self.pid}"
+
+
+NOBODY = Owner(0, 0, 0, 0)
 
 
 class Region(NamedTuple):

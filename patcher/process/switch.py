@@ -27,6 +27,7 @@ from .live_sites import LiveSites, LiveSwitch
 from .mending import CarryOut, Select, mend
 from .recursion import refuse_recursion
 from .target import Target
+from .traces import refuse_sites
 
 ONLY_SLEDS = (
     "all these sites are NOPs of the compiler's, and no file tells what they are to call: say "
@@ -84,13 +85,14 @@ def plan(
     """Tell what must change in each module so that all its selected sites are in `state`.
 
     What no file tells the call of, sleds, becomes a call of `goal`, and without one stays; with one
-    nothing else is selected. Raises CompareError if a site is foreign, ReachError if the goal is
-    too far away, TargetError if it must not be called.
+    nothing else is selected. Raises CompareError if a site is foreign, HaltError if one is traced,
+    ReachError if the goal is too far away, TargetError if it must not be called.
     """
     if state is State.CALL:
         selected = [
             _callable(module, some, goal) for module, some in zip(modules, selected, strict=True)
         ]
+    refuse_sites(target, modules, selected)
     if goal:
         refuse_recursion(target, modules, selected, goal)
     return [

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from patcher.files.switch import Plan
     from patcher.files.switchable import Switchable
     from patcher.process.live_sites import LiveSites
+    from patcher.process.traces import Trace
     from recordmcount.elf.object import Object
     from recordmcount.errors import Error
     from recordmcount.sites.site import Site
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         Process,
         Switched,
         SwitchedModule,
+        TraceOfProcess,
         Types,
         WatchedModule,
         WatchedProcess,
@@ -83,6 +85,18 @@ def loaded(module: LiveSites) -> Loaded:
         "inode": module.file.inode,
         "load_address": module.file.load_address,
         "load_bias": module.file.bias,
+    }
+
+
+def traced(trace: Trace | None) -> TraceOfProcess | None:
+    """Tell whose trace sites of a process are in; None if they are in none."""
+    if trace is None:
+        return None
+    return {
+        "sites": trace.sites,
+        "state": trace.state,
+        "pid": trace.owner.pid or None,
+        "name": trace.owner.name or None,
     }
 
 

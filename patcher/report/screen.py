@@ -1,29 +1,21 @@
-"""What is watched, drawn on a terminal by `rich`; names are spelled first, and are never markup."""
+"""A terminal that is drawn on by `rich`; names are spelled first, and are never markup."""
 
 from __future__ import annotations
 
 import os
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Protocol
 
 from patcher.closing import Closing
 from recordmcount.console import draw, spelled
 from recordmcount.errors import UnreachableError
 from recordmcount.packages import load
-from recordmcount.sites.state import STATES, State
-from recordmcount.sites.words import counted
-
-from .text import when
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from .shapes import GoneModule, Loaded, WatchedModule, WatchedProcess
-
-MISSING = "--watch draws by `rich`, which is not installed: pip install rich; or pipe it: | cat"
-WIDE = 110  # columns from which on there is room for all that a file is known by
-BUILD_ID = 12  # digits of it that are shown
+MISSING = "draws by `rich`, which is not installed: pip install rich; or pipe it: | cat"
 CUT = "..."
 
 
@@ -32,37 +24,37 @@ def is_drawn_on(fd: int) -> bool:
     return os.isatty(fd) and os.environ.get("TERM", "dumb") not in {"", "dumb", "unknown"}
 
 
-class Shown(NamedTuple):
-    """What is drawn: the process by its `name` at `time`, and what is wrong with it."""
+class Picture(Protocol):
+    """What is drawn."""
 
-    time: str
-    name: str
-    process: WatchedProcess
-    trouble: str
+    def parts(self, rich: Rich, size: os.terminal_size, *, is_last: bool) -> Iterator[Any]:
+        """Give its parts, from the first line on, for a terminal of this size.
+
+        The last time they may be longer, and stay on the terminal above what is said next.
+        """
 
 
 class Screen(Closing):
     """The terminal that stdout is, drawn on during its `with`; what was there comes back then.
 
-    `footer` stands in the last line. Raises UnreachableError where there is no `rich`.
+    `option` is what asks for it. Raises UnreachableError where there is no `rich`.
     """
 
-    def __init__(self, footer: str) -> None:
+    def __init__(self, option: str) -> None:
         try:
-            self._rich = _Rich()
+            self._rich = Rich()
         except ImportError:
-            raise UnreachableError("standard output", MISSING) from None
-        self._footer = footer
+            raise UnreachableError("standard output", f"{option} {MISSING}") from None
         self._console = self._rich.console(
             file=_Terminal(), force_terminal=True, legacy_windows=False, highlight=False,
             markup=False, emoji=False,
         )  # fmt: skip
         self._live: Any = None
-        self._shown: Shown | None = None
+        self._picture: Picture | None = None
 
-    def show(self, shown: Shown) -> None:
+    def show(self, picture: Picture) -> None:
         """Draw what there is. Raises OSError where the terminal is gone."""
-        self._shown = shown
+        self._picture = picture
         self._console.size = _size()
         if self._live is None:
             self._live = self._rich.live(
@@ -70,7 +62,7 @@ class Screen(Closing):
                 redirect_stderr=False,
             )  # fmt: skip
             self._live.start()
-        self._live.update(self._picture(shown, self._console.height), refresh=True)
+        self._live.update(self._drawn(picture, is_last=False), refresh=True)
 
     def leave(self) -> None:
         """Give the terminal back until something is shown again."""
@@ -89,80 +81,14 @@ class Screen(Closing):
         """Give the terminal back, and leave there what was drawn last."""
         with suppress(OSError):
             self.leave()
-            if self._shown:
+            picture, self._picture = self._picture, None
+            if picture:
                 self._console.size = _size()
-                self._console.print(self._picture(self._shown, None))
+                self._console.print(self._drawn(picture, is_last=True))
 
-    # --- what is drawn ------------------------------------------------------------------------
-
-    def _picture(self, shown: Shown, height: int | None) -> Any:
-        """Draw so many lines at most; all that there is, and no footer, if it is None."""
-        rows, more = _fitting(shown, height)
-        total = [(str(state), sum(each["states"][state] for each in shown.process["modules"]))
-                 for state in STATES]  # fmt: skip
-        lines = [(f"{shown.name}: {counted(total, 0, 0)}", "bold")]
-        if shown.trouble:
-            lines.append((shown.trouble, "red"))
-        below = [(f"{more} more: --module chooses", "dim")] if more else []
-        if height is not None:
-            below.append((f"{when(shown.time)}; {self._footer}", "dim"))
-        table = [self._table(rows, shown.time)] if rows else []
-        return self._rich.group(*map(self._line, lines), *table, *map(self._line, below))
-
-    def _line(self, line: tuple[str, str]) -> Any:
-        text, style = line
-        return self._rich.text(spelled(text), style=style, no_wrap=True, overflow="crop")
-
-    def _table(self, rows: Sequence[WatchedModule | GoneModule], time: str) -> Any:
-        table = self._rich.table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
-        table.add_column("load address", no_wrap=True)
-        for state in STATES:
-            table.add_column(str(state), justify="right", no_wrap=True)
-        table.add_column("file", no_wrap=True)
-        table.add_column("module", ratio=1, no_wrap=True)
-        is_wide = self._console.width >= WIDE
-        today = when(time).partition(" ")[0]
-        for row in rows:
-            path = _End(self._rich, spelled(row["path"]))
-            where = f"{row['load_address']:#x}"
-            if gone := row.get("gone"):
-                ended = when(str(gone)).removeprefix(today).strip()
-                table.add_row(where, *[""] * len(STATES), f"gone {ended}", path, style="dim")
-                continue
-            states = [self._state(state, row["states"][state]) for state in STATES]
-            table.add_row(where, *states, "  ".join(_identity(row, wide=is_wide)), path)
-        return table
-
-    def _state(self, state: State, number: int) -> Any:
-        style = "bold red" if number and state is State.FOREIGN else ""
-        return self._rich.text(str(number), style=style)
-
-
-def _fitting(shown: Shown, height: int | None) -> tuple[list[WatchedModule | GoneModule], int]:
-    """Choose modules for so many lines, and tell how many more there are.
-
-    Those that are to be looked at come first. A third is for what is gone, if there is as much.
-    """
-    loaded = sorted(shown.process["modules"], key=lambda each: not each["states"]["foreign"])
-    gone, forgotten = shown.process["gone"], shown.process["forgotten"]
-    if height is None:
-        return [*loaded, *gone], forgotten
-    room = height - 3 - bool(shown.trouble)  # heading, names of columns, footer
-    if forgotten or room < len(loaded) + len(gone):
-        room -= 1  # to tell how many more
-    room = max(1, room)
-    shown_gone = gone[: max(room - len(loaded), room // 3)]
-    rows = [*loaded[: room - len(shown_gone)], *shown_gone]
-    return rows, forgotten + len(loaded) + len(gone) - len(rows)
-
-
-def _identity(module: Loaded, *, wide: bool) -> Iterator[str]:
-    """Tell what a file is known by, as far as there is room for it."""
-    build_id = module["build_id"]
-    if build_id:
-        yield build_id[:BUILD_ID]
-    if wide or not build_id:
-        yield f"{module['device']} {module['inode']}"
+    def _drawn(self, picture: Picture, *, is_last: bool) -> Any:
+        size = os.terminal_size(self._console.size)
+        return self._rich.group(*picture.parts(self._rich, size, is_last=is_last))
 
 
 def _size() -> os.terminal_size:
@@ -174,7 +100,7 @@ def _size() -> os.terminal_size:
     return os.terminal_size((columns or 80, lines or 24))
 
 
-class _Rich:
+class Rich:
     """The parts of `rich` that are used. Raises ImportError."""
 
     def __init__(self) -> None:
@@ -185,6 +111,14 @@ class _Rich:
         self.text = load("rich.text").Text
         self.cells = load("rich.cells").cell_len
         self.measurement = load("rich.measure").Measurement
+
+    def line(self, text: str, style: str = "") -> Any:
+        """Make a line, of which what does not fit is not shown."""
+        return self.text(spelled(text), style=style, no_wrap=True, overflow="crop")
+
+    def path(self, path: str) -> Any:
+        """Make a path that loses its beginning where there is no room, for its end tells most."""
+        return _End(self, spelled(path))
 
 
 class _Terminal:
@@ -206,9 +140,9 @@ class _Terminal:
 
 
 class _End:
-    """A path that loses its beginning where there is no room, for its end tells most."""
+    """A text of which the end is shown where there is no room for all of it."""
 
-    def __init__(self, rich: _Rich, path: str) -> None:
+    def __init__(self, rich: Rich, path: str) -> None:
         self._rich = rich
         self._path = path
 

@@ -7,7 +7,7 @@ time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from recordmcount.report.shapes import Identity, Place
 from recordmcount.sites.state import State
@@ -95,6 +95,15 @@ class GoneModule(WatchedModule):
     gone: str
 
 
+class TraceOfProcess(TypedDict):
+    """A trace that sites of a process are in: how many, and by which patcher."""
+
+    sites: int
+    state: str
+    pid: int | None
+    name: str | None
+
+
 class WatchedProcess(TypedDict):
     """A process that is watched: what it has loaded, and what it had, the last first.
 
@@ -103,14 +112,16 @@ class WatchedProcess(TypedDict):
 
     pid: int
     name: str
+    trace: TraceOfProcess | None
     modules: list[WatchedModule]
     gone: list[GoneModule]
     forgotten: int
 
 
 class Process(TypedDict):
-    """A process, and its loaded files that have sites."""
+    """A process, and its loaded files that have sites; `trace` if it was looked at."""
 
     pid: int
     name: str
+    trace: NotRequired[TraceOfProcess | None]
     modules: Sequence[ExaminedModule] | Sequence[SwitchedModule]

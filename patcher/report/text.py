@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from recordmcount.report.names import shown
-from recordmcount.sites.state import STATES, State
+from recordmcount.sites.state import LIVE_STATES, STATES, State
 from recordmcount.sites.words import counted, label_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from recordmcount.report.shapes import Place
 
@@ -29,6 +29,14 @@ def loaded_line(module: Loaded) -> str:
     return f"{where}, {build}, device {module['device']} inode {module['inode']}"
 
 
+def states_line(
+    states: Mapping[str, int] | Mapping[State, int], dead: int = 0, repeated: int = 0
+) -> str:
+    """Tell how many sites are in each state; that none is traced is not worth a word."""
+    rows = [(state, number) for state, number in states.items() if number or state in STATES]
+    return counted(rows, dead, repeated)
+
+
 def when(time: str) -> str:
     """Spell a time of RFC 3339, which is local, for people."""
     return time[:19].replace("T", " ")
@@ -36,8 +44,8 @@ def when(time: str) -> str:
 
 def examined_lines(file: Examined | ExaminedModule) -> Iterator[str]:
     """Tell how many sites are in each state; then all of them, by state."""
-    yield counted(file["states"].items(), file["dead_entries"], file["repeated_entries"])
-    for state in STATES:
+    yield states_line(file["states"], file["dead_entries"], file["repeated_entries"])
+    for state in LIVE_STATES:
         for site in file["sites"]:
             if site["state"] is state:
                 why = f"  ({site['reason']})" if site["reason"] else ""

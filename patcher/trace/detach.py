@@ -7,7 +7,6 @@ that has inherited traced sites. The code stays, for threads may be in it, or ha
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,16 +14,16 @@ from patcher.errors import CompareError, HaltError, NoModuleError, StateError
 from patcher.ftrace.mappings import Range
 from patcher.process import regions
 from patcher.process.halt import Halt
-from patcher.process.regions import Region
+from patcher.process.regions import NOBODY, Region
 from patcher.process.remote_calls import RemoteCalls
 from patcher.process.signal_frames import words_on_stacks
 from patcher.process.target import Target
+from patcher.process.traces import refuse_traced
 
 from . import changes, mapping
 from .injection import Done, apart, by_a_thread
 from .layout import Control
 from .mapping import MEMFD
-from .neighbourhoods import NOBODY
 from .own_memory import OwnMemory
 from .switching import switch
 
@@ -64,13 +63,6 @@ def detach(target: Target, timeout: float) -> Left:
         return Left(sites)
     is_locked = any(each.is_locked for each in present)
     return Left(sites, rings_stay=not _unmap(target, timeout, is_locked=is_locked))
-
-
-def refuse_traced(name: str, present: Sequence[Region]) -> None:
-    """Raise HaltError if another patcher that is alive traces by one of the regions."""
-    for each in present:
-        if each.owner.pid and each.owner.pid != os.getpid() and each.owner.is_alive:
-            raise HaltError(name, f"is traced by patcher, {each.owner}: end that first")
 
 
 def _restore(target: Target) -> int:

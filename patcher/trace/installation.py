@@ -17,11 +17,12 @@ from patcher.process.proc import Proc
 from patcher.process.regions import RINGS, Owner, Region
 from patcher.process.remote_calls import RemoteCalls
 from patcher.process.target import Target
+from patcher.process.traces import refuse_traced
 from patcher.process.waiting import Stop
 
 from . import mapping, neighbourhoods, threads
 from .code import Trampoline, build
-from .detach import Left, detach, refuse_traced
+from .detach import Left, detach
 from .injection import Done, apart, by_a_thread, halted
 from .layout import EVENT_SIZE, Control
 from .mapping import NewRegion

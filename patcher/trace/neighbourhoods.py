@@ -10,12 +10,10 @@ from patcher.process.memory import ProcessMemory
 from patcher.process.pages import PAGE
 from patcher.process.places import REACH, gaps, places
 from patcher.process.proc import Proc
-from patcher.process.regions import Owner, Region
+from patcher.process.regions import NOBODY, Region
 
 from .code import pages_of
 from .trampoline import Threads
-
-NOBODY = Owner(0, 0, 0, 0)
 
 
 def choose(

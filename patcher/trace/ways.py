@@ -48,16 +48,17 @@ class Chosen(NamedTuple):
 def choose(name: str, module: LiveSites, numbers: Sequence[int], *, exits: bool) -> Chosen:
     """Choose those of the `numbers` that can be traced; of functions' ends only if `exits`.
 
-    `name` names the process in messages. Raises CompareError for a site that is foreign.
+    `name` names the process in messages. Raises CompareError for a site that is foreign, or traced.
     """
     chosen = Chosen(module, [], [], [], [], [], {})
     ends = {*module.returns(numbers)}
     sleds = {*module.without_call(numbers)}
     fixed = {*module.sites.irreversible(numbers)}
-    foreign = module.where(numbers, State.FOREIGN)
-    for number in foreign:
-        site = module[number]
-        raise CompareError.of(f"{name}: {module.file.path}", site, f"is foreign: {site.reason}")
+    for state in (State.FOREIGN, State.TRACED):
+        for number in module.where(numbers, state):
+            site = module[number]
+            what = f"is {state}: {site.reason}"
+            raise CompareError.of(f"{name}: {module.file.path}", site, what)
     calls = {*module.where(numbers, State.CALL)}
     for number in numbers:
         if number in ends and not exits:

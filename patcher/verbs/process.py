@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 from patcher.files.switch import count
 from patcher.options import STOP_WITHIN, PatcherOptions
+from patcher.process import traces
 from patcher.process.live_sites import LiveSites, LiveSwitch
 from patcher.process.switch import by_breakpoints, compare, in_a_halt, make, select
 from patcher.process.target import Target
 from patcher.report import document
-from patcher.report.text import examined_lines, loaded_line, switched_lines
+from patcher.report.text import examined_lines, loaded_line, states_line, switched_lines
 from recordmcount.console import put, say
 from recordmcount.errors import Error
 from recordmcount.report.json import dump, schema
 from recordmcount.report.names import demangle
-from recordmcount.sites.state import STATES, State
-from recordmcount.sites.words import counted
+from recordmcount.sites.state import LIVE_STATES, State
 from recordmcount.verb import give
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Numbers = Sequence[int]
 # Whether all is as it should be, what goes into the document, and the lines for people.
-Told = tuple[bool, "Sequence[ExaminedModule] | Sequence[SwitchedModule]", Sequence[str]]
+Told = tuple[bool, "Process", Sequence[str]]
 
 
 def status(options: PatcherOptions) -> int:
@@ -57,8 +57,7 @@ def _of_process(
         timeout = options.timeout or STOP_WITHIN
         with Target(options.pid, timeout, options.symbols, to_read=to_read) as target:
             name = target.name
-            told = {"pid": options.pid, "name": target.proc.stat().name, "modules": []}
-            good, told["modules"], lines = action(options, target)
+            good, told, lines = action(options, target)
     except (Error, OSError) as error:
         told = None
         errors = [document.failed(name, error)]
@@ -77,29 +76,28 @@ def _select(options: PatcherOptions, target: Target, modules: Sequence[LiveSites
 
 def _examine(options: PatcherOptions, target: Target) -> Told:
     """Tell of the sites of a process; it is not halted for that."""
-    modules = target.settled_modules(options.modules)
+    modules, trace = traces.look(target, options.modules)
     selected = _select(options, target, modules)
+    name = target.proc.stat().name
     told: list[ExaminedModule] = []
-    lines: list[str] = []
-    total = dict.fromkeys(STATES, 0)
+    lines: list[str] = [f"{target.name}: {traces.in_words(trace)}"] if trace else []
+    total = dict.fromkeys(LIVE_STATES, 0)
     for module, numbers in zip(modules, selected, strict=True):
-        states = count(LiveSwitch(module), numbers)
-        total = {state: total[state] + states[state] for state in STATES}
+        states = count(LiveSwitch(module), numbers, LIVE_STATES)
+        total = {state: total[state] + states[state] for state in LIVE_STATES}
         path = module.file.path
         lines.append(f"{path}: {loaded_line(document.loaded(module))}")
         if options.quiet and not options.json:
-            line = counted(states.items(), module.dead, module.repeated)
-            lines.append(f"{path}: {line}")
+            lines.append(f"{path}: {states_line(states, module.dead, module.repeated)}")
             continue
         told.append(document.examined_module(module, numbers, states))
         if options.demangle:
             demangle(told[-1]["sites"])
         lines += [f"{path}: {line}" for line in examined_lines(told[-1])]
-    return (
-        not total[State.FOREIGN],
-        told,
-        [f"{target.name}: {counted(total.items(), 0, 0)}", *lines],
-    )
+    process: Process = {
+        "pid": options.pid, "name": name, "trace": document.traced(trace), "modules": told,
+    }  # fmt: skip
+    return traces.are_good(total, trace), process, [f"{target.name}: {states_line(total)}", *lines]
 
 
 def _switch(options: PatcherOptions, target: Target) -> Told:
@@ -110,6 +108,7 @@ def _switch(options: PatcherOptions, target: Target) -> Told:
         target, options.modules, partial(_select, options, target), state,
         compare if options.dry_run else carry_out, options.target or "",
     )  # fmt: skip
+    name = target.proc.stat().name
     told: list[SwitchedModule] = []
     lines: list[str] = []
     for module, plan in zip(modules, plans, strict=True):
@@ -121,4 +120,5 @@ def _switch(options: PatcherOptions, target: Target) -> Told:
             lines += [f"{module.file.path}: {line}" for line in switched_lines(told[-1])]
         elif plan.selected:
             lines.append(f"{module.file.path}: {plan}")
-    return True, told, [] if options.quiet else lines
+    process: Process = {"pid": options.pid, "name": name, "modules": told}
+    return True, process, [] if options.quiet else lines

@@ -15,14 +15,14 @@ from patcher.errors import AccessError, NoModuleError, NoProcessError
 from patcher.options import LOOK_EVERY, STOP_WITHIN, PatcherOptions
 from patcher.process.looks import Looks
 from patcher.process.target import Target
+from patcher.process.traces import Trace, are_good, in_words
 from patcher.report import document
 from patcher.report.history import History
-from patcher.report.screen import Screen, Shown, is_drawn_on
-from patcher.report.text import loaded_line, when
+from patcher.report.screen import Screen, is_drawn_on
+from patcher.report.text import loaded_line, states_line, when
+from patcher.report.watched import Watched
 from recordmcount.console import put, say
 from recordmcount.errors import Error
-from recordmcount.sites.state import State
-from recordmcount.sites.words import counted
 
 from .pause import Pause
 
@@ -49,12 +49,15 @@ class Look(NamedTuple):
     went: Sequence[GoneModule] = ()
     trouble: str = ""
     error: Error | OSError | None = None
+    trace: Trace | None = None
 
     @property
     def is_good(self) -> bool:
-        """Whether no site is foreign, and nothing went wrong."""
+        """Whether no site is foreign, nor left by a trace, and nothing went wrong."""
         modules = self.process["modules"]
-        return self.error is None and not any(each["states"][State.FOREIGN] for each in modules)
+        return self.error is None and all(
+            are_good(each["states"], self.trace) for each in modules
+        )  # fmt: skip
 
 
 class View(Closing):
@@ -83,12 +86,15 @@ class Drawing(View):
 
     def __init__(self, seconds: int) -> None:
         every = f"every {seconds} seconds" if seconds > 1 else "every second"
-        self._screen = Screen(f"looked at {every}; Ctrl-C ends")
+        self._footer = f"looked at {every}; Ctrl-C ends"
+        self._screen = Screen("--watch")
 
     def show(self, look: Look) -> bool:
         """Draw all of it."""
         try:
-            self._screen.show(Shown(look.time, look.name, look.process, look.trouble))
+            self._screen.show(Watched(
+                look.time, look.name, look.process, look.trace, look.trouble, self._footer
+            ))  # fmt: skip
         except OSError:
             return False
         return True
@@ -107,11 +113,14 @@ class Lines(View):
 
     def __init__(self) -> None:
         self._trouble = ""
+        self._trace: Trace | None = None
 
     def show(self, look: Look) -> bool:
         """Tell what has changed."""
         time = when(look.time)
-        lines = [
+        lines = [] if look.trace == self._trace else [f"{time} {look.name}: {in_words(look.trace)}"]
+        self._trace = look.trace
+        lines += [
             f"{time} {each['path']}: gone from {each['load_address']:#x}" for each in look.went
         ]
         lines += [f"{time} {each['path']}: {loaded_line(each)}: {_count(each)}"
@@ -199,7 +208,10 @@ def _watch(options: PatcherOptions, target: Target, view: View, pause: Pause) ->
             if isinstance(error, AccessError):
                 raise
             what = document.in_words(target.name, error)
-            last = Look(_now(), target.name, last.process, trouble=what, error=error)
+            last = last._replace(
+                time=_now(), name=target.name, came=(), changed=(), went=(), trouble=what,
+                error=error,
+            )  # fmt: skip
         if not view.show(last):
             return False, 0
         signals = pause.wait(options.interval or LOOK_EVERY)
@@ -226,10 +238,12 @@ def _look(pid: int, target: Target, looks: Looks, history: History) -> Look:
         raise NoProcessError(target.name, "has ended")
     came, changed, went = history.add(time, modules)
     process: WatchedProcess = {
-        "pid": pid, "name": process_name, "modules": modules, "gone": [*history.gone],
-        "forgotten": history.forgotten,
+        "pid": pid, "name": process_name, "trace": document.traced(looks.trace),
+        "modules": modules, "gone": [*history.gone], "forgotten": history.forgotten,
     }  # fmt: skip
-    return Look(time, target.name, process, came, changed, went, trouble)
+    return Look(
+        time, target.name, process, came, changed, went, trouble, trace=looks.trace
+    )  # fmt: skip
 
 
 def _now() -> str:
@@ -238,4 +252,4 @@ def _now() -> str:
 
 
 def _count(module: WatchedModule) -> str:
-    return counted(module["states"].items(), module["dead_entries"], module["repeated_entries"])
+    return states_line(module["states"], module["dead_entries"], module["repeated_entries"])

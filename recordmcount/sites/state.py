@@ -11,15 +11,21 @@ if TYPE_CHECKING:
 
 
 class State(str):
-    """`call`, `nop` or `foreign`: a string, one object for each (`enum` imports slowly)."""
+    """`call`, `nop` or `foreign`: a string, one object for each (`enum` imports slowly).
+
+    In a process also `traced`: it calls what `patcher trace` has put there.
+    """
 
     __slots__ = ()
     CALL: ClassVar[State]
     NOP: ClassVar[State]
     FOREIGN: ClassVar[State]
+    TRACED: ClassVar[State]
 
 
 STATES = State.CALL, State.NOP, State.FOREIGN = State("call"), State("nop"), State("foreign")
+State.TRACED = State("traced")
+LIVE_STATES = (*STATES, State.TRACED)  # of sites in a process
 
 
 def in_state(
