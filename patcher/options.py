@@ -179,12 +179,14 @@ class TraceOptions(Values):
             raise UsageError("--detach is for --pid, and ends what another patcher has begun")
         if self.format and self.format not in FORMATS:
             raise UsageError(f"--format is {', '.join(FORMATS)}, not '{self.format}'")
-        if (self.count or self.top) and self.format not in (None, "text", "json"):
+        if self.count and self.format not in (None, "text", "json"):
             raise UsageError("counts are told as text or json")
-        if self.follow_fork and (self.count or self.top or self.flight_recorder):
-            raise UsageError("--follow-fork is for events as they come")
-        if self.top and self.output:
-            raise UsageError("--top is for a terminal, and takes no -o")
+        if self.top and (self.output or self.format):
+            raise UsageError("--top is for people, and takes no -o and no --format; --count does")
+        if self.tid and (self.count or self.top):
+            raise UsageError("counts are of all threads: --tid is for events")
+        if self.follow_fork and self.flight_recorder:
+            raise UsageError("--follow-fork is for events as they come, and for counts")
         if not all(tid.isdecimal() for tid in self.tid):
             raise UsageError("--tid takes a number")
         self.buffer_size()

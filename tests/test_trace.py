@@ -150,7 +150,7 @@ def test_status_tells_who_traces(program: Path) -> None:
     with started(program) as process:
         with tracing(process.pid):
             done = command.run("patcher", "status", "--pid", str(process.pid))
-            assert done.stdout.count(f"is traced by patcher, process {os.getpid()}") == 3
+            assert done.stdout.count(f": traced by patcher, process {os.getpid()} ") == 1
         done = command.run("patcher", "status", "--pid", str(process.pid))
         assert "trace" not in done.stdout
 
@@ -161,7 +161,7 @@ def test_sites_that_are_traced_are_not_switched(verb: str, program: Path) -> Non
         with tracing(process.pid) as traced:
             done = command.run("patcher", verb, "--pid", str(process.pid))
             assert done.status == 1
-            assert f"is traced by patcher, process {os.getpid()}" in done.stderr
+            assert f": traced by patcher, process {os.getpid()} " in done.stderr
             traced.stop()
         assert ask(process) == (RESULT, CALLS)
 

@@ -8,7 +8,7 @@ another program is traced no longer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from patcher.closing import Closing
@@ -39,10 +39,19 @@ class Family(Closing):
         for each in self._members[1:]:
             each.close()
 
+    @property
+    def members(self) -> Sequence[Traced]:
+        """All that are traced, or were; the first one first."""
+        return self._members
+
     def look(self) -> None:
         """Look which threads there are, and trace children that were not seen before."""
         for each in self._members:
             each.names.look()
+        self.meet()
+
+    def meet(self) -> None:
+        """Trace children that were not seen before."""
         for pid in self._born() if self._follows else ():
             self._tried[pid] += 1
             try:

@@ -1,19 +1,14 @@
-"""Who is shown a trace: a file or a pipe, by events as they come or by counts at the end."""
+"""Who is shown a trace: a file or a pipe, by events as they come."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator
-from json import dumps
+from collections.abc import Sequence
 
 from patcher.closing import Closing
-from recordmcount.console import printable
 
 from .family import Family
 from .formats.writer import Writer
-from .naming import LiveNames
-from .session import Session
 
 BUSY = 1 << 12  # events of a round after which the next one begins at once
 LONG, SHORT = 0.05, 0.0  # seconds between rounds
@@ -59,6 +54,13 @@ class View:
     def end(self) -> None:
         """Show what stands at the end."""
 
+    def tell(self, line: str) -> bool:  # noqa: ARG002
+        """Tell what is worth a line, if it can be told only here; False if it cannot."""
+        return False
+
+    def take(self, signals: Sequence[int]) -> None:
+        """Do what signals ask for, other than to end."""
+
 
 class Events(View):
     """Events in a format, `most` of them if that is not 0. Raises OSError."""
@@ -95,46 +97,3 @@ class Events(View):
         """Write what stands at the end."""
         if self._is_read:
             self._output.write(self._writer.end())
-
-
-class Counts(View):
-    """How often each function was called, at the end. Raises OSError."""
-
-    def __init__(self, output: Output, session: Session, names: LiveNames, form: str) -> None:
-        super().__init__(output)
-        self._session = session
-        self._names = names
-        self._form = form
-
-    def show(self, *, is_last: bool) -> bool:
-        """Count."""
-        if is_last:
-            self.events = sum(count for _, count in counted(self._session, self._names))
-        return True
-
-    def end(self) -> None:
-        """Write the counts, the largest first; of functions that were not called none."""
-        rows = counted(self._session, self._names)
-        if self._form == "json":
-            functions = [{"function": name, "calls": count} for name, count in rows]
-            told = {"version": 1, "pid": self._names.process(0), "functions": functions}
-            self._output.write(f"{dumps(told, indent=2)}\n".encode())
-            return
-        self._output.write("".join(_lines(rows)).encode("utf-8", "surrogateescape"))
-
-
-def counted(session: Session, names: LiveNames) -> list[tuple[str, int]]:
-    """Return (function, how often it was called), the most called first."""
-    rings = session.rings
-    total: Counter[str] = Counter()
-    for site, count in zip(session.counted, rings.counts() if rings else (), strict=False):
-        if count:
-            total[names.function(site.address)] += count
-    return sorted(total.items(), key=lambda row: (-row[1], row[0]))
-
-
-def _lines(rows: list[tuple[str, int]]) -> Iterator[str]:
-    width = max((len(f"{count}") for _, count in rows), default=0)
-    yield f"{'calls':>{max(width, 5)}}  function\n"
-    for name, count in rows:
-        yield f"{count:>{max(width, 5)}}  {printable(name)}\n"

@@ -23,7 +23,7 @@ OPTIONS = (
         value="GLOB", repeatable=True,
     ),
     Option("--count", "count the calls of each function, which costs least"),
-    Option("--top", "draw the most called functions on a terminal, again and again"),
+    Option("--top", "show which functions are called most, second by second"),
     Option(
         "--graph", "tell how calls are nested, and how long each takes where its function has "
         "return sites (gcc -minstrument-return=call)",
@@ -47,6 +47,7 @@ OPTIONS = (
         value="SECONDS", number=range(1, 3601),
     ),
     Option("-q --quiet", "do not tell how it went on the standard error"),
+    Option("--schema", "print the schema of the JSON of --count", information=True),
     HELP,
 )  # fmt: skip
 EPILOG = (
@@ -77,6 +78,12 @@ def declare(verb: str) -> tuple[Command, TraceOptions]:
 
 def execute(options: TraceOptions) -> int:
     """Trace; returns the exit status."""
+    if options.information == "schema":
+        from patcher.report.counts import SCHEMA
+        from recordmcount.report.json import dump, schema
+        from recordmcount.verb import give
+
+        return give(dump(schema(SCHEMA)))
     try:
         from .tracing import trace
     except ImportError as error:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import gc
 import signal
 import time
+from contextlib import nullcontext
 
 from patcher.errors import PatchError
 from patcher.options import STOP_WITHIN, TraceOptions
 from patcher.process.target import Target
+from patcher.report.screen import Screen, is_drawn_on
 from patcher.run.program import NOT_EXECUTABLE, NoCommandError
 from patcher.trace.clock import Clock
 from patcher.trace.command import Command
+from patcher.trace.counts import Counts, DrawnTop, Top
 from patcher.trace.detach import detach
 from patcher.trace.family import Family
 from patcher.trace.formats.writer import writer
 from patcher.trace.traced import Asked, Traced
-from patcher.trace.views import Counts, Events, Output, View
+from patcher.trace.views import Events, Output, View
 from recordmcount.console import say
 from recordmcount.errors import Error, reason
 
@@ -73,6 +76,7 @@ class Trace:
         self._options = options
         self._pid = pid
         self._command = command
+        self._view: View | None = None
         self._warned: set[str] = set()
 
     def run(self) -> None:
@@ -81,16 +85,19 @@ class Trace:
         clock = Clock()
         if clock.warning:
             self._tell(f"warning: {clock.warning}")
+        is_drawn = options.top and is_drawn_on(1)
+        signals = (*ENDING, signal.SIGTSTP, signal.SIGWINCH) if is_drawn else ENDING
         with (
             Output(options.output) as output,
-            Pause(self._pid, ENDING, None if options.output else 1) as pause,
+            Pause(self._pid, signals, None if options.output else 1) as pause,
+            Screen("--top") if is_drawn else nullcontext() as screen,
             Traced(self._pid, self._asked(), clock, self._tell) as traced,
             Family(traced, self._tell, follows=options.follow_fork) as family,
         ):
             began = time.monotonic()
             try:
                 traced.start()
-                view = self._view(output, family)
+                view = self._view = self._view_of(output, family, screen)
                 if self._command:
                     self._command.go_on()
                 self._follow(traced, view, pause, began)
@@ -98,7 +105,7 @@ class Trace:
                 told = family.end()
             view.show(is_last=True)
             view.end()
-            what = "call" if options.count else "event"
+            what = "call" if options.count or options.top else "event"
             what += "s" * (view.events != 1)
             lost = f", {view.lost:,} lost" if view.lost else ""
             seconds = time.monotonic() - began
@@ -113,11 +120,13 @@ class Trace:
             options.flight_recorder,
         )  # fmt: skip
 
-    def _view(self, output: Output, family: Family) -> View:
-        options, traced = self._options, family.first
+    def _view_of(self, output: Output, family: Family, screen: Screen | None) -> View:
+        options = self._options
         form = options.format or "text"
+        if options.top:
+            return DrawnTop(output, family, screen) if screen else Top(output, family)
         if options.count:
-            return Counts(output, traced.session, traced.names, form)
+            return Counts(output, family, form)
         written = writer(form, family, graph=options.graph)
         return Events(output, family, written, options.events)
 
@@ -138,6 +147,8 @@ class Trace:
             signals = pause.wait(min(view.wait, end - now))
             if signals is None or any(each in ENDING for each in signals):
                 return
+            if signals:
+                view.take(signals)
             if traced.target.proc.has_ended:
                 return
 
@@ -150,5 +161,5 @@ class Trace:
                 self._tell(f"warning: {error}")
 
     def _tell(self, line: str) -> None:
-        if not self._options.quiet:
+        if not self._options.quiet and not (self._view and self._view.tell(line)):
             say(2, [line])

@@ -20,10 +20,10 @@ from patcher.ftrace.mappings import Mapping
 from patcher.process import regions
 from patcher.process.target import Target
 from patcher.trace.clock import Clock
+from patcher.trace.counts import counted
 from patcher.trace.detach import Left, detach
 from patcher.trace.events import Event
 from patcher.trace.traced import Asked, Traced
-from patcher.trace.views import counted
 from tests.support.processes import memory_of
 
 TIMEOUT = 30
@@ -63,7 +63,7 @@ class Tracing:
 
     def counts(self) -> dict[str, int]:
         """How often each function was called, of a trace that counts."""
-        return dict(counted(self.session, self.names))
+        return {name: count for (name, _), count in counted(self.session, self.names).items()}
 
 
 @contextmanager

@@ -129,7 +129,7 @@ complete -c patcher -n '_shtab_patcher_using trace' -l parts -d 'a name also mea
 complete -c patcher -n '_shtab_patcher_using trace' -l symbol -x -d 'a further function to look for, as in gcc'"'"'s -mfentry-name; repeatable'
 complete -c patcher -n '_shtab_patcher_using trace' -l module -x -d 'only sites of loaded files whose path or name is so; repeatable'
 complete -c patcher -n '_shtab_patcher_using trace' -l count -d 'count the calls of each function, which costs least'
-complete -c patcher -n '_shtab_patcher_using trace' -l top -d 'draw the most called functions on a terminal, again and again'
+complete -c patcher -n '_shtab_patcher_using trace' -l top -d 'show which functions are called most, second by second'
 complete -c patcher -n '_shtab_patcher_using trace' -l graph -d 'tell how calls are nested, and how long each takes where its function has return sites (gcc -minstrument-return=call)'
 complete -c patcher -n '_shtab_patcher_using trace' -l tid -x -d 'tell of this thread only; repeatable'
 complete -c patcher -n '_shtab_patcher_using trace' -l duration -x -d 'end after so many seconds'
@@ -142,5 +142,6 @@ complete -c patcher -n '_shtab_patcher_using trace' -l follow-fork -d 'trace chi
 complete -c patcher -n '_shtab_patcher_using trace' -l detach -d 'end what a patcher has begun that was killed: sites become what they were'
 complete -c patcher -n '_shtab_patcher_using trace' -l timeout -x -d 'give up if a thread has not stopped after so many seconds; 2'
 complete -c patcher -n '_shtab_patcher_using trace' -s q -l quiet -d 'do not tell how it went on the standard error'
+complete -c patcher -n '_shtab_patcher_using trace' -l schema -d 'print the schema of the JSON of --count'
 complete -c patcher -n '_shtab_patcher_using trace' -s h -l help -d 'print this help'
 complete -c patcher -n '_shtab_patcher_using trace; and test $_shtab_patcher_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d files
