@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +13,9 @@ import pytest
 
 from patcher.process import ptrace
 from tests.support import command, live, storm
+from tests.support.command import ROOT
 from tests.support.live import CALLS, ask
-from tests.support.processes import build_program, finish, started
+from tests.support.processes import build_program, finish, started, state
 from tests.support.traced import Memory, memory, tracing
 
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
@@ -278,3 +282,168 @@ def _detach(pid: str) -> None:
 def _trace_for_a_moment(pid: str) -> None:
     with tracing(int(pid)) as traced:
         assert "nobody ended" in traced.said[0]
+
+
+# --- what is in the way ---------------------------------------------------------------------------
+
+LIMITS = """
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/resource.h>
+#define DENY(what) { \\
+    struct sock_filter code[] = { \\
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)), \\
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 0, 1), BPF_STMT(BPF_RET | BPF_K, what), \\
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW) }; \\
+    struct sock_fprog program = { 4, code }; \\
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); \\
+    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program)) return 1; }
+QUIET int main(int count, char **words) {
+    struct rlimit files = { 16, 16 }, memory = { 1 << 23, 1 << 23 };
+    puts("");  /* which asks for a buffer */
+    if (!strcmp(words[1], "files")) {
+        setrlimit(RLIMIT_NOFILE, &files);
+        while (dup(0) >= 0) {}
+    }
+    if (!strcmp(words[1], "memory")) setrlimit(RLIMIT_AS, &memory);
+    if (!strcmp(words[1], "deny")) DENY(SECCOMP_RET_ERRNO | EPERM)
+    if (!strcmp(words[1], "kill")) DENY(SECCOMP_RET_KILL_PROCESS)
+    if (!strcmp(words[1], "worker")) begin_worker();
+    ready();
+    while (answer()) {}
+    return 0;
+}
+"""
+WORKER = """
+#include <linux/io_uring.h>
+/* A thread of the kernel's reads from a pipe into which nobody writes. */
+QUIET static void begin_worker(void) {
+    struct io_uring_params asked = { 0 };
+    static char buffer[8];
+    int ring = syscall(SYS_io_uring_setup, 8, &asked), ends[2], both = PROT_READ | PROT_WRITE;
+    if (ring < 0 || pipe(ends)) abort();
+    char *queue = mmap(0, asked.sq_off.array + asked.sq_entries * 4, both, MAP_SHARED, ring,
+                       IORING_OFF_SQ_RING);
+    struct io_uring_sqe *entry = mmap(0, asked.sq_entries * sizeof *entry, both, MAP_SHARED, ring,
+                                      IORING_OFF_SQES);
+    *entry = (struct io_uring_sqe){ .opcode = IORING_OP_READ, .fd = ends[0], .len = 1,
+                                    .addr = (unsigned long)buffer, .flags = IOSQE_ASYNC };
+    *(unsigned *)(queue + asked.sq_off.tail) = 1;
+    syscall(SYS_io_uring_enter, ring, 1, 0, 0, NULL, 0);
+}
+"""
+REFUSED = {
+    "files": "a descriptor for the rings: Too many open files; nothing was changed",
+    "memory": "memory for the rings: Cannot allocate memory; nothing was changed",
+    "deny": "its seccomp filter would refuse mmap (Operation not permitted); nothing was changed",
+    "kill": "its seccomp filter would kill it for mmap; nothing was changed",
+}
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return live.build(tmp_path_factory.mktemp("limited"), WORKER + LIMITS)
+
+
+@contextmanager
+def limited_by(program: Path, what: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [program, what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:  # fmt: skip
+        assert process.stdout
+        assert [process.stdout.readline() for _ in range(2)] == ["\n", "ready\n"]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_the_process_may_not_do_is_told_and_nothing_is_changed(
+    what: str, limited: Path
+) -> None:
+    with limited_by(limited, what) as process:
+        with untouched(process.pid):
+            assert refused(process.pid, "--buffer", "16M").endswith(f": {REFUSED[what]}")
+        assert ask(process) == (RESULT, CALLS)
+        finish(process)
+
+
+def test_threads_that_the_kernel_has_in_a_process_are_left_alone(limited: Path) -> None:
+    with limited_by(limited, "worker") as process:
+        assert len(os.listdir(f"/proc/{process.pid}/task")) == 2
+        with tracing(process.pid) as traced:
+            assert ask(process) == (RESULT, 0)
+            traced.stop()
+            assert traced.told() == TOLD
+        finish(process)
+
+
+def test_a_stopped_process_is_traced_from_when_it_goes_on(program: Path) -> None:
+    with started(program) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        with tracing(process.pid) as traced:
+            while state(process.pid) in "tR":  # on its way
+                pass
+            assert state(process.pid) == "T"
+            os.kill(process.pid, signal.SIGCONT)
+            assert ask(process) == (RESULT, 0)
+            os.kill(process.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            traced.stop()
+            assert traced.told() == TOLD
+        os.kill(process.pid, signal.SIGCONT)
+        assert ask(process) == (RESULT, CALLS)
+
+
+ENDING = """
+QUIET int main(int count, char **words) {
+    ready();
+    answer();
+    if (!strcmp(words[1], "exit")) return 3;
+    if (!strcmp(words[1], "killed")) kill(getpid(), SIGKILL);
+    execl("/bin/cat", "cat", NULL);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def ending(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return live.build(tmp_path_factory.mktemp("ending"), ENDING)
+
+
+@pytest.mark.parametrize("how", ["exit", "killed", "execute"])
+@pytest.mark.parametrize("options", [(), ("--count",), ("--flight-recorder",)], ids=" ".join)
+def test_the_last_calls_are_told_of_a_process_that_ends(
+    how: str, options: tuple[str, ...], ending: Path
+) -> None:
+    with started(ending, how) as process:
+        with patcher_trace(process.pid, *options) as tracer:
+            assert ask(process)[0] == RESULT
+            said, told = tracer.communicate(timeout=60)
+        assert tracer.returncode == 0
+        assert ("has ended" in told) == (how != "execute"), told
+        assert ("executes another program" in told) == (how == "execute"), told
+        assert "Traceback" not in told
+        lines = [line.split()[-2:] for line in said.splitlines() if not line.startswith("#")]
+        if "--count" in options:
+            assert lines[1:] == [["2", "twice"], ["1", "more"], ["1", "work"]]
+        else:
+            assert [(name, caller[2:]) for name, caller in lines] == [
+                (name, "main" if caller == "answer" else caller) for name, caller in TOLD
+            ]
+
+
+@contextmanager
+def patcher_trace(pid: int, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `patcher trace` from when sites are traced."""
+    words = [sys.executable, "-m", "patcher", "trace", "--pid", str(pid), *options]
+    pipe = subprocess.PIPE
+    before = memory(pid).text
+    with subprocess.Popen(words, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as tracer:
+        while memory(pid).text == before:
+            assert tracer.poll() is None
+            time.sleep(0.01)
+        yield tracer

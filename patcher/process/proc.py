@@ -13,6 +13,7 @@ from typing import NamedTuple
 from patcher.closing import Closing
 
 PF_KTHREAD = 0x00200000
+PF_IO_WORKER, PF_USER_WORKER = 0x10, 0x4000  # io_uring's; of any other sort since Linux 6.4
 STATES = {
     "R": "running",
     "S": "sleeping",
@@ -39,6 +40,11 @@ class Stat(NamedTuple):
     threads: int
     start: int
     heap: int
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether it is a thread that the kernel has in a process, as io_uring's do."""
+        return bool(self.flags & (PF_IO_WORKER | PF_USER_WORKER))
 
     @property
     def is_kernel_thread(self) -> bool:
@@ -149,6 +155,13 @@ class Proc(Closing):
             return self.stat(tid).is_ended
         except OSError as error:
             return is_missing(error)
+
+    def is_worker(self, tid: int) -> bool:
+        """Whether a thread of it is one of the kernel's, which executes none of its code."""
+        try:
+            return self.stat(tid).is_worker
+        except OSError:
+            return False
 
     def threads(self) -> list[int]:
         """List the TIDs of all threads, of those too that have ended and are still there."""

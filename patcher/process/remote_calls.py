@@ -205,6 +205,8 @@ def borrow(
     for tid, here in _candidates(stops):
         if tid not in own:  # of a process that shares the address space, and not its descriptors
             continue
+        if proc.is_worker(tid):  # which would never make one
+            continue
         section = section_of(tid, memory, here.instruction_pointer)
         before = here.going_on_at(section.abort) if section else here
         calls = RemoteCalls(tid, proc, memory.path, instruction, before)

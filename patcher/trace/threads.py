@@ -34,7 +34,8 @@ def look(tids: Iterable[int], proc: Proc, memory: ProcessMemory) -> tuple[Thread
     Otherwise some have registered a struct rseq and others have not, as threads that were only just
     born. Raises StateError for a process of another sort of code, or without a TID in each thread.
     """
-    found = [each for tid in tids if (each := _look(tid, proc, memory)) is not None]
+    own = [tid for tid in tids if not proc.is_worker(tid)]
+    found = [each for tid in own if (each := _look(tid, proc, memory)) is not None]
     if not found:
         raise StateError(memory.path, "no thread of it stands any more: try again")
     offset = _rseq(found, memory)
