@@ -10,7 +10,8 @@ from recordmcount.sites import select
 from recordmcount.sites.state import LIVE_STATES, State
 
 from . import traces
-from .live_sites import LiveSites, LiveSwitch
+from .live_sites import LiveSites
+from .live_switch import LiveSwitch
 from .target import Target
 from .traces import Trace
 

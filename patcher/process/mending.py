@@ -15,7 +15,8 @@ from patcher.errors import CompareError, ModuleError, ReadError, StateError
 from patcher.files.switch import Plan
 from recordmcount.sites.state import State
 
-from .live_sites import LiveSites, LiveSwitch
+from .live_sites import LiveSites
+from .live_switch import LiveSwitch
 from .target import Target
 
 Select = Callable[[Sequence[LiveSites]], Sequence[Sequence[int]]]

@@ -23,7 +23,8 @@ from patcher.protocols import stop_machine
 from recordmcount.sites.state import State
 
 from .functions import Goal
-from .live_sites import LiveSites, LiveSwitch
+from .live_sites import LiveSites
+from .live_switch import LiveSwitch
 from .mending import CarryOut, Select, mend
 from .recursion import refuse_recursion
 from .target import Target

@@ -22,7 +22,7 @@ from .ways import Chosen, choose
 GONE = "executes another program, and its sites went with the one before"
 ENDED = "has ended"
 NO_RETURNS = (
-    "no function has a return site, so durations are not told: build with gcc's "
+    "no function has a return site, so durations are not told: build with gcc's -pg -mfentry "
     "-minstrument-return=call, and record that"
 )
 

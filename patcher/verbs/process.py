@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from patcher.files.switch import count
 from patcher.options import STOP_WITHIN, PatcherOptions
 from patcher.process import traces
-from patcher.process.live_sites import LiveSites, LiveSwitch
+from patcher.process.live_sites import LiveSites
+from patcher.process.live_switch import LiveSwitch
 from patcher.process.switch import by_breakpoints, compare, in_a_halt, make, select
 from patcher.process.target import Target
 from patcher.report import document
