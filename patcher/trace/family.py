@@ -63,7 +63,7 @@ class Family(Closing):
                     self._tell(f"warning: a child is not traced: {error}")
 
     def read(self, *, is_last: bool = False) -> Round:
-        """Read what is new of all of them, in order; the last time all of it."""
+        """Read what is new of all of them, in order, as Stream.read does."""
         rounds = [each.stream().read(is_last=is_last) for each in self._members]
         if len(rounds) == 1:
             return rounds[0]
@@ -71,7 +71,8 @@ class Family(Closing):
         for each in rounds:
             lost.update(each.lost)
         events = sorted(event for each in rounds for event in each.events)
-        return Round(max(each.time for each in rounds), events, dict(lost))
+        time, is_all = max(each.time for each in rounds), all(each.is_all for each in rounds)
+        return Round(time, events, dict(lost), is_all)
 
     def end(self) -> str:
         """Bring the sites of all back; tells how that went with the first. Raises PatchError."""

@@ -92,17 +92,19 @@ class Rings(Closing):
         self._memory.close()
 
     def read(self, cpu: int, most: int) -> bytes:
-        """Take events of a processor, the oldest first; `most` of them, but all if overwritten."""
+        """Take events of a processor, `most` of them, the oldest that there are first."""
         start = cpu * self.shape.stride
         head = self._words[(start + HEAD) // WORD]  # one load
-        if self._overwrites:
-            return self._youngest(start, head)
         tail = self._words[(start + TAIL) // WORD]
+        if self._overwrites:
+            tail = max(tail, head - self._kept)
         head = min(head, tail + most * EVENT_SIZE)
         if self._is_locked:
             head = self._committed(start, tail, head)
         content = self._between(start, tail, head)
-        if self._is_locked:
+        if self._overwrites:
+            content = content[max(0, self._words[(start + HEAD) // WORD] - self._kept - tail) :]
+        elif self._is_locked:
             self._clear(start, tail, head)
         self._words[(start + TAIL) // WORD] = head  # one store: from now on it may be overwritten
         return content
@@ -142,14 +144,6 @@ class Rings(Closing):
         if at < end:
             return bytes(self._view[first + at : first + end])
         return bytes(self._view[first + at : first + size]) + bytes(self._view[first : first + end])
-
-    def _youngest(self, start: int, head: int) -> bytes:
-        """Return what was not overwritten while it was read."""
-        tail = max(0, head - self.shape.data)
-        content = self._between(start, tail, head)
-        now = self._words[(start + HEAD) // WORD]
-        gone = max(0, now - self._kept - tail)
-        return content[gone:]
 
     def _committed(self, start: int, tail: int, head: int) -> int:
         """Return where the first slot is that is taken and not filled yet; `head` if none is."""

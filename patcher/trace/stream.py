@@ -36,12 +36,13 @@ Row = tuple[int, int, int, int, int, int]
 class Round(NamedTuple):
     """What a round of reading gave: events, and how many were lost, by processor.
 
-    `time` is when it began, in nanoseconds of CLOCK_MONOTONIC.
+    `time` is when it began, in nanoseconds of CLOCK_MONOTONIC. Unless `is_all`, there was more.
     """
 
     time: int
     events: list[Event]
     lost: dict[int, int]
+    is_all: bool = True
 
 
 class Stream:
@@ -67,26 +68,27 @@ class Stream:
         self._held: list[Row] = []
 
     def read(self, *, is_last: bool = False) -> Round:
-        """Read what is there, MOST of each processor; the last time all of it.
+        """Read what is new, MOST of each processor; the last time what was held back as well.
 
         Where more is there, what is younger than that of another processor is held back, too.
         """
         began = self._clock.anchor()
-        rows, horizon = self._held, began.counter
+        rows, horizon, is_all = self._held, began.counter, True
         for cpu in range(self._rings.shape.cpus):
-            content = self._rings.read(cpu, self._rings.shape.data if is_last else MOST)
+            content = self._rings.read(cpu, MOST)
             rows += [
                 (time, cpu, tid, site, caller, stack)
                 for time, site, caller, tid, stack in EVENT.iter_unpack(content)
             ]
             if len(content) == MOST * EVENT_SIZE:
                 horizon = min(horizon, rows[-1][0])
+                is_all = False
         rows.sort(key=itemgetter(0))
         upto = len(rows) if is_last else bisect_left(rows, horizon, key=itemgetter(0))
         self._held = rows[upto:]
         lost = {cpu: self._rings.lost(cpu) for cpu in range(self._rings.shape.cpus)}
         lost = {cpu: count for cpu, count in lost.items() if count}
-        return Round(began.time, self._events(rows[:upto]), lost)
+        return Round(began.time, self._events(rows[:upto]), lost, is_all)
 
     def _events(self, rows: Sequence[Row]) -> list[Event]:
         """Make events of rows; those of sites that are not ours any more are left out."""

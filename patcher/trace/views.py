@@ -9,6 +9,7 @@ from patcher.closing import Closing
 
 from .family import Family
 from .formats.writer import Writer
+from .stream import Round
 
 BUSY = 1 << 12  # events of a round after which the next one begins at once
 LONG, SHORT = 0.05, 0.0  # seconds between rounds
@@ -74,9 +75,19 @@ class Events(View):
         self._is_read = output.write(writer.begin())
 
     def show(self, *, is_last: bool) -> bool:
-        """Write the events that are new."""
+        """Write the events that are new; the last time all that there are, round by round."""
         self._family.look()
-        found = self._family.read(is_last=is_last)
+        found = self._family.read()
+        while self._write(found) and is_last and not found.is_all:
+            found = self._family.read()
+        return self._write(self._family.read(is_last=True)) if is_last else self._is_wanted
+
+    @property
+    def _is_wanted(self) -> bool:
+        return self._is_read and not self._is_full
+
+    def _write(self, found: Round) -> bool:
+        """Write what a round gave; tell whether more is wanted."""
         if self._is_full:
             return False
         events = found.events
@@ -91,7 +102,7 @@ class Events(View):
         if self._is_read:
             self._is_read = self._output.write(content)
         self.wait = SHORT if len(events) >= BUSY else LONG
-        return self._is_read and not self._is_full
+        return self._is_wanted
 
     def end(self) -> None:
         """Write what stands at the end."""

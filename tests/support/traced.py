@@ -39,12 +39,14 @@ class Tracing:
         self._traced = traced
         self.events: list[Event] = []
         self.lost = 0
+        self._is_all = False
 
     def read(self, *, is_last: bool = False) -> int:
         """Read what there is; how many events that were."""
         found = self._traced.stream().read(is_last=is_last)
         self.events += found.events
         self.lost += sum(found.lost.values())
+        self._is_all = found.is_all
         return len(found.events)
 
     def end(self) -> str:
@@ -54,6 +56,9 @@ class Tracing:
     def stop(self) -> str:
         """Bring the sites back, and read what is left."""
         told = self.end()
+        self.read()
+        while not self._is_all:
+            self.read()
         self.read(is_last=True)
         return told
 
