@@ -31,6 +31,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_every_design_target_is_among_the_comparisons(document: Any) -> None:
     assert document["version"] == 1
+    told = [row["what"] for row in document["comparisons"]]
     targets = [row["target"] for row in document["comparisons"] if row["target"]]
     assert targets == [
         {"at_least": 3},
@@ -45,9 +46,9 @@ def test_every_design_target_is_among_the_comparisons(document: Any) -> None:
         *[{"at_most": 2}] * 2,
         {"at_most": 1},
         *[{"at_most": 12}, {"at_most": 2}],
-        *[{"at_most": 0.167}, {"at_most": 0.1}],
-        *[{"at_most": 0.1}]
-        * any("optimized uprobe" in row["what"] for row in document["comparisons"]),
+        {"at_most": 0.167},
+        # A machine may have no such uprobes, and a busy one no time for LTTng's daemons.
+        *[{"at_most": 0.1}] * sum("LTTng" in each or "optimized uprobe" in each for each in told),
         {"at_most": 1.2},
     ]
 
