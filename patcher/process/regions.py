@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
+from patcher.errors import ReadError
 from patcher.ftrace.mappings import Range
 from recordmcount.sites.state import State
 from recordmcount.x86 import relative_target
@@ -119,7 +120,10 @@ def state_before(code: bytes, address: int, regions: Sequence[Region]) -> State 
 def _marked(memory: ProcessMemory, code: Range) -> Iterator[Region]:
     """Look for marks at the pages of a mapping; the kernel may have joined it with others."""
     for at in range(code.start, code.end, PIECE):
-        content = memory.read(at, min(PIECE, code.end - at))
+        try:
+            content = memory.read(at, min(PIECE, code.end - at))
+        except ReadError:  # unmapped meanwhile, as those who make code do: a region stays
+            continue
         for place in range(0, len(content), PAGE):
             if content.startswith(MAGIC, place):
                 mark = MARK.unpack_from(content, place)

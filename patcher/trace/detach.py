@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from patcher.errors import CompareError, HaltError, NoModuleError, StateError
+from patcher.errors import CompareError, HaltError, NoModuleError, ReadError, StateError
 from patcher.ftrace.mappings import Range
 from patcher.process import regions
 from patcher.process.halt import Halt
@@ -81,7 +81,7 @@ def _restore(target: Target) -> int:
             switch(target, modules, batch, present, Control())
         except HaltError:
             raise
-        except (CompareError, StateError):
+        except (CompareError, NoModuleError, ReadError, StateError):
             if attempt + 1 == ATTEMPTS:
                 raise
         else:
