@@ -19,6 +19,7 @@ from patcher.process.remote_calls import RemoteCalls
 from patcher.process.target import Target
 from patcher.process.traces import refuse_traced
 from patcher.process.waiting import Stop
+from recordmcount.errors import reason
 
 from . import mapping, neighbourhoods, threads
 from .code import Trampoline, build
@@ -173,13 +174,22 @@ class Installation(Closing):
             by_a_thread(target, self._timeout, mapping.wanted(new, size), act)
             return made[0]
 
-        value, descriptor = apart(target.name, inject)
+        try:
+            value, descriptor = apart(target.name, inject)
+        except BaseException:
+            for region, _ in new:  # or a site would call what is not there
+                del self._code[region]
+            raise
         if size:
             self._at = int(str(value))
             is_locked = self._offsets.rseq is None
-            self.rings = Rings(
-                descriptor, shape, is_locked=is_locked, overwrites=self._overwrites
-            )  # fmt: skip
+            try:
+                self.rings = Rings(
+                    descriptor, shape, is_locked=is_locked, overwrites=self._overwrites
+                )  # fmt: skip
+            except OSError as error:
+                what = f"{size:,} bytes of memory for the rings: {reason(error)}"
+                raise StateError(target.name, what) from error
 
     def _map(self, calls: RemoteCalls, own: OwnMemory, new: Sequence[NewRegion], size: int) -> Done:
         """Map the new regions, and rings of so many bytes, in a halt; then we own all of it."""

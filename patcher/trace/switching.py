@@ -24,7 +24,7 @@ def switch(
 ) -> None:
     """Make all changes of a batch, and of the control pages of regions, in one halt.
 
-    Raises PatchError; nothing was changed then, but before a WriteError.
+    Raises PatchError; no site was changed then, but before a WriteError.
     """
     machine, memory = target.machine, target.machine.memory
     check_shape(memory.path, batch)
@@ -33,9 +33,9 @@ def switch(
         verify(memory, batch)  # what is outdated halts nothing
     machine.stop()
     try:
-        stop_machine.modify(machine, batch)
         with OwnMemory(target.proc, memory) as own:
-            for region in changed:
+            for region in changed:  # first: no site may call what is not there
                 own.control(region, control)
+        stop_machine.modify(machine, batch)
     finally:
         machine.resume()
