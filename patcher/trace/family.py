@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from patcher.closing import Closing
 from patcher.errors import NoModuleError, NoProcessError, PatchError
-from patcher.process.proc import Proc
+from patcher.process.proc import Proc, is_missing
 
 from .stream import Round
 from .traced import Traced
@@ -56,11 +56,13 @@ class Family(Closing):
             self._tried[pid] += 1
             try:
                 self._trace(pid)
-            except (NoProcessError, NoModuleError, OSError):  # it has ended, or executes another
+            except (NoProcessError, NoModuleError):  # it has ended, or executes another
                 self._tried[pid] = TRIES
-            except PatchError as error:
-                if self._tried[pid] == TRIES:
-                    self._tell(f"warning: a child is not traced: {error}")
+            except (PatchError, OSError) as error:
+                if isinstance(error, OSError) and is_missing(error):
+                    self._tried[pid] = TRIES
+                elif self._tried[pid] == TRIES:
+                    self._tell(f"warning: child process {pid} is not traced: {error}")
 
     def read(self, *, is_last: bool = False) -> Round:
         """Read what is new of all of them, in order, as Stream.read does."""
@@ -75,7 +77,11 @@ class Family(Closing):
         return Round(time, events, dict(lost), is_all)
 
     def end(self) -> str:
-        """Bring the sites of all back; tells how that went with the first. Raises PatchError."""
+        """Bring the sites of all back; tells how that went with the first. Raises PatchError.
+
+        Children that are born later are not traced: nobody would bring them back.
+        """
+        self._follows = False
         for each in self._members[1:]:
             with suppress(PatchError, OSError):
                 each.end()
@@ -116,6 +122,8 @@ class Family(Closing):
         try:
             child.start()
         except BaseException:
+            with suppress(PatchError, OSError):
+                child.end()
             child.close()
             raise
         self._members.append(child)
