@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from patcher.closing import Closing
+from patcher.errors import AccessError
 from patcher.process.pages import PAGE
+from recordmcount.errors import reason
 
 from .layout import DATA, EVENT_SIZE, HEAD, LOST, TAIL
 
@@ -109,14 +111,20 @@ class Rings(Closing):
         self._words[(start + TAIL) // WORD] = head  # one store: from now on it may be overwritten
         return content
 
-    def lost(self, cpu: int) -> int:
-        """Tell how many more events of a processor were lost since this was last asked."""
+    def lost(self, cpu: int, *, is_last: bool = False) -> int:
+        """Tell how many more events of a processor were lost since this was last asked.
+
+        When all was read and nobody writes any more, those are lost too that are behind a slot
+        which was taken and never filled: whoever took it has left by a longjmp.
+        """
         start = cpu * self.shape.stride
+        head = self._words[(start + HEAD) // WORD]
         if self._overwrites:
-            written = self._words[(start + HEAD) // WORD]
-            total = max(0, written - self._kept) // EVENT_SIZE
+            total = max(0, head - self._kept) // EVENT_SIZE
         else:
             total = self._words[(start + LOST) // WORD]
+        if is_last:
+            total += (head - self._words[(start + TAIL) // WORD]) // EVENT_SIZE
         new, self._told[cpu] = total - self._told[cpu], total
         return new
 
@@ -160,9 +168,16 @@ class Rings(Closing):
 
 
 def processors(which: str) -> Sequence[int]:
-    """List the numbers of the processors of this machine that are `online`, or `possible`."""
-    with open(f"{CPUS}/{which}", encoding="ascii") as stream:
-        content = stream.read().strip()
+    """List the numbers of the processors of this machine that are `online`, or `possible`.
+
+    Raises AccessError where the kernel does not tell.
+    """
+    path = f"{CPUS}/{which}"
+    try:
+        with open(path, encoding="ascii") as stream:
+            content = stream.read().strip()
+    except OSError as error:
+        raise AccessError(path, reason(error)) from error
     found: list[int] = []
     for part in content.split(","):
         first, _, last = part.partition("-")

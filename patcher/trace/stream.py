@@ -86,8 +86,11 @@ class Stream:
         rows.sort(key=itemgetter(0))
         upto = len(rows) if is_last else bisect_left(rows, horizon, key=itemgetter(0))
         self._held = rows[upto:]
-        lost = {cpu: self._rings.lost(cpu) for cpu in range(self._rings.shape.cpus)}
-        lost = {cpu: count for cpu, count in lost.items() if count}
+        lost = {
+            cpu: count
+            for cpu in range(self._rings.shape.cpus)
+            if (count := self._rings.lost(cpu, is_last=is_last and is_all))
+        }
         return Round(began.time, self._events(rows[:upto]), lost, is_all)
 
     def _events(self, rows: Sequence[Row]) -> list[Event]:
