@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import IntEnum
-from signal import SIGCONT, SIGKILL, SIGSTOP
+from signal import SIG_DFL, SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, signal
 from typing import NoReturn
 
 from patcher.closing import Closing
@@ -63,6 +63,7 @@ class Command(Closing):
         if not self.pid:
             os.close(telling)
             _become(path, words, variables, told, failing)
+        signal(SIGCHLD, SIG_DFL)  # where it is ignored, nobody is told how a child ended
         os.close(told)
         os.close(failing)
         self._is_going = False

@@ -10,15 +10,16 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, valid_signals
 from socket import recv_fds, send_fds, socket, socketpair
 from time import monotonic, sleep
 from typing import NamedTuple
 
-from patcher.errors import HaltError, PatchError, StateError
+from patcher.errors import HaltError, NoProcessError, PatchError, StateError
 from patcher.process import remote_calls
 from patcher.process.halt import Halt
+from patcher.process.proc import is_missing
 from patcher.process.remote_calls import RemoteCalls, Wanted
 from patcher.process.target import Target
 from patcher.process.waiting import Stop
@@ -55,7 +56,8 @@ def apart(name: str, action: Callable[[], Done]) -> Done:
                 os._exit(0)
         theirs.close()
         content, descriptors = _received(ours)
-        os.waitpid(child, 0)
+        with suppress(ChildProcessError):  # where SIGCHLD is ignored
+            os.waitpid(child, 0)
     if not content:
         raise StateError(name, KILLED)
     value = pickle.loads(content)  # noqa: S301  of our own child
@@ -125,8 +127,13 @@ def by_a_thread(
 
                 return remote_calls.borrow(stops, target.proc, memory, wanted, act)
 
-            if halt.do(borrow):
-                return
+            try:
+                if halt.do(borrow):
+                    return
+            except OSError as error:
+                if not is_missing(error):
+                    raise
+                raise NoProcessError(target.name, "has ended") from error
         if monotonic() > deadline:
             what = f"no thread of it could make a system call within {timeout:g} s"
             raise HaltError(target.name, f"{what}; nothing was changed")
