@@ -89,6 +89,8 @@ class Traced(Closing):
         selected = select(
             self.name, self._modules, asked.functions, asked.notrace, parts=asked.parts
         )  # fmt: skip
+        if asked.exits and not any(each.returns(range(len(each))) for each in self._modules):
+            self._tell(f"warning: {NO_RETURNS}")
         self.names.look_at_code()
         self.session.start(self._chosen(self._modules, selected), sum(map(len, self._modules)))
 
@@ -139,8 +141,6 @@ class Traced(Closing):
             for why, count in each.left.items():
                 path = each.module.file.path
                 self._tell(f"warning: {path}: {count} sites are left out, as they {why}")
-        if self._asked.exits and not any(each.returns(range(len(each))) for each in modules):
-            self._tell(f"warning: {NO_RETURNS}")
         return found
 
     def end(self) -> str:

@@ -44,7 +44,7 @@ def trace(options: TraceOptions) -> int:
 
 
 def _failed(options: TraceOptions, error: Error | OSError) -> int:
-    name = options.output or f"process {options.pid}"
+    name = options.output or (options.files[0] if options.files else f"process {options.pid}")
     say(2, [f"{name}: {reason(error)}" if isinstance(error, OSError) else str(error)])
     return 1
 
@@ -83,8 +83,8 @@ class Trace:
         """Trace until it is to end. Raises PatchError, and OSError where nothing can be written."""
         options = self._options
         clock = Clock()
-        if clock.warning:
-            self._tell(f"warning: {clock.warning}")
+        if warning := clock.warning:
+            self._tell(f"warning: {warning}")
         is_drawn = options.top and is_drawn_on(1)
         signals = (*ENDING, signal.SIGTSTP, signal.SIGWINCH) if is_drawn else ENDING
         with (
