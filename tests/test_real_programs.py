@@ -14,7 +14,15 @@ from patcher.process.switch import by_breakpoints, in_a_halt
 from tests.support import real_programs
 from tests.support.command import ROOT
 from tests.support.linked import Image
-from tests.support.real_programs import alone, compression, count, decompression, script, switched
+from tests.support.real_programs import (
+    alone,
+    compression,
+    count,
+    decompression,
+    script,
+    switched,
+    traced,
+)
 
 pytestmark = [pytest.mark.matrix, pytest.mark.xdist_group("real programs")]
 
@@ -84,6 +92,27 @@ def test_a_long_compression_in_threads_gives_what_it_gives_alone_and_so_does_the
     back, calls = switched(decompression(built("zstd"), result), tmp_path, how)
     assert not unlike(back, b"".join(job.given))
     assert calls
+
+
+# --- traced while they run ------------------------------------------------------------------------
+
+
+def test_a_long_script_that_is_traced_and_counted_gives_what_it_gives_alone(
+    built: Built, tmp_path: Path
+) -> None:
+    job = script(built("lua"), 24)
+    result, seen = traced(job, tmp_path)
+    assert not unlike(result, alone(job)[0])
+    assert seen
+
+
+def test_a_long_compression_that_is_traced_and_counted_gives_what_it_gives_alone(
+    built: Built, tmp_path: Path
+) -> None:
+    job = compression(built("zstd"), 24)
+    result, seen = traced(job, tmp_path)
+    assert not unlike(result, alone(job)[0])
+    assert seen
 
 
 # --- started with their sites off -----------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Functions find everything as it was when their sites are traced, by every kind of site."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +60,7 @@ KINDS = {
     "framed": ("push %rbp; mov %rsp, %rbp", 5, "pop %rbp", "__mcount_loc"),
     "unframed": ("sub $24, %rsp", 5, "add $24, %rsp", "__mcount_loc"),
 }
+RETURN = "at_end"
 UNTOLD = {"unframed"}  # whose caller nobody can tell
 PROBE = f"""
 #define QUIET __attribute__((no_instrument_function))
@@ -69,10 +71,10 @@ void (*function)(void);
 unsigned long stack_before, stack_behind;
 void probe(void);
 FUNCTIONS
-QUIET static const char *wrong(void) {{
+QUIET static const char *wrong(int with_r11) {{
     static const char *names[] = {{ {", ".join(f'"{name}"' for name in REGISTERS)} }};
     for (int each = 0; each < {len(REGISTERS)}; each++)
-        if (found[each] != given[each] && strcmp(names[each], "r11"))
+        if (found[each] != given[each] && (with_r11 || strcmp(names[each], "r11")))
             return names[each];
     if (memcmp(vectors, found_vectors, sizeof vectors)) return "a vector register";
     return stack_before != stack_behind ? "rsp" : "none";
@@ -91,6 +93,7 @@ QUIET int main(void) {{
     return 0;
 }}
 __attribute__((naked)) void __fentry__(void) {{ __asm__("ret"); }}
+__attribute__((naked)) void __return__(void) {{ __asm__("ret"); }}
 """
 
 
@@ -123,12 +126,28 @@ def function(name: str, before: str, length: int, behind: str, table: str) -> st
     )  # fmt: skip
 
 
+def function_with_end() -> str:
+    """A function whose only site is directly before it returns; its caller looks afterwards."""
+    keep = [f"movups %{each}, found_vectors+{16 * at}(%rip)" for at, each in enumerate(VECTORS)]
+    keep += [f"mov %{each}, found+{8 * at}(%rip)" for at, each in enumerate(REGISTERS)]
+    return f"void {RETURN}(void); void jumped_to(void);\n" + assembly(
+        f".type {RETURN}, @function", f".globl {RETURN}", f"{RETURN}:", "nop",
+        "1: call __return__", "jmp jumped_to", f".size {RETURN}, .-{RETURN}",
+        ".type jumped_to, @function", "jumped_to:", *keep, "ret", ".size jumped_to, .-jumped_to",
+        ".pushsection __return_loc, \\\"a\\\", @progbits", ".quad 1b", ".popsection",
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module", params=["calls", "nops"])
 def probing(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """A program with all kinds of sites, which are calls, or were turned off in the file."""
     folder = tmp_path_factory.mktemp("probe")
-    functions = [probe(), *(function(name, *kind) for name, kind in KINDS.items())]
-    asked = [f'function = {name}; probe(); printf("{name} %s\\n", wrong());' for name in KINDS]
+    functions = [probe(), function_with_end()]
+    functions += [function(name, *kind) for name, kind in KINDS.items()]
+    asked = [
+        f'function = {name}; probe(); printf("{name} %s\\n", wrong({int(name == RETURN)}));'
+        for name in (*KINDS, RETURN)
+    ]
     source = PROBE.replace("FUNCTIONS", "".join(functions)).replace("ASK", "\n".join(asked))
     path, program = folder / "probe.c", folder / "probe"
     path.write_text(live.without_instrumentation(PRELUDE) + source)
@@ -142,8 +161,8 @@ def probing(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 def test_every_register_survives_and_the_caller_is_told_where_it_is_certain(
     sequences: str, probing: Path
 ) -> None:
-    with traced(probing, sequences) as trace:
-        told = [(name, "0x0" if name in UNTOLD else "probe") for name in KINDS]
+    with traced(probing, sequences, exits=True) as trace:
+        told = [(name, "0x0" if name in UNTOLD else "probe") for name in (*KINDS, RETURN)]
         assert trace.told() == told
 
 
@@ -179,6 +198,7 @@ struct large { long words[9]; };
 OWN struct large returned(long x) { struct large all = { { x, x + 1, x + 2 } }; return all; }
 OWN _Complex double rotated(_Complex double x) { return x * 1i; }
 OWN __int128 wide(__int128 x) { return x * 3; }
+OWN long double longest(long double x) { return x / 3; }
 OWN long deep(long x) {
     long rest = x ? deep(x - 1) : 0;
     __asm__ volatile("" : "+r"(rest));
@@ -194,6 +214,7 @@ OWN int ask(int number) {
     printf("returned %ld\\n", returned(number).words[2]);
     printf("rotated %g\\n", __real__ rotated(2 + 3i));
     printf("wide %ld\\n", (long)(wide((__int128)number << 64) >> 64));
+    printf("longest %Lg\\n", longest(number));
     printf("deep %ld\\n", deep(3));
     printf("twice %g\\n", some[0]);
     return number;
@@ -207,14 +228,15 @@ QUIET int main(void) {
 """
 HOOKS = "".join(
     f'__attribute__((naked)) QUIET void {name}(void) {{ __asm__("ret"); }}\n'
-    for name in ("__fentry__", "mcount")
+    for name in ("__fentry__", "__return__", "mcount")
 )
 # A NOP of the compiler's own behind a PUSH might be padding, and is no site (see docs/limits.md).
 INNER = "#ifndef INNER\n#define INNER\n#endif\n"
 CALLED = [
     ("twice", "ask"), ("added", "ask"), ("nested", "ask"), ("inner.0", "nested"),
     ("inner.0", "nested"), ("many", "ask"), ("returned", "ask"), ("rotated", "ask"),
-    ("wide", "ask"), ("deep", "ask"), ("deep", "deep"), ("deep", "deep"), ("deep", "deep"),
+    ("wide", "ask"), ("longest", "ask"), ("deep", "ask"), ("deep", "deep"), ("deep", "deep"),
+    ("deep", "deep"),
 ]  # fmt: skip
 FENTRY = ("-pg", "-mfentry")
 BUILDS = {
@@ -231,16 +253,37 @@ BUILDS = {
 }
 
 
-@pytest.mark.parametrize("build", BUILDS)
-def test_functions_do_what_they_do_and_are_told(build: str, tmp_path: Path) -> None:
-    flags = BUILDS[build]
+def build(folder: Path, *flags: str) -> Path:
+    """Compile COMPILED, record it unless the compiler does, and link it."""
     quiet = "__attribute__((no_instrument_function, patchable_function_entry(0)))"
     source = live.without_instrumentation(PRELUDE) + f"#define QUIET {quiet}\n" + INNER + COMPILED
-    compiled = images.compile_object(tmp_path, "target", source + HOOKS, "gcc", "-O1", *flags)
+    compiled = images.compile_object(folder, "target", source + HOOKS, "gcc", "-O1", *flags)
     if "-mnop-mcount" not in flags and "-pg" in flags:
         assert command.run("recordmcount", compiled).status == 0
-    pie = "-no-pie" if "-fno-pie" in flags else "-pie"
-    images.tool("gcc", pie, compiled, "-o", tmp_path / "target")
+    images.tool(
+        "gcc", "-no-pie" if "-fno-pie" in flags else "-pie", compiled, "-o", folder / "target"
+    )
+    return folder / "target"
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+def test_functions_do_what_they_do_and_are_told(kind: str, tmp_path: Path) -> None:
+    flags = BUILDS[kind]
     wanted = [each for each in CALLED if "-DINNER=QUIET" not in flags or each[0] != "inner.0"]
-    with traced(tmp_path / "target") as trace:
+    with traced(build(tmp_path, *flags)) as trace:
         assert [each for each in trace.told() if each[0] != "ask"] == wanted
+
+
+def test_functions_that_tell_their_ends_do_what_they_do(tmp_path: Path) -> None:
+    """Results are in registers when a function ends: in RAX, RDX, XMM0, and in those of x87."""
+    program = build(tmp_path, *FENTRY, "-fno-pie", "-minstrument-return=call")
+    with traced(program, exits=True) as trace:
+        told = Counter(name for name, _ in trace.told())
+        ends = Counter(
+            trace.names.function(event.site)
+            for event in trace.events
+            if trace.names.is_return(event.site)
+        )
+    entries = Counter(name for name, _ in CALLED)
+    assert told - Counter(ask=2) == entries + entries
+    assert ends - Counter(ask=1) == entries

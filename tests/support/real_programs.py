@@ -23,6 +23,7 @@ from tests.support import building, images, live, storm
 from tests.support.command import RECORDMCOUNT, ROOT
 from tests.support.linked import Image
 from tests.support.texts import check, texts
+from tests.support.traced import memory, tracing
 
 SOURCES = ROOT / ".cache" / "sources"  # tools/sources says what is in there
 INSTRUMENTED = "-pg -mfentry"
@@ -33,6 +34,7 @@ __attribute__((naked)) void __fentry__(void) { __asm__("lock incq calls(%rip); r
 __attribute__((destructor)) static void tell(void) { fprintf(stderr, "%lu calls\\n", calls); }
 """
 CALLS = re.compile(rb"(\d+) calls\n")
+TRACED_DATA = 1 << 14  # bytes of a ring: most events are lost, and reading takes no time
 SCRIPT = ROOT / "fixtures" / "programs" / "rounds.lua"
 
 
@@ -141,6 +143,38 @@ def switched(job: Job, folder: Path, how: CarryOut) -> tuple[bytes, int]:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     return out.read_bytes(), count(said)
+
+
+def traced(job: Job, folder: Path) -> tuple[bytes, int]:
+    """What it says, and how many events and counts there were, if it is traced between all pieces.
+
+    All sites are NOPs before. At last the process must have what it had, but for the pages that
+    stay, of which there are no more than after the first trace.
+    """
+    out, pipe, seen = folder / "out", subprocess.PIPE, 0
+    with (
+        out.open("wb") as stream,
+        subprocess.Popen(job.words, stdin=pipe, stdout=stream, stderr=pipe) as process,
+    ):
+        assert process.stdin
+        storm.toggle(process.pid, State.NOP)
+        before, regions = memory(process.pid), set()
+        for number, piece in enumerate(job.given):
+            with tracing(process.pid, counts=number % 2 == 1, data=TRACED_DATA) as trace:
+                process.stdin.write(piece)
+                process.stdin.flush()
+                trace.end()
+                seen += sum(trace.counts().values()) if number % 2 else trace.read(is_last=True)
+            if number % 20 < 2:
+                after = memory(process.pid)
+                assert (after.text, after.descriptors) == (before.text, before.descriptors)
+                assert not [each for each in after.mappings if "patcher" in each]
+                regions.add(tuple(after.regions))
+        assert [len(each) for each in regions] == [1]
+        storm.toggle(process.pid, State.CALL)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    return out.read_bytes(), seen
 
 
 def _switch_by_command(pid: int, program: Path, sites: int) -> None:

@@ -17,6 +17,7 @@ from tests.support.processes import finish, started
 from tools.live_storm import traces
 
 EVERY = 100  # toggles or kills between two lines
+TRACES = 200  # of each program
 
 
 def toggle(pid: int, count: int, sites: int, carry_out: CarryOut) -> None:
@@ -70,6 +71,8 @@ def come_and_go(folder: Path, count: int) -> None:
 def real(folder: Path, counts: Mapping[CarryOut, int]) -> None:
     """Switch everything off and on in programs that nobody here wrote; results must be the same."""
     lua, zstd = (build(folder / name) for name, build in real_programs.BUILD.items())
+    for job in (real_programs.script(lua, TRACES), real_programs.compression(zstd, TRACES)):
+        traces.rounds(job, folder, TRACES)
     for job in (real_programs.script(lua, EVERY), real_programs.compression(zstd, EVERY)):
         wanted, _ = real_programs.alone(job)
         for how, count in counts.items():

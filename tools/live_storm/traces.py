@@ -4,7 +4,7 @@ import random
 import time
 from pathlib import Path
 
-from tests.support import call_storm, storm
+from tests.support import call_storm, real_programs, storm
 from tests.support.processes import finish, started
 from tests.support.ring_checker import Checker
 from tests.support.traced import kill_tracers, tracing
@@ -58,3 +58,12 @@ def kills(folder: Path, count: int) -> None:
             if not number % 50:
                 print(f"{number} tracers killed, {midway} while sites were traced", flush=True)
         finish(process)
+
+
+def rounds(job: real_programs.Job, folder: Path, count: int) -> None:
+    """Trace a program that nobody here wrote so many times; its results must be the same."""
+    name = Path(job.words[0]).name
+    result, seen = real_programs.traced(job, folder)
+    if result != real_programs.alone(job)[0]:
+        raise SystemExit(f"{name}: another result than alone")
+    print(f"{count} traces of {name}: {seen} events and counts, the same result", flush=True)
