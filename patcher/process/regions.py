@@ -3,7 +3,7 @@
 A region is code, which nobody can write to, and behind it one page of data, the control page. Sites
 that are traced call into the code: at an even address if they were NOPs before, and at an odd one
 if they were calls. A region stays when the trace is over, as threads may have to return there. Its
-control page says who traces, and what else is mapped; a fork leaves zeros in it.
+control page says who traces; a fork leaves zeros in it.
 """
 
 from __future__ import annotations
@@ -27,21 +27,16 @@ VERSION = 1
 # there are no restartable sequences.
 MARK = Struct("<16s3Iii?27x")
 OWNER_AT = 64  # in the control page
-OWNER = Struct("<QQQQ")  # PID, its start in clock ticks, address and size of the rings
+OWNER = Struct("<QQ")  # PID, its start in clock ticks
 RINGS = "patcher-trace"  # the name of their memfd
 PIECE = 256 * PAGE
 
 
 class Owner(NamedTuple):
-    """Who traces by a region: `pid` and `start` as Proc.stat has it; all 0 if nobody does.
-
-    The rings are at run-time address `rings`, and have `size` bytes.
-    """
+    """Who traces by a region: `pid` and `start` as Proc.stat has it; all 0 if nobody does."""
 
     pid: int
     start: int
-    rings: int
-    size: int
 
     @property
     def is_alive(self) -> bool:
@@ -68,7 +63,7 @@ class Owner(NamedTuple):
         return f"process {self.pid} ({name})" if name else f"process {self.pid}"
 
 
-NOBODY = Owner(0, 0, 0, 0)
+NOBODY = Owner(0, 0)
 
 
 class Region(NamedTuple):

@@ -24,7 +24,7 @@ NONE, STRICT, FILTER = range(3)  # of `Seccomp:` in /proc/PID/status
 STRICTLY_ALLOWED = {0, 1, 15, 60}  # read, write, rt_sigreturn and exit of x86-64
 # What a filter returns is an action, and in the low half a number that belongs to it.
 _ACTION, _NUMBER = 0xFFFF_0000, 0xFFFF
-KILL_PROCESS, KILL_THREAD, TRAP, ERRNO = 0x8000_0000, 0, 0x0003_0000, 0x0005_0000
+KILL_THREAD, TRAP, ERRNO = 0, 0x0003_0000, 0x0005_0000
 ASK, TRACE, LOG, ALLOW = 0x7FC0_0000, 0x7FF0_0000, 0x7FFC_0000, 0x7FFF_0000
 HIGHEST_ERRNO = 4095
 # What happens to a call, in words. An action that the kernel does not know kills, too.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from patcher.process.regions import MARK, Region
 from recordmcount.x86 import EM_X86_64, INT3, LOAD_R11D, NOPS, jump
 
-from .assembly import Code, assemble
+from .assembly import assemble
 from .layout import CONTROL, PAGE, STUB_SIZE
 from .trampoline import WAYS, Threads, sources, stub
 
@@ -18,26 +18,15 @@ CODE_AT, SECTIONS_AT = 64, 0xC00  # in the first page
 ALIGNMENT = 64
 
 
-class Section(NamedTuple):
-    """Run-time addresses: whoever is in [start, end) has to go on at `abort`."""
-
-    start: int
-    end: int
-    abort: int
-
-
 class Trampoline(NamedTuple):
     """The code of a region: its bytes, and run-time addresses in it.
 
-    `ways` are those of the ways in, by name, and `sections` the restartable sequences. Where there
-    are none, whoever is in one of `locked` may write to a ring.
+    `ways` are those of the ways in, by name.
     """
 
     content: bytes
     ways: Mapping[str, int]
     stubs: range
-    sections: tuple[Section, ...]
-    locked: tuple[range, ...]
 
 
 def build(region: Region) -> Trampoline:
@@ -47,33 +36,28 @@ def build(region: Region) -> Trampoline:
     content = bytearray(INT3 * (region.code.end - address))
     content[: MARK.size] = region.mark
     data = {name: region.control + at for name, at in CONTROL.items()}
-    sections: list[Section] = []
-    locked: list[range] = []
     labels: dict[str, int] = {}
+    sections = 0
     at = CODE_AT
     for name, source in sources(threads):
         names = [f"{name}_section", f"{name}_lost_section"] if threads.rseq is not None else []
-        places = [SECTIONS_AT + SECTION.size * (len(sections) + each) for each in range(len(names))]
+        places = [SECTIONS_AT + SECTION.size * (sections + each) for each in range(len(names))]
         here = dict(zip(names, (address + place for place in places), strict=True))
         code = assemble(source, address + at, {**data, **here})
         content[at : at + len(code.content)] = code.content
         labels.update(code.labels)
         for part, place in zip(("", "_lost"), places, strict=False):
-            if found := _section(code, name + part):
-                sections.append(found)
-                _put_section(content, place, found)
-        if not places:
-            locked.append(range(code.labels[f"{name}_begin"], code.labels[f"{name}_leave"]))
+            if f"{name}{part}_abort" in code.labels:
+                _put_section(content, place, code.labels, name + part)
+                sections += 1
         at += -(-len(code.content) // ALIGNMENT) * ALIGNMENT
     if at > SECTIONS_AT:
         raise ValueError(f"the code is {at - SECTIONS_AT} bytes too long")
     _put_stubs(content, address, region.stubs, labels["count"])
     ways = {way.name: labels[way.name] for way in WAYS}
     first = address + PAGE
-    return Trampoline(
-        bytes(content), ways, range(first, first + region.stubs * STUB_SIZE, STUB_SIZE),
-        tuple(sections), tuple(locked),
-    )  # fmt: skip
+    stubs = range(first, first + region.stubs * STUB_SIZE, STUB_SIZE)
+    return Trampoline(bytes(content), ways, stubs)
 
 
 def pages_of(stubs: int) -> int:
@@ -81,16 +65,11 @@ def pages_of(stubs: int) -> int:
     return 1 + -(-stubs * STUB_SIZE // PAGE)
 
 
-def _section(code: Code, name: str) -> Section | None:
-    labels = code.labels
-    if f"{name}_abort" not in labels:
-        return None
-    return Section(labels[f"{name}_begin"], labels[f"{name}_end"], labels[f"{name}_abort"])
-
-
-def _put_section(content: bytearray, place: int, section: Section) -> None:
-    size = section.end - section.start
-    SECTION.pack_into(content, place, 0, 0, section.start, size, section.abort)
+def _put_section(content: bytearray, place: int, labels: Mapping[str, int], name: str) -> None:
+    """Put in what the kernel is told: whoever is between two labels has to go on at a third."""
+    start = labels[f"{name}_begin"]
+    size = labels[f"{name}_end"] - start
+    SECTION.pack_into(content, place, 0, 0, start, size, labels[f"{name}_abort"])
 
 
 def _put_stubs(content: bytearray, address: int, stubs: int, count: int) -> None:

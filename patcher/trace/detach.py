@@ -1,8 +1,8 @@
 """The end of a trace, whoever began it: sites become what they were, and rings go.
 
-What to do stands in the process: where a traced site calls tells what it was, and the control page
-of a region tells which memory is rings. So it is the same after patcher was killed, and in a child
-that has inherited traced sites. The code stays, for threads may be in it, or have to return there.
+What to do stands in the process: where a traced site calls tells what it was, and rings are known
+by their name. So it is the same after patcher was killed, and in a child that has inherited traced
+sites. The code stays, for threads may be in it, or have to return there.
 """
 
 from __future__ import annotations

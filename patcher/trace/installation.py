@@ -59,7 +59,7 @@ class Installation(Closing):
         self._offsets = Threads(None, 0)
         self.stubs = 0  # how many sites there is room to count for
         with Proc(os.getpid()) as patcher:
-            self._owner = Owner(patcher.pid, patcher.stat().start, 0, 0)
+            self._owner = Owner(patcher.pid, patcher.stat().start)
         self._code: dict[Region, Trampoline] = {}
         self._at = 0  # run-time address of the rings
         self.rings: Rings | None = None
@@ -206,9 +206,8 @@ class Installation(Closing):
                 address, descriptor = mapping.map_rings(
                     calls, own, self.target.proc, first, size
                 )  # fmt: skip
-            owner = self._owner._replace(rings=address, size=self._shape.size)
             for region in self._code:
-                own.own(region, owner)
+                own.own(region, self._owner)
         except BaseException:
             mapping.unmap_regions(calls, new)
             raise

@@ -3,8 +3,8 @@
 A region is code, which is never writable, and behind it one control page, which is never code:
 
     mark        what this is, and which: 64 bytes
-    sections    descriptors of restartable sequences, 32 bytes each
     code        one way in for each kind of site
+    sections    descriptors of restartable sequences, 32 bytes each
     stubs       one for each site that is counted, 16 bytes each, from a page's start on
     control     the control page; a fork has it filled with zeros, so that the gate is closed there
 

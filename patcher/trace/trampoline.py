@@ -71,7 +71,7 @@ NAME_again:
     lea rax, [rip + NAME_section]
     mov qword ptr fs:[SECTION], rax
 NAME_begin:
-    mov r11d, dword ptr fs:[CPU]       ; not below `cpus` too where it is not known
+    mov r11d, dword ptr fs:[CPU]       ; not known (-1): not counted either
     cmp r11d, dword ptr [rip + cpus]
     jae NAME_leave
     imul r11, qword ptr [rip + stride]
@@ -133,7 +133,6 @@ NAME:
     push rcx
     push rdx
     PUSH
-NAME_begin:
     rdtscp
     shl rdx, 0x20
     or rdx, rax
@@ -206,7 +205,6 @@ count:
     cmp byte ptr [rip + gate], 0
     je count_out
     push rax
-count_begin:
     cmp r11, qword ptr [rip + stubs]
     jae count_leave
     mov rax, qword ptr [rip + counters]
