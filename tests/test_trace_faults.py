@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from patcher.errors import AccessError, NoProcessError, ReadError, StateError
+from patcher.errors import AccessError, CompareError, NoProcessError, ReadError, StateError
 from patcher.ftrace.mappings import Mapping, Range
 from patcher.process import regions
 from patcher.process.memory import ProcessMemory
@@ -88,6 +88,30 @@ def test_no_site_calls_a_region_that_could_not_be_mapped(
         trace.stop()
         assert ask(process) == (5, 2)
         assert trace.told() == [("work", "main"), ("work", "main"), ("inside", "work")]
+        finish(process)
+
+
+def test_sites_that_could_not_be_changed_take_no_room_of_those_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        started(live.build(tmp_path)) as process,
+        tracing(process.pid, "work", counts=True) as trace,
+        Target(process.pid, TIMEOUT) as target,
+    ):
+        (module,) = target.settled_modules()
+        numbers = [number for number in range(len(module)) if number not in module.traced]
+        chosen = choose(target.name, module, numbers, exits=False)
+        before = len(trace.session.counted)
+        with monkeypatch.context() as patch:
+            patch.setattr(installation, "switch", fail(CompareError("", "not now")))
+            with pytest.raises(CompareError, match="not now"):
+                trace.session.add([chosen])
+        assert len(trace.session.counted) == before
+        trace.session.add([chosen])
+        assert ask(process) == (13, 0)
+        assert trace.counts() == {"work": 1, "more": 1, "twice": 2}
+        trace.end()
         finish(process)
 
 

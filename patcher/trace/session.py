@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from patcher.closing import Closing
-from patcher.errors import NoSiteError, ReadError, StateError
+from patcher.errors import NoSiteError, PatchError, ReadError, StateError, WriteError
 from patcher.process.live_sites import LiveSites
 from patcher.process.regions import Region
 from patcher.process.target import Target
@@ -119,7 +119,7 @@ class Session(Closing):
 
     def _switch_on(self, chosen: Sequence[Chosen], found: Sequence[Region]) -> None:
         """Make the chosen sites, of modules that call into the `found` regions, calls."""
-        columns = []
+        columns, counted = [], len(self.counted)
         for each, region in zip(chosen, found, strict=True):
             code = self._installation.code(region)
             columns.append(changes.to_trace(each, self._ways(each, code)))
@@ -132,7 +132,13 @@ class Session(Closing):
             self._firsts[columns[-1][0][0]] = columns[-1][2][0]
         modules = [each.module for each in chosen]
         batch = changes.joined(self._target.machine.memory, modules, columns)
-        self._installation.switch(modules, batch)
+        try:
+            self._installation.switch(modules, batch)
+        except WriteError:  # some of them may call their stubs
+            raise
+        except PatchError:
+            del self.counted[counted:]
+            raise
 
     def _ways(self, chosen: Chosen, code: Trampoline) -> Callable[[int], int]:
         """Return what tells, for the place of a site in the columns, the way into the code."""
