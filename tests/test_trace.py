@@ -102,7 +102,7 @@ def test_libraries_far_apart_have_a_region_each_however_often_they_are_traced(
     with started(built.program) as process:
         before = memory(process.pid)
         regions = set()
-        for number in range(30):
+        for number in range(12):
             with tracing(process.pid, counts=number % 2 == 1) as traced:
                 traced.end()
             after = memory(process.pid)

@@ -110,7 +110,7 @@ def test_what_a_flight_recorder_has_when_it_is_stopped_is_whole(
     words = call_storm.words(program, threads=4, rounds=1_000_000, burst=100)
     with started(*words, GLIBC_TUNABLES=f"{TUNABLE}={sequences}") as process:
         call_storm.tell(process)
-        for _ in range(3):
+        for _ in range(2):
             with tracing(process.pid, data=SMALL, overwrites=True) as trace:
                 time.sleep(0.02)
                 trace.stop()
@@ -136,6 +136,6 @@ def test_whenever_its_tracer_is_killed_a_process_runs_on_and_can_be_brought_back
     """Its threads call, fork, vfork and send signals meanwhile, and miss nothing."""
     built = storm.build(tmp_path, 100, threads=4, pause=1000)
     with started(built.program) as process:
-        left = [each.sites for each in kill_tracers(process.pid, 40, random.Random(12))]
+        left = [each.sites for each in kill_tracers(process.pid, 25, random.Random(12))]
         assert set(left) <= {0, built.sites}
         finish(process)
