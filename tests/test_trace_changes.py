@@ -8,13 +8,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from patcher.process.target import Target
+from patcher.trace import installation, switching
 from tests.support import command, live
 from tests.support.command import ROOT
 from tests.support.processes import started
+from tests.support.traced import memory, tracing
 
 # Opens a library, calls a function of it 20 times in two seconds, closes it; so several times.
 OPENS = """
@@ -86,6 +89,53 @@ def test_a_library_is_traced_soon_after_it_was_opened_and_again_where_it_was(
     ):
         pass
     assert 20 < functions(tmp_path / "o").count("inside") <= 40
+
+
+# Opens a library, and closes it when it is told to.
+CLOSES = """
+#include <dlfcn.h>
+QUIET int main(int count, char **words) {
+    void *library = dlopen(words[1], RTLD_NOW);
+    ready();
+    until_told();
+    dlclose(library);
+    ready();
+    for (;;) { work(1); usleep(1000); }
+}
+"""
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_library_that_goes_before_it_is_switched_does_not_end_a_trace(
+    counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = live.library(tmp_path, "one", "int inside(int x) { return x + 1; }")
+    program = live.build(tmp_path, CLOSES, link=["-ldl"])
+    switched: list[tuple[Any, ...]] = []
+
+    with started(program, str(library)) as process:
+        before = memory(process.pid)
+
+        def close_first(*arguments: Any) -> None:
+            if not switched:
+                assert process.stdin
+                assert process.stdout
+                process.stdin.write("\n")
+                process.stdin.flush()
+                process.stdout.readline()
+            switched.append(arguments)
+            switching.switch(*arguments)
+
+        monkeypatch.setattr(installation, "switch", close_first)
+        with tracing(process.pid, counts=counts) as trace:
+            assert len(switched) == 2
+            names = {trace.names.function(address) for address in trace.session.sites}
+            assert "work" in names
+            assert "inside" not in names
+        after = memory(process.pid)
+        assert after.text == {address: before.text[address] for address in after.text}
+        assert after.descriptors == before.descriptors
+        assert not any("memfd" in each for each in after.mappings)
 
 
 @pytest.mark.parametrize(

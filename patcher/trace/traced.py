@@ -6,7 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from patcher.closing import Closing
-from patcher.errors import NoModuleError, NoProcessError, PatchError
+from patcher.errors import (
+    CompareError,
+    NoModuleError,
+    NoProcessError,
+    PatchError,
+    ReadError,
+)
 from patcher.process.live_sites import LiveSites
 from patcher.process.switch import select
 from patcher.process.target import Target
@@ -19,6 +25,7 @@ from .session import Session
 from .stream import Stream
 from .ways import Chosen, choose
 
+ATTEMPTS = 10  # to start while none of the modules comes or goes
 GONE = "executes another program, and its sites went with the one before"
 ENDED = "has ended"
 NO_RETURNS = (
@@ -55,14 +62,18 @@ class Traced(Closing):
         self._clock = clock
         self._tell = tell
         self.target = Target(pid, asked.timeout, asked.symbols)
+        self._begin_anew()
+        self._modules: list[LiveSites] = []
+        self._files: object = None
+        self._stream: Stream | None = None
+
+    def _begin_anew(self) -> None:
+        asked = self._asked
         self.session = Session(
             self.target, asked.timeout, data=asked.data, counts=asked.counts,
             overwrites=asked.overwrites,
         )  # fmt: skip
         self.names = LiveNames(self.target, self.session.sites)
-        self._modules: list[LiveSites] = []
-        self._files: object = None
-        self._stream: Stream | None = None
 
     def close(self) -> None:
         """Let go of the process."""
@@ -79,12 +90,27 @@ class Traced(Closing):
         return self.target.name
 
     def start(self) -> None:
-        """Trace what is loaded now. Raises PatchError, with no site changed but for WriteError."""
+        """Trace what is loaded now. Raises PatchError, with no site changed but for WriteError.
+
+        Modules may come and go meanwhile: then it begins again.
+        """
         left = detach(self.target, self._asked.timeout)
         if left.is_something:
             self._tell(f"{self.name}: a trace that nobody ended has left sites: {left}")
-        self._modules = self.target.settled_modules(self._asked.modules)
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self._start()
+            except (CompareError, ReadError):
+                if self.target.files() == self._files:
+                    raise
+            detach(self.target, self._asked.timeout)  # there may be rings already
+            self.session.close()
+            self._begin_anew()
+        return self._start()
+
+    def _start(self) -> None:
         self._files = self.target.files()
+        self._modules = self.target.settled_modules(self._asked.modules)
         asked = self._asked
         selected = select(
             self.name, self._modules, asked.functions, asked.notrace, parts=asked.parts
