@@ -191,6 +191,35 @@ def test_what_cannot_be_is_said_in_one_line(words: str, wrong: str, running: int
     assert memory(running)._replace(regions=()) == before._replace(regions=())
 
 
+@pytest.mark.parametrize(("redirection", "wrong"), [
+    ("> /dev/full", "No space left on device"), (">&-", "Bad file descriptor"),
+])  # fmt: skip
+def test_it_is_said_that_the_standard_output_cannot_be_written(
+    redirection: str, wrong: str, running: int
+) -> None:
+    words = f'"$0" -m patcher trace --pid {running} --events 3 {redirection}'
+    with untouched(running):
+        done = subprocess.run(
+            ["sh", "-c", words, sys.executable],
+            check=False, capture_output=True, text=True, cwd=ROOT,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, f"standard output: {wrong}\n")
+
+
+def test_a_trace_that_is_refused_leaves_the_file_of_the_last_one(
+    running: int, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    output.write_text("the last trace\n" * 1000)
+    options = ["-o", str(output), "--events", "1"]
+    wrong = ["--pid", str(running), "--functions", "no"]
+    assert command.run("patcher", "trace", *wrong, *options).status == 1
+    assert output.read_text() == "the last trace\n" * 1000
+    trace(running, *options)
+    assert "last" not in output.read_text()
+    assert output.read_text().count(" <-") == 1
+
+
 def test_nothing_is_left_to_detach(running: int) -> None:
     done = command.run("patcher", "trace", "--pid", str(running), "--detach")
     assert (done.status, done.stderr) == (0, "")

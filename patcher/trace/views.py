@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from stat import S_ISREG
 
 from patcher.closing import Closing
 
@@ -16,11 +17,16 @@ LONG, SHORT = 0.05, 0.0  # seconds between rounds
 
 
 class Output(Closing):
-    """Where a trace is written: the file at `path`, or the standard output. Raises OSError."""
+    """Where a trace is written: the file at `path`, or the standard output. Raises OSError.
+
+    What is in a file stays until something is written: the trace may be refused yet.
+    """
 
     def __init__(self, path: str | None) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         self._fd = 1 if path is None else os.open(path, flags, 0o666)
+        self._name = path or "standard output"
+        self._is_old = path is not None and S_ISREG(os.fstat(self._fd).st_mode)
 
     def close(self) -> None:
         """Close the file."""
@@ -29,12 +35,18 @@ class Output(Closing):
 
     def write(self, content: bytes) -> bool:
         """Write all of it; False where nobody reads it any more. Raises OSError."""
+        if self._is_old:
+            os.ftruncate(self._fd, 0)
+            self._is_old = False
         rest = memoryview(content)
         while rest:
             try:
                 rest = rest[os.write(self._fd, rest) :]
             except BrokenPipeError:
                 return False
+            except OSError as error:
+                error.filename = self._name  # which a write does not tell
+                raise
         return True
 
 

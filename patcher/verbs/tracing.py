@@ -9,6 +9,7 @@ from contextlib import nullcontext
 
 from patcher.errors import PatchError
 from patcher.options import STOP_WITHIN, TraceOptions
+from patcher.process.access import refuse_other_numbers
 from patcher.process.target import Target
 from patcher.report.screen import Screen, is_drawn_on
 from patcher.run.program import NOT_EXECUTABLE, NoCommandError
@@ -44,8 +45,11 @@ def trace(options: TraceOptions) -> int:
 
 
 def _failed(options: TraceOptions, error: Error | OSError) -> int:
-    name = options.output or (options.files[0] if options.files else f"process {options.pid}")
-    say(2, [f"{name}: {reason(error)}" if isinstance(error, OSError) else str(error)])
+    line = str(error)
+    if isinstance(error, OSError):
+        name = options.files[0] if options.files else f"process {options.pid}"
+        line = f"{error.filename or name}: {reason(error)}"
+    say(2, [line])
     return 1
 
 
@@ -58,6 +62,7 @@ def _detach(options: TraceOptions) -> int:
 def _run(options: TraceOptions) -> int:
     """Trace a command; returns its exit status."""
     try:
+        refuse_other_numbers(options.files[0])
         with Command(options.files) as command:
             Trace(options, command.pid, command).run()
             return command.wait()
