@@ -33,6 +33,7 @@ from tests.support.processes import (
     wait_for,
 )
 from tests.support.strace import Call, Fault, run_with_faults
+from tests.support.traced import tracing
 
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
 each_method = pytest.mark.parametrize(
@@ -732,6 +733,36 @@ def test_a_uprobe_at_a_site_is_named_and_left_alone_whatever_it_looks_like(tmp_p
                 assert ask(process) == (RESULT, 0)
         patch("call", process.pid)
         assert ask(process) == (RESULT, CALLS)
+
+
+@pytest.mark.parametrize("is_hit", [True, False])
+@pytest.mark.parametrize("end", ["trace first", "uprobe first"])
+def test_a_uprobe_that_comes_while_a_site_is_traced_does_no_harm_when_it_goes(
+    end: str, is_hit: bool, tmp_path: Path
+) -> None:
+    """Once it was hit the kernel may make it a call, and put back all of the file's bytes."""
+    program = live.build(tmp_path, flags=["-fno-pie"], link=["-no-pie"])
+    assert command.run("patcher", "nop", program).status == 0
+    section, address, _ = images.section(program, ".text")
+    with started(program) as process:
+        site, code = site_of(process.pid, "work")
+        place = site - address + section
+        if not AS_ROOT:
+            with pytest.raises(PermissionError), uprobe(program, place, process.pid):
+                pass
+            return
+        with tracing(process.pid) as trace:
+            with uprobe(program, place, process.pid):
+                if is_hit:
+                    assert ask(process) == (RESULT, 0)
+                if end == "trace first":
+                    trace.stop()
+                    assert not is_hit or ask(process) == (RESULT, 0)
+            if end == "uprobe first":
+                trace.stop()
+        with memory_of(process.pid) as memory:
+            assert memory.read(site, len(code)) == code
+        assert ask(process) == (RESULT, 0)
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from tests.support.loc_table import table_entries
 from tests.support.objects import parsed
 from tests.support.oracle import expected_sites
 from tests.support.patching import status, status_of
-from tests.support.peers import need
 from tests.support.processes import finish, started
 from tests.support.program import KINDS as CXX_KINDS
 from tests.support.program import SOURCES
@@ -192,7 +191,7 @@ def test_with_gc_sections_each_section_has_its_table(tmp_path: Path, own: list[s
 
 
 @pytest.mark.parametrize("own", [[], [BY_GCC]], ids=["calls", "a table of gcc's"])
-def test_where_a_kernel_s_tracer_must_not_be_calls_become_nops(
+def test_where_no_tracer_may_be_calls_of_kernels_become_nops(
     tmp_path: Path, own: list[str]
 ) -> None:
     work = returns.WORK.replace("int work(", '__attribute__((section(".exit.text"))) int work(')
@@ -262,7 +261,6 @@ def test_sites_of_a_linked_file_come_and_go(tmp_path: Path, kind: str) -> None:
     [each for each in product(KINDS, LINKERS[1:]) if each != ("static-pie", "gold")],
 )
 def test_so_they_do_by_every_linker(tmp_path: Path, kind: str, linker: str) -> None:
-    need(f"ld.{linker}" if linker != "mold" else linker)
     comes_and_goes(tmp_path, kind, linker, BY_GCC)
 
 
@@ -284,7 +282,6 @@ def test_inline_functions_of_several_objects_link_and_have_entries_once(
     tmp_path: Path, kind: str, linker: str, *, collected: bool
 ) -> None:
     """Gcc's own table, which is of no section group, would refer to code that is discarded."""
-    need(f"ld.{linker}" if linker != "mold" else linker)
     how, options, link = CXX_KINDS[kind]
     flags = ("-O2", how, "-pg", "-mfentry", "-minstrument-return=call", BY_GCC)
     objects = []
@@ -336,7 +333,6 @@ def test_objects_are_joined_before_or_after_they_are_recorded(
     tmp_path: Path, joiner: str, own: list[str], when: str
 ) -> None:
     tool = f"ld.{joiner}" if joiner != "mold" else joiner
-    need(tool)
     flags = ("-fPIC", "-fno-asynchronous-unwind-tables", *own)
     first = compile_work(tmp_path, *flags)
     second = compile_work(tmp_path, *flags, name="second", work="int alone(int x) { return x; }")

@@ -26,7 +26,7 @@ from patcher.ftrace.mappings import Range
 from recordmcount.columns import pick
 from recordmcount.sites.site import Site, SiteTable
 from recordmcount.sites.state import LIVE_STATES, STATES, State
-from recordmcount.x86 import CALL, INT3, first_instruction, parted_nops, sled_target
+from recordmcount.x86 import CALL, INT3, RELATIVE_CALLS, first_instruction, parted_nops, sled_target
 from recordmcount.x86_passage import halfway, is_halfway
 
 from . import regions
@@ -73,6 +73,7 @@ class LiveSites:
     `called` names the function that begins at a run-time address. `halves` are sites that a killed
     patcher left half written. They do nothing, as NOPs. `parted` are sleds with other NOPs than in
     the file. `traced` are the sites that call what writes events, and the state each had before.
+    `covered` are foreign: behind the first byte of a breakpoint is such a call.
     """
 
     in_object: Literal[False] = False
@@ -112,6 +113,7 @@ class LiveSites:
         self.halves: set[int] = set()
         self.parted: set[int] = set()
         self.traced: dict[int, State] = {}
+        self.covered: set[int] = set()
         self._regions: Sequence[Region] | None = None
         self._reasons: dict[int, str] = {}
         self._called = cache(called)
@@ -265,6 +267,8 @@ class LiveSites:
                 self.traced[number] = before
                 self._column[number] = LIVE_STATES.index(State.TRACED)
             else:
+                if self._is_covered(number, memory):
+                    self.covered.add(number)
                 self._reasons[number] = self._foreign(number, memory)
                 self._column[number] = STATES.index(State.FOREIGN)
         if self.traced:
@@ -302,10 +306,34 @@ class LiveSites:
         return self._called(target) if target is not None and is_call else ""
 
     def _state_before(self, number: int, memory: ProcessMemory) -> State | None:
-        """Tell what a site is to become again that is traced; None if it is not."""
+        """Tell what a site is to become again that is traced; None if it is not.
+
+        A uprobe that has gone leaves the first byte of the file on such a call.
+        """
+        code = self.codes[number]
+        if code[:1] == self._linked[number][:1]:
+            code = RELATIVE_CALLS.get(len(code), code)[:1] + code[1:]
+        return self._before(number, code, memory)
+
+    def _before(self, number: int, code: bytes, memory: ProcessMemory) -> State | None:
         if self._regions is None:
             self._regions = regions.find(memory)
-        return regions.state_before(self.codes[number], self.addresses[number], self._regions)
+        return regions.state_before(code, self.addresses[number], self._regions)
+
+    def _is_covered(self, number: int, memory: ProcessMemory) -> bool:
+        """Tell whether a breakpoint stands on a call of what writes events."""
+        code, prefix = self.codes[number], RELATIVE_CALLS.get(len(self.codes[number]))
+        if prefix is None or not code.startswith(INT3):
+            return False
+        return self._before(number, prefix[:1] + code[1:], memory) is not None
+
+    def uncovered(self, number: int) -> bytes:
+        """Return what a covered site is to be: the breakpoint, and the file's bytes behind it.
+
+        The kernel puts back the first byte alone when a uprobe goes, and that from the file.
+        (kernel/events/uprobes.c, set_orig_insn.)
+        """
+        return INT3 + self._linked[number][len(INT3) :]
 
     def _foreign(self, number: int, memory: ProcessMemory) -> str:
         """Say what stands at a site that is neither of its two codes."""

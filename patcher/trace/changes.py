@@ -35,11 +35,11 @@ def to_trace(chosen: Chosen, way_of: Callable[[int], int]) -> Columns:
 
 
 def to_before(module: LiveSites) -> Columns:
-    """Make each traced site of a module what it was."""
-    numbers = sorted(module.traced)
-    new: dict[int, bytes] = {}
+    """Make each traced site of a module what it was; on what is covered the breakpoint stays."""
+    numbers = sorted({*module.traced, *module.covered})
+    new = {number: module.uncovered(number) for number in module.covered}
     for state in (State.CALL, State.NOP):
-        some = [number for number in numbers if module.traced[number] is state]
+        some = [number for number in numbers if module.traced.get(number) is state]
         new.update(zip(some, module.sites.turned(some, state), strict=True))
     return (
         list(pick(module.addresses, numbers)), list(pick(module.codes, numbers)),

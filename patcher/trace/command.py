@@ -100,12 +100,16 @@ class Command(Closing):
         """Have it execute the program, up to where it is to stand."""
         tracer = TracingThread()
         try:
-            tracer.do(lambda: seize(self.pid, TRACE))
-            os.close(telling)  # it goes on when it reads that there is nothing to be read
+            try:
+                tracer.do(lambda: seize(self.pid, TRACE))
+            finally:
+                os.close(telling)  # it goes on when it reads that there is nothing to be read
+            tracer.do(self._go_to_start)
+        except StateError:
             if content := os.read(failed, 1 << 16):
                 word, what, status = content.decode("utf-8", "surrogateescape").split("\0")
-                raise NoCommandError(word, what, int(status))
-            tracer.do(self._go_to_start)
+                raise NoCommandError(word, what, int(status)) from None
+            raise
         finally:
             tracer.end()
 

@@ -31,10 +31,14 @@ ATTEMPTS = 10
 
 
 class Left(NamedTuple):
-    """What a trace has left: how many sites were brought back, and whether rings have to stay."""
+    """What a trace has left: how many sites were brought back, and whether rings have to stay.
+
+    `covered` of the sites have a breakpoint of somebody else's.
+    """
 
     sites: int
     rings_stay: bool = False
+    covered: int = 0
 
     @property
     def is_something(self) -> bool:
@@ -44,6 +48,8 @@ class Left(NamedTuple):
     def __str__(self) -> str:
         sites = f"{self.sites} sites are" if self.sites != 1 else "1 site is"
         told = f"{sites} what they were" if self.sites != 1 else f"{sites} what it was"
+        if self.covered:
+            told += f", {self.covered} of them behind a breakpoint of a uprobe or a debugger"
         if self.rings_stay:
             return f"{told}; the memory for events stays, as a thread may be writing to it"
         return told
@@ -57,21 +63,25 @@ def detach(target: Target, timeout: float) -> Left:
     """
     memory = target.machine.memory
     refuse_traced(target.name, regions.find(memory))
-    sites = _restore(target)
+    sites, covered = _restore(target)
     present = regions.find(memory)
     if not _rings(target) and all(each.owner == NOBODY for each in present):
-        return Left(sites)
+        return Left(sites, covered=covered)
     is_locked = any(each.is_locked for each in present)
-    return Left(sites, rings_stay=not _unmap(target, timeout, is_locked=is_locked))
+    rings_stay = not _unmap(target, timeout, is_locked=is_locked)
+    return Left(sites, rings_stay, covered)
 
 
-def _restore(target: Target) -> int:
-    """Bring the sites back; modules may come and go meanwhile."""
+def _restore(target: Target) -> tuple[int, int]:
+    """Bring the sites back; modules may come and go meanwhile.
+
+    Returns how many there were, and how many of them have a breakpoint of somebody else's.
+    """
     for attempt in range(ATTEMPTS):
         if not regions.find(target.machine.memory):
-            return 0
+            return 0, 0
         try:
-            modules = [each for each in target.settled_modules() if each.traced]
+            modules = [each for each in target.settled_modules() if each.traced or each.covered]
         except NoModuleError:
             modules = []
         present = regions.find(target.machine.memory)
@@ -85,8 +95,8 @@ def _restore(target: Target) -> int:
             if attempt + 1 == ATTEMPTS:
                 raise
         else:
-            return len(batch)
-    return 0
+            return len(batch), sum(len(each.covered) for each in modules)
+    return 0, 0
 
 
 def _unmap(target: Target, timeout: float, *, is_locked: bool) -> bool:

@@ -18,6 +18,7 @@ from patcher.process.proc import Proc, is_missing
 from .stream import Round
 from .traced import Traced
 
+MOST = 1 << 16  # threads of children that have ended, of which names are kept
 TRIES = 5  # to trace a child, which may be changing
 
 
@@ -33,6 +34,7 @@ class Family(Closing):
         self._tell = tell
         self._members = [first]
         self._tried: Counter[int] = Counter()
+        self._past: dict[int, tuple[str, int]] = {}  # TID: name, and PID of its process
 
     def close(self) -> None:
         """Let go of the children."""
@@ -41,7 +43,7 @@ class Family(Closing):
 
     @property
     def members(self) -> Sequence[Traced]:
-        """All that are traced, or were; the first one first."""
+        """All that are traced, the first one first; and what has ended until it is read."""
         return self._members
 
     def look(self) -> None:
@@ -67,6 +69,8 @@ class Family(Closing):
     def read(self, *, is_last: bool = False) -> Round:
         """Read what is new of all of them, in order, as Stream.read does."""
         rounds = [each.stream().read(is_last=is_last) for each in self._members]
+        for child in [each for each in self._members[1:] if each.target.proc.has_ended]:
+            rounds += self._rest(child)
         if len(rounds) == 1:
             return rounds[0]
         lost: Counter[int] = Counter()
@@ -103,19 +107,38 @@ class Family(Closing):
 
     def thread(self, tid: int) -> str:
         """Name a thread."""
-        return self._of_thread(tid).names.thread(tid)
+        if (of := self._of_thread(tid)) is None:
+            return self._past[tid][0]
+        return of.names.thread(tid)
 
     def process(self, tid: int) -> int:
         """Return the PID of the process that a thread is of."""
-        return self._of_thread(tid).target.proc.pid
+        of = self._of_thread(tid)
+        return self._past[tid][1] if of is None else of.target.proc.pid
 
     def _of_site(self, site: int) -> Traced:
         return next((each for each in self._members if site in each.session.sites), self.first)
 
-    def _of_thread(self, tid: int) -> Traced:
-        return next((each for each in self._members if each.names.has(tid)), self.first)
+    def _of_thread(self, tid: int) -> Traced | None:
+        """Find the process that a thread is of; None for one that has ended."""
+        found = next((each for each in self._members if each.names.has(tid)), None)
+        return found or (None if tid in self._past else self.first)
 
     # --- children -----------------------------------------------------------------------------
+
+    def _rest(self, child: Traced) -> list[Round]:
+        """Read what is left of a child that has ended, and let go of it; its threads keep names."""
+        rounds = [child.stream().read()]
+        while not rounds[-1].is_all:
+            rounds.append(child.stream().read())
+        rounds.append(child.stream().read(is_last=True))
+        pid = child.target.proc.pid
+        self._past.update((tid, (name, pid)) for tid, name in child.names.threads.items())
+        for tid in list(self._past)[: max(0, len(self._past) - MOST)]:
+            del self._past[tid]
+        self._members.remove(child)
+        child.close()
+        return rounds
 
     def _trace(self, pid: int) -> None:
         child = self.first.child(pid)
@@ -130,10 +153,10 @@ class Family(Closing):
 
     def _born(self) -> Iterator[int]:
         members = {each.target.proc.pid for each in self._members}
-        for each in self._members:
-            for pid in _children(each.target.proc):
-                if pid not in members and self._tried[pid] < TRIES:
-                    yield pid
+        born = {pid for each in self._members for pid in _children(each.target.proc)}
+        for pid in {*self._tried} - born:  # it has ended, and its number may be another's
+            del self._tried[pid]
+        yield from (pid for pid in sorted(born - members) if self._tried[pid] < TRIES)
 
 
 def _children(proc: Proc) -> list[int]:

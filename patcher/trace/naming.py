@@ -21,13 +21,14 @@ UNKNOWN = "<...>"  # as ftrace has it
 class LiveNames:
     """The Names of the target's traced sites, of which a session keeps the `sites`.
 
-    `numbers` are the TIDs of threads by what they are in the PID namespace of the target.
+    `numbers` are the TIDs of threads by what they are in the PID namespace of the target, `threads`
+    the names that were seen.
     """
 
     def __init__(self, target: Target, sites: Mapping[int, Site]) -> None:
         self._target = target
         self._sites = sites
-        self._threads: dict[int, str] = {}
+        self.threads: dict[int, str] = {}
         self._code: list[tuple[Range, Callable[[int], str]]] = []
         self._next = 0.0  # when names are read again
         self.numbers: dict[int, int] = {}
@@ -48,30 +49,32 @@ class LiveNames:
         if is_time := monotonic() >= self._next:
             self._next = monotonic() + EVERY
         for tid in tids:
-            if tid in self._threads and not is_time:
+            if tid in self.threads and not is_time:
                 continue
             try:
                 name = proc.read(f"task/{tid}/comm").decode("utf-8", "replace").rstrip("\n")
             except OSError:
                 continue
-            if tid not in self._threads:
+            if tid not in self.threads:
                 self.numbers[number_of(proc, tid)] = tid
-            self._threads[tid] = name
+            self.threads[tid] = name
 
     def look_at_code(self) -> None:
         """Look what is loaded: callers are named by that, when the process may have ended."""
+        self.function.cache_clear()  # another library may be where one was
+        self.is_return.cache_clear()
         found = dict(self._target.functions.code())
         self._code = [*found.items(), *(each for each in self._code if each[0] not in found)]
 
     def has(self, tid: int) -> bool:
         """Tell whether a thread was seen here."""
-        return tid in self._threads
+        return tid in self.threads
 
     def thread(self, tid: int) -> str:
         """Name a thread; one that was never seen has no name."""
-        if tid not in self._threads:
+        if tid not in self.threads:
             self.look()
-        return self._threads.setdefault(tid, UNKNOWN)
+        return self.threads.setdefault(tid, UNKNOWN)
 
     def process(self, _: int) -> int:
         """Return the PID of the target."""
