@@ -185,6 +185,8 @@ class TraceOptions(Values):
             raise UsageError("--top is for people, and takes no -o and no --format; --count does")
         if self.tid and (self.count or self.top):
             raise UsageError("counts are of all threads: --tid is for events")
+        if self.flight_recorder and self.events:
+            raise UsageError("--flight-recorder keeps the newest events, and --events the first")
         if self.follow_fork and self.flight_recorder:
             raise UsageError("--follow-fork is for events as they come, and for counts")
         if not all(tid.isdecimal() for tid in self.tid):

@@ -134,6 +134,12 @@ def test_a_command_without_sites_does_not_run(tmp_path: Path) -> None:
     assert "no live module has a table of sites" in done.stderr
 
 
+def test_a_command_goes_on_though_its_trace_cannot_be_written(tmp_path: Path) -> None:
+    done = traced("-o", "/dev/full", "--format", "folded", "--", build(tmp_path), "3")
+    assert (done.status, done.stdout) == (3, "1001\n")
+    assert done.stderr.splitlines()[-1] == "/dev/full: No space left on device"
+
+
 def test_a_signal_ends_the_trace_and_the_command_goes_on(tmp_path: Path) -> None:
     main = 'QUIET int main(void) { ready(); until_told(); printf("%d\\n", work(3)); return 7; }'
     program = live.build(tmp_path, main)

@@ -96,6 +96,14 @@ def test_only_this_thread(running: int) -> None:
     assert {row[0] for row in told} == {f"target-{tid}"}
 
 
+def test_a_thread_that_is_not_there_is_told_of(running: int) -> None:
+    done = command.run(
+        "patcher", "trace", "--pid", str(running), "--duration", "1", "--tid", "99999999"
+    )  # fmt: skip
+    assert "(target) has no thread 99999999" in done.stderr
+    assert rows(done.stdout) == []
+
+
 def test_only_the_newest_are_kept_and_told_at_the_end(running: int) -> None:
     told = rows(trace(running, "--flight-recorder", "--duration", "1", "--buffer", "4K"))
     by_processor = {row[1]: 0 for row in told}
@@ -166,6 +174,7 @@ def test_what_happened_is_told_unless_it_is_to_be_quiet(running: int) -> None:
     "", "--pid 1 command", "--events 0", "--events x", "--duration 0", "--buffer 0", "--buffer x",
     "--buffer 1T", "--buffer 65G", "--format xml", "--tid x", "--count --graph", "--count --top",
     "--count --events 3", "--count --flight-recorder", "--count --format folded", "--top -o x",
+    "--flight-recorder --events 3",
     "--detach --count", "--detach -o x", "--unknown", "--functions", "--timeout 0",
 ])  # fmt: skip
 def test_it_is_a_usage_error(words: str, running: int) -> None:

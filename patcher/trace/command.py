@@ -49,7 +49,8 @@ class Call(IntEnum):
 class Command(Closing):
     """A command, started and stopped during its `with`; it is killed if it has not gone on.
 
-    Raises NoCommandError and AccessError before anything is started, and StateError if it ended.
+    `is_going`: it is as any other process. Raises NoCommandError and AccessError before anything is
+    started, and StateError if it ended.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -66,7 +67,7 @@ class Command(Closing):
         signal(SIGCHLD, SIG_DFL)  # where it is ignored, nobody is told how a child ended
         os.close(told)
         os.close(failing)
-        self._is_going = False
+        self.is_going = False
         self._status: int | None = None
         try:
             self._begin(telling, failed)
@@ -78,13 +79,13 @@ class Command(Closing):
 
     def close(self) -> None:
         """End it, if it stands yet."""
-        if not self._is_going and self._status is None:
+        if not self.is_going and self._status is None:
             os.kill(self.pid, SIGKILL)
             self.wait()
 
     def go_on(self) -> None:
         """Let it go on."""
-        self._is_going = True
+        self.is_going = True
         with suppress(ProcessLookupError):
             os.kill(self.pid, SIGCONT)
 

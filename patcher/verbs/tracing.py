@@ -64,7 +64,12 @@ def _run(options: TraceOptions) -> int:
     try:
         refuse_other_numbers(options.files[0])
         with Command(options.files) as command:
-            Trace(options, command.pid, command).run()
+            try:
+                Trace(options, command.pid, command).run()
+            except (Error, OSError) as error:
+                if not command.is_going:
+                    raise
+                _failed(options, error)  # the command goes on all the same
             return command.wait()
     except NoCommandError as error:
         say(2, [str(error)])
@@ -102,6 +107,7 @@ class Trace:
             began = time.monotonic()
             try:
                 traced.start()
+                self._warn_of_threads(traced)
                 view = self._view = self._view_of(output, family, screen)
                 if self._command:
                     self._command.go_on()
@@ -115,6 +121,12 @@ class Trace:
             lost = f", {view.lost:,} lost" if view.lost else ""
             seconds = time.monotonic() - began
             self._tell(f"{traced.name}: {view.events:,} {what}{lost} in {seconds:.1f} s; {told}")
+
+    def _warn_of_threads(self, traced: Traced) -> None:
+        traced.names.look()
+        for tid in map(int, self._options.tid):
+            if not traced.names.has(tid):
+                self._tell(f"warning: {traced.name} has no thread {tid}")
 
     def _asked(self) -> Asked:
         options = self._options

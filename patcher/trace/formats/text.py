@@ -118,7 +118,7 @@ class FunctionGraph(_Lines):
             begun = _note(ELSEWHERE) if track != tid and not depth else ""
             if end is None:
                 last[track] = len(lines)
-                told = f"{NO_DURATION}|  {INDENT * depth}{function}() {{{begun}\n"
+                told = f"{NO_DURATION}|  {INDENT * depth}{_called(function)} {{{begun}\n"
                 lines.append(heads[tid, cpu] + told)
                 continue
             is_timed = ended is Ended.RETURNED
@@ -129,7 +129,7 @@ class FunctionGraph(_Lines):
                 told = "}" + (_note(f"{function}: {', '.join(notes)}") if notes else "")
                 lines.append(f"{heads[tid, end.cpu]}{duration}|  {INDENT * depth}{told}\n")
             else:
-                told = f"{function}();{_note(*notes)}{begun}"
+                told = f"{_called(function)};{_note(*notes)}{begun}"
                 lines[line] = f"{heads[tid, cpu]}{duration}|  {INDENT * depth}{told}\n"
         return "".join(lines).encode()
 
@@ -151,3 +151,8 @@ def _duration(nanoseconds: int) -> str:
     micro = str(nanoseconds // 1000)
     number = f"{micro}.{nanoseconds % 1000:03}"[:8] if len(micro) < 7 else micro
     return f"{mark} {number} us {'':{max(8 - len(number), 0)}}"
+
+
+def _called(function: str) -> str:
+    """Spell a function with brackets; a name as it is declared in C++ has parameters already."""
+    return function if "(" in function else f"{function}()"
