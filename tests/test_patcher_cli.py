@@ -248,7 +248,7 @@ def test_ctrl_c_ends_it_as_any_signal_does(built: Built) -> None:
 def test_without_a_verb_all_are_named_in_one_line(words: list[str]) -> None:
     done = command.run("patcher", *words)
     first, usage = done.stderr.splitlines()
-    assert first.endswith(": say nop, call, status, run")
+    assert first.endswith(": say nop, call, status, run, trace")
     assert usage == "usage: patcher VERB [options] FILE..."
 
 

@@ -220,11 +220,11 @@ int main(void) {
     int rounds = 0;
     signal(SIGTERM, stop);
     ready();
-    while (go) {
+    while (go || rounds < 2) {
         rounds++;
         if (sum(100000) != wanted) abort();
     }
-    return rounds < 2;
+    return 0;
 }
 """
 
