@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 
 from patcher.errors import (
     CompareError,
@@ -22,6 +20,7 @@ from patcher.modify import Batch, check_shape, verify
 from patcher.protocols import stop_machine
 from recordmcount.sites.state import State
 
+from . import batches
 from .functions import Goal
 from .live_sites import LiveSites
 from .live_switch import LiveSwitch
@@ -217,7 +216,7 @@ def in_a_halt(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan
     batch = _join(target, modules, plans)
     check_shape(memory.path, batch)
     if len(batch):
-        memory.prepare(batch, partial(_expected, modules))
+        batches.prepare(memory, modules, batch)
         if not target.machine.threads:
             verify(memory, batch)  # what is outdated halts nothing; and then all is in caches
         stop_machine.modify(target.machine, batch)
@@ -234,36 +233,4 @@ def by_breakpoints(target: Target, modules: Sequence[LiveSites], plans: Sequence
 
 
 def _join(target: Target, modules: Sequence[LiveSites], plans: Sequence[Plan]) -> Batch:
-    """Make one batch of those of all modules, which are at ascending addresses."""
-    changed = [(module, each) for module, each in zip(modules, plans, strict=True) if each.numbers]
-    starts = [module.addresses[0] for module, _ in changed]
-    memory = target.machine.memory
-
-    def symbol(address: int) -> str:
-        number = bisect_right(starts, address) - 1
-        return changed[number][1].batch.symbol(address) if number >= 0 else ""
-
-    def check() -> None:
-        for module, each in changed:
-            module.file.refuse_gone(memory)
-            each.batch.check()
-
-    batches = [each.batch for _, each in changed]
-    if len(batches) == 1:
-        (one,) = batches
-        return Batch(one.addresses, one.old, one.new, symbol, check)
-    return Batch(
-        list(chain.from_iterable(batch.addresses for batch in batches)),
-        list(chain.from_iterable(batch.old for batch in batches)),
-        list(chain.from_iterable(batch.new for batch in batches)),
-        symbol,
-        check,
-    )
-
-
-def _expected(modules: Sequence[LiveSites], address: int, size: int) -> bytes:
-    """Return what stands at the pages of one mapping of text if nobody else has changed code."""
-    for module in modules:
-        if any(each.range.holds(address, size) for each in module.file.mappings):
-            return module.text(address, size)
-    return b""
+    return batches.join(target.machine.memory, modules, [each.batch for each in plans])

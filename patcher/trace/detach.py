@@ -13,6 +13,7 @@ from typing import NamedTuple
 from patcher.errors import CompareError, HaltError, NoModuleError, ReadError, StateError
 from patcher.ftrace.mappings import Range
 from patcher.process import regions
+from patcher.process.batches import join
 from patcher.process.halt import Halt
 from patcher.process.regions import NOBODY, Region
 from patcher.process.remote_calls import RemoteCalls
@@ -85,8 +86,7 @@ def _restore(target: Target) -> tuple[int, int]:
         except NoModuleError:
             modules = []
         present = regions.find(target.machine.memory)
-        columns = [changes.to_before(each) for each in modules]
-        batch = changes.joined(target.machine.memory, modules, columns)
+        batch = join(target.machine.memory, modules, [changes.to_before(each) for each in modules])
         try:
             switch(target, modules, batch, present, Control())
         except HaltError:

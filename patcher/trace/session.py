@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from patcher.closing import Closing
 from patcher.errors import NoSiteError, PatchError, ReadError, StateError, WriteError
+from patcher.process.batches import join
 from patcher.process.live_sites import LiveSites
 from patcher.process.regions import Region
 from patcher.process.target import Target
@@ -119,21 +120,20 @@ class Session(Closing):
 
     def _switch_on(self, chosen: Sequence[Chosen], found: Sequence[Region]) -> None:
         """Make the chosen sites, of modules that call into the `found` regions, calls."""
-        columns, counted = [], len(self.counted)
+        batches, counted = [], len(self.counted)
         for each, region in zip(chosen, found, strict=True):
             code = self._installation.code(region)
-            columns.append(changes.to_trace(each, self._ways(each, code)))
+            batches.append(changes.to_trace(each, self._ways(each, code)))
             for address, size, number in zip(
                 each.addresses, each.lengths, each.numbers, strict=True
             ):
                 site = Site(address, each.module, number)
                 self.sites[address] = self.ends[address + size] = site
                 self.counted.append(site)
-            self._firsts[columns[-1][0][0]] = columns[-1][2][0]
+            self._firsts[each.addresses[0]] = batches[-1].new[0]
         modules = [each.module for each in chosen]
-        batch = changes.joined(self._target.machine.memory, modules, columns)
         try:
-            self._installation.switch(modules, batch)
+            self._installation.switch(modules, join(self._target.machine.memory, modules, batches))
         except WriteError:  # some of them may call their stubs
             raise
         except PatchError:

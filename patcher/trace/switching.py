@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from patcher.modify import Batch, check_shape, verify
+from patcher.process.batches import prepare
 from patcher.process.live_sites import LiveSites
 from patcher.process.regions import Region
 from patcher.process.target import Target
 from patcher.protocols import stop_machine
 
-from . import changes
 from .layout import Control
 from .own_memory import OwnMemory
 
@@ -29,7 +29,7 @@ def switch(
     machine, memory = target.machine, target.machine.memory
     check_shape(memory.path, batch)
     if len(batch):
-        changes.prepare(target, modules, batch)
+        prepare(memory, modules, batch)
         verify(memory, batch)  # what is outdated halts nothing
     machine.stop()
     try:
