@@ -8,9 +8,8 @@ told.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, valid_signals
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn, Self
 
 from patcher.errors import NoProcessError, PatchError, StandingError, StateError, WriteError
@@ -23,6 +22,7 @@ from patcher.protocols.machine import Machine
 
 from .guarded_memory import GuardedMemory
 from .memory import ProcessMemory
+from .signals import signals_later
 from .target import Target
 from .tracing import Tracing
 
@@ -40,21 +40,11 @@ def modify(target: Target, batch: Batch) -> None:
         raise StateError(
             target.name, SEVERAL, address=change.address, symbol=change.symbol
         )  # fmt: skip
-    with _signals_later(), TracedMachine(target, batch) as machine:
+    with signals_later(), TracedMachine(target, batch) as machine:
         try:
             machine.modify()
         except PatchError as error:
             raise machine.settled(error) from error
-
-
-@contextmanager
-def _signals_later() -> Iterator[None]:
-    """Leave signals to this thread, and to those that it starts, for afterwards."""
-    before = pthread_sigmask(SIG_BLOCK, valid_signals())
-    try:
-        yield
-    finally:
-        pthread_sigmask(SIG_SETMASK, before)
 
 
 class TracedMachine(Machine):

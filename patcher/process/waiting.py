@@ -59,8 +59,9 @@ def wait(tid: int) -> Stop | End:
 
     Raises ChildProcessError for a thread that is no tracee.
     """
-    while (report := _report(tid, os.WNOWAIT)) is None:
-        pass
+    report = _report(tid, os.WNOWAIT)
+    if report is None:
+        raise AssertionError("what is waited for without WNOHANG is there")
     return report
 
 

@@ -11,7 +11,6 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, valid_signals
 from socket import recv_fds, send_fds, socket, socketpair
 from time import monotonic, sleep
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from patcher.process import remote_calls
 from patcher.process.halt import Halt
 from patcher.process.proc import is_missing
 from patcher.process.remote_calls import RemoteCalls, Wanted
+from patcher.process.signals import signals_later
 from patcher.process.target import Target
 from patcher.process.waiting import Stop
 
@@ -42,7 +42,7 @@ def apart(name: str, action: Callable[[], Done]) -> Done:
     Raises the PatchError that it raises, and StateError where there can be no child, or it died.
     """
     ours, theirs = socketpair()
-    with ours, theirs, _signals_later():
+    with ours, theirs, signals_later():
         try:
             child = os.fork()
         except OSError as error:
@@ -64,15 +64,6 @@ def apart(name: str, action: Callable[[], Done]) -> Done:
     if isinstance(value, BaseException):
         raise value
     return Done(value, descriptors[0] if descriptors else -1)
-
-
-@contextmanager
-def _signals_later() -> Iterator[None]:
-    before = pthread_sigmask(SIG_BLOCK, valid_signals())
-    try:
-        yield
-    finally:
-        pthread_sigmask(SIG_SETMASK, before)
 
 
 def _answer(to: socket, action: Callable[[], Done]) -> None:

@@ -54,7 +54,8 @@ class Installation(Closing):
         self.target = target
         self._timeout = timeout
         self._data = data
-        self._counts = counts
+        self.counts = counts
+        self._shape = Shape(0, data)  # of the rings
         self._overwrites = overwrites
         self._offsets = Threads(None, 0)
         self.stubs = 0  # how many sites there is room to count for
@@ -77,6 +78,8 @@ class Installation(Closing):
         """
         self._offsets = self._look()
         self.stubs = stubs
+        cpus = processors("possible")[-1] + 1
+        self._shape = Shape(cpus, self._data, stubs if self.counts else 0)
         known = regions.find(self.target.machine.memory)
         refuse_traced(self.target.name, known)
         found, new = self._place(groups, known)
@@ -212,11 +215,6 @@ class Installation(Closing):
             mapping.unmap_regions(calls, new)
             raise
         return Done(address, descriptor)
-
-    @property
-    def _shape(self) -> Shape:
-        cpus = processors("possible")[-1] + 1
-        return Shape(cpus, self._data, self.stubs if self._counts else 0)
 
     def _control(self) -> Control:
         shape = self._shape

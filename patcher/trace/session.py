@@ -20,7 +20,6 @@ from patcher.errors import NoSiteError, PatchError, ReadError, StateError, Write
 from patcher.process.batches import join
 from patcher.process.live_sites import LiveSites
 from patcher.process.regions import Region
-from patcher.process.target import Target
 
 from . import changes
 from .code import Trampoline
@@ -42,25 +41,14 @@ class Site(NamedTuple):
 
 
 class Session(Closing):
-    """A trace of the target, from `start` to `stop`; `timeout` is in seconds.
+    """A trace by what is installed in the target, from `start` to `stop`.
 
-    `data`, `counts` and `overwrites` are those of Installation; if it counts, there are no events.
+    If that has counters, calls are counted, and there are no events.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        timeout: float,
-        *,
-        data: int,
-        counts: bool = False,
-        overwrites: bool = False,
-    ) -> None:
-        self._target = target
-        self._counts = counts
-        self._installation = Installation(
-            target, timeout, data=data, counts=counts, overwrites=overwrites
-        )  # fmt: skip
+    def __init__(self, installation: Installation) -> None:
+        self._target = installation.target
+        self._installation = installation
         self.sites: dict[int, Site] = {}  # by address
         self.ends: dict[int, Site] = {}  # by return address
         self.counted: list[Site] = []  # by the number of the stub
@@ -142,7 +130,7 @@ class Session(Closing):
 
     def _ways(self, chosen: Chosen, code: Trampoline) -> Callable[[int], int]:
         """Return what tells, for the place of a site in the columns, the way into the code."""
-        if not self._counts:
+        if not self._installation.counts:
             return lambda number: code.ways[chosen.ways[number]]
         first = len(self.counted)
         if first + len(chosen.numbers) > self._installation.stubs:

@@ -1,4 +1,4 @@
-"""A process that is traced, whatever it loads meanwhile; and its children, if they are as well."""
+"""A process that is traced from beginning to end, whatever it loads meanwhile."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from recordmcount.sites import select as by_name
 
 from .clock import Clock
 from .detach import detach
+from .installation import Installation
 from .naming import LiveNames
 from .session import Session
 from .stream import Stream
@@ -38,7 +39,7 @@ class Asked(NamedTuple):
     """What is asked of a trace: which sites, as sites.select has it, and what is told of them.
 
     `exits`: of functions' ends as well; `tids`: of these threads only, if there are any. The rest
-    is as for Session.
+    is as for Installation.
     """
 
     modules: Sequence[str]
@@ -69,10 +70,11 @@ class Traced(Closing):
 
     def _begin_anew(self) -> None:
         asked = self._asked
-        self.session = Session(
+        installation = Installation(
             self.target, asked.timeout, data=asked.data, counts=asked.counts,
             overwrites=asked.overwrites,
         )  # fmt: skip
+        self.session = Session(installation)
         self.names = LiveNames(self.target, self.session.sites)
 
     def close(self) -> None:
