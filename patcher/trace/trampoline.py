@@ -57,8 +57,9 @@ WAYS = (
     Way("exit", "qword ptr [rsp + ABOVE+8]", "[rsp + ABOVE+8]", saves_r11=True),  # __return__
 )
 
-# What every way does. PUSH and POP are those of R11, where they are needed.
-_RESTARTABLE = """
+# What every way does, whichever way it takes a slot. PUSH and POP are those of R11, where they are
+# needed.
+_ENTER = """
 NAME:
     nop
     cmp byte ptr [rip + gate], 0
@@ -67,15 +68,41 @@ NAME:
     push rcx
     push rdx
     PUSH
-NAME_again:
-    lea rax, [rip + NAME_section]
-    mov qword ptr fs:[SECTION], rax
-NAME_begin:
-    mov r11d, dword ptr fs:[CPU]       ; not known (-1): not counted either
+"""
+_LEAVE = """
+    POP
+    pop rdx
+    pop rcx
+    pop rax
+NAME_out:
+    ret
+"""
+# All of an event at RCX but the time stamp.
+_FILL = """
+    mov rax, qword ptr [rsp + ABOVE]
+    mov qword ptr [rcx + 8], rax
+    mov rax, CALLER
+    mov qword ptr [rcx + 0x10], rax
+    mov eax, dword ptr fs:[TID]
+    mov dword ptr [rcx + 0x18], eax
+    lea rax, STACK
+    mov dword ptr [rcx + 0x1c], eax
+"""
+# The ring to R11; where the processor is not known (-1) there is none, and nothing is counted.
+_RING = """
+    mov r11d, dword ptr fs:[CPU]
     cmp r11d, dword ptr [rip + cpus]
     jae NAME_leave
     imul r11, qword ptr [rip + stride]
     add r11, qword ptr [rip + rings]
+"""
+_RESTARTABLE = f"""
+{_ENTER}
+NAME_again:
+    lea rax, [rip + NAME_section]
+    mov qword ptr fs:[SECTION], rax
+NAME_begin:
+{_RING}
     mov rcx, qword ptr [r11]           ; the head
     mov rax, rcx
     sub rax, qword ptr [r11 + TAIL]
@@ -87,33 +114,17 @@ NAME_begin:
     shl rdx, 0x20
     or rax, rdx
     mov qword ptr [rcx], rax
-    mov rax, qword ptr [rsp + ABOVE]
-    mov qword ptr [rcx + 8], rax
-    mov rax, CALLER
-    mov qword ptr [rcx + 0x10], rax
-    mov eax, dword ptr fs:[TID]
-    mov dword ptr [rcx + 0x18], eax
-    lea rax, STACK
-    mov dword ptr [rcx + 0x1c], eax
+{_FILL}
     add qword ptr [r11], EVENT
 NAME_end:
 NAME_leave:
     mov qword ptr fs:[SECTION], 0
-    POP
-    pop rdx
-    pop rcx
-    pop rax
-NAME_out:
-    ret
+{_LEAVE}
 NAME_full:                             ; a section of its own: its last instruction counts
     lea rax, [rip + NAME_lost_section]
     mov qword ptr fs:[SECTION], rax
 NAME_lost_begin:
-    mov r11d, dword ptr fs:[CPU]
-    cmp r11d, dword ptr [rip + cpus]
-    jae NAME_leave
-    imul r11, qword ptr [rip + stride]
-    add r11, qword ptr [rip + rings]
+{_RING}
     inc qword ptr [r11 + LOST]
 NAME_lost_end:
     jmp NAME_leave
@@ -124,15 +135,8 @@ NAME_lost_abort:
 NAME_abort:
     jmp NAME_again
 """
-_LOCKED = """
-NAME:
-    nop
-    cmp byte ptr [rip + gate], 0
-    je NAME_out
-    push rax
-    push rcx
-    push rdx
-    PUSH
+_LOCKED = f"""
+{_ENTER}
     rdtscp
     shl rdx, 0x20
     or rdx, rax
@@ -152,22 +156,10 @@ NAME_again:
     jne NAME_again
     and rax, qword ptr [rip + mask]
     lea rcx, [rcx + rax + DATA]
-    mov rax, qword ptr [rsp + ABOVE]
-    mov qword ptr [rcx + 8], rax
-    mov rax, CALLER
-    mov qword ptr [rcx + 0x10], rax
-    mov eax, dword ptr fs:[TID]
-    mov dword ptr [rcx + 0x18], eax
-    lea rax, STACK
-    mov dword ptr [rcx + 0x1c], eax
+{_FILL}
     mov qword ptr [rcx], rdx
 NAME_leave:
-    POP
-    pop rdx
-    pop rcx
-    pop rax
-NAME_out:
-    ret
+{_LEAVE}
 NAME_full:
     lock inc qword ptr [rcx + LOST]
     jmp NAME_leave
