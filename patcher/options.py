@@ -41,6 +41,10 @@ PID = Option(
     "--pid", "switch the sites of this running process, or look at them, instead of files'",
     value="PID", number=range(1, 1 << 22),
 )  # fmt: skip
+LOADED = Option(
+    "--module", "only sites of loaded files whose path or name is so; repeatable", "modules",
+    value="GLOB", repeatable=True,
+)  # fmt: skip
 MODULE = Option(
     "--module", "with --pid: only sites of loaded files whose path or name is so; repeatable",
     "modules", value="GLOB", repeatable=True,

@@ -712,6 +712,14 @@ def uprobe(program: Path, offset: int, pid: int) -> Iterator[None]:
         os.close(fd)
 
 
+def may_probe(program: Path, place: int, pid: int) -> bool:
+    """Whether we can make uprobes; nobody but root may."""
+    if not AS_ROOT:
+        with pytest.raises(PermissionError), uprobe(program, place, pid):
+            pass
+    return AS_ROOT
+
+
 def test_a_uprobe_at_a_site_is_named_and_left_alone_whatever_it_looks_like(tmp_path: Path) -> None:
     # A 5-byte NOP in the file: newer kernels make a call of it once it has been hit.
     program = live.build(tmp_path, flags=["-fno-pie"], link=["-no-pie"])
@@ -720,9 +728,7 @@ def test_a_uprobe_at_a_site_is_named_and_left_alone_whatever_it_looks_like(tmp_p
     with started(program) as process:
         site, _ = site_of(process.pid, "work")
         place = site - address + section
-        if not AS_ROOT:
-            with pytest.raises(PermissionError), uprobe(program, place, process.pid):
-                pass
+        if not may_probe(program, place, process.pid):
             return
         with uprobe(program, place, process.pid):
             for _ in range(3):
@@ -747,9 +753,7 @@ def test_a_uprobe_that_comes_while_a_site_is_traced_does_no_harm_when_it_goes(
     with started(program) as process:
         site, code = site_of(process.pid, "work")
         place = site - address + section
-        if not AS_ROOT:
-            with pytest.raises(PermissionError), uprobe(program, place, process.pid):
-                pass
+        if not may_probe(program, place, process.pid):
             return
         with tracing(process.pid) as trace:
             with uprobe(program, place, process.pid):

@@ -20,7 +20,7 @@ from recordmcount.report.json import schema
 from tests.support import command, images, live
 from tests.support.live import CALLS, ask
 from tests.support.processes import finish, started
-from tests.support.terminal import Terminal
+from tests.support.terminal import Terminal, drawn_on
 from tests.support.tracer import Tracer, is_traced, tracing, words
 
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
@@ -62,10 +62,8 @@ def process(program: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    made = Terminal("xterm")
-    made.resize(24, 100)
-    yield made
-    made.close()
+    with drawn_on(24, 100) as terminal:
+        yield terminal
 
 
 def load(process: subprocess.Popen[str], library: Path) -> None:

@@ -19,7 +19,7 @@ from recordmcount.report.json import schema
 from tests.support import command, live
 from tests.support.live import CALLS, ask, patch, refused
 from tests.support.processes import started
-from tests.support.terminal import Terminal
+from tests.support.terminal import drawn_on
 from tests.support.tracer import is_traced, tracing
 from tests.test_watch import begin, watching
 
@@ -252,9 +252,7 @@ def test_documents_of_a_watch_tell_of_the_trace(process: subprocess.Popen[str]) 
 
 
 def test_it_is_drawn(process: subprocess.Popen[str]) -> None:
-    terminal = Terminal("xterm")
-    try:
-        terminal.resize(24, 160)
+    with drawn_on(24, 160) as terminal:
         begin(terminal, process.pid)
         assert "traced" not in "".join(terminal.screen("3 call"))
         with tracing(process.pid, "--count") as trace:
@@ -268,5 +266,3 @@ def test_it_is_drawn(process: subprocess.Popen[str]) -> None:
             terminal.screen("which is gone")
         patch("trace", process.pid, "--detach")
         assert "traced" not in "".join(terminal.screen("3 call"))
-    finally:
-        terminal.close()

@@ -32,7 +32,7 @@ from tests.support import command, live
 from tests.support.command import ROOT
 from tests.support.live import patch, refused
 from tests.support.processes import finish, started, wait_for
-from tests.support.terminal import Terminal
+from tests.support.terminal import Terminal, drawn_on
 
 # Opens and closes libraries as lines tell: `+0/path`, `-0`; `=path` executes another program.
 MAIN = """
@@ -74,10 +74,8 @@ def process(program: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    made = Terminal("xterm")
-    made.resize(24, 160)
-    yield made
-    made.close()
+    with drawn_on(24, 160) as terminal:
+        yield terminal
 
 
 def tell(process: subprocess.Popen[str], line: str | Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patcher.options import VERBS, RunOptions
+from patcher.options import LOADED, VERBS, RunOptions
 from recordmcount.console import say
 from recordmcount.grammar import Command, Option
 from recordmcount.options import HELP, SYMBOL
@@ -13,10 +13,7 @@ OPTIONS = (
         "--call", "sites in functions named so are calls, all others NOPs; repeatable", "calls",
         value="GLOB", repeatable=True,
     ),
-    Option(
-        "--module", "only sites of loaded files whose path or name is so; repeatable", "modules",
-        value="GLOB", repeatable=True,
-    ),
+    LOADED,
     Option(
         "--parts",
         "with --call, a name also means the parts and copies that compilers make of its function: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from patcher.options import (
     BUFFER,
     FORMATS,
+    LOADED,
     SELECTION,
     STOP_WITHIN,
     VERBS,
@@ -18,10 +19,7 @@ MISSING = "not installed; trace needs it: pip install capstone keystone-engine"
 OPTIONS = (
     Option("--pid", "trace this running process", value="PID", number=range(1, 1 << 22)),
     *SELECTION,
-    Option(
-        "--module", "only sites of loaded files whose path or name is so; repeatable", "modules",
-        value="GLOB", repeatable=True,
-    ),
+    LOADED,
     Option("--count", "count the calls of each function, which costs least"),
     Option("--top", "show which functions are called most, second by second"),
     Option(

@@ -5,6 +5,8 @@ import pty
 import re
 import signal
 import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.command import ROOT
@@ -57,3 +59,14 @@ class Terminal:
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         os.close(self._fd)
+
+
+@contextmanager
+def drawn_on(lines: int, columns: int) -> Iterator[Terminal]:
+    """A terminal that can be drawn on, of a size."""
+    terminal = Terminal("xterm")
+    try:
+        terminal.resize(lines, columns)
+        yield terminal
+    finally:
+        terminal.close()
