@@ -152,8 +152,7 @@ def test_who_does_not_read_any_more_ends_it(process: subprocess.Popen[str]) -> N
     with tracing(process.pid, "--top") as trace:
         assert trace.process.stdout
         trace.process.stdout.close()
-        while is_traced(process.pid):
-            time.sleep(0.01)
+        trace.process.wait(timeout=60)
     assert sites(process.pid) == "3 sites: 3 call, 0 nop, 0 foreign"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from patcher.process import regions
+from patcher.process.proc import Proc
 from tests.support.command import ROOT
 from tests.support.processes import memory_of
 
@@ -53,12 +54,17 @@ def words(pid: int, *options: str) -> list[str]:
 
 
 def is_traced(pid: int) -> bool:
-    """Whether some process traces this one, and its gates are open."""
+    """Whether some process traces this one, and its gates are open.
+
+    They open in a halt, in which the sites may not be written yet: while it lasts, this is False.
+    """
     with memory_of(pid) as memory:
-        return any(
+        is_open = any(
             each.owner.pid and int.from_bytes(memory.read(each.control, GATE), "little")
             for each in regions.find(memory)
         )
+    with Proc(pid) as proc:
+        return is_open and not any(int(proc.status(tid)["TracerPid"]) for tid in proc.threads())
 
 
 @contextmanager
