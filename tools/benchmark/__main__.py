@@ -1,4 +1,8 @@
-"""`tools/bench`: compare the recorder with its peers and print a table of ratios."""
+"""`tools/bench`: compare the recorder and the patcher with their peers, in ratios.
+
+Every round runs ours and the peer side by side; a ratio is of one round, and told are the least,
+the median and the greatest of all rounds. Targets are for medians.
+"""
 
 import argparse
 import json
@@ -7,18 +11,21 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from tools.benchmark.comparison import Comparison
-from tools.benchmark.comparisons import KERNEL, all_comparisons
+from tools.benchmark.builds import MAKERS
+from tools.benchmark.comparison import MIB, Comparison
+from tools.benchmark.comparisons import COMPARISONS, compare
 from tools.benchmark.instructions import Counter
 from tools.benchmark.measure import BenchmarkError, Sample
+from tools.benchmark.setting import ENOUGH, KERNEL, Setting
 
-COLUMNS = "{:50}{:>16}{:>16}{:>8}  {:14}{}"
+COLUMNS = "{:58}{:9}{:>10}{:>10}{:>9}{:>9}{:>9}  {:14}{}"
 LEGEND = """\
-Times and memory: the least of all rounds, and how far the median lies above it.
-Ratios: of the least; with three digits, the median of those of single rounds.
+Ours and the peer: the median of all rounds. Ratios, or what ours takes more: of single rounds.
 Load average: {before} before, {after} after."""
+FEW = f"Of so few files, or of fewer than {ENOUGH} rounds: what is told of targets means nothing."
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -28,20 +35,23 @@ def main(words: Sequence[str] | None = None) -> int:
     made: list[Comparison] = []
     try:
         with tempfile.TemporaryDirectory(prefix="bench.", dir=KERNEL.parents[1]) as scratch:
-            comparisons = all_comparisons(Path(scratch), files=options.files, rounds=options.rounds)
-            print_table(comparisons, made)
+            builds = [make() for make in MAKERS[options.build]]
+            setting = Setting(Path(scratch), builds, files=options.files, rounds=options.rounds)
+            print_table(compare(setting, options.names), made)
     except BenchmarkError as error:
         print(f"tools/bench: {error}", file=sys.stderr)
         return 1
     after = os.getloadavg()
     print(LEGEND.format(before=f"{before[0]:.1f}", after=f"{after[0]:.1f}"))
+    if options.files or (options.rounds or ENOUGH) < ENOUGH:
+        print(FEW)
     with Counter() as counter:
         uncounted = counter.why_not
     if uncounted:
         print(f"Instructions are not counted by this machine: {uncounted}.")
     if options.json:
         document = {
-            "version": 1,
+            "version": 2,
             "machine": {
                 "processors": len(os.sched_getaffinity(0)),
                 "python": platform.python_version(),
@@ -56,26 +66,48 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The options as attributes."""
-    parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__)
+    """The options as attributes; `names` are those of the comparisons to make."""
+    parser = argparse.ArgumentParser(
+        prog="tools/bench", description=__doc__, epilog=f"Comparisons: {', '.join(COMPARISONS)}."
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="GLOB",
+        help="only comparisons whose name matches: 'switch-*'; may be given several times",
+    )
+    parser.add_argument(
+        "--build",
+        choices=MAKERS,
+        default="both",
+        help="which build of ours works on files: the checkout, what tools/build makes of it with "
+        "compiled modules, or (default) both in the same rounds",
+    )
     parser.add_argument(
         "--rounds",
         type=int,
         metavar="N",
-        help="runs of each command (default: 40 of one object, 5 of the large one, 200 of programs "
-        "whose sites are off, 10 of others)",
+        help="runs of each command (default: 40 of one object, 200 of programs whose sites are "
+        f"off, {ENOUGH} of others; targets mean nothing for fewer)",
     )
     parser.add_argument(
         "--files", type=int, metavar="N", help="only N modules; targets then mean nothing"
     )
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    globs = options.only or ["*"]
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in COMPARISONS):
+            parser.error(f"no comparison is named {glob}: there are {', '.join(COMPARISONS)}")
+    options.names = [name for name in COMPARISONS if any(fnmatchcase(name, glob) for glob in globs)]
+    return options
 
 
 def print_table(comparisons: Iterable[Comparison], made: list[Comparison]) -> None:
     """Print each comparison when it is made, under its subject; and collect it in `made`."""
-    print(COLUMNS.format("", "ours", "peer", "ratio", "target", "met"))
+    head = ("", "build", "ours", "peer", "least", "median", "greatest", "target", "met")
+    print(COLUMNS.format(*head))
     subject = ""
     for row in comparisons:
         if row.subject != subject:
@@ -83,39 +115,41 @@ def print_table(comparisons: Iterable[Comparison], made: list[Comparison]) -> No
             print(f"\n{subject}")
         target = f"{row.target.bound} {row.target.number:g}" if row.target else ""
         met = {True: "yes", False: "NO", None: ""}[row.met]
-        places = 3 if row.paired else 2
-        more = f"{row.more:.{1 if row.measure == 'call' else 3}f}"
-        figure = more if row.added else f"{row.ratio:.{places}f}"
-        ours, peer = quantity(row.ours, row.measure), quantity(row.peer, row.measure)
-        line = COLUMNS.format(f"  {row.what}", ours, peer, figure, target, met)
+        costs = [quantity(sample, row.measure) for sample in (row.ours, row.peer)]
+        line = COLUMNS.format(f"  {row.what}", row.build, *costs, *figures(row), target, met)
         print(line.rstrip(), flush=True)
         made.append(row)
     print()
 
 
+def figures(row: Comparison) -> list[str]:
+    """What is told of its rounds."""
+    places = 1 if row.added and row.measure != "wall" else 3
+    told = row.figures
+    return [f"{figure:.{places}f}" for figure in (told.least, told.median, told.greatest)]
+
+
 def quantity(sample: Sample, measure: str) -> str:
-    """The least value with its unit, and how far the median lies above it."""
+    """The median with its unit."""
     if measure == "call":
-        return f"{sample.least:.1f} ns {sample.median - sample.least:>+5.1f}"
-    above = f"+{100 * (sample.median / sample.least - 1):.0f}%"
+        return f"{sample.median:.1f} ns"
     if measure == "instructions":
-        return f"{sample.least / 1e6:.0f} M {above:>5}"
+        return f"{sample.median / 1e6:.0f} M"
     if measure == "memory":
-        return f"{sample.least / 1e6:.0f} MB {above:>5}"
-    return f"{1000 * sample.least:.{1 if sample.least < 0.1 else 0}f} ms {above:>5}"
+        return f"{sample.median / MIB:.0f} MiB"
+    return f"{1000 * sample.median:.{1 if sample.median < 0.1 else 0}f} ms"
 
 
 def as_json(row: Comparison) -> dict[str, object]:
-    """One comparison; times in seconds, of calls in nanoseconds; memory in bytes."""
+    """One comparison; times in seconds, of calls in nanoseconds; memory in bytes, added in MiB."""
     return {
         "subject": row.subject,
         "what": row.what,
+        "build": row.build or None,
         "measure": row.measure,
         "ours": vars(row.ours),
         "peer": vars(row.peer),
-        "ratio": row.ratio,
-        "paired": row.paired,
-        "added": row.more if row.added else None,
+        "added" if row.added else "ratio": vars(row.figures),
         "target": row.target and {row.target.bound.replace(" ", "_"): row.target.number},
         "met": row.met,
     }

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 # Called by the modules' functions, and where nothing starts: the image is never run.
@@ -25,13 +26,29 @@ def recorded(joined: Path) -> Path:
     return out
 
 
-def of_modules(recorded: Path, scratch: Path) -> Path:
+def twice(modules: Sequence[Path], out: Path) -> Path:
+    """One relocatable object that has all of them twice.
+
+    What is defined in the second half has local symbols: each function has its own, in either half.
+    """
+    once, again = (out.with_name(f"{name}.o") for name in ("once", "again"))
+    _run("ld", "-r", "-z", "muldefs", "-o", once, *modules)
+    # Of sections with such a name the linker would keep the first.
+    name = ".this_module"
+    renamed = f"--rename-section=.gnu.linkonce{name}={name}"
+    _run("objcopy", "--wildcard", "--localize-symbol=*", renamed, once, again)
+    _run("ld", "-r", "-o", out, once, again)
+    once.unlink()
+    again.unlink()
+    return out
+
+
+def linked(recorded: Path, scratch: Path) -> Path:
     """A static executable of an object of many modules: real code, in real proportions."""
     root, image = scratch / "root.o", scratch / "modules"
     _gcc("-c", "-x", "c", "-", "-o", root, source=ROOT)
     # What other modules or the kernel define is left out, as nothing is run.
-    words = ["ld", "-static", "-z", "muldefs", "--unresolved-symbols=ignore-all"]
-    subprocess.run([*words, "-o", image, recorded, root], check=True)
+    _run("ld", "-static", "--unresolved-symbols=ignore-all", "-o", image, recorded, root)
     return image
 
 
@@ -157,7 +174,10 @@ def with_lines(units: int, scratch: Path) -> Path:
 
 
 def _record(path: Path, out: Path, *options: str) -> None:
-    words = [sys.executable, "-m", "recordmcount", *options, "-o", str(out), str(path)]
+    _run(sys.executable, "-m", "recordmcount", *options, "-o", out, path)
+
+
+def _run(*words: str | Path) -> None:
     subprocess.run(words, check=True)
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +13,11 @@ from typing import NamedTuple
 
 from patcher.ftrace.mappings import Range
 from patcher.process import maps
-from tools.benchmark.measure import BenchmarkError, Command, Copies, Cost, Sample, race
+from tools.benchmark.builds import pure
+from tools.benchmark.measure import BenchmarkError, Command, Cost, Sample, race, sample
+from tools.benchmark.setting import Setting
 
-PATCHER = [sys.executable, "-I", "-S", str(Path(__file__).parents[2] / "patcher/__main__.py")]
+PATCHER = pure().command("patcher")
 UFTRACE = ["timeout", "20", "uftrace", "record", "-P", ".", "-d"]
 MORE = 5  # bare copies around each halt: what they take swings
 
@@ -123,29 +124,28 @@ def halts(program: Path, rounds: int) -> tuple[Measured, Measured]:
 
 def _measured(pairs: Sequence[tuple[float, float]]) -> Measured:
     ours, peer = zip(*pairs, strict=True)
-    return Measured(_seconds(ours), _seconds(peer))
+    return Measured(Sample(ours), Sample(peer))
 
 
-def starts(program: Path, scratch: Path, rounds: int) -> Measured:
+def starts(program: Path, setting: Setting) -> Measured:
     """Measure what `patcher run` adds to the start of a program, and what uftrace does.
 
     Where uftrace cannot, the peer is the program alone.
     """
-    copies = Copies([program], scratch)
     words = [str(program), "end"]
-    alone, ours = Command(words, records=False), Command([*PATCHER, "run", "--", *words], False)
-    tracer = Command([*UFTRACE, str(scratch / "uftrace"), *words], records=False)
+    before: list[list[str]] = [
+        [],
+        [*PATCHER, "run", "--"],
+        [*UFTRACE, str(setting.scratch / "uftrace")],
+    ]
+    alone, ours, uftrace = (Command([*tracer, *words], setting.copies()) for tracer in before)
     try:
-        bare, run, uftrace = race([alone, ours, tracer], copies, rounds)
+        bare, run, traced = race([alone, ours, uftrace], setting.rounds())
     except BenchmarkError as error:
-        bare, run = race([alone, ours], copies, rounds)
-        return Measured(_added(run, bare), Sample(bare, "wall"), str(error).strip())
-    return Measured(_added(run, bare), _added(uftrace, bare))
+        bare, run = race([alone, ours], setting.rounds())
+        return Measured(_added(run, bare), sample(bare, "wall"), str(error).strip())
+    return Measured(_added(run, bare), _added(traced, bare))
 
 
 def _added(costs: Sequence[Cost], bare: Sequence[Cost]) -> Sample:
-    return _seconds([one.wall - other.wall for one, other in zip(costs, bare, strict=True)])
-
-
-def _seconds(values: Sequence[float]) -> Sample:
-    return Sample([Cost(value, 0, 0, 0) for value in values], "wall")
+    return Sample(one.wall - other.wall for one, other in zip(costs, bare, strict=True))

@@ -1,9 +1,10 @@
 """Run commands in turns on fresh copies of the same files, and say what they cost.
 
 Other load comes and goes, so two commands are comparable only if they ran side by side: every
-round runs each of them once, and every other round in reverse order. Before each run the files
-are copied anew and written to disk, so that no run pays for the pages another one left; they are
-then in the page cache, as objects are that the compiler has just written. Nothing of this is timed.
+round runs each of them once, and every other round in reverse order. Before a command that changes
+files they are copied anew and written to disk, so that no run pays for the pages another one left;
+they are then in the page cache, as objects are that the compiler has just written. Nothing of this
+is timed.
 """
 
 import os
@@ -28,7 +29,8 @@ class BenchmarkError(Exception):
 class Cost(NamedTuple):
     """What one run took: wall clock and processor time in seconds, peak memory in bytes.
 
-    Processor time is user + system, of child processes too; memory is that of the largest process.
+    Processor time is user + system, of child processes too; memory is that of the largest process,
+    and not below that of this one.
     Instructions are those outside of the kernel; 0 if this machine does not count them.
     """
 
@@ -38,61 +40,75 @@ class Cost(NamedTuple):
     instructions: int
 
 
-class Command(NamedTuple):
-    """A command line, and whether it must leave a table in the files (or none).
-
-    `finds` tells that it is one that may exit with 1, for what it found.
-    """
-
-    words: list[str]
-    records: bool = True
-    finds: bool = False
-
-
 class Sample:
-    """The costs of one command in all rounds, by one measure, an attribute of Cost.
+    """The costs of one command in all rounds, by one measure, or what is made of them."""
 
-    Other load only ever adds, so `least` is what the command itself takes; `median` shows how
-    far the usual run was from that.
-    """
-
-    def __init__(self, costs: Iterable[Cost], measure: str) -> None:
-        self.values: list[float] = [getattr(cost, measure) for cost in costs]
+    def __init__(self, values: Iterable[float]) -> None:
+        self.values = list(values)
         self.least = min(self.values)
         self.median = statistics.median(self.values)
+        self.greatest = max(self.values)
+
+
+def sample(costs: Iterable[Cost], measure: str) -> Sample:
+    """The costs by one measure, an attribute of Cost."""
+    return Sample(getattr(cost, measure) for cost in costs)
 
 
 class Copies:
-    """Copies of `originals` in `folder`, at paths that stay the same each time they are renewed.
+    """Copies of `originals` in `folder`, which is made anew each time they are renewed.
 
-    `paths` names them, `list` is a file that names them one a line.
+    `paths` names them, `list` is a file that names them one a line. Of no originals there is a new
+    folder, which is empty.
     """
 
     def __init__(self, originals: Sequence[Path], folder: Path) -> None:
         self.originals = originals
-        self.folder = folder / "copies"
-        self.paths = [str(self.folder / original.name) for original in originals]
-        self.list = folder / "list"
+        self.folder = folder
+        self.paths = [str(folder / original.name) for original in originals]
+        self.list = folder.with_name(f"{folder.name}.list")
         self.list.write_text("\n".join(self.paths))
         self.size = sum(original.stat().st_size for original in originals)
 
     def renew(self) -> None:
         """Replace the copies by fresh ones, on disk and in the page cache."""
-        if not self.originals:
-            return
         self.remove()
         self.folder.mkdir()
         for original, path in zip(self.originals, self.paths, strict=True):
             shutil.copyfile(original, path)
-        subprocess.run(["sync", "--file-system", self.folder], check=True)
+        if self.originals:
+            sync(self.folder)
 
     def remove(self) -> None:
         """Remove the copies, and whatever a command left beside them."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def recorded(self) -> list[str]:
-        """The copies that have a table by now."""
-        return [path for path in self.paths if has_table(path)]
+        """The names of the copies that have a table by now."""
+        return [Path(path).name for path in self.paths if has_table(path)]
+
+
+class Command(NamedTuple):
+    """A command line, and the files that are renewed before it, in which it must leave a table.
+
+    Where these are in folders of their own, each command has its good moment: C recordmcount took
+    up to three times the processor time in a folder that had been emptied of what others left.
+    `finds` tells that it is a command that may exit with 1, for what it found.
+    """
+
+    words: list[str]
+    copies: Copies
+    finds: bool = False
+
+    @property
+    def output(self) -> Path:
+        """Where what it prints goes."""
+        return self.copies.folder.with_name(f"{self.copies.folder.name}.output")
+
+
+def sync(folder: Path) -> None:
+    """Have all that was written there on disk."""
+    subprocess.run(["sync", "--file-system", folder], check=True)
 
 
 def has_table(path: str) -> bool:
@@ -106,41 +122,41 @@ def has_table(path: str) -> bool:
         return bool(obj.named(mcount_loc.NAME))
 
 
-def race(commands: Sequence[Command], copies: Copies, rounds: int) -> list[list[Cost]]:
+def race(commands: Sequence[Command], rounds: int) -> list[list[Cost]]:
     """The costs of each command in `rounds` rounds, after one that is not counted.
 
     Raises BenchmarkError where a command fails, or where two do not record the same files.
     """
-    _check_work(commands, copies)
+    _check_work(commands)
     costs: list[list[Cost]] = [[] for _ in commands]
     for number in range(rounds):
         turns = list(zip(commands, costs, strict=True))
         for command, cost in turns if number % 2 else reversed(turns):
-            copies.renew()
-            cost.append(run(command, copies.folder.with_name("output")))
-    copies.remove()
+            cost.append(run(command))
+    for command in commands:
+        command.copies.remove()
     return costs
 
 
-def _check_work(commands: Sequence[Command], copies: Copies) -> None:
-    """The warm-up: a table in the same files, at least in one, by every command that records."""
+def _check_work(commands: Sequence[Command]) -> None:
+    """The warm-up: a table in the same files, at least in one, by every command that has any."""
     expected: list[str] = []
     for command in commands:
-        copies.renew()
-        run(command, copies.folder.with_name("output"))
-        if command.records:
-            recorded = copies.recorded()
+        run(command)
+        if command.copies.originals:
+            recorded = command.copies.recorded()
             expected = expected or recorded
             if not recorded or recorded != expected:
                 raise BenchmarkError(
                     f"{command.words[0]} recorded {len(recorded)} files, and not the same "
-                    f"{len(expected)} as {commands[0].words[0]}"
+                    f"{len(expected)} as another"
                 )
 
 
-def run(command: Command, output: Path) -> Cost:
-    """Run a command, its output going to a file. BenchmarkError if it fails."""
-    words = command.words
+def run(command: Command) -> Cost:
+    """Run a command on fresh copies, its output going to a file. BenchmarkError if it fails."""
+    command.copies.renew()
+    words, output = command.words, command.output
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     redirections = [
         (os.POSIX_SPAWN_OPEN, 1, output, flags, 0o600),

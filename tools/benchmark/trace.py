@@ -23,7 +23,7 @@ from patcher.run.notification import PERF_EVENT_OPEN, PERF_FLAG_FD_CLOEXEC
 from recordmcount import x86
 from tests.support import images
 from tools.benchmark.calls import Calls
-from tools.benchmark.measure import BenchmarkError, Cost, Sample
+from tools.benchmark.measure import BenchmarkError, Sample
 
 PATIENCE = 10  # seconds, for a daemon to answer
 Traced = AbstractContextManager[Calls]
@@ -58,11 +58,7 @@ def measure(ways: Sequence[Way], rounds: int) -> Costs:
                     found[way.name].append(running.measure(way.calls, way.threads))
             except (BenchmarkError, OSError) as error:
                 why_not[way.name] = str(error)
-    samples = {
-        name: Sample([Cost(value, 0, 0, 0) for value in values], "wall")
-        for name, values in found.items()
-        if name not in why_not
-    }
+    samples = {name: Sample(values) for name, values in found.items() if name not in why_not}
     return Costs(samples, why_not)
 
 

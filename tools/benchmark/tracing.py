@@ -6,11 +6,12 @@ only counts here, and others would have to write something yet.
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from tools.benchmark import calls, trace
+from tools.benchmark.builds import PURE
 from tools.benchmark.comparison import Comparison, Target
 from tools.benchmark.measure import BenchmarkError, Sample
+from tools.benchmark.setting import Setting
 
 SUBJECT = "one call of a traced function"
 # Peers of an event, and which part of the peer's cost it may have.
@@ -22,11 +23,12 @@ PEERS = {
 }
 
 
-def comparisons(scratch: Path, rounds: int) -> Iterator[Comparison]:
+def comparisons(setting: Setting) -> Iterator[Comparison]:
     """All ways in the same rounds; a peer that cannot be measured here is told of, and left out."""
-    programs = calls.build(scratch)
-    ours, peers = trace.ours(programs, scratch), trace.peers(programs, scratch)
-    samples, why_not = trace.measure([*ours, *peers], rounds)
+    programs = calls.build(setting.scratch)
+    ours = trace.ours(programs, setting.scratch)
+    peers = trace.peers(programs, setting.scratch)
+    samples, why_not = trace.measure([*ours, *peers], setting.rounds())
     for way in (*ours, *peers[:2]):
         if way.name in why_not:
             raise BenchmarkError(f"{way.name}: {why_not[way.name]}")
@@ -46,8 +48,16 @@ def comparisons(scratch: Path, rounds: int) -> Iterator[Comparison]:
 
 def _more(what: str, ours: Sample, peer: Sample, target: Target | None) -> Comparison:
     what = f"{what}, ns more than a NOP"
-    return Comparison(SUBJECT, what, "call", ours, peer, inverse=True, target=target, added=True)
+    return _row(what, ours, peer, added=True, target=target)
 
 
 def _part(what: str, ours: Sample, peer: Sample, target: Target | None) -> Comparison:
-    return Comparison(SUBJECT, what, "call", ours, peer, inverse=True, target=target, paired=True)
+    return _row(what, ours, peer, added=False, target=target)
+
+
+def _row(
+    what: str, ours: Sample, peer: Sample, *, added: bool, target: Target | None
+) -> Comparison:
+    return Comparison(
+        SUBJECT, what, PURE, "call", ours, peer, inverse=True, added=added, target=target
+    )
