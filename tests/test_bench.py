@@ -24,7 +24,10 @@ from tools.benchmark.measure import BenchmarkError, Command, Copies, Cost, Sampl
 from tools.benchmark.setting import KERNEL
 from tools.benchmark.trace import Way, measure
 
-pytestmark = pytest.mark.kernel
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.xdist_group("bench"),  # measured once for all of them
+]
 
 
 class Told(NamedTuple):

@@ -199,28 +199,35 @@ def lttng(program: Path, scratch: Path) -> Iterator[Calls]:
 
 @contextmanager
 def _session(kept: Path) -> Iterator[None]:
-    """Have all events recorded by a session of one's own; by a daemon of one's own if none runs."""
-    daemon = None
-    if not _answers():
-        daemon = subprocess.Popen(
-            ["lttng-sessiond", "--no-kernel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+    """Have all events recorded by a session of one's own."""
+    with _daemon():
+        _lttng("create", SESSION, "--snapshot", "--output", str(kept))
+        try:
+            _lttng("enable-event", "--session", SESSION, "--userspace", "lttng_ust_cyg_profile:*")
+            _lttng("start", SESSION)
+            yield
+        finally:
+            _lttng("destroy", SESSION)
+
+
+@contextmanager
+def _daemon() -> Iterator[None]:
+    """Have LTTng's daemon: one of one's own if none runs."""
+    if _answers():
+        yield
+        return
+    silent = subprocess.DEVNULL
+    daemon = subprocess.Popen(["lttng-sessiond", "--no-kernel"], stdout=silent, stderr=silent)
+    try:
         deadline = time.monotonic() + PATIENCE
         while not _answers():
             if time.monotonic() > deadline:
-                daemon.terminate()
                 raise BenchmarkError("lttng-sessiond does not answer")
             time.sleep(0.1)
-    try:
-        _lttng("create", SESSION, "--snapshot", "--output", str(kept))
-        _lttng("enable-event", "--session", SESSION, "--userspace", "lttng_ust_cyg_profile:*")
-        _lttng("start", SESSION)
         yield
     finally:
-        _lttng("destroy", SESSION)
-        if daemon:
-            daemon.terminate()
-            daemon.wait()
+        daemon.terminate()
+        daemon.wait()
 
 
 def _answers() -> bool:
