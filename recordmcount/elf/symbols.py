@@ -33,7 +33,7 @@ def named(obj: Object, names: Sequence[bytes]) -> Iterator[tuple[bytes, int, int
         section = obj.section(index)
         strings = elf.name_places(obj.content(section.link), sorted(names, key=len))
         places = {place.to_bytes(4, "little"): name for place, name in strings.items()}  # st_name
-        low_bytes = {place[0] for place in places}
+        low_bytes = {each[0] for each in places}
         step = elf.CHUNK * size
         for start in range(0, section.size - section.size % size, step):
             length = min(step, section.size - start)
@@ -149,21 +149,24 @@ class Functions:
         """Yield (section, start, best name) of all that are typed as functions, in order."""
         self._column(0)
         for section, column in sorted((self._sections or {}).items()):
-            rows = [row for row in column.rows if row[_RANK] >= _LEAST_FUNCTION]
+            rows = [each for each in column.rows if each[_RANK] >= _LEAST_FUNCTION]
             for row, behind in zip_longest(rows, rows[1:]):
                 if behind is None or behind[_START] != row[_START]:
                     yield section, row[_START], self._name(row)
 
-    def beginnings(self) -> tuple[set[int], set[int]]:
-        """Return st_value of symbols that are functions, and of those without a type."""
+    def beginnings(self) -> tuple[list[int], list[int]]:
+        """Return st_value of symbols that are functions, and of those without a type.
+
+        Most are in order, so that sorting them takes little; some may be there twice.
+        """
         obj = self._obj
-        typed, most = set(self.most_beginnings()), self._fullest_table()
-        untyped: set[int] = set()
+        typed, most = [*self.most_beginnings()], self._fullest_table()
+        untyped: list[int] = []
         for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
             content = obj.content(index)
             if index != most:
-                typed.update(places(obj, content, *_TYPED))
-            untyped.update(places(obj, content, elf.STT_NOTYPE))
+                typed += places(obj, content, *_TYPED)
+            untyped += places(obj, content, elf.STT_NOTYPE)
         return typed, untyped
 
     def most_beginnings(self) -> list[int]:

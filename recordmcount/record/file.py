@@ -169,7 +169,8 @@ def _record_named(path: str, file: str, options: "Options", result: Result) -> N
             commit.close(fd)
     except (RecordError, OSError):
         pass  # it is said below
-    if found in (filetype.OTHER, *filetype.NOT_CODE):  # any archive may hold what is no object
+    # Any archive may hold what is no object.
+    if found == filetype.OTHER or found in filetype.NOT_CODE:
         return
     member = Result()
     if found in filetype.ARCHIVES:  # it may be the same one again

@@ -38,8 +38,8 @@ class Boundaries:
         self._code = code
         self._entry = obj.layout.ehdr.unpack(obj.header)[elf.E_ENTRY]
         self._most = code.most_beginnings()
-        self._typed: set[int] = set()
-        self._untyped: set[int] = set()
+        self._typed: list[int] = []
+        self._untyped: list[int] = []
         self._known: tuple[list[int], list[int]] | None = None
         self._has_frames = False
         self._prologues = {b""}
@@ -47,29 +47,29 @@ class Boundaries:
 
     def doubtful(self, vaddrs: Sequence[int], start: int, text: bytes) -> Iterator[tuple[int, str]]:
         """Yield (index, reason) of those that are not proven; code from `start` on is `text`."""
-        if self._all_begin(vaddrs):
+        if not vaddrs:
+            return
+        first = bisect_left(self._most, vaddrs[0])
+        near = self._most[first : bisect_right(self._most, vaddrs[-1], first)]
+        if near == vaddrs:
+            return
+        # A set of all, in the order of a symbol table, would be in no cache of a processor.
+        starts = set(near)
+        if starts.issuperset(vaddrs):
             return
         if not self._typed:
             self._typed, self._untyped = self._code.beginnings()
-            self._typed.add(self._entry)
-        typed, untyped = self._typed, self._untyped
+            self._typed.append(self._entry)
         for index, vaddr in enumerate(vaddrs):
-            if vaddr not in typed and vaddr not in untyped:
+            if vaddr not in starts and not self._begins(vaddr):
                 reason = self._why_not(vaddr, start, text)
                 if reason:
                     yield index, reason
 
-    def _all_begin(self, vaddrs: Sequence[int]) -> bool:
-        """Tell whether functions begin at all of them, by most symbols.
-
-        Only those near to them are looked at: a set of all, in the order of a symbol table, is in
-        no cache of a processor.
-        """
-        if not vaddrs:
-            return True
-        first = bisect_left(self._most, vaddrs[0])
-        near = self._most[first : bisect_right(self._most, vaddrs[-1], first)]
-        return near == vaddrs or set(near).issuperset(vaddrs)
+    def _begins(self, vaddr: int) -> bool:
+        """Tell whether a function is known to begin there, by any symbol or unwind entry."""
+        every = self._sorted()[1]
+        return vaddr in every[(at := bisect_left(every, vaddr)) : at + 1]
 
     def _why_not(self, vaddr: int, start: int, text: bytes) -> str:
         section = self._code.section_at(vaddr)
@@ -97,12 +97,13 @@ class Boundaries:
 
     def _sorted(self) -> tuple[list[int], list[int]]:
         if self._known is None:
-            self._known = sorted(self._typed), sorted(self._typed | self._untyped)
+            typed = sorted(self._typed)
+            self._known = typed, sorted([*typed, *self._untyped])
         return self._known
 
     def _add_frames(self) -> None:
         for each in self._obj.once(frames.ranges).values():
-            self._typed.update(start for start, _ in each)
+            self._typed += (start for start, _ in each)
         self._known = None
         self._has_frames = True
 
@@ -115,9 +116,10 @@ class Boundaries:
         """
         distance = vaddr - origin
         if distance <= LONGEST_PROLOGUE:
-            prologue = text[origin - start : vaddr - start]
             if origin < start:
                 prologue = self._code.some(origin, distance)
+            else:
+                prologue = text[origin - start : vaddr - start]
             if prologue in self._prologues:
                 return True
             if x86.is_prologue(self._code.machine, prologue):

@@ -132,7 +132,7 @@ class LinkedCode:
             found = self._functions.at(section.index, vaddr, begins)
         return found
 
-    def beginnings(self) -> tuple[set[int], set[int]]:
+    def beginnings(self) -> tuple[list[int], list[int]]:
         """Return where functions begin by symbols: by those typed so, and by those without type."""
         return self._functions.beginnings()
 

@@ -56,7 +56,7 @@ class Begun:
 
     def __init__(self, obj: Object, sites: LinkedSites) -> None:
         self._sites = sites
-        starts, _ = sites.code.beginnings()
+        starts = {*sites.code.beginnings()[0]}
         view = obj.once(LoadView)
         self.positions = sorted(
             vaddr

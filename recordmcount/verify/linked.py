@@ -279,7 +279,7 @@ class _Check:
         """Tell of sites that no symbol names, where functions have one."""
         if not names_locals(self._obj):
             return
-        starts, _ = self._image.code.beginnings()
+        starts = {*self._image.code.beginnings()[0]}
         for number, vaddr in enumerate(sites.vaddrs):
             if vaddr in starts or vaddr - ENDBR_SIZE in starts or vaddr in foreign:
                 continue

@@ -79,7 +79,7 @@ class _Check:
                 what = f"{section.size} bytes, of {word} each"
                 yield Finding(rules.TABLE_SIZE, what, section.name, section.size)
         recorded = [part.section for part in self._sites.parts if any(part.recorded)]
-        if any(in_group(self._obj, section) for section in recorded):
+        if any(in_group(self._obj, each) for each in recorded):
             yield from self._groups()
 
     def _groups(self) -> Iterator[Finding]:
