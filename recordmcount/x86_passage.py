@@ -19,7 +19,8 @@ five or more are in the next do the other bytes have to be NOPs behind any of th
     90 90 90...                behind 66, 2e or 90: nop; behind a9: test
 """
 
-from .x86 import CALL, NOPS, SHORT_JUMP, nop_ends, parted_nops
+from .x86 import CALL
+from .x86_nops import NOPS, SHORT_JUMP, nop_ends, parted_nops
 
 TEST = b"\xa9"  # test $imm32,%eax
 CALL_INDIRECT = b"\xff"  # call *r/m, with 2 in the reg field of ModRM

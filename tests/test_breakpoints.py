@@ -30,7 +30,7 @@ from patcher.process.traced_threads import TracedThreads
 from patcher.process.tracees import Tracees
 from patcher.process.tracing import OPTIONS, Tracing
 from recordmcount.sites.state import State
-from recordmcount.x86 import INT3
+from recordmcount.x86_code import INT3
 from tests.support import live, storm
 from tests.support.command import ROOT
 from tests.support.live import CALLS, ask, count, patch, refused

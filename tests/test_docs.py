@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from recordmcount import x86
+from recordmcount import x86, x86_linked
+from recordmcount.x86_object_nops import object_nop
 from tests.support.command import ROOT, run
 from tests.test_layers import ALL, IMPORTS, LAYERS
 
@@ -191,7 +192,7 @@ def test_the_nops_of_the_recorder_are_those_of_the_page(form: x86.CallForm) -> N
 
 @pytest.mark.parametrize("machine", [x86.EM_X86_64, x86.EM_386])
 def test_the_nops_of_linked_files_are_those_of_the_page(machine: int) -> None:
-    for form in x86.linked_calls(machine):
+    for form in x86_linked.linked_calls(machine):
         assert f"| `{form.name}`" in FORMATS
         if form.idle:
             continue
@@ -207,8 +208,8 @@ def test_the_nops_of_linked_files_are_those_of_the_page(machine: int) -> None:
 
 @pytest.mark.parametrize("machine", [x86.EM_X86_64, x86.EM_386])
 def test_the_nops_of_linked_calls_with_a_prefix_have_it_or_data16(machine: int) -> None:
-    alone = {form.prefix: form for form in x86.linked_calls(machine) if not form.idle}
-    for form in x86.linked_calls(machine):
+    alone = {form.prefix: form for form in x86_linked.linked_calls(machine) if not form.idle}
+    for form in x86_linked.linked_calls(machine):
         if form.idle == b"\xf2" and form.length == 6:
             assert form.nop_with(0xAA).hex(" ").replace("aa", "SS") in FORMATS
         elif form.idle:
@@ -220,7 +221,7 @@ def test_the_nops_of_linked_calls_with_a_prefix_have_it_or_data16(machine: int) 
 def test_the_nops_of_objects_are_those_of_the_page(machine: int) -> None:
     for kind, forms in x86.CALL_FORMS[machine].items():
         for form in forms:
-            nop = x86.object_nop(form, kind)
+            nop = object_nop(form, kind)
             text = nop.hex(" ")
             if form.length == 5:
                 assert text == f"0f 1f 44 08 {kind:02x}"

@@ -30,7 +30,7 @@ from patcher.protocols.steps import (
     WaitZero,
     Write,
 )
-from recordmcount.x86 import INT3, first_instruction
+from recordmcount.x86_code import INT3, first_instruction
 from tools.explorer.__main__ import main, try_case
 from tools.explorer.model import MIXED, STALE, UNHANDLED, Model, Scenario
 from tools.explorer.mutations import Transformation, changed, without

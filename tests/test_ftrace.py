@@ -35,7 +35,7 @@ from patcher.modify import Batch, modify_batch
 from patcher.protocols import breakpoint as breakpoint_
 from patcher.protocols import nmi, stop_machine
 from patcher.protocols.machine import Machine
-from recordmcount import x86
+from recordmcount import x86, x86_code, x86_nops
 from tests.support import images
 from tests.support.modules import (
     CALL,
@@ -111,7 +111,7 @@ class World:
         return self.ftrace.record(address)
 
     def calls(self, address: int, target: int) -> bool:
-        return self.at(address) == x86.call(address, target)
+        return self.at(address) == x86_code.call(address, target)
 
 
 def deviating(address: int = READ) -> World:
@@ -180,9 +180,9 @@ def test_sites_that_are_nops_already_are_taken_as_such() -> None:
     assert world.batches == []
 
 
-@pytest.mark.parametrize("family", x86.NOP_FAMILIES)
+@pytest.mark.parametrize("family", x86_nops.NOP_FAMILIES)
 def test_nops_are_those_of_the_processor_before_any_is_executed(family: str) -> None:
-    nops = x86.NOP_FAMILIES[family]
+    nops = x86_nops.NOP_FAMILIES[family]
     marked = x86.CALL_GOT  # of its NOP the file can tell what it stood for
     got = Point(START + 0x18, marked.nop, CALL + b"\x90", marked.nop, "got", ("got",))
     points = (got, hook_at(START + 0x20, Kind.TRAMPOLINE), hook_at(START + 0x28, Kind.HOOK))
@@ -416,23 +416,23 @@ def test_in_32_bit_code_everything_is_in_reach() -> None:
 
 @pytest.mark.parametrize("length", [6, 12, 13])
 def test_a_site_of_any_length_is_called_in_its_length(length: int) -> None:
-    linked = x86.call(OPEN, LIST, length)
+    linked = x86_code.call(OPEN, LIST, length)
     assert linked is not None
-    site = Point(OPEN, linked, linked, x86.NOPS[length], "open", ("open",))
+    site = Point(OPEN, linked, linked, x86_nops.NOPS[length], "open", ("open",))
     world = World()
     module = world.live(loaded_at(START, sites=(), extra=(site,)))
     for target in (TRACER, None):
         world.ftrace.register(Ops("tracer", target))
-        expected = linked if target is None else x86.call(OPEN, target, length)
+        expected = linked if target is None else x86_code.call(OPEN, target, length)
         assert world.memory.read(OPEN, length) == expected
         world.ftrace.unregister("tracer")
-        assert world.memory.read(OPEN, length) == x86.NOPS[length]
+        assert world.memory.read(OPEN, length) == x86_nops.NOPS[length]
     assert module.points == (site,)
 
 
 def test_an_absolute_call_keeps_the_register_that_its_compiler_chose() -> None:
     rcx = bytes.fromhex("48b9 1122334455667700 ffd1")  # movabs $..., %rcx; call *%rcx
-    site = Point(OPEN, rcx, rcx, x86.NOPS[12], "open", ("open",))
+    site = Point(OPEN, rcx, rcx, x86_nops.NOPS[12], "open", ("open",))
     world = World()
     world.live(loaded_at(START, sites=(), extra=(site,)))
     world.ftrace.register(Ops("tracer", FAR))
@@ -477,7 +477,7 @@ def test_a_trampoline_is_retargeted_and_its_hook_is_a_jump_or_a_nop() -> None:
     assert world.calls(call, TRACER)
     for target in (TRACER, OTHER_TRACER):
         world.ftrace.modify_jump(world.record(hook), target)
-        assert world.at(hook) == x86.jump(hook, target)
+        assert world.at(hook) == x86_code.jump(hook, target)
         assert world.record(hook).flags is Flags.ENABLED
     world.ftrace.modify_jump(world.record(hook), None)
     assert world.at(hook) == NOP
@@ -592,7 +592,7 @@ def test_a_write_that_is_lost_is_a_bug_that_says_what_was_written() -> None:
         world.ftrace.register(Ops("tracer", TRACER))
     (bug,) = world.bugs
     assert (bug.errno, bug.symbol, bug.operation) == ("EPERM", "read", "MAKE_CALL")
-    assert (bug.actual, bug.expected) == (NOP, (x86.call(READ, TRACER),))
+    assert (bug.actual, bug.expected) == (NOP, (x86_code.call(READ, TRACER),))
 
 
 @pytest.mark.parametrize("fault", ["unwritable", "deaf"])

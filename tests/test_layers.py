@@ -16,7 +16,16 @@ from tests.support.command import ROOT
 LAYERS = {
     "recordmcount": [
         ["__init__", "errors", "x86", "columns", "packages"],
-        ["budget", "x86_length", "x86_passage"],
+        [
+            "budget",
+            "x86_functions",
+            "x86_length",
+            "x86_linked",
+            "x86_nops",
+            "x86_object_nops",
+            "x86_relocations",
+        ],
+        ["x86_code", "x86_passage", "x86_patterns", "x86_stubs"],
         ["elf"],
         ["commit", "folders"],
         ["replacement"],

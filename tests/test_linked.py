@@ -10,13 +10,15 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from recordmcount import x86
+from recordmcount import x86, x86_linked
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError, RecordError
 from recordmcount.sites import linked as linked_sites
 from recordmcount.sites.linked import LinkedSites
 from recordmcount.sites.site import Site
 from recordmcount.sites.state import STATES, State
+from recordmcount.x86_functions import ENDBR
+from recordmcount.x86_object_nops import is_object_nop
 from tests.support import command, images, linked
 from tests.support.images import WORK, WORK_FUNCTIONS, build
 from tests.support.objects import parsed
@@ -526,14 +528,14 @@ def test_a_nop_that_tells_another_number_of_targets_is_foreign(program: Path) ->
     )
 
 
-PLAIN_NOPS = [form.nop for form in x86.linked_calls(x86.EM_X86_64)]
+PLAIN_NOPS = [form.nop for form in x86_linked.linked_calls(x86.EM_X86_64)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nop", PLAIN_NOPS, ids=bytes.hex)
 @pytest.mark.parametrize(
     ("before", "is_entry"),
-    [(b"", True), (x86.ENDBR[0], True), (b"\x55", False), (bytes(4), False)],
+    [(b"", True), (ENDBR[0], True), (b"\x55", False), (bytes(4), False)],
     ids=["entry", "endbr64", "push", "other"],
 )
 def test_a_nop_without_a_mark_is_foreign_but_for_five_bytes_at_an_entry(
@@ -669,7 +671,7 @@ MODES = {x86.EM_X86_64: capstone.CS_MODE_64, x86.EM_386: capstone.CS_MODE_32}
 FORMS = [
     pytest.param(machine, form, id=f"{machine}-{form.name}-{form.prefix.hex()}")
     for machine in MODES
-    for form in x86.linked_calls(machine)
+    for form in x86_linked.linked_calls(machine)
 ]
 
 
@@ -681,7 +683,7 @@ def instructions(machine: int, code: bytes) -> list[str]:
 
 @pytest.mark.parametrize(("machine", "form"), FORMS)
 def test_every_nop_is_one_instruction_whatever_its_selector(
-    machine: int, form: x86.LinkedCall
+    machine: int, form: x86_linked.LinkedCall
 ) -> None:
     for selector in range(256):
         nop = form.nop_with(selector)
@@ -691,11 +693,11 @@ def test_every_nop_is_one_instruction_whatever_its_selector(
 
 @pytest.mark.parametrize("machine", MODES)
 def test_no_two_nops_are_alike_and_none_is_that_of_an_object(machine: int) -> None:
-    forms = x86.linked_calls(machine)
+    forms = x86_linked.linked_calls(machine)
     every = [(form, selector) for form in forms for selector in range(256)]
     for form, selector in every:
         nop = form.nop_with(selector)
-        assert not x86.is_object_nop(nop)
+        assert not is_object_nop(nop)
         padded = nop + bytes(x86.LONGEST_SITE - len(nop))
         assert [
             (one, one.selector(padded)) for one in forms if one.selector(padded) is not None
@@ -703,7 +705,7 @@ def test_no_two_nops_are_alike_and_none_is_that_of_an_object(machine: int) -> No
 
 
 @pytest.mark.parametrize(("machine", "form"), FORMS)
-def test_a_call_reads_back_as_it_was_spelled(machine: int, form: x86.LinkedCall) -> None:
+def test_a_call_reads_back_as_it_was_spelled(machine: int, form: x86_linked.LinkedCall) -> None:
     bound = 1 << 8 * form.width - 1
     for operand in (0, 1, -1, 0x11223344, bound - 1, -bound):
         code = form.spell(operand)
@@ -717,7 +719,7 @@ def operands_of_nops(machine: int) -> dict[str, str]:
     """Of the forms of six bytes, by their prefix."""
     decoder = capstone.Cs(capstone.CS_ARCH_X86, MODES[machine])
     operands = {}
-    for form in x86.linked_calls(machine):
+    for form in x86_linked.linked_calls(machine):
         if form.length == 6:
             (nop,) = decoder.disasm(form.nop_with(0x12), 0)
             operands[form.prefix.hex()] = nop.op_str

@@ -20,7 +20,7 @@ from patcher.process import access, loaded_file, ptrace
 from patcher.process.pages import MOST
 from patcher.process.proc import Proc
 from patcher.process.target import Target
-from recordmcount.x86 import INT3
+from recordmcount.x86_code import INT3
 from tests.support import command, images, live
 from tests.support.command import ROOT
 from tests.support.live import CALLS, ask, count, forbid_map_files, patch, refused

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 import pytest
 
 from patcher.cpu import nop_family
-from recordmcount import x86
+from recordmcount import x86_nops
 
 
 def cpuinfo(vendor: str, family: int, model: str, flags: str) -> str:
@@ -75,7 +75,7 @@ class Processor:
     """Executes the NOPs it is said to, and remembers those that were tried."""
 
     def __init__(self, *families: str) -> None:
-        self.known = {nop for family in families for nop in x86.NOP_FAMILIES[family].values()}
+        self.known = {nop for family in families for nop in x86_nops.NOP_FAMILIES[family].values()}
         self.tried: list[Collection[bytes]] = []
 
     def executes(self, nops: Iterable[bytes]) -> bool:
@@ -94,7 +94,7 @@ def test_the_best_candidate_that_is_executed_is_chosen() -> None:
 def test_a_family_of_which_one_nop_fails_is_not_chosen(length: int) -> None:
     """Virtual PC executes some forms of nopl and not others."""
     processor = Processor("p6", "k8")
-    processor.known.remove(x86.NOPS[length])
+    processor.known.remove(x86_nops.NOPS[length])
     assert nop_family.choose(XEON, processor.executes) == "k8"
 
 

@@ -9,7 +9,9 @@ import capstone
 import pytest
 from capstone import x86
 
-from recordmcount.x86 import EM_X86_64, nop_ends, parted_nops, sled_call
+from recordmcount.x86 import EM_X86_64
+from recordmcount.x86_code import sled_call
+from recordmcount.x86_nops import nop_ends, parted_nops
 from recordmcount.x86_passage import halfway, is_halfway, passage
 
 RIP_RELATIVE = "ff 15 f0 2f 00 00"

@@ -13,7 +13,7 @@ from patcher.errors import ReachError
 from patcher.ftrace.mappings import Mapping, Range
 from patcher.process import maps, places
 from patcher.process.proc import Proc
-from recordmcount import x86
+from recordmcount import x86_code
 from tests.support import images
 from tests.support.processes import build_program, started
 
@@ -169,7 +169,7 @@ def test_programs_map_what_was_chosen_and_go_on(kind: str, tmp_path: Path) -> No
         for group, place in zip(code, found, strict=True):
             for site in (group.start, group.end - 5):
                 for target in (place, place + 16 * PAGE - 1):
-                    assert x86.call(site, target)
+                    assert x86_code.call(site, target)
         process.communicate("".join(f"{place:x} {16 * PAGE:x}\n" for place in {*found}))
         assert process.returncode == 0
 

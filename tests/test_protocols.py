@@ -25,7 +25,7 @@ from patcher.modify import Batch, Change
 from patcher.protocols import breakpoint as int3
 from patcher.protocols import nmi, stop_machine
 from patcher.protocols.machine import Machine
-from recordmcount import x86
+from recordmcount import x86_code, x86_nops
 from tests.support import modules
 
 FIRST, SECOND = 0x1000, 0x1010
@@ -232,7 +232,7 @@ def test_an_act_that_raises_what_ends_iterations_fails_like_any_other() -> None:
 
 NOP_CALL = b"\x90" + CALL
 TWO = Batch.of(
-    [Change(FIRST, NOP_CALL, x86.NOPS[6], "two+0x0"), Change(SECOND, CALL, NOP, "one+0x0")]
+    [Change(FIRST, NOP_CALL, x86_nops.NOPS[6], "two+0x0"), Change(SECOND, CALL, NOP, "one+0x0")]
 )
 
 
@@ -258,7 +258,7 @@ def test_a_cpu_that_stands_at_either_end_of_a_site_is_not_inside(protocol: Modul
     machine = Traced(TWO)
     machine.pointers = [FIRST, FIRST + 6, SECOND, SECOND + 5]
     protocol.modify(machine, TWO)
-    assert [site(machine, change) for change in TWO] == [x86.NOPS[6], NOP]
+    assert [site(machine, change) for change in TWO] == [x86_nops.NOPS[6], NOP]
 
 
 @pytest.mark.parametrize(
@@ -427,9 +427,9 @@ def test_breakpoints_then_tails_then_heads_with_a_sync_after_each() -> None:
 def test_while_it_works_a_hit_skips_the_whole_site_of_any_length() -> None:
     changes, address = [], FIRST
     for length in (5, 6, 12, 13):
-        call = x86.call(address, address + 0x100, length)
+        call = x86_code.call(address, address + 0x100, length)
         assert call is not None
-        changes.append(Change(address, call, x86.NOPS[length]))
+        changes.append(Change(address, call, x86_nops.NOPS[length]))
         address += length
     batch = Batch.of(changes)
     machine = Traced(batch)

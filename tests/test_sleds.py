@@ -17,7 +17,7 @@ from patcher.process.proc import Proc
 from patcher.process.switch import make, select
 from patcher.process.target import Target
 from recordmcount.sites.state import State
-from recordmcount.x86 import NOPS, parted_nops
+from recordmcount.x86_nops import NOPS, parted_nops
 from tests.support import command, images, live, sleds
 from tests.support.live import CALLS, ask, count, patch, refused
 from tests.support.processes import finish, started, wait_for

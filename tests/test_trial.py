@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from patcher.cpu import trial
-from recordmcount import x86
+from recordmcount import x86, x86_nops
 from tests.support import command
 from tests.support.assembly import assembled
 
@@ -17,9 +17,9 @@ def executes(text: str) -> bool:
     return trial.executes([assembled(x86.EM_X86_64, text)])
 
 
-@pytest.mark.parametrize("family", x86.NOP_FAMILIES)
+@pytest.mark.parametrize("family", x86_nops.NOP_FAMILIES)
 def test_every_nop_of_every_family_is_executed_without_effect(family: str) -> None:
-    assert trial.executes(x86.NOP_FAMILIES[family].values())
+    assert trial.executes(x86_nops.NOP_FAMILIES[family].values())
 
 
 @pytest.mark.parametrize("form", [x86.CALL, x86.CALL_GOT, *x86.CALL_ABS[::8]])
@@ -67,7 +67,7 @@ def test_what_uses_memory_is_no_nop(text: str) -> None:
 
 
 @pytest.mark.parametrize("code", [
-    b"", b"\x90\x90", x86.NOP5[:-1], x86.NOP5 + b"\x90", x86.JUMP_NOPS[5][:-1],
+    b"", b"\x90\x90", x86.NOP5[:-1], x86.NOP5 + b"\x90", x86_nops.JUMP_NOPS[5][:-1],
     b"\x66" * 15 + b"\x90", b"\x90" * 5000, b"\x0f", b"\x66", b"\xeb\xfd", b"\xeb\x01",
 ], ids=lambda code: code[:16].hex())  # fmt: skip
 def test_what_is_not_exactly_one_instruction_is_no_nop(code: bytes) -> None:
@@ -75,7 +75,7 @@ def test_what_is_not_exactly_one_instruction_is_no_nop(code: bytes) -> None:
 
 
 def test_one_that_is_none_spoils_all() -> None:
-    assert not trial.executes([x86.NOPS[5], bytes.fromhex("0f0b"), x86.NOPS[6]])
+    assert not trial.executes([x86_nops.NOPS[5], bytes.fromhex("0f0b"), x86_nops.NOPS[6]])
 
 
 def test_a_loop_without_end_is_no_nop_and_gets_little_processor_time() -> None:
@@ -86,7 +86,7 @@ def test_a_loop_without_end_is_no_nop_and_gets_little_processor_time() -> None:
 
 
 def test_a_child_that_does_not_answer_in_time_is_no_yes() -> None:
-    assert not trial.executes([x86.NOPS[1]], seconds=0)
+    assert not trial.executes([x86_nops.NOPS[1]], seconds=0)
 
 
 def test_nothing_is_left_behind_by_a_child_that_dies(

@@ -8,8 +8,9 @@ import pytest
 from capstone import x86_const
 from elftools.elf import enums
 
-from recordmcount import x86
+from recordmcount import x86, x86_linked
 from recordmcount.x86 import CallForm
+from recordmcount.x86_object_nops import object_nop
 from tests.support.assembly import MACHINES, assembled, instructions, only_instruction
 
 EVERY_FORM = [
@@ -96,10 +97,22 @@ def test_the_nop_in_place_of_a_call_is_one_instruction_that_does_nothing(
         (x86.NOP13, "x86-64", "data16 data16 data16 cs nopw 0x0(%rax,%rax,1)"),
         (x86.NOP5_386, "i386", "lea %ds:0x0(%esi,%eiz,1),%esi"),
         (x86.NOP6_386, "i386", "lea 0x0(%esi),%esi"),
-        (x86.object_nop(x86.CALL, x86.R_X86_64_PLT32), "x86-64", "nopl 0x4(%rax,%rcx,1)"),
-        (x86.object_nop(x86.CALL_GOT, x86.R_X86_64_GOTPCRELX), "x86-64", "nopw 0x29(%rsp,%rcx,1)"),
+        (
+            object_nop(x86.CALL, x86.R_X86_64_PLT32),
+            "x86-64",
+            "nopl 0x4(%rax,%rcx,1)",
+        ),
+        (
+            object_nop(x86.CALL_GOT, x86.R_X86_64_GOTPCRELX),
+            "x86-64",
+            "nopw 0x29(%rsp,%rcx,1)",
+        ),
         *(
-            (x86.object_nop(form, x86.R_386_GOT32X), "i386", f"nopw 0x2b(%{base},%ecx,1)")
+            (
+                object_nop(form, x86.R_386_GOT32X),
+                "i386",
+                f"nopw 0x2b(%{base},%ecx,1)",
+            )
             for form, base in zip(
                 x86.CALL_GOT_386,
                 ("ebx", "eax", "ecx", "edx", "ebp", "esi", "edi", "esp"),  # esp: without a base
@@ -124,10 +137,10 @@ def test_a_nop_reads_as_the_text_beside_it(
     assert [" ".join(line.split()) for line in lines] == [text]
 
 
-RELOCATION_NAMES = [name for name in vars(x86) if name.startswith("R_")]
+TYPES = [name for name in vars(x86) if name.startswith("R_")]
 
 
-@pytest.mark.parametrize("name", [*RELOCATION_NAMES, "EM_386", "EM_X86_64"])
+@pytest.mark.parametrize("name", [*TYPES, "EM_386", "EM_X86_64"])
 def test_a_number_is_that_of_the_c_library(name: str) -> None:
     header = Path("/usr/include/elf.h").read_text()
     defined = re.findall(rf"^#define\s+{name}\s+(\d+)\b", header, re.MULTILINE)
@@ -184,108 +197,7 @@ def test_a_call_is_decoded_only_if_every_byte_around_the_field_fits(
         assert decode(machine, kind, form.addend, bytes(changed), field) is None
 
 
-# --- turned off in an object ----------------------------------------------------------------------
-
-OBJECT_NOPS = [
-    pytest.param(machine, nop, form, kind, id=f"{machine}-{nop.hex()}")
-    for machine in MACHINES
-    for nop, (form, kind, _) in x86.object_nops(machine).items()
-]
-
-
-@pytest.mark.parametrize("machine", MACHINES)
-def test_a_nop_in_an_object_tells_which_call_and_which_relocation_it_replaced(machine: int) -> None:
-    names = range(1 + len(x86.KNOWN_NAMES)) if machine == x86.EM_386 else [0]
-    assert list(x86.object_nops(machine).values()) == [
-        (form, kind, name)
-        for kind, forms in x86.CALL_FORMS[machine].items()
-        for form in forms
-        for name in names
-    ]
-
-
-@pytest.mark.parametrize(("machine", "nop", "form", "kind"), OBJECT_NOPS)
-def test_a_nop_in_an_object_is_one_instruction_as_long_as_the_call(
-    machine: int, nop: bytes, form: CallForm, kind: int
-) -> None:
-    instruction = only_instruction(machine, nop)
-    assert instruction.id == x86_const.X86_INS_NOP
-    assert len(nop) == form.length
-    memory = instruction.operands[0].mem
-    assert instruction.reg_name(memory.index) in ("rcx", "ecx")
-    assert memory.disp & 0x3F == kind  # above it are bits of the number of a name
-
-
-@pytest.mark.parametrize("form", x86.CALL_ABS, ids=lambda form: form.prefix.hex())
-def test_a_nop_for_movabs_tells_the_register(form: CallForm) -> None:
-    nop = only_instruction(x86.EM_X86_64, x86.object_nop(form, x86.R_X86_64_64))
-    number = x86.CALL_ABS.index(form) % 8
-    assert nop.operands[0].mem.disp == 256 * number + x86.R_X86_64_64
-
-
-@pytest.mark.parametrize(("machine", "nop", "form", "kind"), OBJECT_NOPS)
-def test_a_nop_in_an_object_is_none_of_a_linked_image_nor_padding(
-    machine: int, nop: bytes, form: CallForm, kind: int
-) -> None:
-    assert all(call.selector(nop) is None for call in x86.linked_calls(machine))
-    assert nop not in (x86.NOP5, x86.NOP6, x86.NOP12, x86.NOP13)
-    assert x86.is_object_nop(nop)
-
-
-def test_the_name_of_a_relocation_type_is_the_one_of_its_number() -> None:
-    for names in x86.RELOCATION_NAMES.values():
-        assert {getattr(x86, name): name for name in names.values()} == names
-
-
-@pytest.mark.parametrize("machine", MACHINES)
-def test_every_relocation_type_of_a_call_has_a_name(machine: int) -> None:
-    assert x86.RELOCATION_NAMES[machine].keys() == {0, *x86.CALL_FORMS[machine]}
-
-
-def test_only_relocations_that_say_so_fill_8_bytes() -> None:
-    wide = {
-        name
-        for name, number in enums.ENUM_RELOC_TYPE_x64.items()
-        if name != "_default_" and x86.field_size(x86.EM_X86_64, number) == 8
-    }
-    named_so = {
-        name
-        for name in enums.ENUM_RELOC_TYPE_x64
-        if name.removeprefix("R_X86_64_").endswith("64") and "RELATIVE" not in name
-    }
-    assert wide == named_so
-    assert x86.field_size(x86.EM_386, x86.R_386_32) == 4
-
-
 def test_no_site_is_longer_than_the_longest() -> None:
-    linked = [form for machine in MACHINES for form in x86.linked_calls(machine)]
+    linked = [form for machine in MACHINES for form in x86_linked.linked_calls(machine)]
     lengths = [form.length for form in x86.ALL_FORMS] + [form.length for form in linked]
     assert max(lengths) == x86.LONGEST_SITE
-
-
-def test_the_counter_is_read_by_what_the_assembler_makes_of_its_text() -> None:
-    text = "rdtsc; shl $0x20, %rdx; or %rdx, %rax; ret"
-    assert assembled(x86.EM_X86_64, text) == x86.READ_COUNTER
-
-
-# What capstone calls each.
-ENDS = {
-    "c3": "ret", "c21000": "ret", "f3c3": "repz ret", "f2c3": "bnd ret", "eb40": "jmp",
-    "e900010000": "jmp", "f2e900010000": "bnd jmp", "ffe0": "jmp", "41ffe3": "jmp",
-    "3effe2": "notrack jmp", "ff2508000000": "jmp",
-}  # fmt: skip
-NO_ENDS = {
-    "90": "nop", "e800000000": "call", "ffd0": "call", "50": "push", "4150": "push", "7404": "je",
-    "cc": "int3", "c9": "leave",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("code", [*ENDS, *NO_ENDS])
-def test_a_function_is_left_by_a_return_or_a_jump(code: str) -> None:
-    (instruction,) = instructions(x86.EM_X86_64, bytes.fromhex(code))
-    assert instruction.mnemonic == {**ENDS, **NO_ENDS}[code]
-    assert x86.ends_function(bytes.fromhex(code)) == (code in ENDS)
-
-
-def test_where_code_ends_nothing_leaves_a_function() -> None:
-    assert not x86.ends_function(b"")

@@ -1,6 +1,6 @@
 """Which family of NOPs the processors at hand execute: by their features, then by trial.
 
-    Ftrace(..., nops=x86.NOP_FAMILIES[nop_family.at_hand()])
+    Ftrace(..., nops=x86_nops.NOP_FAMILIES[nop_family.at_hand()])
 
 Files hold NOPs of the first family, whose operands encode which call they replace; in memory that
 is known without them. The families in order of preference, which is also that of Linux 2.6.28
@@ -18,7 +18,7 @@ is known without them. The families in order of preference, which is also that o
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from recordmcount import x86
+from recordmcount import x86_nops
 
 from .trial import executes
 
@@ -39,7 +39,7 @@ def choose(cpuinfo: str, executes: Callable[[Iterable[bytes]], bool] = executes)
     *doubtful, last = candidates(cpuinfo)
     with suppress(OSError):
         for family in doubtful:
-            if executes(x86.NOP_FAMILIES[family].values()):
+            if executes(x86_nops.NOP_FAMILIES[family].values()):
                 return family
     return last
 

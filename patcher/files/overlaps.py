@@ -20,8 +20,9 @@ from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
 from recordmcount.sites import calls
 from recordmcount.sites.relocatable import Part, RelocatableSites
+from recordmcount.x86_relocations import WIDE_TYPES, WIDEST_FIELD, field_size
 
-NARROW = 4  # bytes that most relocations fill, and at most if they are not x86.WIDE_TYPES
+NARROW = 4  # bytes that most relocations fill, and at most if they are not WIDE_TYPES
 
 
 def overlapped(obj: Object, recorded: RelocatableSites) -> set[int]:
@@ -67,7 +68,7 @@ def _doubtful(obj: Object, part: Part, lengths: Sequence[int]) -> Sequence[int]:
             offsets, [entry - numbers.start for entry in entries[some]], starts[some], ends[some]
         )
         doubtful.update(usual[some.start + at] for at in near)
-        for at in positions(types, x86.WIDE_TYPES) if obj.machine == x86.EM_X86_64 else ():
+        for at in positions(types, WIDE_TYPES) if obj.machine == x86.EM_X86_64 else ():
             for number in _under(offsets[at], starts, ends):
                 if entries[number] != numbers[at]:
                     doubtful.add(usual[number])
@@ -92,7 +93,7 @@ def _near_others(
 def _under(offset: int, starts: Sequence[int], ends: Sequence[int]) -> Iterator[int]:
     """Return the sites that the widest relocation at a section offset touches."""
     first = bisect_left(starts, offset - x86.LONGEST_SITE)
-    last = bisect_left(starts, offset + x86.WIDEST_FIELD, first)
+    last = bisect_left(starts, offset + WIDEST_FIELD, first)
     return (number for number in range(first, last) if ends[number] > offset)
 
 
@@ -104,11 +105,11 @@ def _fields(obj: Object, relocations: Sequence[int]) -> Iterator[tuple[int, int]
     for index in relocations:
         for offset, relocation_type, _symbol, _addend in obj.relocations(index):
             none = relocation_type == x86.RELOCATION_NONE
-            yield offset, 1 if none else x86.field_size(obj.machine, relocation_type)
+            yield offset, 1 if none else field_size(obj.machine, relocation_type)
 
 
 def _touching(fields: Sequence[tuple[int, int]], offset: int, size: int) -> int:
     """Count the ascending fields that touch the `size` bytes at a section offset."""
-    first = bisect_left(fields, (offset - x86.WIDEST_FIELD, 0))
+    first = bisect_left(fields, (offset - WIDEST_FIELD, 0))
     end = bisect_left(fields, (offset + size, 0))
     return sum(at + width > offset for at, width in fields[first:end])

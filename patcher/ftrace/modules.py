@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from patcher.errors import ModuleError, NoModuleError, NoSiteError, StateError
-from recordmcount import x86
+from recordmcount import x86, x86_code
 
 from . import mappings as maps
 from .mappings import Range
@@ -242,7 +242,7 @@ class Modules:
         identity, mappings = module.identity, self.mappings()
         for each in ranges:
             size = each.end - each.start
-            if size <= 0 or not x86.is_address(module.machine, each.start, size):
+            if size <= 0 or not x86_code.is_address(module.machine, each.start, size):
                 raise ModuleError(identity.path, f"{each} is no range of addresses")
             if why := maps.why_not_text(each, mappings, identity.device, identity.inode):
                 raise ModuleError(identity.path, f"{each} {why}")
@@ -282,7 +282,7 @@ def _check_points(module: Module, ranges: Sequence[Range]) -> None:
     points = sorted(module.points)
     for point in points:
         is_hook = point.kind is Kind.HOOK
-        lengths = {x86.JUMP_LENGTH} if is_hook else x86.CALL_LENGTHS[module.machine]
+        lengths = {x86_code.JUMP_LENGTH} if is_hook else x86_code.CALL_LENGTHS[module.machine]
         if len(point.call) not in lengths:
             raise _point_error(module, point, f"no {point.kind} is {len(point.call)} bytes long")
         if len(point.call) != len(point.nop):

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from patcher.errors import ReachError
-from recordmcount import x86
+from recordmcount import x86_code
 
 from .modules import Kind, Module, Point
 from .ops import Ops, target_of
@@ -81,9 +81,9 @@ class Record:
             return self.nop if is_hook else self.point.call
         at, machine = self.address, self.module.machine
         if is_hook:
-            code = x86.jump(at, target, machine)
+            code = x86_code.jump(at, target, machine)
         else:
-            code = x86.call_like(self.point.call, at, target, machine)
+            code = x86_code.call_like(self.point.call, at, target, machine)
         if code is None:
             raise ReachError(
                 self.module.path, f"{length} bytes cannot reach {target:#x} from here",

@@ -26,7 +26,9 @@ from patcher.ftrace.mappings import Range
 from recordmcount.columns import pick
 from recordmcount.sites.site import Site, SiteTable
 from recordmcount.sites.state import LIVE_STATES, STATES, State
-from recordmcount.x86 import CALL, INT3, RELATIVE_CALLS, first_instruction, parted_nops, sled_target
+from recordmcount.x86 import CALL
+from recordmcount.x86_code import INT3, RELATIVE_CALLS, first_instruction, sled_target
+from recordmcount.x86_nops import parted_nops
 from recordmcount.x86_passage import halfway, is_halfway
 
 from . import regions

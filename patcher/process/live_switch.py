@@ -9,7 +9,9 @@ from patcher.modify import Batch
 from recordmcount.columns import pick
 from recordmcount.sites.site import Site
 from recordmcount.sites.state import State
-from recordmcount.x86 import CALL, parted_nops, sled_call
+from recordmcount.x86 import CALL
+from recordmcount.x86_code import sled_call
+from recordmcount.x86_nops import parted_nops
 
 from .functions import Goal
 from .live_sites import LiveSites

@@ -25,7 +25,8 @@ from recordmcount.elf.notes import PT_NOTE, build_id
 from recordmcount.elf.open import FLAGS, is_regular, reader
 from recordmcount.elf.segments import PF_X, PT_LOAD, LoadView
 from recordmcount.errors import FormatError, reason
-from recordmcount.x86 import ADDRESS_BITS, WIDEST_FIELD
+from recordmcount.x86 import ADDRESS_BITS
+from recordmcount.x86_relocations import WIDEST_FIELD
 
 from . import maps
 from .memory import ProcessMemory

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from patcher.errors import ReadError
 from patcher.ftrace.mappings import Range
 from recordmcount.sites.state import State
-from recordmcount.x86 import relative_target
+from recordmcount.x86_code import relative_target
 
 from .memory import ProcessMemory
 from .pages import PAGE

@@ -18,7 +18,8 @@ from struct import Struct
 from typing import NamedTuple
 
 from patcher.errors import NoProcessError, StateError
-from recordmcount.x86 import EM_X86_64, SYSCALL
+from recordmcount.x86 import EM_X86_64
+from recordmcount.x86_code import SYSCALL
 
 from . import seccomp, waiting
 from .memory import ProcessMemory

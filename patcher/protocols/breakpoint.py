@@ -25,7 +25,7 @@ from functools import partial
 
 from patcher.errors import CompareError, StandingError
 from patcher.modify import Batch, Change
-from recordmcount.x86 import INT3
+from recordmcount.x86_code import INT3
 
 from .instruction_pointers import not_one_instruction, refuse_inside
 from .machine import Machine

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 
 from patcher.errors import StateError
 from patcher.modify import Batch, Change
-from recordmcount.x86 import CALL, first_instruction, nop_ends
+from recordmcount.x86 import CALL
+from recordmcount.x86_code import first_instruction
+from recordmcount.x86_nops import nop_ends
 
 from .steps import InstructionPointers, StepOut, Steps
 

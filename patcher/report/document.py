@@ -15,6 +15,7 @@ from recordmcount.console import spelled
 from recordmcount.errors import reason
 from recordmcount.report.document import identity, paid, place
 from recordmcount.sites.state import State
+from recordmcount.x86_relocations import RELOCATION_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -199,6 +200,6 @@ def _types(site: Site, state: State) -> Types | None:
     """Return the type of the relocation before and after a switch to `state`; None if linked."""
     if not site.relocation:
         return None
-    none = x86.RELOCATION_NAMES[site.machine][x86.RELOCATION_NONE]
+    none = RELOCATION_NAMES[site.machine][x86.RELOCATION_NONE]
     old, new = (site.relocation, none) if state is State.NOP else (none, site.relocation)
     return {"old": old, "new": new}

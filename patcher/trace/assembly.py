@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from recordmcount.packages import load
 from recordmcount.sites.disassembler import decoder
-from recordmcount.x86 import EM_X86_64, FS_ACCESSES
+from recordmcount.x86 import EM_X86_64
+from recordmcount.x86_code import FS_ACCESSES
 
 keystone = load("keystone")
 

@@ -8,7 +8,7 @@ from patcher.modify import Batch
 from patcher.process.live_sites import LiveSites
 from recordmcount.columns import pick
 from recordmcount.sites.state import State
-from recordmcount.x86 import call
+from recordmcount.x86_code import call
 
 from .trampoline import WAS_CALL
 from .ways import Chosen

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from patcher.errors import AccessError
-from recordmcount.x86 import READ_COUNTER
+from recordmcount.x86_code import READ_COUNTER
 
 NAME = "the time stamp counter"
 CALIBRATION = 0.01  # seconds, between the first two anchors

@@ -7,7 +7,9 @@ from struct import Struct
 from typing import NamedTuple
 
 from patcher.process.regions import MARK, Region
-from recordmcount.x86 import EM_X86_64, INT3, LOAD_R11D, NOPS, jump
+from recordmcount.x86 import EM_X86_64
+from recordmcount.x86_code import INT3, LOAD_R11D, jump
+from recordmcount.x86_nops import NOPS
 
 from .assembly import assemble
 from .layout import CONTROL, PAGE, STUB_SIZE

@@ -31,7 +31,7 @@ from patcher.process.tracing_thread import TracingThread
 from patcher.process.waiting import End, Stop
 from patcher.run import program
 from patcher.run.program import NoCommandError
-from recordmcount.x86 import SYSCALL
+from recordmcount.x86_code import SYSCALL
 
 STEPS = 64  # instructions, from one system call of glibc's to the next
 BY_SIGNAL = 128  # an exit status, as that of shells

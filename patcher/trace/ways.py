@@ -12,14 +12,9 @@ from patcher.errors import CompareError
 from patcher.ftrace.mappings import Range
 from patcher.process.live_sites import LiveSites
 from recordmcount.sites.state import State
-from recordmcount.x86 import (
-    EM_X86_64,
-    PUSH_CHAIN,
-    RELATIVE_CALLS,
-    SET_FRAME,
-    before_fentry,
-    is_prologue,
-)
+from recordmcount.x86 import EM_X86_64
+from recordmcount.x86_code import RELATIVE_CALLS
+from recordmcount.x86_functions import PUSH_CHAIN, SET_FRAME, before_fentry, is_prologue
 
 LONGEST_PROLOGUE = 256  # bytes
 

@@ -13,6 +13,7 @@ from _bisect import bisect_left, bisect_right
 from recordmcount import x86
 from recordmcount.elf import frames
 from recordmcount.elf import object as elf
+from recordmcount.x86_functions import is_prologue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class Boundaries:
                 prologue = text[origin - start : vaddr - start]
             if prologue in self._prologues:
                 return True
-            if x86.is_prologue(self._code.machine, prologue):
+            if is_prologue(self._code.machine, prologue):
                 if len(self._prologues) < MOST_PROLOGUES:
                     self._prologues.add(prologue)
                 return True

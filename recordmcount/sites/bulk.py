@@ -20,6 +20,7 @@ from recordmcount.columns import having, is_ascending, pick
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
 from recordmcount.x86 import CallForm
+from recordmcount.x86_object_nops import object_call, object_nop
 
 from .calls import Found, SectionSites
 from .state import State
@@ -60,9 +61,9 @@ def ways(obj: Object, callees: Callees) -> list[Way]:
         if kept is None:
             continue
         for form, each in single:
-            call = x86.object_call(form, in_place=in_place)
+            call = object_call(form, in_place=in_place)
             calls.append(Way(State.CALL, form, each, symbol, call, form.addend))
-            nop = x86.object_nop(form, each, kept.name)
+            nop = object_nop(form, each, kept.name)
             nops.append(Way(State.NOP, form, each, symbol, nop, kept.addend))
     return calls + nops
 

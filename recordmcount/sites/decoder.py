@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from _bisect import bisect_left
 
-from recordmcount import x86
+from recordmcount import x86, x86_linked
+from recordmcount.x86_functions import ENDBR, ends_function
+from recordmcount.x86_object_nops import is_object_nop
 
 from .state import State
 from .words import in_function
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from recordmcount.elf.object import Object
-    from recordmcount.x86 import LinkedCall
+    from recordmcount.x86_linked import LinkedCall
 
     from .linked_code import LinkedCode
     from .targets import Targets
@@ -122,7 +124,7 @@ class Decoder:
     ) -> None:
         self.are_returns = are_returns
         self._callee = x86.RETURN if are_returns else "mcount"
-        self._forms = x86.linked_calls(obj.machine)
+        self._forms = x86_linked.linked_calls(obj.machine)
         self._calls = _by_first_byte(self._forms, lambda form: form.prefix)
         self._nops = _by_first_byte(self._forms, lambda form: form.nop)
         first = {form.name: form for form in reversed(self._forms)}
@@ -160,7 +162,7 @@ class Decoder:
                 if not selector and not self._is_bare_site(vaddr, before, form, text):
                     return Found(text[: form.length], reason=UNMARKED)
                 return self._nop(form, vaddr, text[: form.length], selector)
-        if x86.is_object_nop(text):
+        if is_object_nop(text):
             reason = OF_AN_OBJECT
         return Found(text[:length], reason=reason, expected=self.expected(vaddr, text))
 
@@ -175,7 +177,7 @@ class Decoder:
         return None
 
     def _other_call(self, form: LinkedCall, vaddr: int, operand: int) -> str:
-        base = (self._targets.got_base or 0) if form.origin == x86.FROM_GOT else 0
+        base = (self._targets.got_base or 0) if form.origin == x86_linked.FROM_GOT else 0
         address = _origin(form, vaddr, base) + operand & self._highest
         if form.through_slot:
             return f"a call through {address:#x}, which is no GOT slot of {self._callee}"
@@ -231,13 +233,13 @@ class Decoder:
         if text[: form.length] != x86.NOP5:
             return False
         if self.are_returns:
-            return x86.ends_function(text[form.length :])
+            return ends_function(text[form.length :])
         return self._is_entry(vaddr, before)
 
     def _is_entry(self, vaddr: int, before: bytes) -> bool:
         """Tell whether a function's first instruction but for an endbr is at `vaddr`."""
         name, distance = self._code.function_at(vaddr)
-        distances = (0, len(before)) if before in x86.ENDBR else (0,)
+        distances = (0, len(before)) if before in ENDBR else (0,)
         is_first = name is not None and distance in distances
         return is_first and self._code.begins_function(vaddr - distance)
 
@@ -259,7 +261,7 @@ class Decoder:
         """Return (the way, "") that the selector of a NOP means, or (None, why there is none)."""
         reached = self._reached[form]
         number, count = divmod(selector, 16)
-        if form.origin == x86.FROM_GOT and reached:
+        if form.origin == x86_linked.FROM_GOT and reached:
             number, count = self._of_one_base(number, count, len(reached))
         what = "slots" if form.through_slot else "functions and stubs"
         if len(reached) != (count or 1) or number >= len(reached):
@@ -310,12 +312,12 @@ def _reached(form: LinkedCall, targets: Targets) -> list[tuple[int, int, str]]:
     The base is that of the GOT in the register of an i386 call, and 0 for all others.
     """
     rows = (targets.slots if form.through_slot else targets.code).items()
-    base = targets.got_base if form.origin == x86.FROM_GOT else 0
+    base = targets.got_base if form.origin == x86_linked.FROM_GOT else 0
     return [(base, address, name) for address, name in rows if base is not None]
 
 
 def _origin(form: LinkedCall, vaddr: int, base: int) -> int:
     """Tell what the operand of a call at `vaddr` counts from, as a link-time virtual address."""
-    if form.origin == x86.FROM_END:
+    if form.origin == x86_linked.FROM_END:
         return vaddr + len(form.prefix) + form.width
     return base

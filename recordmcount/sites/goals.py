@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from recordmcount import x86
+from recordmcount import x86, x86_patterns, x86_stubs
 from recordmcount.elf import object as elf
 from recordmcount.elf.dynamic_symbols import dynamic_symbols
 from recordmcount.elf.segments import LoadView
@@ -82,11 +82,11 @@ class Goals:
         slots, machine = list(self.targets.slots), self.view.obj.machine
         if not slots:
             return
-        patterns = x86.Patterns.of_jumps(machine, slots, self.bases)
+        patterns = x86_patterns.Patterns.of_jumps(machine, slots, self.bases)
         for jump, slot in Search(self.view, patterns).through(self.code):
             for start in self._leading_to(jump):
                 yield start, slot
-        patterns = x86.Patterns.of_retpolines(machine, slots, self.bases)
+        patterns = x86_patterns.Patterns.of_retpolines(machine, slots, self.bases)
         for start, slot in Search(self.view, patterns).through(self.code):
             if self.targets.follow(start) == slot:
                 yield start, slot
@@ -95,9 +95,9 @@ class Goals:
         """Return the addresses of the instructions of a stub, its jump's first."""
         yield jump
         part = self.code.at(jump)
-        first = max(part.vaddr, jump - x86.LONGEST_STUB_BEGIN) if part else jump
+        first = max(part.vaddr, jump - x86_stubs.LONGEST_STUB_BEGIN) if part else jump
         code = self.code.read(first, jump)
-        for size, begins in x86.stub_begins(self.view.obj.machine):
+        for size, begins in x86_stubs.stub_begins(self.view.obj.machine):
             if len(code) >= size and code.startswith(begins, len(code) - size):
                 code = code[: len(code) - size]
                 jump -= size
@@ -132,5 +132,5 @@ def _usual_base(code: LinkedCode) -> int | None:
     """
     bases: Counter[int] = Counter()
     for vaddr, content in code.contents():
-        bases.update(x86.got_bases(content, vaddr))
+        bases.update(x86_stubs.got_bases(content, vaddr))
     return max(bases, key=lambda base: (bases[base], base)) if bases else None

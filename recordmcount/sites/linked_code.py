@@ -8,6 +8,7 @@ from recordmcount import mcount_loc, x86
 from recordmcount.elf import object as elf
 from recordmcount.elf.symbols import Functions
 from recordmcount.errors import FormatError
+from recordmcount.x86_functions import LONGEST_BEFORE_FENTRY, before_fentry
 
 from .words import UNNAMED
 
@@ -120,15 +121,15 @@ class LinkedCode:
         """Find the function at `vaddr`: (name, bytes from its start), (None, 0) if none is.
 
         `is_first` tells that a call stands there which is a function's first instruction, but for
-        what x86.before_fentry knows.
+        what before_fentry knows.
         """
         section = self.section_at(vaddr)
         if section is None:
             return None, 0
         found = self._functions.at(section.index, vaddr, vaddr if is_first else 0)
         if found[0] is None and is_first:
-            start = max(section.vaddr, vaddr - x86.LONGEST_BEFORE_FENTRY)
-            begins = vaddr - x86.before_fentry(self.some(start, vaddr - start))
+            start = max(section.vaddr, vaddr - LONGEST_BEFORE_FENTRY)
+            begins = vaddr - before_fentry(self.some(start, vaddr - start))
             found = self._functions.at(section.index, vaddr, begins)
         return found
 

@@ -7,7 +7,7 @@ be resolved.
 
 from __future__ import annotations
 
-from recordmcount import x86
+from recordmcount import x86, x86_linked
 from recordmcount.elf import object as elf
 from recordmcount.elf.segments import DynamicRelocations
 
@@ -31,7 +31,7 @@ class NamedCall:
     __slots__ = ("vaddr", "form", "name", "evidence")
 
     def __init__(
-        self, vaddr: int, form: x86.CallForm | x86.LinkedCall, name: str, evidence: str
+        self, vaddr: int, form: x86.CallForm | x86_linked.LinkedCall, name: str, evidence: str
     ) -> None:
         self.vaddr = vaddr
         self.form = form
@@ -57,7 +57,7 @@ def _emitted(view: LoadView, names: Sequence[bytes]) -> Iterator[NamedCall]:
         and obj.headers[index][elf.SH_LINK] == obj.symtab
     ]
     symbols = obj.symbols_named(names) if tables else frozenset()
-    forms = x86.linked_calls(obj.machine)
+    forms = x86_linked.linked_calls(obj.machine)
     for index in tables if symbols else ():
         for found in obj.relocations_naming(index, symbols, obj.relocation_pieces(index)):
             for offset, info in zip(found.offsets, found.infos, strict=True):

@@ -7,7 +7,7 @@ all areas of a file are taken to be as long as its shortest.
 
 from __future__ import annotations
 
-from recordmcount import mcount_loc, x86
+from recordmcount import mcount_loc, x86_nops
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
 
@@ -60,13 +60,16 @@ def entries(
 
 def nops(machine: int, code: bytes) -> bytes:
     """Return the NOPs that `code` begins with."""
-    bare = code.lstrip(x86.NOPS[1])
+    bare = code.lstrip(x86_nops.NOPS[1])
     end = len(code) - len(bare)
     if bare:
         from .disassembler import decoder  # slow to import, rarely needed
 
         for address, size, mnemonic, operands in decoder(machine).disasm_lite(bare, end):
-            if f"{mnemonic} {operands}".strip() not in x86.NOP_INSTRUCTIONS and mnemonic != "nop":
+            if (
+                f"{mnemonic} {operands}".strip() not in x86_nops.NOP_INSTRUCTIONS
+                and mnemonic != "nop"
+            ):
                 break
             end = address + size
     return code[:end]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from _bisect import bisect_left
 
-from recordmcount import x86
 from recordmcount.elf.segments import LoadView
+from recordmcount.x86_functions import ENDBR
 
 from . import evidence, kernel_table
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .scan import FoundSites
     from .site import Site
 
-ENDBR_SIZE = len(x86.ENDBR[0])  # bytes
+ENDBR_SIZE = len(ENDBR[0])  # bytes
 
 
 class Scanned:
@@ -75,4 +75,4 @@ class Begun:
 
 def _is_behind_endbr(code: LinkedCode, vaddr: int, starts: set[int]) -> bool:
     start = vaddr - ENDBR_SIZE
-    return start in starts and code.some(start, ENDBR_SIZE) in x86.ENDBR
+    return start in starts and code.some(start, ENDBR_SIZE) in ENDBR

@@ -3,7 +3,7 @@
 Relocations that name mcount are the sites; a table is compared with them and proves nothing. So an
 entry that names no site is shown as what it is, and a site without an entry too. A call that a
 recorder turned into a NOP has left its relocation behind, as R_*_NONE. A NOP of this project's own
-(x86.object_nop) tells of which type the relocation was, and `turned_off` which symbol it named.
+(object_nop) tells of which type the relocation was, and `turned_off` which symbol it named.
 
 Nearly all sites are alike. They stand in columns, proven in bulk (`bulk`), and a Site is made only
 of one that is asked for. All others are decided one by one (`single`).
@@ -24,6 +24,9 @@ from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
 from recordmcount.elf.symbols import Functions
 from recordmcount.mcount_loc import Entries
+from recordmcount.x86_functions import LONGEST_BEFORE_FENTRY, before_fentry
+from recordmcount.x86_object_nops import object_call
+from recordmcount.x86_relocations import RELOCATION_NAMES
 
 from . import calls, single
 from .bulk import Column, Usual
@@ -122,7 +125,7 @@ class RelocatableSites:
         known = found.relocation
         function, distance = content.function_at(place, known)
         call, nop = content.turned(known) if known else (None, None)
-        names = x86.RELOCATION_NAMES[content.obj.machine]
+        names = RELOCATION_NAMES[content.obj.machine]
         code = content.code.at(place, found.length)
         reason = found.reason
         if part.recorded[at] and part.section in self.loose:
@@ -290,7 +293,7 @@ class _Content:
         """Tell what all sites of a column have that stand in the way of this usual one."""
         way = self.usual.ways[column.ways[number] - 1]
         call, nop = self.turned(self._relocation(column, number))
-        name = x86.RELOCATION_NAMES[self.obj.machine][way.type]
+        name = RELOCATION_NAMES[self.obj.machine][way.type]
         nop = way.code if way.state is State.NOP else nop
         target = self.callees.name(way.symbol)
         return _Alike(way.code, way.state, way.form.name, call, nop, name, target)
@@ -308,9 +311,9 @@ class _Content:
             return found
         if known is None or not self._calls_fentry(known):
             return self.functions.at(*place)
-        start = max(0, place.offset - x86.LONGEST_BEFORE_FENTRY)
+        start = max(0, place.offset - LONGEST_BEFORE_FENTRY)
         before = self.code.at(Place(place.section, start), place.offset - start)
-        return self.functions.at(*place, place.offset - x86.before_fentry(before))
+        return self.functions.at(*place, place.offset - before_fentry(before))
 
     def _calls_fentry(self, known: Relocation) -> bool:
         """Tell whether a relocation names __fentry__."""
@@ -320,7 +323,7 @@ class _Content:
     def turned(self, known: Relocation) -> tuple[bytes, bytes | None]:
         """Return (call, NOP): the bytes in either state of a site with this relocation."""
         in_place = self.obj.section_type(known.section) == elf.SHT_REL
-        return x86.object_call(known.form, in_place=in_place), self.callees.nop(known)
+        return object_call(known.form, in_place=in_place), self.callees.nop(known)
 
     def _named(self, place: Place) -> Finding | None:
         """Tell what stands at a place, if a relocation or an entry named it so far."""

@@ -10,6 +10,7 @@ tell which function that would call, for nothing else names it: then it is a sle
 from __future__ import annotations
 
 from recordmcount import x86
+from recordmcount.x86_functions import ends_function
 
 from . import tables
 from .boundaries import Boundaries
@@ -51,7 +52,7 @@ def _nops(sites: LinkedSites) -> list[int]:
     for number in sites.where(range(len(sites)), State.FOREIGN):
         vaddr = sites.vaddrs[number]
         behind = sites.code.some(vaddr + len(x86.NOP5), LONGEST_END)
-        is_nop = sites.codes[number] == x86.NOP5 and x86.ends_function(behind)
+        is_nop = sites.codes[number] == x86.NOP5 and ends_function(behind)
         if is_nop and sites.alone(number).reason != RELOCATED:
             found.append(vaddr)
     doubtful: set[int] = set()

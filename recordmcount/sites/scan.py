@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from _bisect import bisect_right
 
-from recordmcount import x86
+from recordmcount import x86, x86_nops, x86_patterns
 
 from . import evidence, patchable
 from .decoder import Decoder
@@ -167,7 +167,7 @@ class _Found:
         self._code = goals.code
         self._starts = Starts(goals.view, goals.code)
         targets = goals.targets
-        patterns = x86.Patterns.of_calls(
+        patterns = x86_patterns.Patterns.of_calls(
             goals.view.obj.machine, [*targets.code], [*targets.slots], goals.bases
         )
         resolved = dict(Search(goals.view, patterns).through(goals.code))
@@ -196,9 +196,9 @@ class _Found:
         if before:
             certainty = self._starts.at(opcode - 1)
             if certainty != NO:
-                return _Begun(opcode, opcode - 1, certainty, has_nop=before == x86.NOPS[1])
+                return _Begun(opcode, opcode - 1, certainty, has_nop=before == x86_nops.NOPS[1])
         certainty = self._starts.at(opcode)
-        if certainty == NO and self._code.read(opcode - 1, opcode) in x86.OTHER_PREFIXES:
+        if certainty == NO and self._code.read(opcode - 1, opcode) in x86_patterns.OTHER_PREFIXES:
             certainty = self._starts.at(opcode - 1)
             return _Begun(opcode, opcode - 1, certainty, is_odd=True)
         return _Begun(opcode, opcode, certainty)
@@ -212,14 +212,14 @@ class _Found:
         before = code[1:2]
         is_relative = code[2:] == x86.CALL.prefix
         if not self._starts.is_inside(opcode) or (
-            before == x86.CALL_PREFIXES[0] and not is_relative
+            before == x86_patterns.CALL_PREFIXES[0] and not is_relative
         ):
             return b""
-        if before == x86.NOPS[1] and is_relative:
+        if before == x86_nops.NOPS[1] and is_relative:
             is_first = not self._starts.is_inside(opcode - 1)
             is_area = opcode - 1 in self.evidence or (code[:1] == before and not is_first)
             return b"" if is_area else before
-        return before if before in x86.CALL_PREFIXES else b""
+        return before if before in x86_patterns.CALL_PREFIXES else b""
 
 
 class _Begun:

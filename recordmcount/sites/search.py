@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from _bisect import bisect_right
 
-from recordmcount import x86
+from recordmcount import x86, x86_patterns
 from recordmcount.elf import object as elf
 from recordmcount.elf.segments import PF_X, PT_LOAD
 from recordmcount.errors import FormatError
@@ -86,7 +86,7 @@ def _executable(view: LoadView) -> Iterator[int]:
 class Search:
     """Looks for instructions of these patterns; FormatError where there are too many goals."""
 
-    def __init__(self, view: LoadView, patterns: x86.Patterns) -> None:
+    def __init__(self, view: LoadView, patterns: x86_patterns.Patterns) -> None:
         rows = sum(map(len, [*patterns.relative.values(), *patterns.fixed.values()]))
         if rows > MOST_ROWS:
             raise FormatError(view.obj.path, f"{rows} ways to name mcount are too many to look for")

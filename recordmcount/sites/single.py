@@ -13,6 +13,7 @@ from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object, Section
 from recordmcount.x86 import CallForm
+from recordmcount.x86_object_nops import is_object_nop, object_nops
 
 from .calls import SectionSites
 from .state import State
@@ -65,7 +66,7 @@ def turned_off(
     Where one names no symbol, and no NOP of a recorder stands, nothing is found: it is not ours.
     """
     section, text, entries, fields, infos, addends = part
-    marked = x86.object_nops(obj.machine)
+    marked = object_nops(obj.machine)
     for number in numbers:
         around = code.around(Place(text, fields[number]))
         symbol = obj.layout.symbol_of(infos[number])
@@ -123,7 +124,7 @@ def claimed(
     for form in code.forms:
         if code.at(place, form.length) == form.nop:
             return Finding(State.NOP, form.length, form.name)
-    if x86.is_object_nop(code.at(place, x86.LONGEST_SITE)):
+    if is_object_nop(code.at(place, x86.LONGEST_SITE)):
         return Finding(State.FOREIGN, reason=LOST)
     if code.at(place, len(x86.NOP5)) == x86.NOP5:  # gcc -m32 -mnop-mcount
         return Finding(State.NOP, len(x86.NOP5), x86.CALL.name)
@@ -168,7 +169,7 @@ class ObjectCode:
 
 
 class _Told(NamedTuple):
-    """What a NOP of x86.object_nop tells: form and type of relocation of its call, and a name."""
+    """What a NOP of object_nop tells: form and type of relocation of its call, and a name."""
 
     form: CallForm
     type: int
@@ -187,7 +188,7 @@ class _Around(NamedTuple):
         return self.before.endswith(site[:prefix]) and self.code.startswith(site[prefix:])
 
     def told(self, marked: Mapping[bytes, tuple[CallForm, int, int]]) -> _Told | None:
-        """Find the NOP of x86.object_nops that stands there."""
+        """Find the NOP of object_nops that stands there."""
         for prefix, length in {(len(form.prefix), form.length) for form, _, _ in marked.values()}:
             found = marked.get(self.before[-prefix:] + self.code[: length - prefix])
             if found and len(found[0].prefix) == prefix:

@@ -23,10 +23,12 @@ from __future__ import annotations
 from _bisect import bisect_left, bisect_right
 from itertools import chain
 
-from recordmcount import x86
+from recordmcount import x86, x86_nops
 from recordmcount.columns import pick
 from recordmcount.elf import frames
 from recordmcount.elf.segments import LoadView
+from recordmcount.x86_functions import ENDBR
+from recordmcount.x86_relocations import WIDEST_FIELD
 
 from . import patchable
 from .linked_code import PIECE, LinkedCode
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 LENGTH = x86.CALL.length  # bytes that a call needs
 NO_ENTRY = "no symbol or unwind entry tells where its function is entered"
 RELOCATED = "the loader relocates it (DT_TEXTREL)"
-ENDBR_SIZE = len(x86.ENDBR[0])
+ENDBR_SIZE = len(ENDBR[0])
 
 
 class Sled:
@@ -198,7 +200,7 @@ class _Finder:
         for entry, place in places.items():
             at = entry if place is None else place
             text = self._text(at, ends)
-            nops = x86.nop_ends(text)
+            nops = x86_nops.nop_ends(text)
             if place is not None:
                 sleds[at] = text, nops
             elif nops:
@@ -216,12 +218,12 @@ class _Finder:
 
     def why_relocated(self, vaddr: int, size: int) -> str:
         """Say that the loader changes some of `size` bytes of code; empty if it does not."""
-        number = bisect_left(self._in_code, vaddr - x86.WIDEST_FIELD + 1)
+        number = bisect_left(self._in_code, vaddr - WIDEST_FIELD + 1)
         is_so = number < len(self._in_code) and self._in_code[number] < vaddr + size
         return RELOCATED if is_so else ""
 
     def _is_endbr(self, vaddr: int) -> bool:
-        return self._some(vaddr, ENDBR_SIZE) in x86.ENDBR
+        return self._some(vaddr, ENDBR_SIZE) in ENDBR
 
     def _some(self, vaddr: int, size: int) -> bytes:
         """Read as LinkedCode.some does; entries ascend mostly, and much is read at once."""
@@ -240,7 +242,7 @@ class _Finder:
         if entry not in self._begins:
             if self.is_entry(entry):
                 return entry
-            ends = x86.nop_ends(self._some(entry, patchable.LONGEST))
+            ends = x86_nops.nop_ends(self._some(entry, patchable.LONGEST))
             begin = next((entry + end for end in ends if entry + end in self._begins), None)
         if begin is None:
             return None

@@ -14,11 +14,11 @@ from collections import deque
 from functools import cached_property
 from itertools import accumulate, chain
 
-from recordmcount import x86
 from recordmcount.columns import positions
 from recordmcount.elf import dynamic_symbols, frames
 from recordmcount.elf import object as elf
 from recordmcount.errors import Error
+from recordmcount.x86_functions import ENDBR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Starts:
         if start == vaddr:
             return vaddr, True
         text = self._code.read(start, vaddr + LONGEST_INSTRUCTION)
-        if text[: vaddr - start] in x86.ENDBR:
+        if text[: vaddr - start] in ENDBR:
             return vaddr, True
         reached = self._end(text[: vaddr - start], start)
         return reached, self._end(text[reached - start :], reached, 1) > reached

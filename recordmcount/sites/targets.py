@@ -10,7 +10,7 @@ from _bisect import bisect_left
 from _operator import itemgetter, le
 from itertools import islice
 
-from recordmcount import mcount_loc, x86
+from recordmcount import mcount_loc, x86, x86_stubs
 from recordmcount.elf import object as elf
 from recordmcount.elf import symbols
 from recordmcount.elf.segments import (
@@ -240,7 +240,7 @@ class Targets:
             if not section.name.startswith(STUBS) or not self._view.loads(section, executable=True):
                 continue
             content = obj.content(index)
-            for field in x86.slot_fields(
+            for field in x86_stubs.slot_fields(
                 self._machine, content, section.vaddr, self.slots, self.got_base
             ):
                 found = self._stub(section, content, field)
@@ -253,7 +253,7 @@ class Targets:
         starts = range(nearest, max(-1, nearest - LONGEST_STUB), -STUB_ALIGNMENT)
         for at in starts:
             code, vaddr = content[at : field + 4], section.vaddr + at
-            slot = x86.plt_slot(self._machine, code, vaddr, self.got_base)
+            slot = x86_stubs.plt_slot(self._machine, code, vaddr, self.got_base)
             if slot in self.slots:
                 return slot, vaddr
         for vaddr in [section.vaddr + at for at in starts]:
@@ -292,7 +292,7 @@ def _got_base(code: LinkedCode, tables: Sequence[int]) -> int | None:
     """
     counts = dict.fromkeys(tables, 0)
     for vaddr, content in code.contents() if len(tables) > 1 else ():
-        for base in x86.got_bases(content, vaddr):
+        for base in x86_stubs.got_bases(content, vaddr):
             if base in counts:
                 counts[base] += 1
     return max(counts, key=counts.__getitem__, default=None)

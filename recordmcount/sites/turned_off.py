@@ -19,6 +19,7 @@ from recordmcount import mcount_loc, x86
 from recordmcount.console import printable
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
+from recordmcount.x86_object_nops import known_names, name_hash, object_nop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ class Callees:
 
     def _kept(self, name: bytes) -> Kept | None:
         if self._in_addend:
-            return Kept(self._signed(x86.name_hash(name)), 0)
-        known = x86.known_names()
+            return Kept(self._signed(name_hash(name)), 0)
+        known = known_names()
         return Kept(0, 1 + known.index(name)) if name in known else None
 
     def _signed(self, word: int) -> int:
@@ -98,7 +99,7 @@ class Callees:
 
     def why_not_found(self, kept: Kept) -> str:
         """Tell why there is no symbol of which this was kept."""
-        gone = [name for name in x86.known_names() if self._kept(name) == kept]
+        gone = [name for name in known_names() if self._kept(name) == kept]
         return GONE.format(gone[0].decode()) if gone else UNKNOWN
 
     def why_not(self, known: Relocation) -> str:
@@ -120,7 +121,7 @@ class Callees:
         if self.why_not(known):
             return None
         name = 0 if known.names_it else self._by_symbol[known.symbol].name
-        return x86.object_nop(known.form, known.type, name)
+        return object_nop(known.form, known.type, name)
 
     def relocation(self, known: Relocation) -> tuple[bytes, bytes]:
         """Spell what follows r_offset: (of a call, of the NOP in its place); it must have one."""

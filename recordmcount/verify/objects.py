@@ -18,7 +18,8 @@ from recordmcount.record.plan import Wanted, group_of, in_group
 from recordmcount.sites import relocatable
 from recordmcount.sites.state import State
 from recordmcount.sites.words import sites_in_words
-from recordmcount.x86 import ENDBR, LONGEST_SITE, RELOCATION_NONE
+from recordmcount.x86 import LONGEST_SITE, RELOCATION_NONE
+from recordmcount.x86_functions import ENDBR
 
 from . import rules
 from .claims import Claims

@@ -8,7 +8,8 @@ from itertools import product
 from typing import NamedTuple
 
 from patcher.modify import Batch
-from recordmcount.x86 import INT3, NOPS, first_instruction
+from recordmcount.x86_code import INT3, first_instruction
+from recordmcount.x86_nops import NOPS
 
 from .state import Context, Flight, Inside
 

@@ -14,7 +14,7 @@ from patcher.modify import Batch, Change
 from patcher.protocols import breakpoint as int3
 from patcher.protocols import nmi, stop_machine
 from patcher.protocols.steps import Body, Fence, Resume, Steps, Stop, Sync, WaitZero
-from recordmcount import x86
+from recordmcount import x86_code, x86_nops
 
 from .model import MIXED, UNHANDLED, Scenario
 from .mutations import (
@@ -58,9 +58,9 @@ def batch(transition: str, distance: str, lengths: tuple[int, int] = (5, 5)) -> 
 
 def _code(state: str, address: int, distance: int, length: int) -> bytes:
     if state == "nop":
-        return x86.NOPS[length]
+        return x86_nops.NOPS[length]
     # The distance differs for each site, so that the bytes of one never pass for the other's.
-    code = x86.call(address, address + length + distance + (address >> 4 & 0xF), length)
+    code = x86_code.call(address, address + length + distance + (address >> 4 & 0xF), length)
     if code is None:
         raise ValueError(f"{distance:#x} is too far")
     return code
@@ -70,7 +70,7 @@ def two_instructions() -> Batch:
     """Turn site A from `nop; call` into a NOP of one instruction, and site B as `batch` does."""
     other, same = batch("call->nop", "near", (6, 5))
     call = _code("call", other.address + 1, DISTANCES["near"][0], 5)
-    return Batch.of([Change(other.address, x86.NOPS[1] + call, other.new, other.symbol), same])
+    return Batch.of([Change(other.address, x86_nops.NOPS[1] + call, other.new, other.symbol), same])
 
 
 def stop_machine_scenario(batch: Batch, cpus: int) -> Scenario:

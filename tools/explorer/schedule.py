@@ -21,7 +21,7 @@ from patcher.protocols.steps import (
     WaitZero,
     Write,
 )
-from recordmcount.x86 import INT3
+from recordmcount.x86_code import INT3
 
 from .model import Model
 from .search import Schedule
