@@ -15,7 +15,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from patcher.errors import ModuleError, NoProcessError, ReadError, WriteError
+from patcher.errors import ModuleError, NoProcessError, ReadError, StateError, WriteError
 from patcher.process import access, loaded_file, ptrace
 from patcher.process.pages import MOST
 from patcher.process.proc import Proc
@@ -564,6 +564,16 @@ def test_a_replaced_file_is_told_by_what_is_mapped_and_not_by_its_name(tmp_path:
         else:
             assert "the file was replaced or deleted" in refused("nop", process.pid)
             assert ask(process) == (RESULT, CALLS)
+
+
+def test_where_another_file_is_mapped_by_now_that_is_said(program: Path) -> None:
+    """As where a library went, and another came there, after the mappings were read."""
+    with started(program) as process, memory_of(process.pid) as memory:
+        read = next(each for each in memory.mappings() if each.protection == "r-xp")
+        before = read._replace(inode=read.inode + 1)
+        what = "is not mapped any more" if AS_ROOT else "the file was replaced or deleted"
+        with Proc(process.pid) as proc, pytest.raises((ModuleError, StateError), match=what):
+            loaded_file.OpenedFile(proc, before)
 
 
 WORK_OTHERWISE = """

@@ -60,12 +60,14 @@ class OpenedFile(Closing):
     def __init__(self, proc: Proc, mapping: Mapping) -> None:
         self._proc = proc
         self.path = mapping.path.removesuffix(maps.DELETED)
-        self.fd = _open(proc, mapping, self.path)
+        self.fd, by_name = _open(proc, mapping, self.path)
         try:
             self.status = os.fstat(self.fd)
             if not is_regular(self.status):
                 raise ModuleError(self.path, f"is no regular file: {mapping}")
             if not self._is_mapped_by(mapping):
+                if not by_name:  # another file is mapped there by now
+                    raise _gone(self.path, mapping)
                 what = "the file was replaced or deleted since it was mapped, and what is mapped "
                 raise ModuleError(self.path, f"{what}cannot be opened; root can")
         except BaseException:
@@ -103,18 +105,23 @@ def _map_file(mapping: Mapping) -> str:
     return f"map_files/{mapping.range.start:x}-{mapping.range.end:x}"
 
 
-def _open(proc: Proc, mapping: Mapping, path: str) -> int:
+def _gone(path: str, mapping: Mapping) -> StateError:
+    return StateError(path, f"is not mapped any more: {mapping}: try again")
+
+
+def _open(proc: Proc, mapping: Mapping, path: str) -> tuple[int, bool]:
+    """Open what is mapped; tell whether only its name led there, where another may be by now."""
     try:
-        return proc.open(_map_file(mapping), FLAGS)
+        return proc.open(_map_file(mapping), FLAGS), False
     except PermissionError:
         pass
     except OSError as error:
         if not is_missing(error):
             raise
         if not _has_ended_leader(proc):
-            raise StateError(path, f"is not mapped any more: {mapping}: try again") from error
+            raise _gone(path, mapping) from error
     try:
-        return proc.open_by_thread(f"root{path}", FLAGS)
+        return proc.open_by_thread(f"root{path}", FLAGS), True
     except OSError as error:
         why = "its name leads nowhere" if is_missing(error) else reason(error)
         what = f"what is mapped cannot be opened by its name ({why}); root can"
