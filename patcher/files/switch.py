@@ -5,8 +5,8 @@ from __future__ import annotations
 from patcher.errors import CompareError, NoSiteError
 from patcher.modify import verify
 from recordmcount.elf import object as elf
-from recordmcount.mcount_loc import MODULE
 from recordmcount.sites import image
+from recordmcount.sites.entries import MODULE
 from recordmcount.sites.state import STATES, State
 from recordmcount.sites.words import no_table, sites_in_words
 

@@ -75,8 +75,8 @@ class Ftrace:
 
     A site that several ops trace calls `dispatcher`, a run-time address; None leaves its call as
     linked. `nops` has NOPs by length in bytes that the processor prefers to those of the files, as
-    `x86_nops.NOP_FAMILIES[nop_family.at_hand()]`. `report` is called with the one bug; `statistics` is
-    what the protocol's machine counts under the kernel's names.
+    `x86_nops.NOP_FAMILIES[nop_family.at_hand()]`. `report` is called with the one bug;
+    `statistics` is what the protocol's machine counts under the kernel's names.
 
     What is switched by hand stays so until ops come or go, which decide again. For one thread at a
     time.

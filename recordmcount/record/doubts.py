@@ -3,10 +3,11 @@
 Each doubt is a clause for a warning. They are asked for only where something is out of the usual.
 """
 
-from recordmcount import mcount_loc, x86
+from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
 from recordmcount.sites import calls
+from recordmcount.sites.entries import entries_of
 from recordmcount.x86_functions import ENDBR
 
 from . import kernel_objects
@@ -53,7 +54,7 @@ def of_table(obj: "Object", options: "Options") -> "list[str]":
     some.
     """
     try:
-        entries = mcount_loc.decode(obj).places
+        entries = entries_of(obj).places
         wanted = Wanted(obj, options)
         parts = [
             part for part in calls.find(obj, options.symbols).sections if part.section in wanted

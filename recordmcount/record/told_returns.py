@@ -12,6 +12,7 @@ named.
 from recordmcount import mcount_loc
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
+from recordmcount.sites.entries import places_of, tables_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def others(obj: "Object", found: "Found") -> "list[Entries]":
             calls.setdefault(part.section, set()).update(part.starts)
     named: dict[int, set[int]] = {}
     for index, relocations in _tables(obj).items():
-        for section, offsets in mcount_loc.places_of(obj, index, relocations)[0].items():
+        for section, offsets in places_of(obj, index, relocations)[0].items():
             named.setdefault(section, set()).update(offsets)
     rest = {section: named[section].difference(calls.get(section, ())) for section in named}
     return [(section, sorted(offsets)) for section, offsets in sorted(rest.items()) if offsets]
@@ -76,7 +77,7 @@ def take_place(obj: "Object", anew: "Sequence[Table]") -> list[int]:
 
 def _tables(obj: "Object") -> dict[int, list[int]]:
     """Map the tables that are there to their relocation sections."""
-    tables = mcount_loc.tables_of(obj, (mcount_loc.RETURNS,))
+    tables = tables_of(obj, (mcount_loc.RETURNS,))
     for index in tables:
         if obj.section_type(index) != elf.SHT_PROGBITS:
             raise FormatError(obj.path, "not a table of addresses", mcount_loc.RETURNS.decode())
@@ -86,7 +87,7 @@ def _tables(obj: "Object") -> dict[int, list[int]]:
 def _shape(obj: "Object", index: int, group: int) -> "Shape":
     header, word = obj.headers[index], obj.layout.word
     flags = header[elf.SH_FLAGS] & _OF_SHAPE
-    named, _ = mcount_loc.places_of(obj, index, _tables(obj)[index])
+    named, _ = places_of(obj, index, _tables(obj)[index])
     link = header[elf.SH_LINK] if flags & elf.SHF_LINK_ORDER else 0
     places = _in_order(named.items())
     is_sound = (header[elf.SH_ADDRALIGN], header[elf.SH_SIZE]) == (word, word * len(places))

@@ -24,6 +24,7 @@ from recordmcount import mcount_loc, x86
 from recordmcount.columns import pick, positions
 from recordmcount.elf.segments import LoadView
 from recordmcount.errors import FormatError
+from recordmcount.sites import linked_entries
 
 from . import tables
 from .boundaries import Boundaries
@@ -343,7 +344,7 @@ class Image:
     def sites_of(self, found: Sequence[Table]) -> LinkedSites:
         """Tell what stands at the entries of the tables. Raises FormatError for unsound ones."""
         addresses = [
-            mcount_loc.addresses(self._obj, one.name, one.vaddrs, one.content, self.relocated)
+            linked_entries.addresses(self._obj, one.name, one.vaddrs, one.content, self.relocated)
             for one in found
         ]
         return self.sites(sorted(chain.from_iterable(addresses)))

@@ -7,9 +7,10 @@ all areas of a file are taken to be as long as its shortest.
 
 from __future__ import annotations
 
-from recordmcount import mcount_loc, x86_nops
+from recordmcount import x86_nops
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
+from recordmcount.sites import linked_entries
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,14 +39,14 @@ def entries(
 ) -> tuple[list[int], int, int]:
     """Return (distinct addresses, ascending, how many are dead, how many repeated) of these tables.
 
-    `relocated` are the words that the loader changes (mcount_loc.addresses). FormatError where an
-    entry names no code that is loaded from the file.
+    `relocated` are the words that the loader changes (linked_entries.addresses). FormatError where
+    an entry names no code that is loaded from the file.
     """
     obj = view.obj
     claims = [
         entry
         for one in found
-        for entry in mcount_loc.addresses(
+        for entry in linked_entries.addresses(
             obj, one.name, range(one.vaddr, one.vaddr + one.size), obj.content(one.index), relocated
         )
     ]

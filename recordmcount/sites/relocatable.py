@@ -23,7 +23,7 @@ from recordmcount.console import printable
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
 from recordmcount.elf.symbols import Functions
-from recordmcount.mcount_loc import Entries
+from recordmcount.sites.entries import Entries, entries_of
 from recordmcount.x86_functions import LONGEST_BEFORE_FENTRY, before_fentry
 from recordmcount.x86_object_nops import object_call
 from recordmcount.x86_relocations import RELOCATION_NAMES
@@ -93,7 +93,7 @@ class RelocatableSites:
     """The SiteTable of an object: columns, of which each Site is made.
 
     `parts` are those columns and `ways` what their numbers mean. `loose` is that of
-    mcount_loc.Entries.
+    Entries.
     """
 
     in_object: Literal[True] = True
@@ -253,7 +253,7 @@ def read(
     """
     content = _Content(obj, calls.find(obj, tuple(extra_names), all_off=True))
     if entries is None:
-        entries = mcount_loc.decode(obj)
+        entries = entries_of(obj)
     content.claim(entries.places)
     return RelocatableSites(content, content.parts(entries.places), entries)
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from recordmcount import mcount_loc
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
-from recordmcount.mcount_loc import Entries
+from recordmcount.sites.entries import UNKNOWN, Entries, claims_of, entries_of, tables_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Claims:
         self.unknown: list[Word] = []
         self.dead = 0
         try:
-            decoded = mcount_loc.decode(obj)
+            decoded = entries_of(obj)
             self.dead = decoded.dead
         except FormatError:
             decoded = Entries(self._places(), 0, self._number_repeated(), {})
@@ -69,14 +68,14 @@ class Claims:
     def _places(self) -> dict[int, list[int]]:
         """Read word by word: distinct section offsets, ascending, by section index."""
         words: dict[tuple[int, int], list[Word]] = defaultdict(list)
-        tables = mcount_loc.tables_of(self._obj)
+        tables = tables_of(self._obj)
         names = {index: self._obj.section(index).name for index in tables}
         self.unknown, self.dead = [], 0
-        for table, offset, claim in mcount_loc.claims(self._obj):
+        for table, offset, claim in claims_of(self._obj):
             word = names[table], offset
             if claim is None:
                 self._add_dead(table, word)
-            elif claim == mcount_loc.UNKNOWN:
+            elif claim == UNKNOWN:
                 self.unknown.append(word)
             else:
                 words[claim].append(word)

@@ -12,10 +12,19 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-from recordmcount import mcount_loc, x86
+from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.elf.symbols import names_locals
-from recordmcount.sites import boundaries, decoder, kernel, kernel_table, missing, scan, tables
+from recordmcount.sites import (
+    boundaries,
+    decoder,
+    kernel,
+    kernel_table,
+    linked_entries,
+    missing,
+    scan,
+    tables,
+)
 from recordmcount.sites.linked import Image
 from recordmcount.sites.proven import ENDBR_SIZE, Begun, Scanned
 from recordmcount.sites.words import sites_in_words
@@ -77,7 +86,11 @@ def _named(
         return None
     image = Image.of_tables(obj, names, found)
     words = [
-        Words(one.name, one.vaddrs, mcount_loc.words(obj, one.vaddrs, one.content, image.relocated))
+        Words(
+            one.name,
+            one.vaddrs,
+            linked_entries.words(obj, one.vaddrs, one.content, image.relocated),
+        )
         for one in found
     ]
     return _Named(image, words, odd)
@@ -173,7 +186,7 @@ class _Check:
         live = [value for value in values if 0 < value < highest]
         distinct = sorted({*live})
         found.entries += len(values)
-        found.add(self._not_relocated() if mcount_loc.NOT_RELOCATED in values else ())
+        found.add(self._not_relocated() if linked_entries.NOT_RELOCATED in values else ())
         found.dead += sum(value in (0, highest) for value in values)
         outside = self._image.code.outside(distinct)
         for vaddr in outside:
@@ -207,7 +220,7 @@ class _Check:
         return self._places[vaddr]
 
     def _not_relocated(self) -> Iterator[Finding]:
-        for word in self._words_of(mcount_loc.NOT_RELOCATED):
+        for word in self._words_of(linked_entries.NOT_RELOCATED):
             what = "nothing makes this word an address when the file is loaded"
             yield Finding(rules.NOT_RELOCATED, what, None, None, None, None, *word)
 

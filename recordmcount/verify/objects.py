@@ -16,6 +16,7 @@ from recordmcount.options import Options
 from recordmcount.record.file import is_tracer
 from recordmcount.record.plan import Wanted, group_of, in_group
 from recordmcount.sites import relocatable
+from recordmcount.sites.entries import claims_of
 from recordmcount.sites.state import State
 from recordmcount.sites.words import sites_in_words
 from recordmcount.x86 import LONGEST_SITE, RELOCATION_NONE
@@ -87,7 +88,7 @@ class _Check:
         """Find tables with entries for a section group that they are not of."""
         groups = group_of(self._obj)
         seen = set()
-        for table, offset, claim in mcount_loc.claims(self._obj):
+        for table, offset, claim in claims_of(self._obj):
             group = groups.get(claim[0], 0) if claim else 0
             if claim and group and groups.get(table) != group and (table, claim[0]) not in seen:
                 seen.add((table, claim[0]))
