@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recordmcount import __version__
-from recordmcount.console import begin
+from recordmcount.elf.open import keep_standard_streams
 from recordmcount.errors import UsageError
 from recordmcount.grammar import parse
 from recordmcount.verb import inform, run
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def main(words: Sequence[str]) -> int:
     """Run `patcher` with these words; returns the exit status."""
-    begin()
+    keep_standard_streams()
     if words and words[0] in VERBS:
         module = module_of(words[0])
         return run(module.declare(words[0]), module.execute, words[1:])

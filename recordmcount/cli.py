@@ -8,15 +8,14 @@ import posix
 import sys
 
 from . import __version__
-from .commit import close
-from .console import begin, put, say
-from .errors import Error, RecordError, UsageError, reason
+from .elf.open import keep_standard_streams
+from .errors import Error, UsageError
 from .grammar import parse
 from .options import Options, declare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from .grammar import Command
@@ -25,14 +24,13 @@ if TYPE_CHECKING:
     Answer = tuple[list[str], list[str], tuple[int, ...], bool]
 
 VERBS = ("report", "verify", "diff")
-LONGEST_LIST = 1 << 26  # bytes; a kernel's has 1 << 19
 # Below this many files one process is done before others would have started.
 FILES_WORTH_FORKING = 16
 
 
 def main(words: "Sequence[str]") -> int:
     """Run `recordmcount` with these words; returns the exit status."""
-    begin()
+    keep_standard_streams()
     if words and words[0] in VERBS:
         return _verb(words[0], words[1:])
     command, options = declare()
@@ -42,20 +40,22 @@ def main(words: "Sequence[str]") -> int:
             return 0 if _inform(options.information, command) else 1
         options.check()
         _refuse_verb(options.files[0])
-        options.files = tuple(_expand(options.files))
-        if options.files:  # a @LIST may be empty
-            options.check()
-        if len(options.files) > 1:
-            options.files = tuple(_once(options.files))
+        if len(options.files) > 1 or options.files[0].startswith("@"):
+            from .named_files import each_once, expanded  # a build names one object at a time
+
+            options.files = tuple(expanded(options.files))
+            if options.files:  # a @LIST may be empty
+                options.check()
+            options.files = tuple(each_once(options.files))
         return _record_all(options.files, options)
     except UsageError as error:
         from .help import refuse
 
         return refuse(command, error)
     except Error as error:  # a @LIST
-        say(2, [str(error)])
+        _say(2, [str(error)])
     except MemoryError:  # of one file it is told with that file
-        say(2, [f"{command.name}: out of memory"])
+        _say(2, [f"{command.name}: out of memory"])
     return 1
 
 
@@ -88,55 +88,6 @@ def _refuse_verb(word: str) -> None:
             raise UsageError(f"no verb '{word}'{meant} (a file of that name: ./{word})") from None
     except OSError:
         pass  # whoever opens it will say so
-
-
-def _expand(files: "Iterable[str]") -> "Iterator[str]":
-    """Give the files, each @LIST replaced by what it lists."""
-    for file in files:
-        if file.startswith("@"):
-            content = _read_list(file[1:])
-            separator = b"\0" if b"\0" in content else b"\n"
-            for name in content.split(separator):
-                if name.strip():
-                    yield name.decode(sys.getfilesystemencoding(), "surrogateescape")
-        else:
-            yield file
-
-
-def _once(files: "Sequence[str]") -> "Iterator[str]":
-    """Give each file once, however often and in whichever spelling it is named.
-
-    Not so hard links: each is a path that is to have its own recorded file.
-    """
-    seen = set()
-    for file in files:
-        key: object = file
-        try:
-            status = posix.stat(file)
-            if status.st_nlink == 1:
-                key = status.st_dev, status.st_ino
-        except OSError:
-            pass  # whoever opens it will say so
-        if key not in seen:
-            seen.add(key)
-            yield file
-
-
-def _read_list(path: str) -> bytes:
-    content = bytearray()
-    try:
-        fd = 0 if path == "-" else posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-        try:
-            while piece := posix.read(fd, 1 << 16):
-                content += piece
-                if len(content) > LONGEST_LIST:
-                    raise RecordError(path, f"no list of files: more than {LONGEST_LIST} bytes")
-        finally:
-            if fd:
-                close(fd)
-    except OSError as error:
-        raise RecordError(path, reason(error)) from error
-    return bytes(content)
 
 
 def _record_all(files: "Sequence[str]", options: Options) -> int:
@@ -176,23 +127,25 @@ def _record_all(files: "Sequence[str]", options: Options) -> int:
     good = readable = True
     for out, err, counts, failed in answers:
         if out:
-            readable = readable and say(1, out)
+            readable = readable and _say(1, out)
         if err:
-            good &= say(2, err)
+            good &= _say(2, err)
         if failed:
             good = False
         else:
             totals = tuple(map(sum, zip(totals, counts, strict=True)))
     if options.stats and len(files) > 1:
-        readable = readable and say(1, [f"total: {describe(totals)}"])
+        readable = readable and _say(1, [f"total: {describe(totals)}"])
     return 0 if good and readable else 1
 
 
 def _inform(what: str, command: "Command") -> bool:
     """Answer a question about the program; False where nobody can read it."""
+    from .console import put
+
     folder = __file__.rpartition("/")[0]
     if what == "version":
-        return say(1, [f"recordmcount {__version__}"])
+        return _say(1, [f"recordmcount {__version__}"])
     if what == "print_dir":
         return put(f"{folder}/glue")
     if what == "print_command":
@@ -203,4 +156,11 @@ def _inform(what: str, command: "Command") -> bool:
         return put(join([python, "-I", "-S", f"{folder}/__main__.py"]))
     from .help import help_of
 
-    return say(1, help_of(command))
+    return _say(1, help_of(command))
+
+
+def _say(fd: int, lines: "Sequence[str]") -> bool:
+    """Write lines for people as `console.say` does: of most objects there are none."""
+    from .console import say
+
+    return say(fd, lines)

@@ -14,15 +14,12 @@ import _signal  # type: ignore[import-not-found]
 import posix
 from fcntl import LOCK_EX, flock
 
-from .elf.open import filled, reader
 from .errors import OutputError, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
-COPY_SIZE = 1 << 20
 HELD_SIGNALS = _signal.valid_signals()
 EIO = 5  # errno (Linux); the `errno` module is one import more
 # The name of a temporary: this, and so many hexadecimal digits.
@@ -96,53 +93,6 @@ def append(path: str, fd: int, size: int, header: tuple[bytes, bytes], appended:
             if isinstance(error, OSError):
                 raise OutputError(path, reason(error)) from error
             raise
-
-
-def copy(
-    source: int,
-    target: int,
-    parts: "Iterable[bytes | tuple[int, int]]",
-    edits: "Iterable[tuple[int, bytes]]" = (),
-) -> None:
-    """Fill the empty file `target` with `parts`, bytes or the (start, end) of some of `source`.
-
-    Then `edits` are made in it: (file offset, bytes that take the place of as many). What is a
-    hole in the old file is one in the new one. Raises OSError.
-    """
-    start = size = 0
-    waiting = bytearray()  # what is written next, at `start`: small parts are written together
-    for at, data in _pieces(source, parts):
-        if at != size or len(waiting) >= COPY_SIZE:
-            write_at(target, start, waiting)
-            start, waiting = at, bytearray()
-        waiting += data
-        size = at + len(data)
-    write_at(target, start, waiting)
-    for offset, data in edits:
-        write_at(target, offset, data)
-    posix.ftruncate(target, size)  # it may end in a hole
-
-
-def _pieces(
-    source: int, parts: "Iterable[bytes | tuple[int, int]]"
-) -> "Iterator[tuple[int, bytes]]":
-    """Yield (new file offset, bytes) of what is no hole, and at last the end, with none."""
-    read = reader(source)
-    place = 0
-    for part in parts:
-        if isinstance(part, bytes):
-            yield place, part
-            place += len(part)
-            continue
-        start, last = part
-        for first, end in filled(source, start, last):
-            for at in range(first, end, COPY_SIZE):
-                data = read(at, min(COPY_SIZE, end - at))
-                if len(data) < min(COPY_SIZE, end - at):
-                    raise OSError(EIO, "the file shrank while it was read")
-                yield place + at - start, data
-        place += last - start
-    yield place, b""
 
 
 def write_at(fd: int, offset: int, data: "bytes | bytearray") -> None:

@@ -1,6 +1,5 @@
 """What a terminal is for: results and diagnostics, to whoever still listens."""
 
-import posix
 from itertools import islice
 
 from .commit import write_all
@@ -15,21 +14,6 @@ LONGEST = 1 << 14
 CUT = "[...]"
 HALF = (LONGEST - len(CUT)) // 2
 LINES = 4096  # that are written at once
-
-
-def begin() -> None:
-    """Begin a command, before it opens its first file.
-
-    No file or pipe of ours can have the number of a standard stream that is closed, from now on.
-    Else what is said would be written into it. What is put there can neither be read nor written,
-    just as a descriptor that is closed.
-    """
-    try:
-        while (fd := posix.open("/", posix.O_PATH)) <= 2:
-            pass
-        posix.close(fd)
-    except OSError:  # no more descriptors: then no file can be opened either
-        pass
 
 
 def printable(text: str) -> str:

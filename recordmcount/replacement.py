@@ -17,20 +17,23 @@ from .commit import (
     flush,
     lock,
     temporaries,
+    write_at,
 )
-from .elf.open import FLAGS, is_regular
+from .elf.holes import filled
+from .elf.open import FLAGS, is_regular, reader
 from .errors import NotRegularError, OutputError, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 # Seconds after which a temporary that no run has locked is taken for left behind.
 OLD = 3600
 ACL = "system.posix_acl_access"
 CHANGED = "was changed by another program meanwhile"
 # errno values (Linux); the `errno` module is one import more.
-EPERM, ENOENT, EOPNOTSUPP = 1, 2, 95
+EPERM, ENOENT, EIO, EOPNOTSUPP = 1, 2, 5, 95
+COPY_SIZE = 1 << 20  # bytes that are copied at once
 
 
 def replace(
@@ -121,6 +124,56 @@ def _put(
             raise
         finally:
             close(fd)  # and with it the lock: until then the temporary is ours
+
+
+# --- what it has of the old one -------------------------------------------------------------------
+
+
+def copy(
+    source: int,
+    target: int,
+    parts: "Iterable[bytes | tuple[int, int]]",
+    edits: "Iterable[tuple[int, bytes]]" = (),
+) -> None:
+    """Fill the empty file `target` with `parts`, bytes or the (start, end) of some of `source`.
+
+    Then `edits` are made in it: (file offset, bytes that take the place of as many). What is a
+    hole in the old file is one in the new one. Raises OSError.
+    """
+    start = size = 0
+    waiting = bytearray()  # what is written next, at `start`: small parts are written together
+    for at, data in _pieces(source, parts):
+        if at != size or len(waiting) >= COPY_SIZE:
+            write_at(target, start, waiting)
+            start, waiting = at, bytearray()
+        waiting += data
+        size = at + len(data)
+    write_at(target, start, waiting)
+    for offset, data in edits:
+        write_at(target, offset, data)
+    posix.ftruncate(target, size)  # it may end in a hole
+
+
+def _pieces(
+    source: int, parts: "Iterable[bytes | tuple[int, int]]"
+) -> "Iterator[tuple[int, bytes]]":
+    """Yield (new file offset, bytes) of what is no hole, and at last the end, with none."""
+    read = reader(source)
+    place = 0
+    for part in parts:
+        if isinstance(part, bytes):
+            yield place, part
+            place += len(part)
+            continue
+        start, last = part
+        for first, end in filled(source, start, last):
+            for at in range(first, end, COPY_SIZE):
+                data = read(at, min(COPY_SIZE, end - at))
+                if len(data) < min(COPY_SIZE, end - at):
+                    raise OSError(EIO, "the file shrank while it was read")
+                yield place + at - start, data
+        place += last - start
+    yield place, b""
 
 
 # --- where it goes --------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ LAYERS = {
         ["elf"],
         ["commit", "folders"],
         ["replacement"],
-        ["console", "jobs", "mcount_loc", "nearest", "progress"],
+        ["console", "jobs", "mcount_loc", "named_files", "nearest", "progress"],
         ["cluster", "grammar"],
         ["spread"],
         ["help", "options", "reading"],

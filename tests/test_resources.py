@@ -104,7 +104,8 @@ def test_whatever_descriptors_are_closed_every_file_is_recorded(folder: Path, cl
 def test_no_file_has_the_number_of_a_stream_that_is_closed(closed: str) -> None:
     """What is said would be written into it. As a stream it cannot be written, as if closed."""
     script = (
-        "import os; from recordmcount.console import begin, say; begin()\n"
+        "import os; from recordmcount.console import say; from recordmcount.elf.open import "
+        "keep_standard_streams; keep_standard_streams()\n"
         "os._exit(10 * os.open('/dev/null', os.O_RDWR) + say(2, ['a line']))"
     )
     command = [sys.executable, "-c", script]

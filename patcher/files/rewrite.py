@@ -16,7 +16,7 @@ from itertools import repeat
 from patcher.errors import ReadError
 from patcher.modify import check_shape, different
 from recordmcount.commit import write_at
-from recordmcount.elf.open import filled
+from recordmcount.elf.holes import filled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

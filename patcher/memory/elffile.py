@@ -12,7 +12,7 @@ from _bisect import bisect_right
 
 from patcher.closing import Closing
 from patcher.errors import NoSiteError, ReadError, WriteError
-from recordmcount import commit, replacement
+from recordmcount import replacement
 from recordmcount.elf import filetype
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import open_file, reader
@@ -119,7 +119,7 @@ class ElfFile(Closing):
         """
         edits = sorted((span.offset, bytes(self._texts[span])) for span in self._changed)
         whole = [(0, self.object.size)]
-        self.replace(lambda target: commit.copy(self.fd, target, whole, edits), path)
+        self.replace(lambda target: replacement.copy(self.fd, target, whole, edits), path)
 
     def replace(self, fill: Callable[[int], object], path: str | None = None) -> None:
         """Replace the file as `commit` does, by what `fill` writes to a descriptor."""

@@ -1,4 +1,7 @@
-"""Open files that should be ELF: at once, whatever they are, and none but regular ones."""
+"""Open files that should be ELF: at once, whatever they are, and none but regular ones.
+
+And none by the number of a standard stream.
+"""
 
 import posix
 
@@ -6,16 +9,28 @@ from recordmcount.errors import NotRegularError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-FEW = 1 << 15  # bytes in which a hole would save less than it takes to find
-BLOCK = 512  # bytes that st_blocks counts in
 S_IFMT, S_IFREG, S_IFDIR = 0o170000, 0o100000, 0o040000
 FOLDER = "a folder", "name the files in it"
 # errno values (Linux); the `errno` module is one import more.
 ENXIO, EISDIR = 6, 21
 # O_NONBLOCK: a FIFO must not make us wait. O_NOCTTY: a terminal must not become ours.
 FLAGS = posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY
+
+
+def keep_standard_streams() -> None:
+    """See to it that no file has the number of a standard stream, before the first one is opened.
+
+    One that is closed would give it its number, and what is said would be written into the file.
+    What is put there can neither be read nor written, just as a descriptor that is closed.
+    """
+    try:
+        while (fd := posix.open("/", posix.O_PATH)) <= 2:
+            pass
+        posix.close(fd)
+    except OSError:  # no more descriptors: then no file can be opened either
+        pass
 
 
 def open_file(path: str, *, writable: bool = False) -> int:
@@ -64,28 +79,3 @@ def reader(fd: int) -> "Callable[[int, int], bytes]":
         return b"".join(pieces)
 
     return read
-
-
-def filled(fd: int, start: int, end: int) -> "Iterator[tuple[int, int]]":
-    """Yield (start, end) of what is no hole of these bytes of an open file: they are not all 0.
-
-    A file system that does not tell its holes has none; and in a few bytes none is looked for.
-    """
-    if end - start < FEW:
-        yield start, end
-        return
-    status = posix.fstat(fd)
-    if status.st_blocks * BLOCK >= status.st_size:  # as nearly every file
-        yield start, end
-        return
-    while start < end:
-        try:
-            data = posix.lseek(fd, start, posix.SEEK_DATA)
-            hole = posix.lseek(fd, data, posix.SEEK_HOLE)
-        except OSError as error:
-            if error.errno != ENXIO:  # which says: a hole, to the end of the file
-                yield start, end
-            return
-        if data < end:
-            yield data, min(hole, end)
-        start = hole

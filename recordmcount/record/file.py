@@ -356,7 +356,7 @@ def _replace(
     from recordmcount import replacement  # not needed where a file is appended to
 
     def fill(target: int) -> None:
-        commit.copy(fd, target, parts, edits)
+        replacement.copy(fd, target, parts, edits)
 
     if options.output:
         replacement.output(options.output, fd, fill, before)
