@@ -77,6 +77,8 @@ LONGEST_SITE = len(NOP13)
 NOP5_386 = bytes((0x3E, 0x8D, 0x74, 0x26, 0x00))  # lea %ds:0x0(%esi,%eiz,1),%esi
 NOP6_386 = bytes((0x8D, 0xB6, 0x00, 0x00, 0x00, 0x00))  # lea 0x0(%esi),%esi
 
+# What may stand before the first instruction of a function: endbr64, endbr32.
+ENDBR = (b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfb")
 # How many bytes an instruction may have; a site that is one is made one NOP.
 LONGEST_INSTRUCTION = 15
 

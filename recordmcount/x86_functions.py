@@ -1,9 +1,6 @@
 """How functions begin and end: before calls of mcount, and behind those of `__return__`."""
 
-from .x86 import EM_386, EM_X86_64
-
-# What may stand before the first instruction of a function: endbr64, endbr32.
-ENDBR = (b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfb")
+from .x86 import EM_386, EM_X86_64, ENDBR
 
 PUSH_CHAIN = b"\x41\x52"  # push %r10: where gcc keeps the static chain of a nested function
 SET_FRAME = bytes((0x55, 0x48, 0x89, 0xE5))  # push %rbp; mov %rsp,%rbp

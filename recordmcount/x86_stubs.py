@@ -4,8 +4,7 @@ from _operator import add
 from _struct import unpack_from
 from itertools import compress, repeat
 
-from .x86 import EM_386, EM_X86_64
-from .x86_functions import ENDBR
+from .x86 import EM_386, EM_X86_64, ENDBR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from recordmcount.sites import linked as linked_sites
 from recordmcount.sites.linked import LinkedSites
 from recordmcount.sites.site import Site
 from recordmcount.sites.state import STATES, State
-from recordmcount.x86_functions import ENDBR
+from recordmcount.x86 import ENDBR
 from recordmcount.x86_object_nops import is_object_nop
 from tests.support import command, images, linked
 from tests.support.images import WORK, WORK_FUNCTIONS, build

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from patcher.errors import TargetError
 from recordmcount.sites.state import State
-from recordmcount.x86_functions import ENDBR
+from recordmcount.x86 import ENDBR
 
 from .functions import Goal
 from .live_sites import LiveSites

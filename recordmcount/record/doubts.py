@@ -7,18 +7,15 @@ from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
 from recordmcount.sites import calls
-from recordmcount.sites.entries import entries_of
-from recordmcount.x86_functions import ENDBR
+from recordmcount.x86 import ENDBR
 
 from . import kernel_objects
-from .plan import Wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from recordmcount.elf.object import Object
-    from recordmcount.options import Options
     from recordmcount.sites.calls import Found
 
     from .plan import Plan
@@ -45,28 +42,6 @@ def of_plan(obj: "Object", found: "Found", plan: "Plan") -> "list[str]":
         return list(_all(obj, found, plan))
     except FormatError:  # in what recording has no need of
         return []
-
-
-def of_table(obj: "Object", options: "Options") -> "list[str]":
-    """Tell of calls that have no entry in the table that an object has already.
-
-    It was joined from objects of which not all were recorded, or recorded by a tool that misses
-    some.
-    """
-    try:
-        entries = entries_of(obj).places
-        wanted = Wanted(obj, options)
-        parts = [
-            part for part in calls.find(obj, options.symbols).sections if part.section in wanted
-        ]
-        number = sum(map(len, parts))
-        missing = sum(
-            len({*part.starts}.difference(entries.get(part.section, ()))) for part in parts
-        )
-    except FormatError:
-        return []
-    advice = "remove that table with objcopy -R __mcount_loc, and record the object again"
-    return [f"{missing} of {number} calls have no entry: {advice}"] if missing else []
 
 
 def _all(obj: "Object", found: "Found", plan: "Plan") -> "Iterator[str]":

@@ -258,9 +258,9 @@ def _doubts(obj: "Object", found: "calls.Found", plan: Plan) -> "Iterator[str]":
 
 def _of_table(obj: "Object", options: "Options") -> "Iterator[str]":
     """Say what the table that an object has already lacks."""
-    from . import doubts  # rare
+    from . import table_doubts  # rare
 
-    return (f"{obj.path}: warning: {doubt}" for doubt in doubts.of_table(obj, options))
+    return (f"{obj.path}: warning: {doubt}" for doubt in table_doubts.of_table(obj, options))
 
 
 def _describe_plan(obj: "Object", plan: Plan) -> "Iterator[str]":

@@ -11,7 +11,8 @@ from __future__ import annotations
 from _bisect import bisect_left
 
 from recordmcount import x86, x86_linked
-from recordmcount.x86_functions import ENDBR, ends_function
+from recordmcount.x86 import ENDBR
+from recordmcount.x86_functions import ends_function
 from recordmcount.x86_object_nops import is_object_nop
 
 from .state import State

@@ -10,7 +10,7 @@ from __future__ import annotations
 from _bisect import bisect_left
 
 from recordmcount.elf.segments import LoadView
-from recordmcount.x86_functions import ENDBR
+from recordmcount.x86 import ENDBR
 
 from . import evidence, kernel_table
 

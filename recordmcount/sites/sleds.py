@@ -27,7 +27,7 @@ from recordmcount import x86, x86_nops
 from recordmcount.columns import pick
 from recordmcount.elf import frames
 from recordmcount.elf.segments import LoadView
-from recordmcount.x86_functions import ENDBR
+from recordmcount.x86 import ENDBR
 from recordmcount.x86_relocations import WIDEST_FIELD
 
 from . import patchable

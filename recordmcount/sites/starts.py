@@ -18,7 +18,7 @@ from recordmcount.columns import positions
 from recordmcount.elf import dynamic_symbols, frames
 from recordmcount.elf import object as elf
 from recordmcount.errors import Error
-from recordmcount.x86_functions import ENDBR
+from recordmcount.x86 import ENDBR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

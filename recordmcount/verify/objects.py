@@ -19,8 +19,7 @@ from recordmcount.sites import relocatable
 from recordmcount.sites.entries import claims_of
 from recordmcount.sites.state import State
 from recordmcount.sites.words import sites_in_words
-from recordmcount.x86 import LONGEST_SITE, RELOCATION_NONE
-from recordmcount.x86_functions import ENDBR
+from recordmcount.x86 import ENDBR, LONGEST_SITE, RELOCATION_NONE
 
 from . import rules
 from .claims import Claims
