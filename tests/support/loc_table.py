@@ -6,7 +6,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
-from tests.support.oracle import Site, section_indices
+from tests.support.oracle import File, Site, section_indices
 
 
 def table_entries(path: Path, section: str = "__mcount_loc") -> list[Site]:
@@ -17,7 +17,7 @@ def table_entries(path: Path, section: str = "__mcount_loc") -> list[Site]:
     """
     entries: list[Site] = []
     with path.open("rb") as stream:
-        file = ELFFile(stream)
+        file = File(stream)
         for relocations in file.iter_sections():
             if not isinstance(relocations, RelocationSection):
                 continue

@@ -8,9 +8,9 @@ relocated field, and asks what the instruction does with it. pyelftools reads th
 import bisect
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import capstone
 from capstone import x86_const as x86
@@ -51,6 +51,19 @@ class Use(NamedTuple):
     site: Site
 
 
+class File(ELFFile):
+    """An ELF file that reads each section header once, however often it is asked for."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._sections: dict[int, Section] = {}
+        super().__init__(stream)
+
+    def get_section(self, n: int, type: Container[str] | None = None) -> Section:  # noqa: A002
+        if n not in self._sections:
+            self._sections[n] = super().get_section(n, type)
+        return self._sections[n]
+
+
 def expected_sites(path: Path, names: Iterable[str] = MCOUNT_NAMES) -> set[Site]:
     """Return the first byte of every call of one of `names` that a table has to name."""
     return set(call_forms(path, names))
@@ -75,7 +88,7 @@ def references(path: Path, names: Iterable[str] = MCOUNT_NAMES) -> set[Site]:
 def functions(path: Path, sites: Iterable[Site]) -> list[tuple[str, int]]:
     """Return the function each site lies in, with the site's offset in it; sorted."""
     with path.open("rb") as stream:
-        symbols = _symbols_by_section(ELFFile(stream))
+        symbols = _symbols_by_section(File(stream))
     found = []
     for site in sites:
         values, names = zip(*symbols[site.section_index], strict=True)
@@ -88,7 +101,7 @@ def uses(path: Path, names: Iterable[str] = MCOUNT_NAMES) -> list[Use]:
     """Return every use of one of `names` in the sections of an ET_REL file."""
     wanted = set(names)
     with path.open("rb") as stream:
-        file = ELFFile(stream)
+        file = File(stream)
         starts = _symbols_by_section(file)
         found = []
         for relocations in file.iter_sections():
