@@ -144,8 +144,7 @@ def cmake(folder: Path, generator: str, *definitions: str, compiler: str = "gcc"
     return building.run("cmake", "--build", ".", "-j4", cwd=folder)
 
 
-@with_each_compiler
-@with_each_generator
+@pytest.mark.parametrize(("generator", "compiler"), [*zip(BUILD_TOOLS, COMPILERS, strict=True)])
 def test_cmake_records_programs_and_libraries(project: Path, generator: str, compiler: str) -> None:
     cmake(project, generator, compiler=compiler)
     programs = (project / "calc", project / "calc-pie")
