@@ -12,7 +12,7 @@ from tests.support.command import run
 from tests.support.kernel_modules import CLOUD, Module
 from tests.support.peers import Peers
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("modules")]  # recorded once
 
 
 class Recorded(NamedTuple):

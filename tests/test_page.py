@@ -13,7 +13,7 @@ from tests.support import kernel_modules
 from tests.support.browser import Page, opened
 from tests.support.command import run
 
-pytestmark = pytest.mark.matrix
+pytestmark = [pytest.mark.matrix, pytest.mark.xdist_group("page")]  # one large page
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&\"'\u202e"
 ROWS = 50_000
