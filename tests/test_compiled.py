@@ -1,0 +1,43 @@
+"""The modules that setup.py has mypyc compile, in either build: `tools/test` runs both."""
+
+import importlib
+import os
+import pkgutil
+import runpy
+from importlib.machinery import EXTENSION_SUFFIXES
+
+import pytest
+
+from tests.support.command import ROOT
+
+IS_COMPILED = os.environ.get("RECORDMCOUNT_COMPILED") == "1"
+
+
+@pytest.fixture(scope="module")
+def names() -> list[str]:
+    """Read them in setup.py, without setting anything up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("setuptools.setup", lambda **_: None)
+        patch.setattr("sys.argv", ["setup.py", "egg_info"])
+        settings = runpy.run_path(str(ROOT / "setup.py"))
+    words = settings["MODULES"].split()
+    return [f"recordmcount.{word.replace('/', '.')}" for word in words]
+
+
+def test_all_of_them_are_compiled_or_none(names: list[str]) -> None:
+    files = [str(importlib.import_module(name).__file__) for name in names]
+    suffix = EXTENSION_SUFFIXES[0] if IS_COMPILED else ".py"
+    assert [file for file in files if not file.endswith(suffix)] == []
+
+
+def test_each_is_named_once(names: list[str]) -> None:
+    assert len({*names}) == len(names)
+
+
+def test_every_module_can_be_imported() -> None:
+    """A class that is not compiled cannot inherit from one that is, and Python says so then."""
+    packages = [importlib.import_module(name) for name in ("recordmcount", "patcher")]
+    for package in packages:
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not found.name.endswith(("__main__", "__mypyc")):
+                importlib.import_module(found.name)
