@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -54,6 +55,31 @@ def test_pre_commit_runs_check() -> None:
     assert (hook["entry"], hook["language"]) == ("tools/check", "script")
     assert os.access(ROOT / hook["entry"], os.X_OK)
     assert hook["pass_filenames"] == "false"
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+IN_A_GROUP = """
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.xdist_group("one")
+@pytest.mark.parametrize("number", range(6))
+def test_one_of_a_group(number: int) -> None:
+    Path(str(number)).write_text(str(os.getpid()))
+"""
+
+
+def test_the_tests_of_a_group_run_in_one_process(tmp_path: Path) -> None:
+    """Else each process boots a kernel of its own, and nothing but the clock tells of it."""
+    _, _, options = stages("test")["pytest"].partition(" -m pytest ")
+    (tmp_path / "test_group.py").write_text(IN_A_GROUP)
+    words = [sys.executable, "-m", "pytest", *options.removesuffix(' "$@"').split()]
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    assert len({(tmp_path / str(number)).read_text() for number in range(6)}) == 1
 
 
 # --- markers --------------------------------------------------------------------------------------
