@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
+# What the environment has installed. `site` would add it, and what pip calls editable besides, for
+# as much time as many a run takes.
+INSTALLED = sysconfig.get_path("purelib")
 # As `recordmcount --print-command` has it: next to nothing runs before our own code.
 RECORDMCOUNT = (
     getattr(sys, "_base_executable", sys.executable),
@@ -32,11 +36,11 @@ def run(
     Whatever the input, there is never a traceback: one fails the test.
     """
     done = subprocess.run(
-        [sys.executable, "-m", package, *arguments],
+        [sys.executable, "-S", "-m", package, *arguments],
         check=False,
         capture_output=True,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        env={**os.environ, **variables, "PYTHONPATH": f"{ROOT}:{INSTALLED}"},
         stdin=subprocess.DEVNULL,
         text=True,
         errors="surrogateescape",
