@@ -8,6 +8,7 @@ import posix
 import sys
 
 from . import __version__
+from .console import put, say  # at once: what fails must still be told
 from .elf.open import keep_standard_streams
 from .errors import Error, UsageError
 from .grammar import parse
@@ -53,9 +54,9 @@ def main(words: "Sequence[str]") -> int:
 
         return refuse(command, error)
     except Error as error:  # a @LIST
-        _say(2, [str(error)])
+        say(2, [str(error)])
     except MemoryError:  # of one file it is told with that file
-        _say(2, [f"{command.name}: out of memory"])
+        say(2, [f"{command.name}: out of memory"])
     return 1
 
 
@@ -127,25 +128,23 @@ def _record_all(files: "Sequence[str]", options: Options) -> int:
     good = readable = True
     for out, err, counts, failed in answers:
         if out:
-            readable = readable and _say(1, out)
+            readable = readable and say(1, out)
         if err:
-            good &= _say(2, err)
+            good &= say(2, err)
         if failed:
             good = False
         else:
             totals = tuple(map(sum, zip(totals, counts, strict=True)))
     if options.stats and len(files) > 1:
-        readable = readable and _say(1, [f"total: {describe(totals)}"])
+        readable = readable and say(1, [f"total: {describe(totals)}"])
     return 0 if good and readable else 1
 
 
 def _inform(what: str, command: "Command") -> bool:
     """Answer a question about the program; False where nobody can read it."""
-    from .console import put
-
     folder = __file__.rpartition("/")[0]
     if what == "version":
-        return _say(1, [f"recordmcount {__version__}"])
+        return say(1, [f"recordmcount {__version__}"])
     if what == "print_dir":
         return put(f"{folder}/glue")
     if what == "print_command":
@@ -156,11 +155,4 @@ def _inform(what: str, command: "Command") -> bool:
         return put(join([python, "-I", "-S", f"{folder}/__main__.py"]))
     from .help import help_of
 
-    return _say(1, help_of(command))
-
-
-def _say(fd: int, lines: "Sequence[str]") -> bool:
-    """Write lines for people as `console.say` does: of most objects there are none."""
-    from .console import say
-
-    return say(fd, lines)
+    return say(1, help_of(command))

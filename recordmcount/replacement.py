@@ -19,7 +19,7 @@ from .commit import (
     temporaries,
     write_at,
 )
-from .elf.holes import filled
+from .elf import holes
 from .elf.open import FLAGS, is_regular, reader
 from .errors import NotRegularError, OutputError, reason
 
@@ -166,7 +166,7 @@ def _pieces(
             place += len(part)
             continue
         start, last = part
-        for first, end in filled(source, start, last):
+        for first, end in holes.filled(source, start, last):
             for at in range(first, end, COPY_SIZE):
                 data = read(at, min(COPY_SIZE, end - at))
                 if len(data) < min(COPY_SIZE, end - at):

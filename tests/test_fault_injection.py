@@ -24,7 +24,7 @@ from tests.support.strace import Call, Fault, Outcome, run_with_faults, system_c
 pytestmark = pytest.mark.slow
 
 # What is imported only when it is needed, and may then not be there.
-LATE_IMPORTS = ("archive", "filetype", "kernel_objects", "replacement", "section_symbols")
+LATE_IMPORTS = ("archive", "filetype", "holes", "kernel_objects", "replacement", "section_symbols")
 PACKAGE = str(ROOT / "recordmcount")
 # No file is behind these; and without memory the interpreter ends as it likes.
 OF_THE_PROCESS = frozenset(
