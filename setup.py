@@ -12,7 +12,7 @@ import sys
 from setuptools import Extension, setup
 
 MODULES = """
-    budget columns mcount_loc x86 x86_functions
+    budget columns mcount_loc x86
     elf/object elf/open
     record/doubts record/file record/image_plan record/kernel_objects record/new_sections
     record/plan
