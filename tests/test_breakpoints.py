@@ -37,6 +37,8 @@ from tests.support.live import CALLS, ask, count, patch, refused
 from tests.support.processes import build_program, finish, started
 from tests.support.storm import Storm
 
+pytestmark = pytest.mark.process
+
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
 BREAKPOINT = ("--protocol", "breakpoint")
 STATES = (State.NOP, State.CALL)

@@ -35,6 +35,8 @@ from tests.support.processes import (
 from tests.support.strace import Call, Fault, run_with_faults
 from tests.support.traced import tracing
 
+pytestmark = pytest.mark.process
+
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
 each_method = pytest.mark.parametrize(
     "method", [(), ("--protocol", "breakpoint")], ids=["stop", "breakpoint"]

@@ -19,6 +19,8 @@ from tests.support import churn, live, storm
 from tests.support.processes import finish, started
 from tests.support.storm import Storm
 
+pytestmark = pytest.mark.process
+
 STATES = (State.NOP, State.CALL)
 
 

@@ -17,6 +17,8 @@ from recordmcount import x86_code
 from tests.support import images
 from tests.support.processes import build_program, started
 
+pytestmark = pytest.mark.process
+
 PAGE = 4096
 MIB, GIB = 1 << 20, 1 << 30
 

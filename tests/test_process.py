@@ -30,6 +30,8 @@ from tests.support.processes import (
     wait_for,
 )
 
+pytestmark = pytest.mark.process
+
 QUIET = "int main(void) { ready(); until_told(); return 0; }"
 
 

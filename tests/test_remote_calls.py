@@ -15,6 +15,8 @@ from patcher.trace.injection import Done, apart, by_a_thread
 from tests.support.processes import build_program, finish, started, state
 from tests.support.traced import TIMEOUT
 
+pytestmark = pytest.mark.process
+
 
 class Call(IntEnum):
     """System calls that are made, which do nothing."""

@@ -23,6 +23,8 @@ from tests.support.live import CALLS, COUNTER, ask
 from tests.support.processes import build_program, started
 from tests.support.terminal import Terminal
 
+pytestmark = pytest.mark.process
+
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
 MODES = {"start": (), "follow": ("--follow",), "children": ("--follow", "--children")}
 each_mode = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)

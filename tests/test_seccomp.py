@@ -23,6 +23,8 @@ from tests.support.command import ROOT
 from tests.support.processes import build_program, finish, started, wait_for
 from tests.support.seccomp import ANSWERS, CALL, build_caller
 
+pytestmark = pytest.mark.process
+
 READ, WRITE, MMAP, GETPID, EXIT = 0, 1, 9, 39, 60
 MAP_PRIVATE_ANONYMOUS = 0x22
 DATA = (0, 4096, 3, MAP_PRIVATE_ANONYMOUS, (1 << 64) - 1, 0)

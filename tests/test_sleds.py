@@ -22,6 +22,8 @@ from tests.support import command, images, live, sleds
 from tests.support.live import CALLS, ask, count, patch, refused
 from tests.support.processes import finish, started, wait_for
 
+pytestmark = pytest.mark.process
+
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
 SITES = sleds.SITES
 

@@ -18,6 +18,8 @@ from tests.support.live import CALLS, ask
 from tests.support.processes import build_program, finish, started, state
 from tests.support.traced import Memory, memory, tracing
 
+pytestmark = pytest.mark.process
+
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
 TOLD = [("work", "main"), ("more", "work"), ("twice", "more"), ("twice", "work")]
 

@@ -19,6 +19,8 @@ from tests.support.command import ROOT
 from tests.support.processes import started
 from tests.support.traced import memory, tracing
 
+pytestmark = pytest.mark.process
+
 # Opens a library, calls a function of it 20 times in two seconds, closes it; so several times.
 OPENS = """
 #include <dlfcn.h>

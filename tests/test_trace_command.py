@@ -16,6 +16,8 @@ from tests.support.command import ROOT, Finished
 from tests.support.live import KINDS
 from tests.support.processes import started
 
+pytestmark = pytest.mark.process
+
 # Says how many calls there were in all, those of its constructor too, by an own count.
 COUNTS = """
 QUIET static void add(void) { __asm__ volatile("" ::: "memory"); }

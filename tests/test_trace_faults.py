@@ -30,6 +30,8 @@ from tests.support.live import ask
 from tests.support.processes import finish, started
 from tests.support.traced import TIMEOUT, memory, tracing
 
+pytestmark = pytest.mark.process
+
 FAR = """
 int inside(int);
 int work(int x) { return inside(x) + 1; }

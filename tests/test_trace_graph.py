@@ -11,6 +11,8 @@ from patcher.trace.events import Event
 from patcher.trace.graph import Ended, Graph, Span
 from tests.support.traced_calls import CallMachine, Program, batches, merged
 
+pytestmark = pytest.mark.process
+
 OPEN, RETURNED, ABANDONED, UNBEGUN = Ended
 PROGRAM = Program("main", "read", "parse", "write", "handler", "worker")
 

@@ -18,6 +18,8 @@ from tests.support.command import ROOT
 from tests.support.processes import finish, started
 from tests.support.traced import memory
 
+pytestmark = pytest.mark.process
+
 MAIN = """
 static volatile int go = 1;
 QUIET static void *loop(void *nothing) {

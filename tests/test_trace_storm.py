@@ -18,6 +18,8 @@ from tests.support.processes import finish, started
 from tests.support.ring_checker import WRONG, Checker
 from tests.support.traced import Tracing, kill_tracers, tracing
 
+pytestmark = pytest.mark.process
+
 # Whether threads have restartable sequences, as glibc's tunable has it.
 each_way = pytest.mark.parametrize("sequences", ["1", "0"], ids=["restartable", "locked"])
 TUNABLE = "glibc.pthread.rseq"

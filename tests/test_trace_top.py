@@ -23,6 +23,8 @@ from tests.support.processes import finish, started
 from tests.support.terminal import Terminal, drawn_on
 from tests.support.tracer import Tracer, is_traced, tracing, words
 
+pytestmark = pytest.mark.process
+
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 QUIT = "Ctrl-C ends"
 RESTORED = "3 sites are what they were"

@@ -23,6 +23,8 @@ from tests.support.terminal import drawn_on
 from tests.support.tracer import is_traced, tracing
 from tests.test_watch import begin, watching
 
+pytestmark = pytest.mark.process
+
 # Works on any line but `fork`, for which it tells the PID of a child that waits for its death.
 MAIN = """
 QUIET int main(void) {

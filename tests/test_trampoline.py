@@ -12,6 +12,8 @@ from tests.support import command, images, live
 from tests.support.processes import PRELUDE, finish, started
 from tests.support.traced import Tracing, tracing
 
+pytestmark = pytest.mark.process
+
 CALL = {5: "call __fentry__", 6: "call *__fentry__@GOTPCREL(%rip)"}
 each_way = pytest.mark.parametrize("sequences", ["1", "0"], ids=["restartable", "locked"])
 

@@ -34,6 +34,8 @@ from tests.support.live import patch, refused
 from tests.support.processes import finish, started, wait_for
 from tests.support.terminal import Terminal, drawn_on
 
+pytestmark = pytest.mark.process
+
 # Opens and closes libraries as lines tell: `+0/path`, `-0`; `=path` executes another program.
 MAIN = """
 #include <dlfcn.h>

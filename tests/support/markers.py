@@ -1,4 +1,4 @@
-"""Markers: `matrix`, `kernel` and `slow`, as pyproject.toml describes them.
+"""Markers: `matrix`, `kernel`, `process` and `slow`, as pyproject.toml describes them.
 
 tools/check runs the tests without any. It installs fewer tools than tools/test, and so that nobody
 has to remember that, a test without a marker finds only those on any machine: the others are
@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-NAMES = ("matrix", "kernel", "slow")
+NAMES = ("matrix", "kernel", "process", "slow")
 # What `tools/setup test` installs, `tools/setup check` does not, and tests call by name.
 HIDDEN = (
     "chromium", "clang", "clang++", "g++", "gfortran",
