@@ -8,6 +8,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 
 import pytest
 
+from recordmcount.elf.object import in_place
 from tests.support.command import ROOT
 
 IS_COMPILED = os.environ.get("RECORDMCOUNT_COMPILED") == "1"
@@ -41,3 +42,8 @@ def test_every_module_can_be_imported() -> None:
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not found.name.endswith(("__main__", "__mypyc")):
                 importlib.import_module(found.name)
+
+
+def test_a_slice_that_ends_before_it_starts_is_empty() -> None:
+    """By mypyc's own function it would be a SystemError: tools/mypyc has another."""
+    assert in_place(bytes(8), -2) == 0
