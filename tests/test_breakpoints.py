@@ -38,6 +38,7 @@ from tests.support.processes import build_program, finish, started
 from tests.support.storm import Storm
 
 pytestmark = pytest.mark.process
+BOUND = 60  # seconds that anything may take before a test fails
 
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
 BREAKPOINT = ("--protocol", "breakpoint")
@@ -311,7 +312,7 @@ def test_a_breakpoint_of_somebody_else_is_left_to_him(tmp_path: Path) -> None:
     words = (sys.executable, "-c", TRACE)
     with started(program) as process, started(*words, str(process.pid), cwd=ROOT):
         tell(process, "strike")
-        assert process.wait() == -signal.SIGTRAP
+        assert process.wait(BOUND) == -signal.SIGTRAP
 
 
 @pytest.mark.parametrize("has_hit", [False, True])
@@ -331,6 +332,50 @@ def test_a_thread_that_has_hit_a_breakpoint_has_not_serialised_before_it_has_lef
         threads.unsynced.add(tid)
         assert threads.look_at_all()
         assert threads.unsynced == ({tid} if has_hit else set())
+
+
+LEADERLESS = """
+#include <pthread.h>
+#include <unistd.h>
+static void *stay(void *none) { for (;;) pause(); return none; }
+QUIET int main(void) {
+    pthread_t thread;
+    if (OTHERS) pthread_create(&thread, NULL, stay, NULL);
+    ready();
+    while (answer()) {}
+    pthread_exit(NULL);
+}
+"""
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + BOUND
+    while not is_so():
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_leader_that_ends_while_it_is_traced_is_there_no_more_once_all_have(
+    others: int, tmp_path: Path
+) -> None:
+    """Only who traces it can make an end of it: for that its parent would wait."""
+    program = live.build(tmp_path, LEADERLESS.replace("OTHERS", f"{others}"), link=["-pthread"])
+    with started(program) as process, Proc(process.pid) as proc:
+        tracees = Tracees(proc, name_of(proc), OPTIONS)
+        threads = TracedThreads(tracees, [], lambda _: None)
+        assert len(tracees.seize_new()) == 1 + others
+        until(threads.look_at_all)
+        assert process.stdin
+        process.stdin.close()
+        # Not by Popen.kill: to it a tracee of this process that has stopped is one that has ended.
+        if not others:
+            os.kill(process.pid, signal.SIGKILL)
+        while not proc.has_thread_ended(proc.pid):
+            _ = others and threads.look_at_all()
+        threads.forget_ended()  # before it was looked whether it reports that
+        os.kill(process.pid, signal.SIGKILL)
+        until(lambda: not threads.look_at_all() and not Path(f"/proc/{process.pid}").exists())
+        assert not tracees.seized
 
 
 # --- patcher ends ---------------------------------------------------------------------------------

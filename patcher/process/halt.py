@@ -200,6 +200,7 @@ class Halt:
                 del self.stops[tid], self._seized[tid]
         for tid, proc in list(self._seized.items()):
             if tid not in self.stops and tid == proc.pid and proc.has_thread_ended(tid):
+                waiting.reap(tid)  # if it was the last thread, nobody else may do that
                 del self._seized[tid]
 
     def _too_late(self) -> HaltError:

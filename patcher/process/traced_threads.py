@@ -23,6 +23,7 @@ from patcher.ftrace.mappings import Range
 
 from . import waiting
 from .changing_calls import changes
+from .proc import Proc
 from .ptrace import (
     detach,
     go_to_syscall,
@@ -57,6 +58,7 @@ class TracedThreads:
         self._code = code
         self._int3 = int3
         self._held: set[int] = set()
+        self._ended: dict[int, Proc] = {}  # leaders, of which nothing is reported yet
         self._masks: dict[int, int] = {}  # of the signals that each blocks
         self.unsynced: set[int] = set()
         self.has_executed = False
@@ -72,13 +74,19 @@ class TracedThreads:
 
     def look_at_all(self) -> bool:
         """Handle what each thread reports; tell whether any did."""
+        for tid in [tid for tid in self._ended if _reports(tid)]:
+            self._seized[tid] = self._ended.pop(tid)
         return sum(map(self._look, list(self._seized))) > 0
 
     def forget_ended(self) -> None:
-        """Forget leaders that have ended before their threads: of those nothing is reported."""
+        """Forget leaders that have ended: nothing is reported of them before all threads have.
+
+        Then it is looked at again, as it is if another thread executes a program: it has that TID.
+        """
         for tid, proc in list(self._seized.items()):
             if tid == proc.pid and proc.has_thread_ended(tid):
                 self._forget(tid)
+                self._ended[tid] = proc
 
     def release(self) -> None:
         """Let what waits go on; all else runs, or goes on when the tracer ends."""
@@ -169,6 +177,13 @@ class TracedThreads:
         mask = self._masks.get(tid, 0)
         if mask & TRAP and signal_mask(tid) == mask & ~TRAP:
             set_signal_mask(tid, mask)
+        return True
+
+
+def _reports(tid: int) -> bool:
+    try:
+        return waiting.look(tid) is not None
+    except ChildProcessError:
         return True
 
 
