@@ -323,7 +323,7 @@ def test_what_reads_back_otherwise_is_not_written(
 ) -> None:
     """Faults of our own, one of each kind, are seen by lief."""
     if wrong == "entries":
-        monkeypatch.setattr(image_plan, "words", lambda *_: bytes(32))
+        monkeypatch.setattr(image_plan, "pack", lambda *_: bytes(32))
     elif wrong == "address":
         monkeypatch.setattr(program_headers.ProgramHeaders, "add", shifted)
     elif wrong == "bounds":
