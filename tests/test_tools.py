@@ -49,6 +49,11 @@ def test_check_runs_the_tests_without_a_marker() -> None:
     assert " -m " not in stages("test")["pytest"].partition(" -m pytest")[2]
 
 
+def test_the_compiled_build_passes_what_check_runs() -> None:
+    _, _, chosen = stages("check")["pytest"].removesuffix(' "$@"').partition(" -m pytest ")
+    assert f"$python -m pytest {chosen}" in (ROOT / "tools" / "test").read_text()
+
+
 def test_pre_commit_runs_check() -> None:
     text = (ROOT / ".pre-commit-config.yaml").read_text()
     hook = dict(re.findall(r"^ {8}(\w+): (.+)$", text, re.MULTILINE))
