@@ -48,9 +48,9 @@ def stub_begins(machine: int) -> "Sequence[tuple[int, bytes]]":
 
     [endbr] [mov $index,%reg (mold)] [bnd] jmp
     """
-    if machine == EM_386:
-        return (5, b"\xb9"), (4, ENDBR[1])
-    return (1, b"\xf2"), (6, b"\x41\xbb"), (4, ENDBR[0])
+    endbr, mov = _STUB_BEGINS[machine]
+    bnd = ((len(_BND), _BND),) if machine == EM_X86_64 else ()
+    return (*bnd, (len(mov) + 4, mov), (len(endbr), endbr))
 
 
 LONGEST_STUB_BEGIN = 11

@@ -7,7 +7,6 @@ from recordmcount import x86
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
 from recordmcount.sites import calls
-from recordmcount.x86 import ENDBR
 
 from . import kernel_objects
 
@@ -29,7 +28,7 @@ _LARGE = 4 << 20
 _PRODUCERS = (b".debug_str", b".debug_info")
 _PROFILING = (b" -p ", b" -pg ", b" -p\0", b" -pg\0")
 # Behind these a function's first call may stand; behind the latter only if it is profiled.
-_ENTRIES = (b"", *ENDBR)
+_ENTRIES = (b"", *x86.ENDBR)
 _FRAMES = (b"\x55\x48\x89\xe5", b"\x55\x89\xe5")  # push %rbp; mov %rsp,%rbp
 _CALL_TYPES = {machine: {*forms} for machine, forms in x86.CALL_FORMS.items()}
 # What else compilers call there: -fsanitize, -fsanitize-coverage, retpolines.
