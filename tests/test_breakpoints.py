@@ -34,11 +34,10 @@ from recordmcount.x86_code import INT3
 from tests.support import live, storm
 from tests.support.command import ROOT
 from tests.support.live import CALLS, ask, count, patch, refused
-from tests.support.processes import build_program, finish, started
+from tests.support.processes import BOUND, build_program, finish, started, until
 from tests.support.storm import Storm
 
 pytestmark = pytest.mark.process
-BOUND = 60  # seconds that anything may take before a test fails
 
 RESULT = 2 * 3 + 1 + 2 * 3  # of work(3)
 BREAKPOINT = ("--protocol", "breakpoint")
@@ -346,12 +345,6 @@ QUIET int main(void) {
     pthread_exit(NULL);
 }
 """
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + BOUND
-    while not is_so():
-        assert time.monotonic() < deadline
 
 
 @pytest.mark.parametrize("others", [0, 1])

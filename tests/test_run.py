@@ -20,7 +20,7 @@ from patcher.run import program as programs
 from tests.support import command, live
 from tests.support.command import ROOT
 from tests.support.live import CALLS, COUNTER, ask
-from tests.support.processes import build_program, started
+from tests.support.processes import build_program, started, until
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.process
@@ -59,13 +59,6 @@ def running(*words: str | Path) -> AbstractContextManager[subprocess.Popen[str]]
 def tracer_of(pid: int) -> int:
     with Proc(pid) as proc:
         return int(proc.status()["TracerPid"])
-
-
-def wait_until(is_so: object) -> None:
-    """Wait until a call gives something true; a test that never sees it hangs, and is ended."""
-    assert callable(is_so)
-    while not is_so():
-        time.sleep(0.01)
 
 
 # --- before any of its code runs ------------------------------------------------------------------
@@ -140,7 +133,7 @@ def test_only_sites_differ_and_nothing_is_left_behind(tmp_path: Path) -> None:
     link: list[str | Path] = ["-Wl,--no-as-needed", made, f"-Wl,-rpath,{tmp_path}"]
     program = live.build(tmp_path, link=link)
     with running("--", program) as process:
-        wait_until(lambda: not tracer_of(process.pid))
+        until(lambda: not tracer_of(process.pid))
         assert ask(process) == (RESULT, 0)
         live.patch("call", process.pid)
         assert ask(process) == (RESULT, CALLS)
@@ -300,7 +293,7 @@ def test_a_tracer_that_is_asked_to_end_lets_the_command_go(tmp_path: Path) -> No
     with running("--follow", "--", program) as process:
         assert ask(process) == (RESULT, 0)
         os.kill(tracer_of(process.pid), signal.SIGTERM)
-        wait_until(lambda: not tracer_of(process.pid))
+        until(lambda: not tracer_of(process.pid))
         assert ask(process) == (RESULT, 0)
 
 
@@ -585,7 +578,7 @@ def test_a_glob_that_is_like_no_function_is_told(tmp_path: Path) -> None:
 def test_a_command_that_may_not_be_traced_runs_as_it_is(tmp_path: Path) -> None:
     program = live.build(tmp_path, TELL)
     inner = patcher_run("-q", "--module", "none", "--", program)
-    done = run("-q", "--follow", "--module", "none", "--", *inner, PYTHONPATH=str(ROOT))
+    done = run("-q", "--follow", "--module", "none", "--", *inner)
     assert (done.status, done.stdout) == (0, f"0 before, {RESULT} by {CALLS}\n")
     assert re.search(r"patcher: is traced by process \d+ \(.*\).*; the command runs as it is\n",
                      done.stderr)  # fmt: skip

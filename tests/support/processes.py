@@ -8,7 +8,7 @@ A program says `ready` once what it was made for is so, and ends when its standa
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from patcher.process.proc import Proc
 from patcher.process.waiting import End, Stop
 from tests.support import images
 
+BOUND = 60  # seconds that anything may take before a test fails
 PRELUDE = """
 #define _GNU_SOURCE
 #include <errno.h>
@@ -90,9 +91,17 @@ def memory_of(pid: int) -> Iterator[ProcessMemory]:
 
 def finish(process: subprocess.Popen[str]) -> str:
     """Tell a program to end, which it must do well; what else it said."""
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=BOUND)
     assert process.returncode == 0, said
     return said
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + BOUND
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def wait_for(tid: int) -> Stop | End:
