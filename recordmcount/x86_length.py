@@ -1,8 +1,8 @@
 """How long instructions are: enough of decoding to find where the next one begins.
 
 It is asked when bytes alone cannot tell an opcode from the middle of an instruction, and so rarely
-that few runs import it. (Intel SDM vol. 2, chapter 2 and opcode maps in appendix A; VEX, EVEX
-there; XOP: AMD64 APM vol. 6.)
+that no run but those that switch imports it. (Intel SDM vol. 2, chapter 2 and opcode maps in
+appendix A; VEX, EVEX there; XOP: AMD64 APM vol. 6.)
 """
 
 from .x86 import PREFIXES, REX
@@ -24,6 +24,8 @@ _TWO_BYTES = (  # behind 0f
     "jjjjjjjjjjjjjjjjMMMMMMMMMMMMMMMM...MmM??...MmMMMMMMMMMMMMMmMMMMM"
     "MMmMmmmM........MMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMM"
 )  # fmt: skip
+# Of these opcodes the instruction is told by the reg field of ModRM: which of its values are one.
+_GROUPS = {0x8C: 0x3F, 0x8E: 0x3D, 0xC6: 0x81, 0xC7: 0x81, 0xFE: 0x03, 0xFF: 0x7F}
 _ONLY_32 = frozenset(  # no instructions in 64-bit code
     (0x06, 0x07, 0x0E, 0x16, 0x17, 0x1E, 0x1F, 0x27, 0x2F, 0x37, 0x3F, 0x60, 0x61, 0x82, 0x9A,
      0xCE, 0xD4, 0xD5, 0xD6, 0xEA)
@@ -100,6 +102,8 @@ def _end(code: bytes, at: int, prefixes: _Prefixes) -> int:
     if opcode == 0x0F:
         return _behind_0f(code, at + 1, prefixes)
     unknown = prefixes.bits == 64 and opcode in _ONLY_32
+    if opcode in _GROUPS:
+        unknown = not _GROUPS[opcode] >> (code[at + 1] >> 3 & 7) & 1
     return _tail(code, at + 1, "?" if unknown else _ONE_BYTE[opcode], prefixes)
 
 

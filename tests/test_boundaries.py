@@ -12,6 +12,7 @@ from elftools.elf.elffile import ELFFile
 
 from recordmcount import x86
 from recordmcount.errors import FormatError
+from recordmcount.sites import boundaries
 from recordmcount.sites import linked as linked_sites
 from recordmcount.sites.site import Site
 from recordmcount.sites.state import State
@@ -152,8 +153,19 @@ mcount:
 
 @pytest.fixture
 def forged(tmp_path: Path) -> Path:
+    return forge(tmp_path, CONSTANT)
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """It has an instruction before the constant that only a disassembler knows."""
+    movabs = "    .byte 0x48"
+    return forge(tmp_path, CONSTANT.replace(movabs, f"    vmread %rbx, %rbp\n{movabs}"))
+
+
+def forge(tmp_path: Path, source: str) -> Path:
     """A program with such constants; its table has one entry, that of `work`."""
-    (tmp_path / "code.s").write_text(CONSTANT.replace(".globl constant", ".local constant"))
+    (tmp_path / "code.s").write_text(source.replace(".globl constant", ".local constant"))
     images.tool("gcc", "-c", tmp_path / "code.s", "-o", tmp_path / "code.o")
     assert command.run("recordmcount", tmp_path / "code.o") == (0, "", "")
     main = images.compile_object(tmp_path, "main", "int main(void) { return 0; }", "gcc")
@@ -190,8 +202,13 @@ def assert_refused(path: Path, reason: str) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("few", [0, 2, boundaries.FEW])
 @pytest.mark.parametrize("stripped", [False, True])
-def test_a_call_inside_of_a_constant_is_no_site(stripped: bool, forged: Path) -> None:
+def test_a_call_inside_of_a_constant_is_no_site(
+    stripped: bool, few: int, forged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever decodes the instructions before it: capstone those behind the first few."""
+    monkeypatch.setattr(boundaries, "FEW", few)
     (site,) = sites_of(forged)
     assert site.state is State.CALL
     name(forged, site.position + 7)
@@ -204,14 +221,12 @@ PROGRAMS = [("patcher", "status"), ("recordmcount", "report")]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
-def test_a_site_is_decoded_however_python_was_started(
-    program: tuple[str, str], forged: Path
-) -> None:
+def test_a_site_is_decoded_however_python_was_started(program: tuple[str, str], odd: Path) -> None:
     """With -S it has not looked for what is installed."""
-    (site,) = sites_of(forged)
-    name(forged, site.position + 7)
+    (site,) = sites_of(odd)
+    name(odd, site.position + 10)
     main = command.ROOT / program[0] / "__main__.py"
-    words = [sys.executable, "-I", "-S", str(main), program[1], str(forged)]
+    words = [sys.executable, "-I", "-S", str(main), program[1], str(odd)]
     done = subprocess.run(words, check=False, capture_output=True, text=True)
     assert done.stderr == ""
     assert INSIDE in done.stdout
@@ -219,18 +234,18 @@ def test_a_site_is_decoded_however_python_was_started(
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
 def test_without_a_disassembler_a_file_in_doubt_is_an_error(
-    program: tuple[str, str], forged: Path, tmp_path: Path
+    program: tuple[str, str], odd: Path, tmp_path: Path
 ) -> None:
-    (site,) = sites_of(forged)
-    name(forged, site.position + 7)
+    (site,) = sites_of(odd)
+    name(odd, site.position + 10)
     (tmp_path / "capstone.py").write_text("raise ImportError('no capstone')\n")
     start = f"import sys; sys.path[:0] = {[str(tmp_path), str(command.ROOT)]}; "
-    start += f"from {program[0]}.cli import main; sys.exit(main({[program[1], str(forged)]}))"
+    start += f"from {program[0]}.cli import main; sys.exit(main({[program[1], str(odd)]}))"
     done = subprocess.run(
         [sys.executable, "-I", "-c", start], check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"{forged}: no capstone\n"
+    assert done.stderr == f"{odd}: no capstone\n"
 
 
 def test_data_in_a_section_that_is_called_code_is_no_site(forged: Path) -> None:

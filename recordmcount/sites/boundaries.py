@@ -14,6 +14,7 @@ from recordmcount import x86
 from recordmcount.elf import frames
 from recordmcount.elf import object as elf
 from recordmcount.x86_functions import is_prologue
+from recordmcount.x86_length import length
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ INSIDE = "not where an instruction begins"
 # What is between a function's start and its site is kept up to this many bytes, and so many times.
 LONGEST_PROLOGUE, MOST_PROLOGUES = 64, 1 << 12
 SWEEP = 1 << 16  # bytes that are decoded at a time
+# So many instructions are measured by the time that capstone is imported.
+FEW = 1 << 13
 
 
 class Boundaries:
@@ -135,8 +138,10 @@ class _Sweep:
 
     def __init__(self, code: LinkedCode) -> None:
         self._code = code
+        self._bits = 32 if code.machine == x86.EM_386 else 64
         self._origin = self._at = -1
         self._is_stuck = False
+        self._few = FEW
 
     def reaches(self, origin: int, vaddr: int) -> bool:
         """Tell whether an instruction begins at `vaddr`, which ascends for one origin."""
@@ -149,12 +154,22 @@ class _Sweep:
 
     def _advance(self, vaddr: int) -> None:
         """Decode a piece, up to `vaddr` or behind it."""
-        from .disassembler import lengths  # slow to import, rarely needed
-
         at = self._at
         code = self._code.some(at, min(SWEEP, vaddr - at + x86.LONGEST_INSTRUCTION))
-        for length in lengths(self._code.machine, code):
+        for size in self._lengths(code):
             if self._at >= vaddr:
                 return
-            self._at += length
+            self._at += size
         self._is_stuck = self._at == at
+
+    def _lengths(self, code: bytes) -> Iterator[int]:
+        """Measure each instruction in bytes, up to one that is none: a few without capstone."""
+        at = 0
+        while self._few and (size := length(code, at, self._bits)):
+            yield size
+            at += size
+            self._few -= 1
+        if at < len(code):
+            from .disassembler import lengths  # slow to import, rarely needed
+
+            yield from lengths(self._code.machine, code[at:])
