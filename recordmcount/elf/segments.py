@@ -18,7 +18,7 @@ from . import object as elf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from .object import Object, Section
 
@@ -70,9 +70,7 @@ class DynamicRelocations:
 
     __slots__ = ("slots", "infos", "addends")
 
-    def __init__(
-        self, slots: Sequence[int], infos: Sequence[int], addends: Sequence[int] | None
-    ) -> None:
+    def __init__(self, slots: list[int], infos: list[int], addends: list[int] | None) -> None:
         self.slots = slots
         self.infos = infos
         self.addends = addends
@@ -213,14 +211,14 @@ class LoadView:
                 yield self._columns(self.obj.content(index), entry)
 
     def _columns(self, content: bytes, entry: Struct) -> DynamicRelocations:
-        layout = self.obj.layout
-        words = layout.words(content)
-        width = entry.size // layout.word
-        slots = list(words[::width])
+        layout, word = self.obj.layout, self.obj.layout.word
+        slots = layout.column(content, 0, entry.size)
         if min(slots) < 0:
             slots = [slot & layout.highest for slot in slots]
-        addends = list(words[2::width]) if width == 3 else None
-        return DynamicRelocations(slots, list(words[1::width]), addends)
+        infos = layout.column(content, word, entry.size)
+        has_addends = entry.size == 3 * word
+        addends = layout.column(content, 2 * word, entry.size) if has_addends else None
+        return DynamicRelocations(slots, infos, addends)
 
 
 def _segments(obj: Object) -> list[Segment]:

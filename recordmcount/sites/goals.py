@@ -14,10 +14,12 @@ from recordmcount.elf import object as elf
 from recordmcount.elf.dynamic_symbols import dynamic_symbols
 from recordmcount.elf.segments import LoadView
 
+from .definitions import Definitions
 from .linked_code import LinkedCode
+from .loaded_words import Words
 from .search import LoadedCode, Search
 from .segment_code import SegmentCode
-from .targets import Definitions, Targets, Words
+from .targets import Targets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

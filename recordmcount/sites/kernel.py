@@ -8,9 +8,11 @@ from recordmcount.elf import object as elf
 from recordmcount.elf.segments import LoadView
 
 from . import kernel_table
+from .definitions import Definitions
 from .linked import Image, LinkedSites
 from .linked_code import LinkedCode
-from .targets import Definitions, Targets, Words
+from .loaded_words import Words
+from .targets import Targets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -29,10 +29,12 @@ from recordmcount.sites import linked_entries
 from . import tables
 from .boundaries import Boundaries
 from .decoder import Decoder, Found, Way
+from .definitions import Definitions
 from .evidence import TABLE
 from .linked_code import LinkedCode
+from .loaded_words import Words
 from .state import State, in_state
-from .targets import Definitions, Targets, Words
+from .targets import Targets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

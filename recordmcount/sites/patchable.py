@@ -14,10 +14,12 @@ from recordmcount.sites import linked_entries
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from recordmcount.elf.object import Object, Section
     from recordmcount.elf.segments import LoadView
+
+    from .loaded_words import Values
 
 NAME = b"__patchable_function_entries"
 LONGEST = 64  # bytes of NOPs that are looked at
@@ -35,7 +37,7 @@ def tables(obj: Object) -> list[Section]:
 
 
 def entries(
-    view: LoadView, found: Sequence[Section], relocated: Mapping[int, int]
+    view: LoadView, found: Sequence[Section], relocated: Values
 ) -> tuple[list[int], int, int]:
     """Return (distinct addresses, ascending, how many are dead, how many repeated) of these tables.
 

@@ -31,9 +31,10 @@ from recordmcount.x86 import ENDBR
 from recordmcount.x86_relocations import WIDEST_FIELD
 
 from . import patchable
+from .definitions import Definitions
 from .linked_code import PIECE, LinkedCode
+from .loaded_words import Words
 from .state import State
-from .targets import Definitions, Words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
