@@ -28,6 +28,8 @@ NO_START = "no symbol or unwind entry tells where its function begins"
 INSIDE = "not where an instruction begins"
 # What is between a function's start and its site is kept up to this many bytes, and so many times.
 LONGEST_PROLOGUE, MOST_PROLOGUES = 64, 1 << 12
+# So many of them are looked for at all sites at once.
+MOST_USUAL = 8
 SWEEP = 1 << 16  # bytes that are decoded at a time
 # So many instructions are measured by the time that capstone is imported.
 FEW = 1 << 13
@@ -37,16 +39,13 @@ class Boundaries:
     """Tells which of ascending link-time virtual addresses of code are no sites, and why."""
 
     def __init__(self, code: LinkedCode) -> None:
-        obj = code.view.obj
-        self._obj = obj
+        self._obj = code.view.obj
         self._code = code
-        self._entry = obj.layout.ehdr.unpack(obj.header)[elf.E_ENTRY]
         self._most = code.most_beginnings()
-        self._typed: list[int] = []
-        self._untyped: list[int] = []
         self._known: tuple[list[int], list[int]] | None = None
         self._has_frames = False
         self._prologues = {b""}
+        self._usual: list[bytes] = []
         self._sweep = _Sweep(code)
 
     def doubtful(self, vaddrs: Sequence[int], start: int, text: bytes) -> Iterator[tuple[int, str]]:
@@ -61,37 +60,29 @@ class Boundaries:
         starts = set(near)
         if starts.issuperset(vaddrs):
             return
-        if not self._typed:
-            self._typed, self._untyped = self._code.beginnings()
-            self._typed.append(self._entry)
-        for index, vaddr in enumerate(vaddrs):
-            if vaddr not in starts and not self._begins(vaddr):
-                reason = self._why_not(vaddr, start, text)
-                if reason:
-                    yield index, reason
-
-    def _begins(self, vaddr: int) -> bool:
-        """Tell whether a function is known to begin there, by any symbol or unwind entry."""
-        every = self._sorted()[1]
-        return vaddr in every[(at := bisect_left(every, vaddr)) : at + 1]
+        left = [vaddr for vaddr in reversed(vaddrs) if vaddr not in starts]
+        for prologue in self._usual:
+            left = _not_behind(prologue, left, starts, start, text)
+        while left:
+            vaddr, known = left.pop(), len(self._usual)
+            reason = self._why_not(vaddr, start, text)
+            if reason:
+                yield bisect_left(vaddrs, vaddr), reason
+            for prologue in self._usual[known:]:
+                left = _not_behind(prologue, left, starts, start, text)
 
     def _why_not(self, vaddr: int, start: int, text: bytes) -> str:
         section = self._code.section_at(vaddr)
-        origin = self._origin(section, vaddr)
+        origin = _last(self._most, section, vaddr)
+        if origin is not None and self._is_behind_prologue(origin, vaddr, start, text):
+            return ""
+        origin = _last(self._sorted()[1], section, vaddr)
         if origin is not None and self._leads(section, origin, vaddr, start, text):
             return ""
         if not self._has_frames:
             self._add_frames()
             return self._why_not(vaddr, start, text)
         return NO_START if origin is None or not self._is_code(section) else INSIDE
-
-    def _origin(self, section: Section | None, vaddr: int) -> int | None:
-        """Return the last place up to `vaddr` at which a function begins in its section."""
-        if section is None:
-            return None
-        every = self._sorted()[1]
-        number = bisect_right(every, vaddr) - 1
-        return every[number] if number >= 0 and every[number] >= section.vaddr else None
 
     def _is_code(self, section: Section | None) -> bool:
         """Tell whether a typed symbol or an unwind entry shows that a section is code."""
@@ -100,15 +91,18 @@ class Boundaries:
         return section is not None and at < len(typed) and typed[at] < section.vaddr + section.size
 
     def _sorted(self) -> tuple[list[int], list[int]]:
+        """Return where functions are known to begin: by type or unwind entry, and by any symbol."""
         if self._known is None:
-            typed = sorted(self._typed)
-            self._known = typed, sorted([*typed, *self._untyped])
+            typed, untyped = self._code.beginnings()
+            typed.append(self._obj.layout.ehdr.unpack(self._obj.header)[elf.E_ENTRY])
+            self._known = sorted(typed), sorted([*typed, *untyped])
         return self._known
 
     def _add_frames(self) -> None:
-        for each in self._obj.once(frames.ranges).values():
-            self._typed += (start for start, _ in each)
-        self._known = None
+        ranges = self._obj.once(frames.ranges).values()
+        starts = [start for each in ranges for start, _ in each]
+        typed, every = self._sorted()
+        self._known = sorted([*typed, *starts]), sorted([*every, *starts])
         self._has_frames = True
 
     def _leads(
@@ -118,19 +112,51 @@ class Boundaries:
 
         In a section that nothing shows to be code, only by what compilers put before a call.
         """
-        distance = vaddr - origin
-        if distance <= LONGEST_PROLOGUE:
-            if origin < start:
-                prologue = self._code.some(origin, distance)
-            else:
-                prologue = text[origin - start : vaddr - start]
-            if prologue in self._prologues:
-                return True
-            if is_prologue(self._code.machine, prologue):
-                if len(self._prologues) < MOST_PROLOGUES:
-                    self._prologues.add(prologue)
-                return True
+        if self._is_behind_prologue(origin, vaddr, start, text):
+            return True
         return self._is_code(section) and self._sweep.reaches(origin, vaddr)
+
+    def _is_behind_prologue(self, origin: int, vaddr: int, start: int, text: bytes) -> bool:
+        distance = vaddr - origin
+        if distance > LONGEST_PROLOGUE:
+            return False
+        if origin < start:
+            prologue = self._code.some(origin, distance)
+        else:
+            prologue = text[origin - start : vaddr - start]
+        if prologue in self._prologues:
+            return True
+        if not is_prologue(self._code.machine, prologue):
+            return False
+        if len(self._prologues) < MOST_PROLOGUES:
+            self._prologues.add(prologue)
+        if len(self._usual) < MOST_USUAL:
+            self._usual.append(prologue)
+        return True
+
+
+def _last(starts: list[int], section: Section | None, vaddr: int) -> int | None:
+    """Return the last of ascending `starts` up to `vaddr` that is in its section."""
+    number = bisect_right(starts, vaddr) - 1
+    is_there = section is not None and number >= 0 and starts[number] >= section.vaddr
+    return starts[number] if is_there else None
+
+
+def _not_behind(
+    prologue: bytes, vaddrs: list[int], starts: set[int], start: int, text: bytes
+) -> list[int]:
+    """Choose those that do not stand behind a prologue of a function that begins in `starts`.
+
+    It must be in `text`, the code from `start` on.
+    """
+    size = len(prologue)
+    return [
+        vaddr
+        for vaddr in vaddrs
+        if vaddr - size not in starts
+        or vaddr - size < start
+        or not text.startswith(prologue, vaddr - size - start)
+    ]
 
 
 class _Sweep:
