@@ -117,6 +117,52 @@ def test_prologues_that_are_known_are_whole_instructions(machine: int) -> None:
     assert known > 256
 
 
+# What stands before a function's calls: nothing, what compilers put there, and other code: the last
+# is movabs $imm64, %rax, with the bytes of a call as far from the start as behind an endbr64.
+BEFORE = (
+    "", "endbr64", "push %rbp; mov %rsp, %rbp", "push %rbx", "xor %eax, %eax",
+    ".byte 0x48, 0xb8, 0, 0, 0xe8; .long mcount - . - 4; .byte 0",
+)  # fmt: skip
+MANY = """
+    .globl f{number}
+    .type f{number}, @function
+f{number}:
+    {before}
+    call mcount
+    cmp $5, %edi
+    call mcount
+    .byte 0x48, 0xb8    # movabs $imm64, %rax
+    .byte 0x53, 0xe8    # as if there were a push before the call
+    .long mcount - . - 4
+    .byte 0, 0
+    ret
+    .size f{number}, . - f{number}
+"""
+
+
+def test_of_many_sites_each_is_proven_by_what_is_before_it(tmp_path: Path) -> None:
+    """Those behind the usual prologues are proven together, and the others one by one."""
+    functions = [MANY.format(number=n, before=BEFORE[n % 6]) for n in range(198)]
+    mcount = "    .globl mcount\n    .type mcount, @function\nmcount:\n    ret\n"
+    source = f'.text\n{mcount}{"".join(functions)}.section .note.GNU-stack, "", @progbits\n'
+    (tmp_path / "many.s").write_text(source)
+    images.tool("gcc", "-c", tmp_path / "many.s", "-o", tmp_path / "many.o")
+    assert command.run("recordmcount", tmp_path / "many.o") == (0, "", "")
+    main = images.compile_object(tmp_path, "main", "int main(void) { return 0; }", "gcc")
+    program = tmp_path / "many"
+    images.tool("gcc", "-no-pie", "-o", program, tmp_path / "many.o", main)
+    before = [site.position for site in sites_of(program)]
+    assert (len(before), {site.state for site in sites_of(program)}) == (396, {State.CALL})
+    # Instead of some calls the constants' are named: of the last sort, and behind second calls.
+    moved = [{10: -6, 1: 8, 7: 8}.get(number % 12, 0) for number in range(len(before))]
+    forged = {place + by: bool(by) for place, by in zip(before, moved, strict=True)}
+    offset, _, _ = images.section(program, "__mcount_loc")
+    images.write(program, offset, b"".join(place.to_bytes(8, "little") for place in forged))
+    assert {site.position: site.reason for site in sites_of(program)} == {
+        place: INSIDE if is_forged else "" for place, is_forged in forged.items()
+    }
+
+
 # --- forged files ---------------------------------------------------------------------------------
 
 # A constant whose bytes are those of a call of mcount, and one in data that nothing executes.
