@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -105,18 +104,15 @@ def test_a_site_that_ends_behind_the_code_is_refused(program: Path) -> None:
     assert program.read_bytes() == original
 
 
-@pytest.fixture(params=[1, 3])
-def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many processes rewrite the file: more than one, if it is large."""
-    number: int = request.param
+@pytest.fixture
+def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut the file into many, as large files are."""
     monkeypatch.setattr("patcher.files.rewrite.PIECE", 64)
     monkeypatch.setattr("patcher.files.rewrite.LARGE_PIECE", 1000)
-    monkeypatch.setattr("patcher.files.rewrite.WORTH_FORKING", 0)
-    monkeypatch.setattr("recordmcount.jobs.available", lambda: number)
-    return number
 
 
-def test_however_many_processes_do_it_the_result_is_the_same(program: Path, processes: int) -> None:
+@pytest.mark.usefixtures("pieces")
+def test_a_file_of_many_pieces_is_the_same_but_for_the_sites(program: Path) -> None:
     expected = bytearray(program.read_bytes())
     with ElfFile(str(program)) as file:
         places = range(0, 200, 10)
@@ -127,9 +123,8 @@ def test_however_many_processes_do_it_the_result_is_the_same(program: Path, proc
     assert program.read_bytes() == expected
 
 
-def test_what_one_of_several_processes_finds_is_told(
-    program: Path, tmp_path: Path, processes: int
-) -> None:
+@pytest.mark.usefixtures("pieces")
+def test_a_site_of_a_later_piece_with_other_bytes_is_told(program: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with ElfFile(str(program)) as file:
         batch = flipped(file, *range(0, 200, 10))
@@ -140,26 +135,10 @@ def test_what_one_of_several_processes_finds_is_told(
     assert not out.exists()
 
 
-def test_what_a_killed_process_left_undone_is_done(
-    program: Path, processes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original, parent = program.read_bytes(), os.getpid()
-
-    def write(fd: int, offset: int, data: bytes) -> None:
-        if os.getpid() != parent and offset > len(original) // 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        os.pwrite(fd, data, offset)
-
-    monkeypatch.setattr("patcher.files.rewrite.write_at", write)
-    for _ in range(2):
-        with ElfFile(str(program)) as file:
-            rewrite(file, flipped(file, *range(0, 200, 10)))
-    assert program.read_bytes() == original
-
-
+@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("kept", [0x80, 0x2000], ids=["in the code", "behind the code"])
 def test_a_file_cut_short_meanwhile_is_an_error_and_no_result(
-    program: Path, tmp_path: Path, processes: int, kept: int
+    program: Path, tmp_path: Path, kept: int
 ) -> None:
     out = tmp_path / "out"
     with ElfFile(str(program)) as file:

@@ -2,7 +2,7 @@
 
 Every site is compared in the very bytes that are copied, and nothing but the sites differs. As the
 copy takes the file's place only when it is complete, one site that does not verify stops it all.
-The pieces of a large file are copied by as many processes as there are processors.
+(Several processes would be slower: the kernel has one write to a file at a time.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recordmcount.elf.holes import filled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from patcher.memory.elffile import ElfFile
     from patcher.modify import Batch
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 PIECE = 1 << 18
 # What holds no site, in pieces of this many.
 LARGE_PIECE = 1 << 20
-# Below this many bytes, one process is done before others would have started.
-WORTH_FORKING = 16 << 20
 
 
 class Piece:
@@ -61,17 +59,10 @@ def rewrite(file: ElfFile, batch: Batch, out: str | None = None) -> None:
 def _fill(target: int, file: ElfFile, batch: Batch, pieces: list[Piece]) -> None:
     """Write all pieces to the empty file `target`."""
     posix.ftruncate(target, file.object.size)  # it may end in a hole
-
-    def work(number: int) -> None:
-        _write(target, file, batch, pieces[number])
-
-    done: Iterable[None] = map(work, range(len(pieces)))
-    if file.object.size >= WORTH_FORKING:
-        from recordmcount import jobs  # few files are so large
-
-        done = jobs.run(len(pieces), jobs.available(), work)
-    for _ in done:
-        pass
+    for piece in pieces:
+        content = file.object.read(piece.offset, piece.size, "the file")
+        changed = _changed(content, piece, file.path, batch) if piece.numbers else content
+        write_at(target, piece.offset, changed)
 
 
 # --- pieces ---------------------------------------------------------------------------------------
@@ -119,22 +110,14 @@ def _outside(file: ElfFile, address: int) -> ReadError:
 # --- one piece ------------------------------------------------------------------------------------
 
 
-def _write(target: int, file: ElfFile, batch: Batch, piece: Piece) -> None:
-    """Write one piece to its place in the file `target`."""
-    content = bytearray(file.object.read(piece.offset, piece.size, "the file"))
-    if piece.numbers:
-        _change(content, piece, file.path, batch)
-    write_at(target, piece.offset, content)
-
-
-def _change(code: bytearray, piece: Piece, path: str, batch: Batch) -> None:
-    """Make the changes of a piece in its code."""
+def _changed(content: bytes, piece: Piece, path: str, batch: Batch) -> bytearray:
+    """Return the code of a piece with its changes. Raises CompareError."""
+    code = bytearray(content)
     some = slice(piece.numbers.start, piece.numbers.stop)
     old, new = batch.old[some], batch.new[some]
     places = list(map(sub, batch.addresses[some], repeat(piece.address)))
-    alike = list(map(code.startswith, old, places))
-    if not all(alike):
-        number = alike.index(False)
+    if not all(map(code.startswith, old, places)):
+        number = [*map(code.startswith, old, places)].index(False)
         actual = bytes(code[places[number] :][: len(old[number])])
         raise different(path, batch, piece.numbers[number], actual)
     if len(set(map(len, new))) == 1:
@@ -143,3 +126,4 @@ def _change(code: bytearray, piece: Piece, path: str, batch: Batch) -> None:
     else:
         for place, each in zip(places, new, strict=True):
             code[place : place + len(each)] = each
+    return code
