@@ -1,7 +1,8 @@
 """Do one thing for many items in several processes, and give the answers in the items' order.
 
 Plain forks: `multiprocessing` takes longer to import than most batches take to run. Each process
-has two pipes, one for items and one for answers, and is given the next item when it has answered.
+has two pipes, one for items and one for answers, and is given the next item when it has answered;
+of many short items some at a time, since every change of processes takes as long as one of them.
 An answer is in no limit on the size of files, and the end of its pipe is the end of its process,
 however that ends: whose answer it still owes is known at once, and another takes its place.
 
@@ -12,6 +13,7 @@ can spread it over a cluster as well; `run` is for a known number of items.
 import marshal
 import posix
 from _collections import deque  # type: ignore[import-not-found]  # of `collections`, written in C
+from time import monotonic
 
 from .commit import close, write_all
 
@@ -20,10 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
-SIZE = 8  # bytes of a number before what is sent: how many bytes that is. 0 of an answer: begun
+SIZE = 8  # bytes of a number before what is sent: how many bytes that is,
+BEGUN = 1 << 63  # or with this, instead of answers: how many items are begun
 PIECE = 1 << 16  # bytes that a pipe holds
-# Where there are more items than this they are short, and a process has some of them in advance.
-MANY = 1024
+# For each so many items to do, a process has one in advance, and at most so many.
+MANY, MOST_AHEAD = 64, 15
+# Seconds after which answers are sent, though there are more to come.
+PATIENCE = 0.01
 # Where fewer descriptors are left than this, an item could fail for want of ours.
 SPARE = 12
 
@@ -73,7 +78,8 @@ class Processes:
     """Up to `most` processes for one function, started when they are needed.
 
     Items and answers must be values that `marshal` knows. Where no process can be had, the items
-    are done in this one. A process has as many items as `ahead` beyond the one it is at.
+    are done in this one. A process has as many items as `ahead` beyond the one it is at, and they
+    are begun together: then processes change less often.
     """
 
     def __init__(self, most: int, ahead: int = 0) -> None:
@@ -140,37 +146,38 @@ class Processes:
                 self._give(worker)
 
     def _give(self, worker: "_Worker") -> None:
-        number = min(self._asked_at_once - len(worker.asked), len(self._queue))
+        share = len(self._queue) // (2 * self._most)  # at last one by one, to end together
+        number = min(self._asked_at_once - len(worker.asked), max(1, share), len(self._queue))
         worker.give([self._queue.popleft() for _ in range(number)])
 
     def _end(self, worker: "_Worker") -> None:
-        """Bury a process: what it was at is lost, what else it was given is for others."""
+        """Bury a process: what it had begun is lost, what else it was given is for others."""
         del self._workers[worker.answers]
         self._poll.unregister(worker.answers)
         close(worker.items)
         close(worker.answers)
         _, status = posix.waitpid(worker.process, 0)
-        if worker.has_begun:
-            worker.asked.popleft().set(None, Lost(True, status))
-        else:  # it did not come so far, nor would the next
+        if not worker.begun:  # it did not come so far, nor would the next
             self._most = len(self._workers)
+        for _ in range(worker.begun):
+            worker.asked.popleft().set(None, Lost(True, status))
         self._queue.extendleft(reversed(worker.asked))
 
 
 class _Worker:
     """A process: `items` is the descriptor it is given them by, `answers` the one it answers by.
 
-    `asked` are the answers it owes; `has_begun` tells whether it has begun the first of these.
+    `asked` are the answers it owes; `begun` tells how many of them it has begun, from the first on.
     """
 
-    __slots__ = ("process", "items", "answers", "asked", "has_begun", "_rest")
+    __slots__ = ("process", "items", "answers", "asked", "begun", "_rest")
 
     def __init__(self, process: int, items: int, answers: int) -> None:
         self.process = process
         self.items = items
         self.answers = answers
         self.asked: deque[Future] = deque()
-        self.has_begun = False
+        self.begun = 0
         self._rest = bytearray()
 
     def give(self, futures: list[Future]) -> None:
@@ -186,16 +193,20 @@ class _Worker:
         rest, at, complete = self._rest, 0, 0
         rest += more
         while len(rest) >= at + SIZE:
-            end = at + SIZE + int.from_bytes(rest[at : at + SIZE], "little")
-            if end > len(rest):
+            size = int.from_bytes(rest[at : at + SIZE], "little")
+            at += SIZE
+            if size & BEGUN:
+                self.begun += size ^ BEGUN
+            elif len(rest) < at + size:
+                at -= SIZE
                 break
-            self.has_begun = end == at + SIZE
-            if not self.has_begun:
+            else:
                 with memoryview(rest) as view:
-                    answer = marshal.loads(view[at + SIZE : end])  # noqa: S302 - our own child's
+                    answer = marshal.loads(view[at : at + size])  # noqa: S302 - our own child's
                 self.asked.popleft().set(answer)
+                self.begun -= 1
                 complete += 1
-            at = end
+                at += size
         del rest[:at]
         return complete
 
@@ -217,7 +228,7 @@ def run(
     if jobs < 2 or count < 2:
         yield from map(work, range(count))
         return
-    processes = Processes(min(jobs, count), ahead=count // MANY)
+    processes = Processes(min(jobs, count), ahead=min(count // MANY, MOST_AHEAD))
     futures = deque([processes.submit(work, item) for item in range(count)])
     try:
         while futures:
@@ -297,17 +308,41 @@ def _serve(
     """Do what items come, for as long as the parent lives."""
     status = 1
     try:
-        rest = bytearray()
-        while more := posix.read(items, PIECE):
-            rest += more
-            while len(rest) >= SIZE:
-                end = SIZE + int.from_bytes(rest[:SIZE], "little")
-                if end > len(rest) or posix.getppid() != parent:
-                    break
-                item = marshal.loads(rest[SIZE:end])  # noqa: S302 - our own parent's
-                del rest[:end]
-                write_all(answers, bytes(SIZE))  # it is begun
-                write_all(answers, _sized(work(item)))  # type: ignore[misc]  # never None here
+        rest = b""
+        while posix.getppid() == parent and (more := posix.read(items, PIECE)):
+            group, rest = _whole(rest + more)
+            write_all(answers, (BEGUN | len(group)).to_bytes(SIZE, "little"))
+            _do(group, answers, work)
         status = 0
     finally:
         posix._exit(status)
+
+
+def _do(group: "list[Any]", answers: int, work: "Callable[[Any], Any] | None") -> None:
+    """Do all of a group; send the answers in two halves, or sooner where it takes long.
+
+    During the second the parent has time to send more items.
+    """
+    half = (len(group) + 1) // 2
+    done: list[bytes] = []
+    sent = monotonic()
+    try:
+        for item in group:
+            done.append(_sized(work(item)))  # type: ignore[misc]  # never None here
+            if len(done) == half or monotonic() > sent + PATIENCE:
+                write_all(answers, b"".join(done))
+                done, sent = [], monotonic()
+    finally:
+        write_all(answers, b"".join(done))
+
+
+def _whole(content: bytes) -> "tuple[list[Any], bytes]":
+    """Read the items that are all there: (they, the bytes that are left)."""
+    items, at = [], 0
+    while len(content) >= at + SIZE:
+        end = at + SIZE + int.from_bytes(content[at : at + SIZE], "little")
+        if end > len(content):
+            break
+        items.append(marshal.loads(content[at + SIZE : end]))  # noqa: S302 - our own parent's
+        at = end
+    return items, content[at:]

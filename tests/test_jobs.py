@@ -101,6 +101,31 @@ def test_what_had_been_begun_is_done_again_in_its_own_way() -> None:
     assert answers == ["5 again" if number == 5 else "done" for number in range(20)]
 
 
+@pytest.mark.parametrize("dying", [{0}, {777}, {300, 301, 1500}, {1999}], ids=str)
+def test_of_many_items_those_are_done_again_that_were_begun_together(
+    dying: set[int], tmp_path: Path
+) -> None:
+    """A process that dies may have done any of them: none is done twice without that being said."""
+    log, parent = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND), os.getpid()
+
+    def work(number: int) -> str:
+        if number in dying and os.getpid() != parent:
+            kill(number)
+        os.write(log, number.to_bytes(4, "little"))
+        return "done"
+
+    answers = list(jobs.run(2000, 2, work, lambda number: f"{number} again"))
+    done = os.pread(log, 1 << 20, 0)
+    os.close(log)
+    once = [int.from_bytes(done[at : at + 4], "little") for at in range(0, len(done), 4)]
+    again = {number for number, answer in enumerate(answers) if answer == f"{number} again"}
+    assert len({*once}) == len(once)
+    assert dying <= again
+    assert len(again) <= len(dying) * (1 + jobs.MOST_AHEAD)
+    assert {*range(2000)} - again == {n for n, answer in enumerate(answers) if answer == "done"}
+    assert {*range(2000)} - again <= {*once}
+
+
 def test_another_process_takes_the_place_of_one_that_died() -> None:
     """Every second item ends its process, and yet nothing but those is done here."""
     parent = os.getpid()
