@@ -310,28 +310,25 @@ def _serve(
     try:
         rest = b""
         while posix.getppid() == parent and (more := posix.read(items, PIECE)):
-            group, rest = _whole(rest + more)
-            write_all(answers, (BEGUN | len(group)).to_bytes(SIZE, "little"))
-            _do(group, answers, work)
+            ready, rest = _whole(rest + more)
+            half = (len(ready) + 1) // 2  # during the second the parent can send more
+            _do(ready[:half], answers, work)
+            _do(ready[half:], answers, work)
         status = 0
     finally:
         posix._exit(status)
 
 
 def _do(group: "list[Any]", answers: int, work: "Callable[[Any], Any] | None") -> None:
-    """Do all of a group; send the answers in two halves, or sooner where it takes long.
-
-    During the second the parent has time to send more items.
-    """
-    half = (len(group) + 1) // 2
-    done: list[bytes] = []
-    sent = monotonic()
+    """Say that items are begun, do them and send the answers: together, if that is soon."""
+    done = [(BEGUN | len(group)).to_bytes(SIZE, "little")]
+    at = 0.0
     try:
         for item in group:
-            done.append(_sized(work(item)))  # type: ignore[misc]  # never None here
-            if len(done) == half or monotonic() > sent + PATIENCE:
+            if monotonic() > at + PATIENCE:
                 write_all(answers, b"".join(done))
-                done, sent = [], monotonic()
+                done, at = [], monotonic()
+            done.append(_sized(work(item)))  # type: ignore[misc]  # never None here
     finally:
         write_all(answers, b"".join(done))
 
