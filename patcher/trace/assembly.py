@@ -1,13 +1,15 @@
 """Intel assembly to machine code: keystone assembles it, and capstone must read the same back.
 
 keystone is wrong about some instructions, so nothing of it is used unproven. What names
-thread-local data (`fs:`) it spells in ways that mean something else; that comes from x86.
+thread-local data (`fs:`) it spells in ways that mean something else; that comes from x86. It counts
+`[rip + NAME]` from a place that is not always the instruction's end (by what is in its memory, once
+code of another mode was assembled), so it is given the distance.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from recordmcount.packages import load
 from recordmcount.sites.disassembler import decoder
@@ -20,6 +22,7 @@ _LABEL = re.compile(r"(\w+):")
 _NAME = re.compile(r"\w+")
 _FS = re.compile(r"fs:\[(-?\w+)\]")
 _RIP = re.compile(r"\[rip ([+-]) (\w+)\]")
+_DATA = re.compile(r"\[rip \+ (\w+)\]")
 
 
 class Code:
@@ -31,32 +34,29 @@ class Code:
 
 
 def assemble(source: str, address: int, data: Mapping[str, int]) -> Code:
-    """Assemble what is to stand at a run-time address; `data` are addresses behind it, by name.
+    """Assemble what is to stand at a run-time address; `data` are addresses elsewhere, by name.
 
     A line has a label or an instruction, as capstone spells it, and maybe a comment behind `;`.
     Raises ValueError if what comes out does not read as what went in.
     """
     lines = [line for each in source.splitlines() if (line := each.partition(";")[0].strip())]
-    size = len(_assembled(lines, address, data, 0))
-    content = _assembled(lines, address, data, size)[:size]
+    # What names data is as long for any distance.
+    draft = _assembled(lines, address, dict.fromkeys(data, 0), [0] * len(lines))
+    content = _assembled(lines, address, data, [end for _, end, _ in _decoded(draft, address)])
     labels = dict(_labels(lines, content, address))
     _compare(lines, content, address, {**labels, **data})
     return Code(content, labels)
 
 
-def _assembled(lines: Sequence[str], address: int, data: Mapping[str, int], size: int) -> bytes:
-    """Assemble the lines, of which `size` is known to come, and data where they are to be.
-
-    With another size the code is as long, since what names data is as long for any distance.
-    """
-    text = [_line(line) for line in lines]
-    if size:
-        at = address + size
-        for name, where in sorted(data.items(), key=lambda item: item[1]):
-            text += [f".space {where - at}", f"{name}:"]
-            at = where
-    else:
-        text += [f"{name}:" for name in data]
+def _assembled(
+    lines: Sequence[str], address: int, data: Mapping[str, int], ends: Iterable[int]
+) -> bytes:
+    """Assemble the lines, whose instructions have these ends."""
+    following = iter(ends)
+    text = [
+        line if _LABEL.fullmatch(line) else _line(line, data, next(following, address))
+        for line in lines
+    ]
     engine = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_64)
     try:
         found, _ = engine.asm("\n".join(text), address, as_bytes=True)
@@ -65,10 +65,13 @@ def _assembled(lines: Sequence[str], address: int, data: Mapping[str, int], size
     return bytes(found or b"")
 
 
-def _line(line: str) -> str:
+def _line(line: str, data: Mapping[str, int], end: int) -> str:
+    """Spell an instruction as keystone understands it."""
     found = _FS.search(line)
     if found is None:
-        return line
+        return _DATA.sub(
+            lambda name: f"[rip + {data[name[1]] - end:#x}]" if name[1] in data else name[0], line
+        )
     prefix, suffix = FS_ACCESSES[_FS.sub("fs:[]", line)]
     code = prefix + int(found[1], 0).to_bytes(4, "little", signed=True) + suffix
     return ".byte " + ", ".join(map(hex, code))
