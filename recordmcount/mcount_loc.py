@@ -14,7 +14,7 @@ from . import x86
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Literal
 
     from .elf.object import Object
@@ -47,21 +47,42 @@ def encode(obj: "Object", runs: list[tuple[int, list[int]]]) -> tuple[bytes, byt
     relocations: list[bytes] = []
     code: Code = "q" if layout.is_64 else "I"
     at = 0
-    for symbol, run in runs:
-        info = layout.info(symbol, relocation_type).to_bytes(layout.word, "little")
-        for start in range(0, len(run), BLOCK):
-            values = run[start : start + BLOCK]
-            count = len(values)
-            if not layout.is_64:  # negative values too must fit an unsigned format
-                values = [value & 0xFFFFFFFF for value in values]
-            end = at + count * layout.word
-            offsets = pack(f"<{count}{code}", *range(at, end, layout.word))
-            packed = pack(f"<{count}{code}", *values)
-            columns = (offsets, info * count, packed) if rela else (offsets, info * count)
-            relocations.append(_interleave(code, columns))
-            words.append(bytes(end - at) if rela else packed)
-            at = end
+    for symbols, values in _blocks(runs):
+        count = len(values)
+        if not layout.is_64:  # negative values too must fit an unsigned format
+            values = [value & 0xFFFFFFFF for value in values]
+        end = at + count * layout.word
+        offsets = pack(f"<{count}{code}", *range(at, end, layout.word))
+        packed = pack(f"<{count}{code}", *values)
+        infos = b"".join(
+            [
+                layout.info(symbol, relocation_type).to_bytes(layout.word, "little") * number
+                for symbol, number in symbols
+            ]
+        )
+        columns = (offsets, infos, packed) if rela else (offsets, infos)
+        relocations.append(_interleave(code, columns))
+        words.append(bytes(end - at) if rela else packed)
+        at = end
     return b"".join(words), b"".join(relocations)
+
+
+def _blocks(
+    runs: list[tuple[int, list[int]]],
+) -> "Iterator[tuple[list[tuple[int, int]], list[int]]]":
+    """Join short runs and cut long ones: (how many values of which symbol, values), BLOCK or so."""
+    symbols: list[tuple[int, int]] = []
+    values: list[int] = []
+    for symbol, run in runs:
+        for start in range(0, len(run), BLOCK):
+            some = run[start : start + BLOCK]
+            symbols.append((symbol, len(some)))
+            values += some
+            if len(values) >= BLOCK:
+                yield symbols, values
+                symbols, values = [], []
+    if values:
+        yield symbols, values
 
 
 def _interleave(code: "Code", columns: "Sequence[bytes]") -> bytes:

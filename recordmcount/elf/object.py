@@ -78,7 +78,6 @@ STT_NOTYPE, STT_FUNC, STT_SECTION, STT_FILE, STT_TLS, STT_GNU_IFUNC = 0, 2, 3, 4
 
 # Relocations are searched in pieces of this many entries: memory stays small and in the cache.
 CHUNK = 16384
-SH_TYPE_AT = 4  # offset of sh_type in a section header of either class
 # String tables are searched in pieces of this many bytes.
 STRINGS = 1 << 19
 # From this many things to search for in a table, one pass over it is cheaper than a search each.
@@ -317,9 +316,7 @@ class Object:
 
     def of_type(self, *types: int) -> list[int]:
         """Return the indices of all sections of these types, in file order."""
-        column = self.header_table[SH_TYPE_AT :: self.layout.shdr.size]
-        candidates = positions(column, {each & 0xFF for each in types})
-        return [index for index in candidates if self.headers[index][SH_TYPE] in types]
+        return [index for index, header in enumerate(self.headers) if header[SH_TYPE] in types]
 
     def content(self, index: int) -> bytes:
         """Return the bytes of section `index` (none for SHT_NOBITS)."""
