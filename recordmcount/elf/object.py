@@ -21,7 +21,7 @@ from recordmcount.x86 import EM_386, EM_X86_64
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Any, TypeVar
+    from typing import Any, Final, TypeVar
 
     Value = TypeVar("Value")
     # (section offset, type, symbol index, addend); the addend of a REL entry is None: in place.
@@ -29,52 +29,91 @@ if TYPE_CHECKING:
     # By ST_NAME and so on.
     RawSymbol = tuple[int, int, int, int, int, int]
 
+# Numbers are Final, so that mypyc puts them in the place of their names.
+
 # Headers stay tuples, as `struct` unpacks them, for most are never looked at. These are the places
 # of their fields: of the ELF header,
-(E_IDENT, E_TYPE, E_MACHINE, E_VERSION, E_ENTRY, E_PHOFF, E_SHOFF, E_FLAGS, E_EHSIZE, E_PHENTSIZE,
- E_PHNUM, E_SHENTSIZE, E_SHNUM, E_SHSTRNDX) = range(14)  # fmt: skip
-# of a section header, and of a symbol as `Object.raw_symbol` gives it.
-(SH_NAME, SH_TYPE, SH_FLAGS, SH_ADDR, SH_OFFSET, SH_SIZE, SH_LINK, SH_INFO, SH_ADDRALIGN,
- SH_ENTSIZE) = range(10)  # fmt: skip
-ST_NAME, ST_VALUE, ST_SIZE, ST_INFO, ST_OTHER, ST_SHNDX = range(6)
+E_IDENT: "Final" = 0
+E_TYPE: "Final" = 1
+E_MACHINE: "Final" = 2
+E_VERSION: "Final" = 3
+E_ENTRY: "Final" = 4
+E_PHOFF: "Final" = 5
+E_SHOFF: "Final" = 6
+E_FLAGS: "Final" = 7
+E_EHSIZE: "Final" = 8
+E_PHENTSIZE: "Final" = 9
+E_PHNUM: "Final" = 10
+E_SHENTSIZE: "Final" = 11
+E_SHNUM: "Final" = 12
+E_SHSTRNDX: "Final" = 13
+# of a section header,
+SH_NAME: "Final" = 0
+SH_TYPE: "Final" = 1
+SH_FLAGS: "Final" = 2
+SH_ADDR: "Final" = 3
+SH_OFFSET: "Final" = 4
+SH_SIZE: "Final" = 5
+SH_LINK: "Final" = 6
+SH_INFO: "Final" = 7
+SH_ADDRALIGN: "Final" = 8
+SH_ENTSIZE: "Final" = 9
+# and of a symbol as `Object.raw_symbol` gives it.
+ST_NAME: "Final" = 0
+ST_VALUE: "Final" = 1
+ST_SIZE: "Final" = 2
+ST_INFO: "Final" = 3
+ST_OTHER: "Final" = 4
+ST_SHNDX: "Final" = 5
 
 MAGIC = b"\x7fELF"
 SIGNATURE = b"~Module signature appended~\n"  # Linux: include/linux/module_signature.h
-ELFCLASS32, ELFCLASS64 = 1, 2
-ELFDATA2LSB = 1
-ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
+ELFCLASS32: "Final" = 1
+ELFCLASS64: "Final" = 2
+ELFDATA2LSB: "Final" = 1
+ET_REL: "Final" = 1
+ET_EXEC: "Final" = 2
+ET_DYN: "Final" = 3
 
-SHN_UNDEF = 0
-SHN_LORESERVE = 0xFF00
-SHN_COMMON = 0xFFF2
-SHN_XINDEX = 0xFFFF
+SHN_UNDEF: "Final" = 0
+SHN_LORESERVE: "Final" = 0xFF00
+SHN_COMMON: "Final" = 0xFFF2
+SHN_XINDEX: "Final" = 0xFFFF
 
-SHT_NULL = 0
-SHT_PROGBITS = 1
-SHT_SYMTAB = 2
-SHT_STRTAB = 3
-SHT_RELA = 4
-SHT_NOTE = 7
-SHT_NOBITS = 8
-SHT_REL = 9
-SHT_DYNSYM = 11
-SHT_GROUP = 17
-SHT_SYMTAB_SHNDX = 18
-SHT_CREL = 0x40000014  # LLVM 20, compact relocations
-SHT_LLVM_ADDRSIG = 0x6FFF4C03
-SHT_LLVM_CALL_GRAPH_PROFILE_INDICES = 0x6FFF4C02  # before LLVM 13: symbol indices inside
-SHT_LLVM_CALL_GRAPH_PROFILE = 0x6FFF4C09
+SHT_NULL: "Final" = 0
+SHT_PROGBITS: "Final" = 1
+SHT_SYMTAB: "Final" = 2
+SHT_STRTAB: "Final" = 3
+SHT_RELA: "Final" = 4
+SHT_NOTE: "Final" = 7
+SHT_NOBITS: "Final" = 8
+SHT_REL: "Final" = 9
+SHT_DYNSYM: "Final" = 11
+SHT_GROUP: "Final" = 17
+SHT_SYMTAB_SHNDX: "Final" = 18
+SHT_CREL: "Final" = 0x40000014  # LLVM 20, compact relocations
+SHT_LLVM_ADDRSIG: "Final" = 0x6FFF4C03
+SHT_LLVM_CALL_GRAPH_PROFILE_INDICES: "Final" = 0x6FFF4C02  # before LLVM 13: symbol indices inside
+SHT_LLVM_CALL_GRAPH_PROFILE: "Final" = 0x6FFF4C09
 
-SHF_WRITE = 0x1
-SHF_ALLOC = 0x2
-SHF_EXECINSTR = 0x4
-SHF_LINK_ORDER = 0x80
-SHF_GROUP = 0x200
-SHF_TLS = 0x400
-SHF_COMPRESSED = 0x800
+SHF_WRITE: "Final" = 0x1
+SHF_ALLOC: "Final" = 0x2
+SHF_EXECINSTR: "Final" = 0x4
+SHF_LINK_ORDER: "Final" = 0x80
+SHF_GROUP: "Final" = 0x200
+SHF_TLS: "Final" = 0x400
+SHF_COMPRESSED: "Final" = 0x800
 
-STB_LOCAL, STB_GLOBAL, STB_WEAK, STB_GNU_UNIQUE = 0, 1, 2, 10
-STT_NOTYPE, STT_FUNC, STT_SECTION, STT_FILE, STT_TLS, STT_GNU_IFUNC = 0, 2, 3, 4, 6, 10
+STB_LOCAL: "Final" = 0
+STB_GLOBAL: "Final" = 1
+STB_WEAK: "Final" = 2
+STB_GNU_UNIQUE: "Final" = 10
+STT_NOTYPE: "Final" = 0
+STT_FUNC: "Final" = 2
+STT_SECTION: "Final" = 3
+STT_FILE: "Final" = 4
+STT_TLS: "Final" = 6
+STT_GNU_IFUNC: "Final" = 10
 
 # Relocations are searched in pieces of this many entries: memory stays small and in the cache.
 CHUNK = 16384

@@ -348,13 +348,14 @@ class _Search:
             return None
         base, text = code.around(low, high)
         starts = [field - 1 for field in fields]
-        places = [start - base - 1 for start in starts]
-        pick = itemgetter(*places, places[0])  # of one place alone it makes no tuple
-        if set(pick(memoryview(text)[1:])) != set(form.prefix):
+        places = [start - base for start in starts]
+        # Of one place alone itemgetter makes no tuple.
+        if set(itemgetter(*places, places[0])(text)) != set(form.prefix):
             return None
         doubtful: Sequence[int] = starts
         if self.proving_infos.issuperset(piece.distinct):
-            before = bytes(pick(text)[:-1])
+            places = [place - 1 for place in places]
+            before = bytes(itemgetter(*places, places[0])(text)[:-1])
             if not before.translate(None, _NO_PREFIXES[self.obj.machine]):
                 return starts
             doubtful = self.behind_prefixes(starts, before)
