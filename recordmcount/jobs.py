@@ -2,7 +2,7 @@
 
 Plain forks: `multiprocessing` takes longer to import than most batches take to run. Each process
 has two pipes, one for items and one for answers, and is given the next item when it has answered;
-of many short items some at a time, since every change of processes takes as long as one of them.
+many short items are one together, since every change of processes takes as long as one of them.
 An answer is in no limit on the size of files, and the end of its pipe is the end of its process,
 however that ends: whose answer it still owes is known at once, and another takes its place.
 
@@ -13,7 +13,6 @@ can spread it over a cluster as well; `run` is for a known number of items.
 import marshal
 import posix
 from _collections import deque  # type: ignore[import-not-found]  # of `collections`, written in C
-from time import monotonic
 
 from .commit import close, write_all
 
@@ -22,13 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
-SIZE = 8  # bytes of a number before what is sent: how many bytes that is,
-BEGUN = 1 << 63  # or with this, instead of answers: how many items are begun
+SIZE = 8  # bytes of a number before what is sent: how many bytes that is. 0 of an answer: begun
 PIECE = 1 << 16  # bytes that a pipe holds
-# For each so many items to do, a process has one in advance, and at most so many.
-MANY, MOST_AHEAD = 64, 15
-# Seconds after which answers are sent, though there are more to come.
-PATIENCE = 0.01
+# For each so many items to do, one more is done with the next one, up to so many.
+MANY, MOST_TOGETHER = 64, 8
 # Where fewer descriptors are left than this, an item could fail for want of ours.
 SPARE = 12
 
@@ -78,8 +74,7 @@ class Processes:
     """Up to `most` processes for one function, started when they are needed.
 
     Items and answers must be values that `marshal` knows. Where no process can be had, the items
-    are done in this one. A process has as many items as `ahead` beyond the one it is at, and they
-    are begun together: then processes change less often.
+    are done in this one. A process has as many items as `ahead` beyond the one it is at.
     """
 
     def __init__(self, most: int, ahead: int = 0) -> None:
@@ -146,38 +141,37 @@ class Processes:
                 self._give(worker)
 
     def _give(self, worker: "_Worker") -> None:
-        share = len(self._queue) // (2 * self._most)  # at last one by one, to end together
-        number = min(self._asked_at_once - len(worker.asked), max(1, share), len(self._queue))
+        number = min(self._asked_at_once - len(worker.asked), len(self._queue))
         worker.give([self._queue.popleft() for _ in range(number)])
 
     def _end(self, worker: "_Worker") -> None:
-        """Bury a process: what it had begun is lost, what else it was given is for others."""
+        """Bury a process: what it was at is lost, what else it was given is for others."""
         del self._workers[worker.answers]
         self._poll.unregister(worker.answers)
         close(worker.items)
         close(worker.answers)
         _, status = posix.waitpid(worker.process, 0)
-        if not worker.begun:  # it did not come so far, nor would the next
-            self._most = len(self._workers)
-        for _ in range(worker.begun):
+        if worker.has_begun:
             worker.asked.popleft().set(None, Lost(True, status))
+        else:  # it did not come so far, nor would the next
+            self._most = len(self._workers)
         self._queue.extendleft(reversed(worker.asked))
 
 
 class _Worker:
     """A process: `items` is the descriptor it is given them by, `answers` the one it answers by.
 
-    `asked` are the answers it owes; `begun` tells how many of them it has begun, from the first on.
+    `asked` are the answers it owes; `has_begun` tells whether it has begun the first of these.
     """
 
-    __slots__ = ("process", "items", "answers", "asked", "begun", "_rest")
+    __slots__ = ("process", "items", "answers", "asked", "has_begun", "_rest")
 
     def __init__(self, process: int, items: int, answers: int) -> None:
         self.process = process
         self.items = items
         self.answers = answers
         self.asked: deque[Future] = deque()
-        self.begun = 0
+        self.has_begun = False
         self._rest = bytearray()
 
     def give(self, futures: list[Future]) -> None:
@@ -193,20 +187,16 @@ class _Worker:
         rest, at, complete = self._rest, 0, 0
         rest += more
         while len(rest) >= at + SIZE:
-            size = int.from_bytes(rest[at : at + SIZE], "little")
-            at += SIZE
-            if size & BEGUN:
-                self.begun += size ^ BEGUN
-            elif len(rest) < at + size:
-                at -= SIZE
+            end = at + SIZE + int.from_bytes(rest[at : at + SIZE], "little")
+            if end > len(rest):
                 break
-            else:
+            self.has_begun = end == at + SIZE
+            if not self.has_begun:
                 with memoryview(rest) as view:
-                    answer = marshal.loads(view[at : at + size])  # noqa: S302 - our own child's
+                    answer = marshal.loads(view[at + SIZE : end])  # noqa: S302 - our own child's
                 self.asked.popleft().set(answer)
-                self.begun -= 1
                 complete += 1
-                at += size
+            at = end
         del rest[:at]
         return complete
 
@@ -228,22 +218,40 @@ def run(
     if jobs < 2 or count < 2:
         yield from map(work, range(count))
         return
-    processes = Processes(min(jobs, count), ahead=min(count // MANY, MOST_AHEAD))
-    futures = deque([processes.submit(work, item) for item in range(count)])
+    groups = [*_groups(count, jobs)]
+
+    def work_all(number: int) -> "list[Any]":
+        return [work(item) for item in groups[number]]
+
+    are_many = len(groups) < count
+    processes = Processes(min(jobs, count), ahead=1 if are_many else 0)
+    futures = deque([processes.submit(work_all, number) for number in range(len(groups))])
+    told = 0
     try:
         while futures:
-            future = futures.popleft()
-            while not future.done():
+            while not futures[0].done():
                 processes.wait()
                 if watch:
-                    watch(processes.answered)
+                    watch(told + sum(len(groups[each.item]) for each in futures if each.done()))
+            future = futures.popleft()
+            told += len(groups[future.item])
             try:
-                answer = future.result()
+                answers = future.result()
             except Lost:
-                answer = (again or work)(future.item)
-            yield answer
+                answers = map(again or work, groups[future.item])
+            yield from answers
     finally:
         processes.shutdown()
+
+
+def _groups(count: int, jobs: int) -> "Iterator[range]":
+    """Put items together, the last ones less so: all processes shall end at the same time."""
+    most = min(1 + count // MANY, MOST_TOGETHER)
+    at = 0
+    while at < count:
+        end = at + max(1, min(most, (count - at) // (4 * jobs)))
+        yield range(at, end)
+        at = end
 
 
 def available() -> int:
@@ -308,38 +316,17 @@ def _serve(
     """Do what items come, for as long as the parent lives."""
     status = 1
     try:
-        rest = b""
-        while posix.getppid() == parent and (more := posix.read(items, PIECE)):
-            ready, rest = _whole(rest + more)
-            half = (len(ready) + 1) // 2  # during the second the parent can send more
-            _do(ready[:half], answers, work)
-            _do(ready[half:], answers, work)
+        rest = bytearray()
+        while more := posix.read(items, PIECE):
+            rest += more
+            while len(rest) >= SIZE:
+                end = SIZE + int.from_bytes(rest[:SIZE], "little")
+                if end > len(rest) or posix.getppid() != parent:
+                    break
+                item = marshal.loads(rest[SIZE:end])  # noqa: S302 - our own parent's
+                del rest[:end]
+                write_all(answers, bytes(SIZE))  # it is begun
+                write_all(answers, _sized(work(item)))  # type: ignore[misc]  # never None here
         status = 0
     finally:
         posix._exit(status)
-
-
-def _do(group: "list[Any]", answers: int, work: "Callable[[Any], Any] | None") -> None:
-    """Say that items are begun, do them and send the answers: together, if that is soon."""
-    done = [(BEGUN | len(group)).to_bytes(SIZE, "little")]
-    at = 0.0
-    try:
-        for item in group:
-            if monotonic() > at + PATIENCE:
-                write_all(answers, b"".join(done))
-                done, at = [], monotonic()
-            done.append(_sized(work(item)))  # type: ignore[misc]  # never None here
-    finally:
-        write_all(answers, b"".join(done))
-
-
-def _whole(content: bytes) -> "tuple[list[Any], bytes]":
-    """Read the items that are all there: (they, the bytes that are left)."""
-    items, at = [], 0
-    while len(content) >= at + SIZE:
-        end = at + SIZE + int.from_bytes(content[at : at + SIZE], "little")
-        if end > len(content):
-            break
-        items.append(marshal.loads(content[at + SIZE : end]))  # noqa: S302 - our own parent's
-        at = end
-    return items, content[at:]

@@ -102,7 +102,7 @@ def test_what_had_been_begun_is_done_again_in_its_own_way() -> None:
 
 
 @pytest.mark.parametrize("dying", [{0}, {777}, {300, 301, 1500}, {1999}], ids=str)
-def test_of_many_items_those_are_done_again_that_were_begun_together(
+def test_of_many_items_those_are_done_again_that_were_given_together(
     dying: set[int], tmp_path: Path
 ) -> None:
     """A process that dies may have done any of them: none is done twice without that being said."""
@@ -121,7 +121,7 @@ def test_of_many_items_those_are_done_again_that_were_begun_together(
     again = {number for number, answer in enumerate(answers) if answer == f"{number} again"}
     assert len({*once}) == len(once)
     assert dying <= again
-    assert len(again) <= len(dying) * (1 + jobs.MOST_AHEAD)
+    assert len(again) <= len(dying) * jobs.MOST_TOGETHER
     assert {*range(2000)} - again == {n for n, answer in enumerate(answers) if answer == "done"}
     assert {*range(2000)} - again <= {*once}
 
