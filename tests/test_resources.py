@@ -1,11 +1,13 @@
 """Under any limit of the system: one clear line for what is refused, and the next file is done."""
 
+import gc
 import os
 import posix
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import pytest
 from recordmcount import cli, commit
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import reader
+from recordmcount.report.examine import examine as reported
+from recordmcount.verify.examine import examine as verified
 from tests.support import images, objects
 from tests.support.command import RECORDMCOUNT, ROOT, Finished
 from tests.support.elf_builder import I386, STT_FUNC, X32, X86_64, Symbol, Target, build
@@ -392,3 +396,28 @@ def without_memory(megabytes: int, *words: str | Path) -> None:
     assert "ignored" not in done.stderr  # an exception that Python loses
     assert done.returncode in {0, 1}
     assert (done.returncode == 1) is bool(done.stderr)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("examine", [reported, verified], ids=["report", "verify"])
+@pytest.mark.parametrize("kind", ["object", "linked", "stripped"])
+def test_of_a_file_that_was_told_of_nothing_is_kept(
+    examine: Callable[[str], Iterator[object]], kind: str, tmp_path: Path
+) -> None:
+    """Python's collector of circles does not run: what is in one stays, file after file."""
+    if kind == "object":
+        path = images.compile_object(tmp_path, "work", images.WORK, "gcc", "-pg", "-fPIC")
+    else:
+        path = images.build(tmp_path, flags=["-pg", "-fPIC"]).image
+    if kind == "stripped":
+        images.tool("strip", path)
+    gc.collect()
+    gc.disable()
+    try:
+        told = [*examine(str(path))]
+        assert [each for each in gc.get_objects() if isinstance(each, elf.Object)] == []
+    finally:
+        gc.enable()
+    assert len(told) == 1

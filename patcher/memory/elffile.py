@@ -76,6 +76,7 @@ class ElfFile(Closing):
     def close(self) -> None:
         """Close the file."""
         posix.close(self.fd)
+        self.object.forget()
 
     @property
     def path(self) -> str:

@@ -107,6 +107,10 @@ def _object(
 ) -> Answer | Error:
     try:
         filetype.refuse(path, filetype.of(read(0, filetype.START)), filetype.ADVICE_ON_FILES)
-        return ask(Object(path, size, read, budget))
+        obj = Object(path, size, read, budget)
+        try:
+            return ask(obj)
+        finally:
+            obj.forget()
     except Error as error:
         return error

@@ -264,6 +264,13 @@ class Object:
         kept: Value = self._once[make]
         return kept
 
+    def forget(self) -> None:
+        """Let go of all that was made `once`: most of it knows the object again.
+
+        Only Python's collector would find such circles, and programs run without it.
+        """
+        self._once.clear()
+
     # --- reading ------------------------------------------------------------------------------
 
     def read(self, offset: int, size: int, what: str) -> bytes:

@@ -130,7 +130,7 @@ class Functions:
     def names(self, section: int, start: int) -> tuple[str, ...]:
         """Return all names of the function that begins at a place, each once, the best first.
 
-        Of one place it is always the very same tuple: there may be many names, and many sites.
+        Of several it is always the very same tuple: there may be many names, and many sites.
         """
         found = self._aliases.get((section, start))
         if found is None:
@@ -138,10 +138,9 @@ class Functions:
             starts = column.starts
             first = bisect_left(starts, start)
             if starts[first : first + 1] == [start] != starts[first + 1 : first + 2]:
-                found = (self._name(column.rows[first]),)
-            else:
-                rows = column.rows[first : bisect_right(starts, start)]
-                found = tuple(dict.fromkeys(map(self._name, reversed(rows))))
+                return (self._name(column.rows[first]),)  # nearly always
+            rows = column.rows[first : bisect_right(starts, start)]
+            found = tuple(dict.fromkeys(map(self._name, reversed(rows))))
             self._aliases[section, start] = found
         return found
 
@@ -213,8 +212,13 @@ class Functions:
         return self._sections.get(section) or _Column([])
 
     def _read(self, table: int, rows: dict[int, list[_Row]]) -> None:
-        """Sort the functions of a symbol table by section."""
+        """Sort the functions of a symbol table by section; data has as many symbols, or more."""
         obj = self._obj
+        code = {
+            index
+            for index, header in enumerate(obj.headers)
+            if header[elf.SH_FLAGS] & elf.SHF_EXECINSTR
+        }
         content = obj.content(table)
         self._strings[table] = obj.content(obj.section(table).link)
         layout = obj.layout
@@ -228,7 +232,8 @@ class Functions:
             rank = _RANKS[info]
             if shndx >= elf.SHN_LORESERVE and table == obj.symtab:
                 shndx = obj.section_of(number, shndx)
-            rows.setdefault(shndx, []).append((value, rank, -number, table, name, size))
+            if shndx in code:
+                rows.setdefault(shndx, []).append((value, rank, -number, table, name, size))
 
 
 class _Column:

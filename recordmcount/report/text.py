@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import groupby
+from operator import itemgetter
 
 from recordmcount.console import Painted, printable
 from recordmcount.help import wrapped
@@ -70,15 +71,25 @@ def _table(file: ReportedFile, colour: bool) -> Iterator[str | Painted]:
         return
     position = "offset" if file["type"] == "object" else "address"
     heading = (position, *COLUMNS)
-    rows = [heading, *map(_cells, file["sites"])]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    widths = [*map(max, zip(map(len, heading), _widths(file["sites"]), strict=False))]
     layout = _layout(widths)
     yield layout.format(*heading)
-    of_sites = zip(file["sites"], rows[1:], strict=True)
-    for section, group in groupby(of_sites, key=lambda row: row[0]["section"]):
+    for section, group in groupby(file["sites"], key=itemgetter("section")):
         yield f"  {printable(section)}"
-        for site, cells in group:
+        for site in group:
+            cells = _cells(site)
             yield from _row(site, cells, layout.format(*cells), 6 + widths[0] if colour else None)
+
+
+def _widths(sites: Sequence[ReportedSite]) -> list[int]:
+    """Tell how wide the cells are, but for the last ones, without making them all."""
+    sorts = {(site["state"], site["kind"]): site for site in sites}
+    return [
+        len(f"{max(map(_position, sites)):#x}"),
+        max(len(_site(site)) for site in sorts.values()),
+        len("yes"),
+        max(len(site["bytes"] or "-") for site in sites),
+    ]
 
 
 def _layout(widths: Sequence[int]) -> str:
@@ -121,11 +132,15 @@ def _remarks(site: ReportedSite) -> Iterator[str]:
 
 
 def _cells(site: ReportedSite) -> tuple[str, ...]:
-    position = site["offset"] if "offset" in site else site["address"]
     return (
-        f"{position:#x}", _site(site), "yes" if site["recorded"] else "no", site["bytes"] or "-",
+        f"{_position(site):#x}", _site(site), "yes" if site["recorded"] else "no",
+        site["bytes"] or "-",
         in_function(printable(shown(site) or "-"), site["function_offset"] or 0),
     )  # fmt: skip
+
+
+def _position(site: ReportedSite) -> int:
+    return site["offset"] if "offset" in site else site["address"]
 
 
 def _site(site: ReportedSite) -> str:
