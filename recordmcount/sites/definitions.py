@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from recordmcount.elf import object as elf
-from recordmcount.elf import symbols
+
+from .known_symbols import named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Definitions:
             self.code, self.resolvers = dict(code), {}
             return
         found: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
-        for name, value, info, shndx in symbols.named(view.obj, names):
+        for name, value, info, shndx in named(view.obj, names):
             if (
                 elf.SHN_UNDEF < shndx < elf.SHN_LORESERVE
                 and view.file_offset(value, 1, executable=True) is not None

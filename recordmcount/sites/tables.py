@@ -8,22 +8,16 @@ from __future__ import annotations
 
 from recordmcount import mcount_loc
 from recordmcount.elf import object as elf
-from recordmcount.elf import symbols
 from recordmcount.elf.segments import LoadView
 from recordmcount.errors import FormatError
+
+from .known_symbols import ENDS, ENDS_OF_RETURNS, named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from recordmcount.elf.object import Object, Section
-
-# The names of a table's ends: of the kernel's linker script, and those that linkers make.
-ENDS = (
-    (b"__start_mcount_loc", b"__stop_mcount_loc"),
-    (b"__start___mcount_loc", b"__stop___mcount_loc"),
-)
-ENDS_OF_RETURNS = ((b"__start___return_loc", b"__stop___return_loc"),)
 
 
 class Table:
@@ -103,7 +97,7 @@ def _values(obj: Object) -> dict[bytes, set[int]]:
     """Find the values of all symbols at the ends of tables, by name."""
     found: dict[bytes, set[int]] = {}
     names = [name for pair in (*ENDS, *ENDS_OF_RETURNS) for name in pair]
-    for name, value, _info, shndx in symbols.named(obj, names):
+    for name, value, _info, shndx in named(obj, names):
         if shndx not in (elf.SHN_UNDEF, elf.SHN_COMMON):
             found.setdefault(name, set()).add(value)
     return found
