@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from _bisect import bisect_left
-from _operator import itemgetter
+from _operator import itemgetter, ne
 from _struct import unpack
+from itertools import repeat
 
 from recordmcount import mcount_loc, x86
 from recordmcount.elf import object as elf
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 WIDEST_WORD = 8  # bytes that one dynamic relocation may change
 UNKNOWN = -1  # no address
+MOST_RUNS = 16  # a sound file has a few tables
 
 
 class Values:
@@ -125,7 +127,8 @@ class Words:
         """
         parts = [part for part in parts if part.slots]
         slots = wanted[:: self.view.obj.layout.word]
-        if len(parts) == 1 and len(parts[0].slots) == len(slots) and _is_run(parts[0], slots):
+        is_one = len(parts) == 1 and len(self.values.runs) < MOST_RUNS
+        if is_one and len(parts[0].slots) == len(slots) and _is_run(parts[0], slots):
             self.values.runs[slots] = self._relative_values(parts[0], wanted)
             return
         for part in parts:
@@ -142,8 +145,9 @@ class Words:
         view, addends = self.view, relocations.addends
         layout = view.obj.layout
         if addends is None and run is not None:
-            content = view.read(run.start, len(run), "a table")
-            return unpack(f"<{len(relocations.slots)}{'Q' if layout.is_64 else 'I'}", content)
+            count = len(relocations.slots)
+            content = view.read(run.start, count * layout.word, "a table")
+            return unpack(f"<{count}{'Q' if layout.is_64 else 'I'}", content)
         if addends is None:
             return [*map(view.word, relocations.slots)]
         return addends if min(addends) >= 0 else [addend & layout.highest for addend in addends]
@@ -188,9 +192,10 @@ def _is_run(relocations: DynamicRelocations, slots: range) -> bool:
 
 def _parted(run: DynamicRelocations) -> tuple[DynamicRelocations, DynamicRelocations]:
     """Part a table behind the relative relocations that it begins with: linkers put them there."""
-    others = set(run.infos) - {R_RELATIVE}
-    at = min(map(run.infos.index, others), default=len(run.infos))
-    return _cut(run, 0, at), _cut(run, at, len(run.infos))
+    count = len(run.infos)
+    others = bytes(map(ne, run.infos, repeat(R_RELATIVE)))
+    at = others.find(1) if any(others) else count
+    return _cut(run, 0, at), _cut(run, at, count)
 
 
 def _ordered(run: DynamicRelocations) -> DynamicRelocations:

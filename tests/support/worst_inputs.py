@@ -286,6 +286,31 @@ def descending_relocations_and_many_tables() -> bytes:
                              text=b"\xc3" + bytes(31))  # fmt: skip
 
 
+def relocations_by_as_many_symbols() -> bytes:
+    count = 60_000
+    return with_relocations([(BASE + 8 * number, number << 32 | 1, 0) for number in range(count)])
+
+
+def many_tables_and_a_large_got() -> bytes:
+    """The loader fills each of the tables, which are of one word, as a whole."""
+    tables = [Section(b"__mcount_loc", PROGBITS, ALLOC, bytes(8)) for _ in range(4_000)]
+    got = Section(b".got", PROGBITS, ALLOC, bytes(8 * 40_000))
+    words = 44_000 + 1_000
+    return with_relocations([(BASE + 8 * at, 8, BASE) for at in range(words)], *tables, got)
+
+
+def with_relocations(rows: Sequence[tuple[int, int, int]], *sections: Section) -> bytes:
+    """With (slot, r_info, r_addend) of dynamic relocations."""
+    slots = b"".join(pack("<QQq", *row) for row in rows)
+
+    def made(at: int) -> bytes:
+        more = (*sections, Section(b".rela.dyn", PROGBITS, ALLOC, slots))
+        end = dynamic((7, at), (8, len(slots)))
+        return linked_with_table(b"", *more, end, text=b"\xc3" + bytes(31))
+
+    return made(BASE + made(0).index(slots))
+
+
 def descending_relocations_and_many_segments() -> bytes:
     count = 20_000
     segments = [(PT_LOAD, RX, 0, 0x10000000 + 4096 * number, 8) for number in range(4_000)]
@@ -420,7 +445,7 @@ OBJECTS = (
 LINKED = (
     a_table_of_foreign_sites, relocations_of_every_word, descending_relocations_and_many_tables,
     descending_relocations_and_many_segments, many_stubs_and_many_gots, many_got_bases,
-    many_gots_and_many_sites,
+    many_gots_and_many_sites, relocations_by_as_many_symbols, many_tables_and_a_large_got,
 )  # fmt: skip
 DEBUG = (
     sequences_of_lines_without_end, sites_in_files_of_one_long_name,
