@@ -226,15 +226,13 @@ def run(
     are_many = len(groups) < count
     processes = Processes(min(jobs, count), ahead=1 if are_many else 0)
     futures = deque([processes.submit(work_all, number) for number in range(len(groups))])
-    told = 0
     try:
         while futures:
             while not futures[0].done():
                 processes.wait()
-                if watch:
-                    watch(told + sum(len(groups[each.item]) for each in futures if each.done()))
+                if watch and processes.answered:  # nearly always the first ones
+                    watch(groups[processes.answered - 1].stop)
             future = futures.popleft()
-            told += len(groups[future.item])
             try:
                 answers = future.result()
             except Lost:
