@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from _bisect import bisect_right
 from _struct import Struct, unpack_from
-from collections import defaultdict
 
 from . import object as elf
 from .segments import PT_LOAD
@@ -41,7 +40,7 @@ class _BrokenError(Exception):
 
 def ranges(obj: Object) -> Ranges:
     """Read what code has unwind entries (FDEs), function by function."""
-    found: Ranges = defaultdict(list)
+    found: Ranges = {}
     code = _CodeSections(obj)
     for index in obj.named(NAME):
         content, section = obj.content(index), obj.section(index)
@@ -53,7 +52,7 @@ def ranges(obj: Object) -> Ranges:
                 vaddr = start + (section.vaddr + field if counts_from == FROM_FIELD else 0)
                 place = code.place(vaddr & obj.layout.highest)
             if place is not None and size:
-                found[place[0]].append((place[1], place[1] + size))
+                found.setdefault(place[0], []).append((place[1], place[1] + size))
     return {section: sorted(each) for section, each in found.items()}
 
 
