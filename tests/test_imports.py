@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import images
 from tests.support.command import ROOT
 from tests.support.elf_builder import X86_64, Symbol, build, section_symbol
 from tests.support.objects import caller, text
@@ -20,7 +21,7 @@ SLOW = {"os", "re", "typing", "dataclasses", "argparse", "pathlib", "enum", "sub
         "collections", "signal", "shutil", "tempfile", "multiprocessing", "numpy"}  # fmt: skip
 
 
-def imported_by(*words: str | Path) -> set[str]:
+def imported_by(*words: str | Path, main: Path = MAIN) -> set[str]:
     """The modules that have been imported when the command with these words ends."""
     program = f"""
 import posix, sys
@@ -30,7 +31,7 @@ def end(status):
     exit_(status)
 exit_, posix._exit = posix._exit, end
 sys.argv[1:] = {[str(word) for word in words]!r}
-__file__, __package__ = {str(MAIN)!r}, None
+__file__, __package__ = {str(main)!r}, None
 exec(compile(open(__file__).read(), __file__, "exec"))
 """
     command = [sys.executable, "-I", "-S", "-c", program]
@@ -75,6 +76,16 @@ def test_what_is_rarely_needed_is_imported_then(tmp_path: Path) -> None:
     assert imported_by(archive) & rare == {"recordmcount.elf.archive"}
     without_symbol = caller(".text").write(tmp_path / "y.o")
     assert imported_by(without_symbol) & rare == {"recordmcount.record.section_symbols"}
+
+
+@pytest.mark.parametrize("verb", ["status", "nop", "call"])
+def test_what_switches_a_linked_file_imports_no_slow_module(verb: str, tmp_path: Path) -> None:
+    program = images.build(tmp_path, flags=["-pg", "-mfentry", "-fno-pic"]).image
+    if verb == "call":
+        imported_by("nop", program, main=PATCHER)
+    modules = imported_by(verb, "-q", program, main=PATCHER)
+    assert "recordmcount.sites.linked" in modules
+    assert modules.isdisjoint(DEPENDENCIES | SLOW)
 
 
 def test_a_command_that_is_run_waits_for_no_slow_module() -> None:
