@@ -5,7 +5,7 @@ that no run but those that switch imports it. (Intel SDM vol. 2, chapter 2 and o
 appendix A; VEX, EVEX there; XOP: AMD64 APM vol. 6.)
 """
 
-from .x86 import PREFIXES, REX
+from .x86 import ENDBR, PREFIXES, REX
 
 # By opcode: what follows it. `.` nothing, `M` ModRM with what that brings, `b` 1 byte, `w` 2, `e`
 # 3, `z` 4 (2 with operands of 16 bits), `v` as `z` but 8 with REX.W, `o` an address, `f` a far
@@ -32,6 +32,16 @@ _ONLY_32 = frozenset(  # no instructions in 64-bit code
 )  # fmt: skip
 _IN_MAP = {2: "M", 3: "m", 5: "M", 6: "M", 8: "m", 9: "M", 10: "Z"}  # of VEX, EVEX and XOP
 LONGEST = 15
+# Opcodes that with some ModRM or prefixes are no instruction, or one of which decoders differ: not
+# those of memory operands (lea), or with a reg field of 0 (mov). Behind 0f these never are.
+_OFTEN_NONE = frozenset((0x62, 0x8F, 0xC2, 0xC4, 0xC5, *range(0xD9, 0xE0)))
+_IN_MEMORY, _IF_ZERO = (0x8D, 0xFF), (0xC6, 0xC7)
+_NEVER_NONE = frozenset(
+    (0x0B, 0x10, 0x11, 0x1F, 0x28, 0x29, *range(0x40, 0x50), *range(0x80, 0xA0), 0xA2, 0xAF, 0xB6,
+     0xB7, 0xBE, 0xBF)
+)  # fmt: skip
+_REX = bytes(REX)
+_PLAIN_PREFIXES = (b"", b"\x2e", b"\x3e", b"\x64", b"\x65", b"\x66", b"\xf2", b"\xf3")
 
 
 def covering(code: bytes, start: int, place: int, bits: int) -> tuple[int, int]:
@@ -61,6 +71,28 @@ def length(code: bytes, start: int, bits: int) -> int:
         return 0
     size = end - start
     return size if at <= end <= len(code) and size <= LONGEST else 0
+
+
+def is_plain(code: bytes, start: int, bits: int) -> bool:
+    """Tell whether the bytes at index `start` are surely an instruction, if `length` knows it.
+
+    It measures others too, and what no processor executes: bytes like those of an instruction are
+    no proof of one. For code of 64 or 32 `bits`.
+    """
+    at = _opcode(code, start, bits)
+    prefixes = code[start:at]
+    bare = prefixes.rstrip(_REX) if bits == 64 else prefixes
+    if len(code) < at + 2 or bare not in _PLAIN_PREFIXES or len(prefixes) > len(bare) + 1:
+        return False
+    opcode, following = code[at], code[at + 1]
+    if opcode == 0x0F:
+        is_never_none = following in _NEVER_NONE and bare not in (b"\xf2", b"\xf3")
+        return is_never_none or code.startswith(ENDBR, start)
+    if opcode in _IN_MEMORY:
+        return following < 0xC0
+    if opcode in _IF_ZERO:
+        return not following & 0x38
+    return opcode not in _OFTEN_NONE
 
 
 class _Prefixes:

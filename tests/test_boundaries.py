@@ -263,6 +263,33 @@ def test_a_call_inside_of_a_constant_is_no_site(
     assert_refused(forged, INSIDE)
 
 
+# Bytes that could be measured as instructions, of which no processor executes one: lea and far call
+# of a register, mov with a reg field that is not 0, x87, 0f, lock, VEX, EVEX, XOP.
+NONE = [
+    "8dc0", "ffd8", "c6f900", "d9d1", "0f36c0", "0f71c000", "f090", "f00fafc0", "c5f836c0",
+    "62f17c0836c0", "8fe978fec0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", NONE)
+def test_a_call_in_data_behind_what_is_no_instruction_is_no_site(code: str, tmp_path: Path) -> None:
+    data = ", ".join(f"{each:#04x}" for each in bytes.fromhex(code))
+    before = "    .byte 0x48, 0xb8    # movabs $imm64, %rax\n"
+    path = forge(tmp_path, CONSTANT.replace(before, f"    pop %rbp\n    ret\n    .byte {data}\n"))
+    (site,) = sites_of(path)
+    name(path, site.position + 7 + len(code) // 2)
+    assert_refused(path, INSIDE)
+
+
+@pytest.mark.parametrize("code", ["0x0f, 0xff", "0x0f, 0xb9"])
+def test_a_site_behind_an_undefined_instruction_is_one(code: str, tmp_path: Path) -> None:
+    """As Linux 4.12 to 4.15 spells it, without ModRM."""
+    call = "    call mcount\n"
+    path = forge(tmp_path, CONSTANT.replace(call, f"    .byte {code}\n{call}"))
+    (site,) = sites_of(path)
+    assert site.state is State.CALL
+
+
 PROGRAMS = [("patcher", "status"), ("recordmcount", "report")]
 
 

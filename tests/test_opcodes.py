@@ -275,6 +275,30 @@ def test_a_length_is_that_of_a_disassembler_or_unknown(bits: int, mode: int) -> 
     assert unknown * 200 < known
 
 
+PREFIXES = ["", "2e", "3e", "64", "65", "66", "67", "f0", "f2", "f3", "66f2", "f366"]
+
+
+@pytest.mark.parametrize(
+    ("bits", "mode"), [(64, capstone.CS_MODE_64), (32, capstone.CS_MODE_32)], ids=["64", "32"]
+)
+@pytest.mark.parametrize("prefixes", PREFIXES)
+def test_what_is_plain_is_an_instruction(prefixes: str, bits: int, mode: int) -> None:
+    """Whatever ModRM says: what no processor executes is none, though it could be measured."""
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
+    chance = random.Random(prefixes)
+    plain = 0
+    for rex, escape in itertools.product(["", "40", "41", "48", "4c48"], ["", "0f"]):
+        for opcode, modrm in itertools.product(range(256), range(0, 256, 8)):
+            before = bytes.fromhex(prefixes + rex + escape)
+            before += bytes((opcode, modrm + chance.randrange(8)))
+            code = before + chance.randbytes(15 - len(before))
+            if x86_length.is_plain(code, 0, bits):
+                sizes = [size for _, size, _, _ in decoder.disasm_lite(code, 0, 1)]
+                assert x86_length.length(code, 0, bits) in (0, *sizes), code.hex()
+                plain += 1
+    assert (plain > 20_000) is (prefixes not in ("67", "f0", "66f2", "f366"))
+
+
 @pytest.mark.parametrize("target", [X86_64, I386], ids=["x86_64", "i386"])
 @pytest.mark.parametrize("blocks", [0, 1, 64, 1000], ids="{} blocks".format)
 def test_functions_are_found_alike_one_by_one_and_all_at_once(

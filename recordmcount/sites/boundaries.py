@@ -14,7 +14,7 @@ from recordmcount import x86
 from recordmcount.elf import frames
 from recordmcount.elf import object as elf
 from recordmcount.x86_functions import is_prologue
-from recordmcount.x86_length import length
+from recordmcount.x86_length import is_plain, length
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -190,8 +190,8 @@ class _Sweep:
 
     def _lengths(self, code: bytes) -> Iterator[int]:
         """Measure each instruction in bytes, up to one that is none: a few without capstone."""
-        at = 0
-        while self._few and (size := length(code, at, self._bits)):
+        at, bits = 0, self._bits
+        while self._few and is_plain(code, at, bits) and (size := length(code, at, bits)):
             yield size
             at += size
             self._few -= 1
