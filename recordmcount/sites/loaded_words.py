@@ -144,9 +144,10 @@ class Words:
         """Return what relative relocations make of the words at their slots, which are a `run`."""
         view, addends = self.view, relocations.addends
         layout = view.obj.layout
-        if addends is None and run is not None:
-            count = len(relocations.slots)
-            content = view.read(run.start, count * layout.word, "a table")
+        count = len(relocations.slots)
+        size = count * layout.word
+        if addends is None and run is not None and view.file_offset(run.start, size) is not None:
+            content = view.read(run.start, size, "a table")
             return unpack(f"<{count}{'Q' if layout.is_64 else 'I'}", content)
         if addends is None:
             return [*map(view.word, relocations.slots)]
