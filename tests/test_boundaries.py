@@ -76,7 +76,7 @@ def test_whatever_compilers_put_before_a_call_it_is_a_site(
         words = [machine, "-pg", level, *flags.split()]
         one = images.compile_object(tmp_path, f"code{level}", source, compiler, *words)
         objects.append(one)
-    assert command.run("recordmcount", *objects).status == 0
+    assert command.call("recordmcount", *objects).status == 0
     main = images.compile_object(tmp_path, "main", "int main(void) { return 0; }", "gcc", machine)
     own = images.compile_object(tmp_path, "own", images.COUNTER, "gcc", machine, "-fPIC")
     program = tmp_path / "program"
@@ -93,9 +93,9 @@ def assert_all_are_sites(program: Path, least: int) -> None:
     assert len(sites) >= least
     assert {site.state for site in sites} == {State.CALL}
     before = program.read_bytes()
-    assert command.run("patcher", "nop", "-q", program) == (0, "", "")
+    assert command.call("patcher", "nop", "-q", program) == (0, "", "")
     assert {site.state for site in sites_of(program)} == {State.NOP}
-    assert command.run("patcher", "call", "-q", program) == (0, "", "")
+    assert command.call("patcher", "call", "-q", program) == (0, "", "")
     assert program.read_bytes() == before
 
 
@@ -147,7 +147,7 @@ def test_of_many_sites_each_is_proven_by_what_is_before_it(tmp_path: Path) -> No
     source = f'.text\n{mcount}{"".join(functions)}.section .note.GNU-stack, "", @progbits\n'
     (tmp_path / "many.s").write_text(source)
     images.tool("gcc", "-c", tmp_path / "many.s", "-o", tmp_path / "many.o")
-    assert command.run("recordmcount", tmp_path / "many.o") == (0, "", "")
+    assert command.call("recordmcount", tmp_path / "many.o") == (0, "", "")
     main = images.compile_object(tmp_path, "main", "int main(void) { return 0; }", "gcc")
     program = tmp_path / "many"
     images.tool("gcc", "-no-pie", "-o", program, tmp_path / "many.o", main)
@@ -213,7 +213,7 @@ def forge(tmp_path: Path, source: str) -> Path:
     """A program with such constants; its table has one entry, that of `work`."""
     (tmp_path / "code.s").write_text(source.replace(".globl constant", ".local constant"))
     images.tool("gcc", "-c", tmp_path / "code.s", "-o", tmp_path / "code.o")
-    assert command.run("recordmcount", tmp_path / "code.o") == (0, "", "")
+    assert command.call("recordmcount", tmp_path / "code.o") == (0, "", "")
     main = images.compile_object(tmp_path, "main", "int main(void) { return 0; }", "gcc")
     link = [
         "-no-pie",
@@ -243,7 +243,7 @@ def assert_refused(path: Path, reason: str) -> None:
     before = path.read_bytes()
     (site,) = sites_of(path)
     assert (site.state, site.reason, site.call) == (State.FOREIGN, reason, None)
-    done = command.run("patcher", "nop", path)
+    done = command.call("patcher", "nop", path)
     assert (done.status, done.stderr.count("\n")) == (1, 1)
     assert path.read_bytes() == before
 
@@ -345,7 +345,7 @@ def test_a_section_over_the_headers_is_refused(
     before = forged.read_bytes()
     with pytest.raises(FormatError, match=f"^image: {message}[0-9]+ overlap at file offset 0x"):
         sites_of(forged)
-    done = command.run("patcher", "nop", forged)
+    done = command.call("patcher", "nop", forged)
     assert (done.status, done.stderr.count("\n"), forged.read_bytes()) == (1, 1, before)
 
 
@@ -362,7 +362,7 @@ def test_a_site_in_a_file_that_tells_of_no_function_is_doubtful(tmp_path: Path) 
     """Neither symbols nor unwind entries: nothing is known to be an instruction."""
     flags = ["-pg", "-fPIC", "-fno-asynchronous-unwind-tables", "-fvisibility=hidden"]
     work = images.compile_object(tmp_path, "work", images.WORK, "gcc", *flags)
-    assert command.run("recordmcount", "--pic", work) == (0, "", "")
+    assert command.call("recordmcount", "--pic", work) == (0, "", "")
     library = tmp_path / "library.so"
     images.tool("gcc", "-shared", "-nostdlib", "-o", library, work, "-lc")
     assert {site.state for site in sites_of(library)} == {State.CALL}

@@ -6,7 +6,6 @@ debug information, plain and compressed, unwind entries, ways to mcount, tables,
 symbols that a kernel carries for itself, and containers.
 """
 
-import contextlib
 import os
 import random
 import resource
@@ -23,7 +22,7 @@ from elftools.elf.elffile import ELFFile
 
 from recordmcount.cli import main
 from tests.support import images, kernel
-from tests.support.command import ROOT, run
+from tests.support.command import ROOT, redirected, run
 from tests.support.compressed import COMPRESSORS
 
 COUNT = int(os.environ.get("MUTANTS", "1500"))  # of all files together
@@ -254,19 +253,6 @@ def look(verb: str, status: int, said: list[str]) -> None:
         assert len(said) == status, said
     else:
         assert len(said) <= 3, said
-
-
-@contextlib.contextmanager
-def redirected(out: int, err: int) -> Iterator[None]:
-    kept = [os.dup(1), os.dup(2)]
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    try:
-        yield
-    finally:
-        for number, fd in enumerate(kept, 1):
-            os.dup2(fd, number)
-            os.close(fd)
 
 
 def written(before: bytes, after: bytes, sound: Path) -> None:

@@ -44,7 +44,7 @@ def objects(tmp_path: Path) -> dict[str, Path]:
     for path in built.values():
         types = [symbol["st_info"]["type"] for symbol in Read(path).symbols]
         assert "STT_SECTION" not in types, "the compiler gives what the test is about to lack"
-    assert command.run("recordmcount", *built.values()) == (0, "", "")
+    assert command.call("recordmcount", *built.values()) == (0, "", "")
     built["tracer"] = images.compile_object(tmp_path, "tracer", TRACER, "gcc", *flags)
     return built
 
@@ -111,7 +111,7 @@ def test_a_function_that_is_interposed_keeps_its_entries(
 ) -> None:
     flags = ["-O1", "-fPIC", "-fno-asynchronous-unwind-tables", "-pg", "-mfentry"]
     path = images.compile_object(tmp_path, "library", SOURCES["old"], "clang", *flags)
-    assert command.run("recordmcount", "--pic", path) == (0, "", "")
+    assert command.call("recordmcount", "--pic", path) == (0, "", "")
     library = tmp_path / "library.so"
     images.tool("gcc", "-shared", f"-fuse-ld={linker}", path, "-o", library)
     image = Image(library)
@@ -145,11 +145,11 @@ def loose(tmp_path: Path, peers: Peers) -> Path:
 @pytest.mark.kernel
 def test_a_report_does_not_present_entries_of_a_global_symbol_as_sound(loose: Path) -> None:
     reason = "its entry counts from the global symbol get, which a linker may bind elsewhere"
-    done = command.run("recordmcount", "report", loose)
+    done = command.call("recordmcount", "report", loose)
     assert command.words(done.stdout).count(f"({reason})") == 2
-    (file,) = json.loads(command.run("recordmcount", "report", "--json", loose).stdout)["files"]
+    (file,) = json.loads(command.call("recordmcount", "report", "--json", loose).stdout)["files"]
     assert [site["reason"] for site in file["sites"]] == [reason] * 2
-    done = command.run("patcher", "status", loose)
+    done = command.call("patcher", "status", loose)
     assert done.stdout.count(f"call  ({reason})\n") == 2
 
 
@@ -160,14 +160,14 @@ def test_patcher_warns_of_entries_of_a_global_symbol(quiet: bool, loose: Path) -
         f"{loose}: warning: entries count from 'get', a global symbol: a linker may let them name "
         "other code; compile and record the object again\n"
     )
-    done = command.run("patcher", "nop", *["-q"] * quiet, loose)
+    done = command.call("patcher", "nop", *["-q"] * quiet, loose)
     assert (done.status, done.stderr) == (0, "" if quiet else warning)
 
 
 @pytest.mark.kernel
 def test_of_our_own_tables_there_is_nothing_to_say(objects: dict[str, Path]) -> None:
-    (file,) = json.loads(command.run("recordmcount", "report", "--json", objects["old"]).stdout)[
+    (file,) = json.loads(command.call("recordmcount", "report", "--json", objects["old"]).stdout)[
         "files"
     ]
     assert [site["reason"] for site in file["sites"]] == [None] * 2
-    assert command.run("patcher", "nop", objects["old"]).stderr == ""
+    assert command.call("patcher", "nop", objects["old"]).stderr == ""

@@ -137,7 +137,7 @@ def library_or_program(
     """An image that is not run."""
     work = images.compile_object(folder, "work", images.WORK, compiler, "-O0", "-pg", *flags)
     pic = ["--pic"] if "-fPIC" in flags else []
-    assert command.run("recordmcount", *pic, work).status == 0
+    assert command.call("recordmcount", *pic, work).status == 0
     main = images.compile_object(folder, "main", images.MAIN, "gcc", *flags)
     images.tool("gcc", f"-fuse-ld={linker}", "-o", folder / "image", work, main, *link)
     return folder / "image"
@@ -621,7 +621,7 @@ def many(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     machine = [flag for flag in flags if flag == "-m32"]
     profile = ["-pg", *([] if machine else ["-mfentry"])]
     other = images.compile_object(folder, "other", work, "gcc", "-O0", *profile, *flags)
-    assert command.run("recordmcount", other).status == 0
+    assert command.call("recordmcount", other).status == 0
     built = build(folder, flags=flags, link=[*machine, link, str(other)], work=many_functions(80))
     return built.image.read_bytes()
 

@@ -41,11 +41,11 @@ X32_OBJECTS = {
 def by_recorder(work: Path) -> None:
     """Its sections are none that are recorded."""
     images.tool("objcopy", "--rename-section", ".text=.noinstr.text", work)
-    assert command.run("recordmcount", work) == (0, "", "")
+    assert command.call("recordmcount", work) == (0, "", "")
 
 
 def by_patcher(work: Path) -> None:
-    assert command.run("recordmcount", "--pic", work) == (0, "", "")
+    assert command.call("recordmcount", "--pic", work) == (0, "", "")
     patch("nop", "-q", work)
 
 

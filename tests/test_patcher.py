@@ -188,7 +188,7 @@ def test_a_function_whose_name_is_not_utf_8_is_found_by_its_bytes(built: Built) 
 def test_calls_of_mcount_and_of_fentry_in_one_image_each_come_back(tmp_path: Path) -> None:
     other = "int other(int x) { return x; }"
     images.compile_object(tmp_path, "other", other, "gcc", "-O0", "-pg", "-fno-pic")
-    assert command.run("recordmcount", tmp_path / "other.o").status == 0
+    assert command.call("recordmcount", tmp_path / "other.o").status == 0
     built = build(
         tmp_path, flags=["-mfentry", "-fno-pic"], link=["-no-pie", str(tmp_path / "other.o")]
     )
@@ -247,7 +247,7 @@ def test_one_foreign_site_stops_everything_and_is_reported_exactly(built: Built,
 def test_status_lists_the_sites_in_each_state_and_fails_if_one_is_foreign(built: Built) -> None:
     patch("nop", "--functions", "odd", built.image)
     site, _ = call_other(built)
-    done = command.run("patcher", "status", built.image)
+    done = command.call("patcher", "status", built.image)
     assert (done.status, done.stderr) == (1, "")
     lines = [line.removeprefix(f"{built.image}: ") for line in done.stdout.splitlines()]
     assert lines[0] == "4 sites: 2 call, 1 nop, 1 foreign"
@@ -261,7 +261,7 @@ def test_status_lists_the_sites_in_each_state_and_fails_if_one_is_foreign(built:
 def test_a_quiet_status_counts_only_and_fails_as_well(built: Built) -> None:
     call_other(built)
     counted = f"{built.image}: 4 sites: 3 call, 0 nop, 1 foreign\n"
-    assert command.run("patcher", "status", "-q", built.image) == (1, counted, "")
+    assert command.call("patcher", "status", "-q", built.image) == (1, counted, "")
 
 
 def test_status_counts_dead_and_repeated_entries_as_report_does(built: Built) -> None:
@@ -270,7 +270,7 @@ def test_status_counts_dead_and_repeated_entries_as_report_does(built: Built) ->
     images.write(built.image, offset, bytes(8) + table[16:24])
     odd_entries = "1 dead entry; 1 repeated entry"
     assert status(built.image) == f"2 sites: 2 call, 0 nop, 0 foreign; {odd_entries}"
-    assert command.run("recordmcount", "report", built.image).stdout.endswith(f"; {odd_entries}\n")
+    assert command.call("recordmcount", "report", built.image).stdout.endswith(f"; {odd_entries}\n")
 
 
 def test_a_foreign_site_that_is_not_selected_does_not_matter(built: Built) -> None:
@@ -359,7 +359,7 @@ def test_nops_whose_call_cannot_be_told_are_foreign(
     for verb in ("nop", "call"):
         assert f"foreign: {reason}: 0f 1f 44 00 00" in refused(verb, program)
     assert program.read_bytes() == original
-    done = command.run("patcher", "status", program)
+    done = command.call("patcher", "status", program)
     assert done.status == 1
     assert "4 sites: 0 call, 0 nop, 4 foreign\n" in done.stdout
 

@@ -151,7 +151,7 @@ def test_calls_come_back_in_objects_that_went_through_other_tools(
 ) -> None:
     """Symbols are renumbered meanwhile: the name is what is kept."""
     work = images.compile_object(tmp_path, "work", images.WORK, "gcc", "-g", "-pg", *flags.split())
-    assert command.run("recordmcount", work) == (0, "", "")
+    assert command.call("recordmcount", work) == (0, "", "")
     through, expected = tmp_path / "through.o", tmp_path / "expected.o"
     machine = " ".join(flag for flag in flags.split() if flag.startswith("-m"))
     images.tool(*TOOLS[tool].format(work, expected, machine=machine).split())
@@ -180,7 +180,7 @@ def test_where_strip_has_dropped_the_function_s_symbol_that_is_said(
     flags: str, tmp_path: Path
 ) -> None:
     work = images.compile_object(tmp_path, "work", images.WORK, "gcc", "-pg", *flags.split())
-    assert command.run("recordmcount", work) == (0, "", "")
+    assert command.call("recordmcount", work) == (0, "", "")
     patch("nop", work)
     images.tool("strip", "--strip-unneeded", work)
     assert "mcount, which is no symbol here any more" in refused("call", work)
@@ -286,7 +286,7 @@ def test_what_older_versions_turned_off_comes_back(target: Target, tmp_path: Pat
 def test_what_nop_did_call_undoes_beside_the_nops_of_gcc(flags: str, tmp_path: Path) -> None:
     plain = ["-O2", "-pg", "-mfentry", *flags.split()]
     ours = images.compile_object(tmp_path, "work", images.WORK, "gcc", *plain)
-    assert command.run("recordmcount", ours) == (0, "", "")
+    assert command.call("recordmcount", ours) == (0, "", "")
     gccs = images.compile_object(
         tmp_path, "gcc", "int other(int x) { return x; }", "gcc", *plain,
         "-mrecord-mcount", "-mnop-mcount",
@@ -299,7 +299,7 @@ def test_what_nop_did_call_undoes_beside_the_nops_of_gcc(flags: str, tmp_path: P
     patch("nop", mixed)
     assert mixed.read_bytes() != original
     for turned in (sites - 1, 0):
-        done = command.run("patcher", "call", mixed)
+        done = command.call("patcher", "call", mixed)
         said = f"{mixed}: {turned} sites turned to call, {sites - 1 - turned} already\n"
         assert (done.status, done.stdout) == (0, said)
         assert "other" in done.stderr
@@ -452,7 +452,7 @@ def test_a_foreign_site_of_an_object_is_decoded_and_stops_everything(tmp_path: P
         "90 e8 00 00 00 (nop; ??)"
     )
     assert refused("nop", path) == f"{said}; nothing was written\n"
-    done = command.run("patcher", "status", path)
+    done = command.call("patcher", "status", path)
     assert done == (1, f"{path}: 1 site: 0 call, 0 nop, 1 foreign\n{said}\n", "")
     assert path.read_bytes() == original
 
@@ -590,7 +590,7 @@ def test_seventy_thousand_sections_are_switched_off_and_on(
     fixture_object: Callable[[str], Path],
 ) -> None:
     path = fixture_object("as-many-sections")
-    assert command.run("recordmcount", path) == (0, "", "")
+    assert command.call("recordmcount", path) == (0, "", "")
     before = path.read_bytes()
     assert patch("nop", path) == f"{path}: 35000 sites turned to nop, 0 already\n"
     assert patch("call", path) == f"{path}: 35000 sites turned to call, 0 already\n"

@@ -38,7 +38,7 @@ ALLOC, WRITE = 2, 1
 
 
 def record(*words: str | Path) -> None:
-    assert command.run("recordmcount", *words) == (0, "", "")
+    assert command.call("recordmcount", *words) == (0, "", "")
 
 
 def sections(path: Path, name: str) -> list[Any]:
@@ -53,13 +53,13 @@ def has_text_relocations(path: Path) -> bool:
 
 def told(path: Path, *options: str) -> dict[str, Any]:
     """What `recordmcount report` tells of a file."""
-    done = command.run("recordmcount", "report", "--json", *options, path)
+    done = command.call("recordmcount", "report", "--json", *options, path)
     assert (done.status, done.stderr) == (0, "")
     return dict(json.loads(done.stdout)["files"][0])
 
 
 def verified(path: Path) -> dict[str, Any]:
-    done = command.run("recordmcount", "verify", "--json", path)
+    done = command.call("recordmcount", "verify", "--json", path)
     (file,) = json.loads(done.stdout)["files"]
     assert done.status == bool(file["findings"])
     return dict(file)
@@ -115,7 +115,7 @@ def test_an_object_is_recorded_once(tmp_path: Path, own: list[str]) -> None:
     path = compile_work(tmp_path, "-fPIC", *own)
     record(path)
     contents = path.read_bytes()
-    again = command.run("recordmcount", path)
+    again = command.call("recordmcount", path)
     assert again == (0, "", f"warning: __mcount_loc already exists: {path}\n")
     assert path.read_bytes() == contents
 
@@ -128,11 +128,11 @@ def test_an_object_with_return_sites_alone_is_recorded_once_as_well(
     tmp_path: Path, own: list[str]
 ) -> None:
     path = compile_work(tmp_path, *ONLY_RETURNS, *own)
-    assert command.run("recordmcount", "-q", path) == (0, "", "")
+    assert command.call("recordmcount", "-q", path) == (0, "", "")
     assert sections(path, "__mcount_loc") == []
     assert len(table_entries(path, TABLE)) == RETURNS
     contents = path.read_bytes()
-    assert command.run("recordmcount", "-q", path) == (0, "", "")
+    assert command.call("recordmcount", "-q", path) == (0, "", "")
     assert path.read_bytes() == contents
     record("--symbol=enter", path)
     assert len(table_entries(path, TABLE)) == RETURNS
@@ -143,7 +143,7 @@ def test_that_entries_may_have_another_name_is_said_though_returns_were_recorded
     tmp_path: Path,
 ) -> None:
     path = compile_work(tmp_path, *ONLY_RETURNS)
-    said = command.run("recordmcount", path).stderr
+    said = command.call("recordmcount", path).stderr
     assert "only returns are recorded, yet 6 functions begin with a call of enter" in said
 
 
@@ -162,7 +162,7 @@ def test_a_table_of_gcc_s_that_is_not_sound_is_refused_in_one_line(tmp_path: Pat
     images.write(path, relocations["sh_offset"] + 8, b"\x02")  # R_X86_64_PC32
     contents = path.read_bytes()
     said = f"{path}: {TABLE}+0x0: unknown relocation\n{path}: failed\n"
-    assert command.run("recordmcount", path) == (1, "", said)
+    assert command.call("recordmcount", path) == (1, "", said)
     assert path.read_bytes() == contents
 
 
@@ -215,17 +215,17 @@ def test_calls_of_an_object_are_turned_off_and_come_back_byte_for_byte(
     path = compile_work(tmp_path, machine, "-fno-pic")
     record(path)
     contents = path.read_bytes()
-    command.run("patcher", "nop", path)
+    command.call("patcher", "nop", path)
     assert calls_of_return(path) == expected_sites(path) == set()
     assert status(path) == f"{SITES} sites: 0 call, {SITES} nop, 0 foreign"
-    command.run("patcher", "call", path)
+    command.call("patcher", "call", path)
     assert path.read_bytes() == contents
 
 
 def test_an_object_whose_calls_are_off_becomes_a_program_that_makes_none(tmp_path: Path) -> None:
     path = compile_work(tmp_path, "-fpie")
     record(path)
-    command.run("patcher", "nop", path)
+    command.call("patcher", "nop", path)
     assert run(returns.link(tmp_path, [path], "pie")) == (RESULT, 0, 0)
 
 
@@ -242,10 +242,10 @@ def comes_and_goes(folder: Path, kind: str, linker: str, *own: str) -> None:
     assert run(program) == (RESULT, CALLS, CALLS)
     assert status(program.image) == f"{SITES} sites: {SITES} call, 0 nop, 0 foreign"
     assert is_clean(program.image)
-    command.run("patcher", "nop", program.image)
+    command.call("patcher", "nop", program.image)
     assert run(program) == (RESULT, 0, 0)
     assert is_clean(program.image)
-    command.run("patcher", "call", program.image)
+    command.call("patcher", "call", program.image)
     assert run(program) == (RESULT, CALLS, CALLS)
     assert program.image.read_bytes() == contents
 
@@ -368,11 +368,11 @@ def test_a_program_may_have_one_function_for_both(tmp_path: Path) -> None:
     assert is_clean(program)
     targets = [site["target"] for site in told(program)["sites"]]
     assert sorted(targets) == ["__fentry__"] * ENTRIES + ["__return__"] * RETURNS
-    command.run("patcher", "nop", program)
+    command.call("patcher", "nop", program)
     assert command.run_program(program).stdout == "0\n"
     assert is_clean(program)
     assert told(program, "--unrecorded")["sites"] == []
-    command.run("patcher", "call", program)
+    command.call("patcher", "call", program)
     assert program.read_bytes() == contents
 
 
@@ -414,7 +414,7 @@ def test_a_function_that_is_chosen_is_entered_and_left_without_a_call(tmp_path: 
     path = compile_work(tmp_path, "-fpie")
     record(path)
     program = returns.link(tmp_path, [path], "pie")
-    command.run("patcher", "nop", program.image, "--functions", "either")
+    command.call("patcher", "nop", program.image, "--functions", "either")
     assert status_of(program.image, "either") == "3 sites: 0 call, 3 nop, 0 foreign"
     assert run(program) == (RESULT, CALLS - 2, CALLS - 2)
 
@@ -429,7 +429,7 @@ def test_a_call_of_something_else_is_foreign(tmp_path: Path) -> None:
     call = b"\xe8" + distance.to_bytes(4, "little", signed=True)
     images.write(program.image, offset + site["address"] - vaddr, call)
     contents = program.image.read_bytes()
-    done = command.run("patcher", "nop", program.image)
+    done = command.call("patcher", "nop", program.image)
     assert done.status == 1
     assert "which is not __return__" in done.stderr
     assert "--symbol" not in done.stderr
@@ -471,14 +471,14 @@ def test_a_report_tells_which_sites_are_returns(tmp_path: Path) -> None:
         ends = [site for site in sites if site["target"] == returns.NAME]
         assert (len(sites), len(ends)) == (SITES, RETURNS)
         assert {(site["kind"], site["recorded"]) for site in ends} == {("call", True)}
-        text = command.run("recordmcount", "report", file).stdout
+        text = command.call("recordmcount", "report", file).stdout
         assert text.count("(where it returns)") == RETURNS
         assert f"{SITES} sites: {SITES} call" in text
 
 
 def test_a_function_with_return_sites_alone_cannot_be_traced(tmp_path: Path) -> None:
     path = compile_work(tmp_path, "-fpie", *ONLY_RETURNS[:1])
-    assert command.run("recordmcount", "-q", path).status == 0
+    assert command.call("recordmcount", "-q", path).status == 0
     names = {each["function"] for each in told(path, "--untraceable")["untraceable"]}
     assert {"work", "either", "real"} <= names
 
@@ -550,9 +550,9 @@ def test_nops_become_calls_where_the_file_tells_of_what(tmp_path: Path, kind: st
     assert run(program) == (RESULT, CALLS, 0)
     assert status(program.image) == f"{SITES} sites: {ENTRIES} call, {RETURNS} nop, 0 foreign"
     assert is_clean(program.image)
-    command.run("patcher", "call", program.image)
+    command.call("patcher", "call", program.image)
     assert run(program) == (RESULT, CALLS, CALLS)
-    command.run("patcher", "nop", program.image)
+    command.call("patcher", "nop", program.image)
     assert run(program) == (RESULT, 0, 0)
 
 
@@ -565,9 +565,9 @@ def test_where_no_file_tells_they_stay_nops(tmp_path: Path) -> None:
     assert {(site.target, site.state) for site in ends} == {("__return__", "nop")}
     assert verified(program.image)["unproven_entries"] == RETURNS
     contents = program.image.read_bytes()
-    command.run("patcher", "nop", program.image)
+    command.call("patcher", "nop", program.image)
     assert run(program) == (RESULT, 0, 0)
-    done = command.run("patcher", "call", program.image)
+    done = command.call("patcher", "call", program.image)
     assert done.status == 0
     assert "nobody knows its call" in done.stderr
     assert program.image.read_bytes() == contents

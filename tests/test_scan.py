@@ -573,7 +573,7 @@ def without_table(folder: Path, *link: str) -> Path:
 
 def test_report_shows_the_calls_and_how_they_are_known(tmp_path: Path) -> None:
     image = without_table(tmp_path)
-    done = command.run("recordmcount", "report", image)
+    done = command.call("recordmcount", "report", image)
     assert done.status == 0
     rows = [line for line in done.stdout.splitlines() if line.startswith("    0x")]
     assert {row.split()[-1] for row in rows} == images.WORK_FUNCTIONS
@@ -584,7 +584,7 @@ def test_report_shows_the_calls_and_how_they_are_known(tmp_path: Path) -> None:
 def test_report_says_where_nothing_can_be_known(tmp_path: Path) -> None:
     image = without_table(tmp_path, "-static")
     images.tool("strip", image)
-    said = command.words(command.run("recordmcount", "report", image).stdout)
+    said = command.words(command.call("recordmcount", "report", image).stdout)
     assert said.endswith(
         f" no sites; no evidence: no symbols, and nothing that is imported is mcount; {NO_TABLE}"
     )
@@ -594,6 +594,6 @@ def test_without_a_table_nothing_is_switched(tmp_path: Path) -> None:
     image = without_table(tmp_path)
     before = image.read_bytes()
     for verb in ("nop", "call", "status"):
-        done = command.run("patcher", verb, image)
+        done = command.call("patcher", verb, image)
         assert done == (1, "", f"{image}: {NO_TABLE}\n")
     assert image.read_bytes() == before

@@ -165,7 +165,7 @@ def overridden(folder: Path, kind: str, *flags: str, compiler: str = "gcc") -> P
         images.compile_object(folder, name, source, compiler, "-O2", "-pg", "-fno-pic", *flags)
         for name, source in (("weak", WEAK), ("strong", STRONG))
     ]
-    assert command.run("recordmcount", *objects) == (0, "", "")
+    assert command.call("recordmcount", *objects) == (0, "", "")
     link = ["-no-pie"] if kind == "linked" else ["-r"]
     path = folder / kind
     images.tool("gcc", *machine, *link, "-o", path, folder / "before.o", *objects)
@@ -197,7 +197,7 @@ def test_a_weak_function_that_is_overridden_is_no_part_of_what_is_before_it(
         ("", UNNAMED), ("hook", ""), ("main", ""),
     ]  # fmt: skip
     before = path.read_bytes()
-    done = command.run("patcher", "nop", "--functions", "before", path)
+    done = command.call("patcher", "nop", "--functions", "before", path)
     assert (done.status, path.read_bytes()) == (1, before)
     assert "no site in a function like before" in done.stderr
 
@@ -260,7 +260,7 @@ def test_functions_of_assembly_are_found_by_their_names(
     source.write_text(ASSEMBLERS[assembler])
     words = ["nasm", "-f", "elf64"] if assembler == "nasm" else [assembler, "-c"]
     images.tool(*words, source, "-o", path)
-    assert command.run("recordmcount", path) == (0, "", "")
+    assert command.call("recordmcount", path) == (0, "", "")
     if linked:
         main = images.compile_object(tmp_path, "main", "int main(void) { return 0; }", "gcc")
         images.tool("gcc", "-no-pie", "-o", tmp_path / "program", path, main)
@@ -269,7 +269,7 @@ def test_functions_of_assembly_are_found_by_their_names(
     assert sites is not None
     assert [site.place for site in sites] == ["plain", "typed", "twin+0x4"]
     for number, name in enumerate(("plain", "typed", "odd_type")):
-        done = command.run("patcher", "nop", "--functions", name, path)
+        done = command.call("patcher", "nop", "--functions", name, path)
         assert (done.status, done.stderr) == (0, "")
         sites = image.read(parsed(path.read_bytes()))
         assert sites is not None

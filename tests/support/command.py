@@ -1,10 +1,14 @@
-"""Run our own commands as a user does: in another process, with this interpreter."""
+"""Run our own commands as a user does, in a process of its own; or in this one."""
 
 import os
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +51,37 @@ def run(
     )
     assert "Traceback" not in done.stderr, done.stderr
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def call(package: str, *arguments: str | Path) -> Finished:
+    """Run a command as `run` does, but in this process: most of a short run is its start.
+
+    For tests that look at what becomes of files. That commands start is shown by those that `run`.
+    """
+    main = import_module(f"{package}.cli").main
+    with TemporaryFile() as out, TemporaryFile() as err:
+        with redirected(out.fileno(), err.fileno()):
+            status = main([os.fspath(word) for word in arguments])
+        return Finished(status, *(_all_of(each.fileno()) for each in (out, err)))
+
+
+def _all_of(fd: int) -> str:
+    """The text of a file, whoever wrote it by whatever descriptor."""
+    return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "surrogateescape")
+
+
+@contextmanager
+def redirected(out: int, err: int) -> Iterator[None]:
+    """Let this process print into other files."""
+    kept = [os.dup(1), os.dup(2)]
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    try:
+        yield
+    finally:
+        for number, fd in enumerate(kept, 1):
+            os.dup2(fd, number)
+            os.close(fd)
 
 
 def words(text: str) -> str:

@@ -9,7 +9,9 @@ The counter is not instrumented. It is preloaded, or linked in where there is no
 import os
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from elftools.elf.elffile import ELFFile
@@ -72,7 +74,7 @@ def build(
     the image, so calls of it can be direct.
     """
     work_object = compile_object(folder, "work", work, compiler, "-O0", "-pg", *flags)
-    done = command.run("recordmcount", *record, work_object)
+    done = command.call("recordmcount", *record, work_object)
     assert done == (0, "", ""), done
     # Everything else is built by gcc, and as position-independent as the link wants it.
     shared = "-shared" in link
@@ -90,15 +92,41 @@ def build(
     if own_counter:
         return Built(image, program, None)
     counter = folder / "libcounter.so"
-    compile_object(folder, "preloaded", COUNTER, "gcc", "-fPIC", *machine)
-    tool("gcc", *machine, "-shared", "-o", counter, folder / "preloaded.o")
+    counter.write_bytes(_counter(*machine))
     return Built(image, program, counter)
+
+
+@cache
+def _counter(*machine: str) -> bytes:
+    """The library that is preloaded."""
+    with TemporaryDirectory() as folder:
+        made = compile_object(Path(folder), "preloaded", COUNTER, "gcc", "-fPIC", *machine)
+        library = Path(folder, "libcounter.so")
+        tool("gcc", *machine, "-shared", "-o", library, made)
+        return library.read_bytes()
 
 
 def compile_object(folder: Path, name: str, source: str, compiler: str, *flags: str) -> Path:
     """Compile C `source` to `name`.o."""
     path = folder / f"{name}.c"
     path.write_text(source)
+    if any(flag.startswith("-g") for flag in flags):  # the folder's name is in the object
+        return _compile(path, compiler, flags)
+    made = path.with_suffix(".o")
+    made.write_bytes(_compiled(name, source, compiler, flags, os.environ["PATH"]))
+    return made
+
+
+@cache
+def _compiled(name: str, source: str, compiler: str, flags: Sequence[str], _path: str) -> bytes:
+    """The object of a source: hundreds of tests have the same, as that of MAIN."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, f"{name}.c")
+        path.write_text(source)
+        return _compile(path, compiler, flags).read_bytes()
+
+
+def _compile(path: Path, compiler: str, flags: Sequence[str]) -> Path:
     tool(compiler, *flags, "-c", path, "-o", path.with_suffix(".o"))
     return path.with_suffix(".o")
 

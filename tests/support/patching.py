@@ -1,4 +1,4 @@
-"""Run `patcher` as its user does, and look at what became of a file."""
+"""Run `patcher` with the words of its user, and look at what became of a file."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from tests.support.images import Built
 
 def patch(*arguments: str | Path) -> str:
     """Run `patcher`, which must succeed; what it printed."""
-    done = command.run("patcher", *arguments)
+    done = command.call("patcher", *arguments)
     assert (done.status, done.stderr) == (0, "")
     return done.stdout
 
 
 def refused(*arguments: str | Path) -> str:
     """Run `patcher`, which must fail for every file and print nothing; its one line for each."""
-    done = command.run("patcher", *arguments)
+    done = command.call("patcher", *arguments)
     assert (done.status, done.stdout) == (1, "")
     return done.stderr
 
