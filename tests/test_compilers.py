@@ -16,7 +16,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 
 from fixtures.manifest import Fixture
-from tests.support.command import run
+from tests.support.command import call
 from tests.support.loc_table import table_entries
 from tests.support.matrix import each_fixture
 from tests.support.oracle import MCOUNT_NAMES, Site, call_forms, expected_sites
@@ -44,7 +44,7 @@ def names(fixture: Fixture) -> set[str]:
 def record(fixture: Fixture, path: Path, *options: str) -> str:
     """Record with the names of the fixture, as a kernel's, and return the warnings of calls."""
     symbols = [f"--symbol={name}" for name in sorted(names(fixture) - set(MCOUNT_NAMES))]
-    done = run("recordmcount", "--kernel", *options, *symbols, path)
+    done = call("recordmcount", "--kernel", *options, *symbols, path)
     assert (done.status, done.stdout) == (0, "")
     lines = done.stderr.splitlines(keepends=True)
     return "".join(line for line in lines if "a fat LTO object" not in line)
@@ -127,7 +127,7 @@ def test_seventy_thousand_sections(
     """35,000 functions f0, f1, ... with a call as first instruction; pyelftools takes a minute."""
     ours = fixture_object(name)
     c = Path(shutil.copy(ours, tmp_path / "c.o"))
-    assert run("recordmcount", ours) == (0, "", "")
+    assert call("recordmcount", ours) == (0, "", "")
     assert peers.c(c) == (0, "", "")
     listing = _objdump("-r", ours)
     assert [row[2].removeprefix(".text.") for row in listing] == [f"f{n}" for n in range(35_000)]
@@ -165,7 +165,7 @@ def test_the_table_equals_the_compiler_s(fixture: Fixture, fixture_object: Fixtu
 def test_a_compiler_s_table_stays(fixture: Fixture, fixture_object: FixtureObject) -> None:
     path = fixture_object(fixture.name)
     contents = path.read_bytes()
-    assert run("recordmcount", path) == (0, "", f"{OWN_TABLE}{path}\n")
+    assert call("recordmcount", path) == (0, "", f"{OWN_TABLE}{path}\n")
     assert path.read_bytes() == contents
 
 
@@ -243,7 +243,7 @@ def _parts(path: Path, ignored: set[str]) -> list[tuple[str, object, bytes]]:
 def test_what_has_no_code_yet_is_named(fixture: Fixture, fixture_object: FixtureObject) -> None:
     path = fixture_object(fixture.name)
     contents = path.read_bytes()
-    done = run("recordmcount", path)
+    done = call("recordmcount", path)
     kind = {"slim-lto": "a slim LTO object", "bitcode": "LLVM bitcode"}[fixture.content]
     assert (done.status, done.stdout) == (1, "")
     assert done.stderr.startswith(f"{path}: {kind}")

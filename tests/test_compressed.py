@@ -6,7 +6,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from tests.support import objects
-from tests.support.command import run
+from tests.support.command import call
 from tests.support.elf_builder import X86_64, Section, Symbol, Target, build, section_symbol
 from tests.support.images import build as linked
 from tests.support.objects import TARGETS, text
@@ -34,7 +34,7 @@ def compressed(path: Path, name: str) -> bytes:
 def refused(path: Path, name: str, *words: str) -> None:
     """A command says of the file which section it is, and leaves it alone."""
     before = path.read_bytes()
-    finished = run(*words, path)
+    finished = call(*words, path)
     assert finished.status == 1
     assert finished.stderr.splitlines()[0] == f"{path}: {name}: compressed: decompress it first"
     assert path.read_bytes() == before
@@ -75,6 +75,6 @@ def test_compressed_debug_information_is_nobodys_business(tmp_path: Path) -> Non
     debug = Section(".debug_info", flags=SHF_COMPRESSED, data=bytes(40))
     symbols = [section_symbol(".text"), Symbol("__fentry__")]
     path = build(X86_64, [text(), debug], symbols).write(tmp_path / "x.o")
-    assert run("recordmcount", path) == (0, "", "")
-    assert run("recordmcount", "report", path).status == 0
-    assert run("patcher", "nop", path).status == 0
+    assert call("recordmcount", path) == (0, "", "")
+    assert call("recordmcount", "report", path).status == 0
+    assert call("patcher", "nop", path).status == 0

@@ -240,10 +240,10 @@ def test_report_tells_of_a_compressed_object_what_it_tells_of_the_object(
     packed.write_bytes(COMPRESSORS[name](plain.read_bytes()))
     misnamed = tmp_path / "misnamed.ko"
     misnamed.write_bytes(packed.read_bytes())
-    expected = command.run("recordmcount", "report", plain)
+    expected = command.call("recordmcount", "report", plain)
     assert expected.status == 0
     for path in (packed, misnamed):
-        told = command.run("recordmcount", "report", path)
+        told = command.call("recordmcount", "report", path)
         assert told == expected._replace(stdout=expected.stdout.replace(str(plain), str(path)))
 
 
@@ -252,7 +252,7 @@ def test_members_of_a_compressed_library_are_told_of(tmp_path: Path) -> None:
     library = tmp_path / "lib.a"
     subprocess.run(["ar", "rcD", library, member], check=True)
     (tmp_path / "lib.a.zst").write_bytes(COMPRESSORS["zstd"](library.read_bytes()))
-    told = command.run("recordmcount", "report", "lib.a.zst", cwd=tmp_path)
+    told = command.call("recordmcount", "report", "lib.a.zst", cwd=tmp_path)
     assert told.stdout.startswith("lib.a.zst(x.o): object, ELF64 x86-64\n")
 
 
@@ -267,7 +267,7 @@ def test_what_cannot_be_read_is_one_line_and_the_rest_is_told(tmp_path: Path) ->
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    told = command.run("recordmcount", "report", *contents, "good.ko", cwd=tmp_path)
+    told = command.call("recordmcount", "report", *contents, "good.ko", cwd=tmp_path)
     assert told.status == 1
     text = "text, not an ELF file: compile it first, with -pg -mfentry -c, and name the object"
     assert told.stderr.splitlines() == [
@@ -291,7 +291,7 @@ def test_nothing_compressed_is_recorded_or_switched_and_advice_is_given(
     packed = tmp_path / "x.ko"
     content = COMPRESSORS[name](caller(".text").data)
     packed.write_bytes(content)
-    done = command.run(*words, packed)
+    done = command.call(*words, packed)
     advice = f"{packed}: compressed: decompress it first, and compress it again afterwards"
     assert (done.status, done.stderr.splitlines()[0]) == (1, advice)
     assert packed.read_bytes() == content
@@ -300,7 +300,7 @@ def test_nothing_compressed_is_recorded_or_switched_and_advice_is_given(
 @EVERY_FORMAT
 def test_the_status_of_a_compressed_object_is_that_of_the_object(name: str, tmp_path: Path) -> None:
     path = recorded(tmp_path / "x.ko", caller())
-    told = command.run("patcher", "status", path)
+    told = command.call("patcher", "status", path)
     assert told.status == 0
     path.write_bytes(COMPRESSORS[name](path.read_bytes()))
-    assert command.run("patcher", "status", path) == told
+    assert command.call("patcher", "status", path) == told

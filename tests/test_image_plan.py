@@ -42,7 +42,7 @@ def program(tmp_path: Path) -> Path:
 
 
 def run(path: Path, *options: str) -> command.Finished:
-    return command.run("recordmcount", "--image", *options, path)
+    return command.call("recordmcount", "--image", *options, path)
 
 
 def refused(path: Path, *options: str) -> str:
@@ -221,7 +221,7 @@ def test_an_archive_is_no_image(tmp_path: Path) -> None:
 
 
 def test_without_image_a_program_is_still_refused(program: Path) -> None:
-    done = command.run("recordmcount", program)
+    done = command.call("recordmcount", program)
     first, advice, last = done.stderr.splitlines()
     assert (done.status, first, last) == (
         1, f"unrecognized ET_REL file {program}", f"{program}: failed",
@@ -230,7 +230,7 @@ def test_without_image_a_program_is_still_refused(program: Path) -> None:
 
 
 def test_alloc_alone_means_nothing(program: Path) -> None:
-    done = command.run("recordmcount", "--alloc", program)
+    done = command.call("recordmcount", "--alloc", program)
     assert (done.status, done.stdout) == (2, "")
     assert "--alloc is for --image" in done.stderr
 
@@ -297,7 +297,7 @@ def test_a_program_without_calls_stays_as_it_is(tmp_path: Path) -> None:
 def test_one_that_fails_stops_no_other(program: Path, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("no ELF")
-    done = command.run("recordmcount", "--image", text, program)
+    done = command.call("recordmcount", "--image", text, program)
     assert done.status == 1
     assert done.stderr.splitlines()[-1] == f"{text}: failed"
     assert len(table(program)) == len(images.WORK_FUNCTIONS)

@@ -13,7 +13,7 @@ from recordmcount.elf.lines import Line, Lines
 from recordmcount.elf.object import SHF_COMPRESSED, Object
 from recordmcount.elf.open import reader
 from recordmcount.report.reasons import Reasons
-from tests.support.command import run
+from tests.support.command import call
 from tests.support.images import tool
 
 HEADER = """static inline int inner(int n)
@@ -164,9 +164,9 @@ def test_a_broken_section_of_debug_information_is_one_line(tmp_path: Path) -> No
     content = bytearray(path.read_bytes())
     content[section.offset + 40] ^= 0xFF
     path.write_bytes(content)
-    done = run("recordmcount", "report", "--lines", path)
+    done = call("recordmcount", "report", "--lines", path)
     assert (done.status, done.stderr) == (1, f"{path}: .debug_line: compressed, and broken\n")
-    assert run("recordmcount", "report", path).status == 0
+    assert call("recordmcount", "report", path).status == 0
 
 
 def test_a_path_is_joined_from_its_folder(tmp_path: Path) -> None:

@@ -154,8 +154,8 @@ def test_that_there_are_parts_is_told(tmp_path: Path) -> None:
 def test_names_are_shown_as_they_stand_in_the_source_where_asked(
     words: tuple[str, ...], path: Path
 ) -> None:
-    plain = command.run(*words, path).stdout
-    shown = command.run(*words, "--demangle", path).stdout
+    plain = command.call(*words, path).stdout
+    shown = command.call(*words, "--demangle", path).stdout
     for name in NAMES:
         assert re.search(rf"{re.escape(name)}( |:|$)", plain, re.MULTILINE)
         assert demangled(name) in shown
@@ -165,7 +165,7 @@ def test_names_are_shown_as_they_stand_in_the_source_where_asked(
 def test_json_has_both_spellings_where_asked(path: Path) -> None:
     for options in ([], ["--demangle"]):
         words = ["report", "--json", *options]
-        document = json.loads(command.run("recordmcount", *words, path).stdout)
+        document = json.loads(command.call("recordmcount", *words, path).stdout)
         jsonschema.validate(document, schema())
         for site in document["files"][0]["sites"]:
             expected = {"demangled": demangled(site["function"])} if options else {}
@@ -199,7 +199,7 @@ def test_functions_of_a_program_in_cxx_are_switched_by_their_names(tmp_path: Pat
     )
     source, made, program = tmp_path / "x.cc", tmp_path / "x.o", tmp_path / "x"
     images.tool("g++", "-O1", "-pg", "-mfentry", "-fno-pie", "-c", source, "-o", made)
-    assert command.run("recordmcount", made) == (0, "", "")
+    assert command.call("recordmcount", made) == (0, "", "")
     images.tool("g++", "-no-pie", made, "-o", program)
     said = patch("nop", "--functions", "ns::Box<int>::get()", "--functions", "ns::add", program)
     assert said == f"{program}: 2 sites turned to nop, 0 already\n"

@@ -6,15 +6,13 @@ that can have one is provoked with one.
 
 import ast
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from recordmcount.console import LONGEST, printable, spelled
 from tests.support import images
-from tests.support.command import ROOT
+from tests.support.command import ROOT, call
 from tests.support.elf_builder import (
     SHF_ALLOC,
     STB_LOCAL,
@@ -47,13 +45,10 @@ def write(elf: Elf | bytes, path: Path) -> Path:
 
 def said(package: str, *words: str | Path, cwd: Path) -> list[str]:
     """The lines that a command prints, each of which must be fit for a terminal."""
-    done = subprocess.run(
-        [os.fsencode(word) for word in (sys.executable, "-m", package, *words)],
-        check=False, capture_output=True, cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    printed = (done.stdout + done.stderr).decode("utf-8")  # strict: a raw byte fails here
-    assert "Traceback" not in printed
+    done = call(package, *words, cwd=cwd)
+    printed = os.fsencode(done.stdout + done.stderr).decode(
+        "utf-8"
+    )  # strict: a raw byte fails here
     lines = printed.split("\n")
     assert lines.pop() == ""
     for line in lines:

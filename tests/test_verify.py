@@ -13,7 +13,7 @@ import pytest
 from recordmcount.errors import Error
 from recordmcount.verify.examine import examine
 from tests.support import building, images
-from tests.support.command import run
+from tests.support.command import call
 from tests.support.elf_builder import (
     SHF_ALLOC,
     STB_LOCAL,
@@ -48,7 +48,7 @@ NOP5 = bytes.fromhex("0f1f440000")
 @TARGETS
 def test_what_the_recorder_wrote_is_clean(tmp_path: Path, target: Target) -> None:
     path = recorded(tmp_path / "x.o", caller(".text", ".text.f", target=target))
-    assert run("recordmcount", "verify", path) == (0, f"{path}: clean: 2 sites, 2 entries\n", "")
+    assert call("recordmcount", "verify", path) == (0, f"{path}: clean: 2 sites, 2 entries\n", "")
 
 
 @pytest.mark.parametrize("order", [(0, 6, 12), (12, 0, 6)])
@@ -59,14 +59,14 @@ def test_the_order_of_entries_does_not_matter(tmp_path: Path, order: tuple[int, 
 
 def test_calls_that_are_off_are_sites(tmp_path: Path) -> None:
     path = recorded(tmp_path / "x.o", caller())
-    assert run("patcher", "nop", "-q", path).status == 0
+    assert call("patcher", "nop", "-q", path).status == 0
     assert findings(path) == []
 
 
 def test_a_file_without_calls_and_table_is_nothing_to_verify(tmp_path: Path) -> None:
     path = build(X86_64, [Section(".text", flags=AX, data=b"\xc3")], []).write(tmp_path / "x.o")
     told = f"{path}: no call of mcount and no table: nothing to verify\n"
-    assert run("recordmcount", "verify", path) == (0, told, "")
+    assert call("recordmcount", "verify", path) == (0, told, "")
 
 
 def test_calls_that_the_recorder_made_nops_need_no_entry(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_what_is_recorded_by_an_option_is_clean_by_the_same(tmp_path: Path, opti
 def test_words_of_zero_are_what_linkers_leave(tmp_path: Path) -> None:
     path = functions(*entries(0, 6, 12), rest=bytes(16)).write(tmp_path / "x.o")
     told = f"{path}: clean: 3 sites, 5 entries, 2 dead\n"
-    assert run("recordmcount", "verify", path) == (0, told, "")
+    assert call("recordmcount", "verify", path) == (0, told, "")
 
 
 def test_entries_are_right_that_count_from_any_symbol(tmp_path: Path) -> None:
@@ -260,9 +260,9 @@ def test_several_things_are_each_told(tmp_path: Path) -> None:
 def test_a_linked_program_is_clean_and_stays_so_when_it_is_switched(tmp_path: Path) -> None:
     path = linked(tmp_path)
     told = f"{path}: clean: 4 sites, 4 entries\n"
-    assert run("recordmcount", "verify", path) == (0, told, "")
-    assert run("patcher", "nop", "-q", path).status == 0
-    assert run("recordmcount", "verify", path) == (0, told, "")
+    assert call("recordmcount", "verify", path) == (0, told, "")
+    assert call("patcher", "nop", "-q", path).status == 0
+    assert call("recordmcount", "verify", path) == (0, told, "")
 
 
 def test_one_word_of_a_linked_table_changed_is_the_one_finding(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_site_that_is_off_and_has_no_entry(tmp_path: Path) -> None:
     path = linked(tmp_path)
     _, (a, b, c, d) = words(path)
     (name,) = {function for _, _, vaddr, function in findings(with_words(path, a, 0, c, d))}
-    assert run("patcher", "nop", "-q", with_words(path, a, b, c, d)).status == 0
+    assert call("patcher", "nop", "-q", with_words(path, a, b, c, d)).status == 0
     assert findings(with_words(path, a, 0, c, d)) == [("missing-entry", ".text", b, name)]
     # The same bytes inside of an instruction are none.
     offset, start, _ = images.section(path, ".text")
@@ -333,7 +333,7 @@ def test_a_program_with_calls_and_without_table(tmp_path: Path) -> None:
     (found,) = findings(path)
     assert found[0] == "no-table"
     assert found[3] in images.WORK_FUNCTIONS
-    assert run("recordmcount", "--image", path).status == 0
+    assert call("recordmcount", "--image", path).status == 0
     assert findings(path) == []
 
 
@@ -342,7 +342,7 @@ def test_of_a_static_program_without_symbols_nothing_is_claimed(tmp_path: Path) 
     assert findings(path) == []
     images.tool("strip", path)
     told = "0 sites, 4 entries, 4 unproven: nothing tells what is called there"
-    assert run("recordmcount", "verify", path) == (0, f"{path}: clean: {told}\n", "")
+    assert call("recordmcount", "verify", path) == (0, f"{path}: clean: {told}\n", "")
 
 
 def test_an_overridden_weak_function_is_found_and_the_advice_helps(tmp_path: Path) -> None:
@@ -361,11 +361,11 @@ def test_an_overridden_weak_function_is_found_and_the_advice_helps(tmp_path: Pat
         return [each[0] for each in findings(program)]
 
     bare = [Path(shutil.copy(path, path.with_suffix(".bare.o"))) for path in objects]
-    assert run("recordmcount", *objects) == (0, "", "")
+    assert call("recordmcount", *objects) == (0, "", "")
     assert link() == ["overridden-function"]
     for path, old in zip(objects, bare, strict=True):
         shutil.copy(old, path)
-    assert run("recordmcount", "--gc-sections", *objects) == (0, "", "")
+    assert call("recordmcount", "--gc-sections", *objects) == (0, "", "")
     assert link("-Wl,--gc-sections", "-Wl,-z,start-stop-gc") == []
 
 
@@ -452,9 +452,9 @@ def test_of_folders_what_is_wrong_is_told_and_the_rest_counted(tmp_path: Path) -
         recorded(tmp_path / "in" / name, caller())
     (tmp_path / "in" / "note.txt").write_text("nothing")
     told = "total: 2 files: 2 clean; 2 sites, 2 entries; 1 of other sorts skipped\n"
-    assert run("recordmcount", "verify", tmp_path / "in") == (0, told, "")
+    assert call("recordmcount", "verify", tmp_path / "in") == (0, told, "")
     functions(*entries(0, 12)).write(tmp_path / "in" / "b.o")
-    status, stdout, stderr = run("recordmcount", "verify", tmp_path / "in")
+    status, stdout, stderr = call("recordmcount", "verify", tmp_path / "in")
     assert (status, stderr) == (1, "")
     first, *_, last = stdout.splitlines()
     assert first == f"{tmp_path}/in/b.o: 1 finding; 3 sites, 2 entries"
@@ -475,7 +475,7 @@ def test_a_file_that_cannot_be_read_is_exit_status_1_and_the_others_are_verified
         str(tmp_path / "gone.o"), str(broken),
     ]  # fmt: skip
     assert len(told["files"]) == 1
-    status, _, stderr = run("recordmcount", "verify", tmp_path / "gone.o", path)
+    status, _, stderr = call("recordmcount", "verify", tmp_path / "gone.o", path)
     assert (status, stderr) == (1, f"{tmp_path}/gone.o: No such file or directory\n")
 
 
@@ -483,4 +483,4 @@ def test_a_file_that_cannot_be_read_is_exit_status_1_and_the_others_are_verified
     "words", [[], ["--format", "xml", "x.o"], ["--json", "--format", "sarif", "x"]]
 )
 def test_words_that_make_no_sense_are_usage(words: list[str]) -> None:
-    assert run("recordmcount", "verify", *words).status == 2
+    assert call("recordmcount", "verify", *words).status == 2

@@ -16,7 +16,7 @@ from recordmcount.errors import Error
 from recordmcount.verify.asked import Asked
 from recordmcount.verify.examine import examine
 from tests.support import images
-from tests.support.command import run
+from tests.support.command import call
 from tests.support.kernel_modules import CLOUD, Module
 from tests.support.linked import Image
 from tests.support.matrix import each_fixture
@@ -240,7 +240,7 @@ def test_linked_tables_are_clean_by_every_linker_and_stay_so(
         stripped = shutil.copy(path, tmp_path / "stripped")
         images.tool("strip", stripped)
         assert found(path) == found(Path(stripped)) == {}, linker
-        assert run("patcher", "nop", "-q", path).status == 0
+        assert call("patcher", "nop", "-q", path).status == 0
         assert found(path) == {}, linker
 
 
@@ -289,7 +289,7 @@ def test_entries_of_functions_that_were_folded_into_one_are_no_repetition(
     flags = ("-O1", "-pg", "-mfentry", "-fno-pic", "-ffunction-sections", "-fno-inline")
     work = images.compile_object(tmp_path, "work", source, "gcc", *flags)
     counter = images.compile_object(tmp_path, "counter", images.COUNTER, "gcc", "-fno-pic")
-    assert run("recordmcount", work) == (0, "", "")
+    assert call("recordmcount", work) == (0, "", "")
     path = tmp_path / "program"
     images.tool(
         "gcc", f"-fuse-ld={linker}", "-Wl,--icf=all", "-no-pie", "-o", path, work, counter

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -53,14 +53,14 @@ def run(
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def call(package: str, *arguments: str | Path) -> Finished:
+def call(package: str, *arguments: str | Path, cwd: Path | None = None) -> Finished:
     """Run a command as `run` does, but in this process: most of a short run is its start.
 
     For tests that look at what becomes of files. That commands start is shown by those that `run`.
     """
     main = import_module(f"{package}.cli").main
     with TemporaryFile() as out, TemporaryFile() as err:
-        with redirected(out.fileno(), err.fileno()):
+        with redirected(out.fileno(), err.fileno()), chdir(cwd or "."):
             status = main([os.fspath(word) for word in arguments])
         return Finished(status, *(_all_of(each.fileno()) for each in (out, err)))
 

@@ -68,7 +68,7 @@ class Program:
         return [self._compile(source, self.compiler, *flags) for source in sources]
 
     def record(self, objects: Iterable[Path], *options: str) -> None:
-        done = command.run("recordmcount", *KINDS[self.kind][1], *options, *objects)
+        done = command.call("recordmcount", *KINDS[self.kind][1], *options, *objects)
         assert done == (0, "", "")
 
     def join(self, linker: Iterable[str], objects: Iterable[Path]) -> Path:

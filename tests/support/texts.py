@@ -19,7 +19,7 @@ def texts(paths: Sequence[Path]) -> Texts:
 
 def _off(path: Path) -> Path:
     off = path.with_suffix(".off")
-    done = command.run("patcher", "nop", "-q", "-o", off, path)
+    done = command.call("patcher", "nop", "-q", "-o", off, path)
     assert (done.status, done.stderr) == (0, ""), done
     return off
 

@@ -9,7 +9,7 @@ import jsonschema
 
 from recordmcount.report.json import schema
 from tests.support import images
-from tests.support.command import ROOT, run
+from tests.support.command import ROOT, call
 from tests.support.elf_builder import (
     I386,
     SHF_ALLOC,
@@ -33,7 +33,7 @@ WORD = {X86_64: 1, I386: 1, X32: 10}  # the relocation of a word: R_X86_64_64, R
 
 def verify(*words: str | Path) -> dict[str, Any]:
     """What `verify --json` tells, which must fit the schema and the exit status."""
-    status, stdout, _ = run("recordmcount", "verify", "--json", *words)
+    status, stdout, _ = call("recordmcount", "verify", "--json", *words)
     told = json.loads(stdout)
     jsonschema.validate(told, SCHEMA)
     found = [finding for file in told["files"] for finding in file["findings"]]
