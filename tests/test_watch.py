@@ -257,11 +257,11 @@ def test_documents_are_lines_and_as_the_schema_has_them(
 
 
 def test_nothing_is_printed_while_nothing_changes(process: subprocess.Popen[str]) -> None:
-    for option in ([], ["--json"]):
-        with watching(process.pid, *option) as watch:
+    with watching(process.pid) as lines, watching(process.pid, "--json") as documents:
+        outputs = [watch.process.stdout for watch in (lines, documents)]
+        for watch in (lines, documents):
             watch.line()
-            assert watch.process.stdout
-            assert select.select([watch.process.stdout], [], [], 2.5)[0] == []
+        assert select.select(outputs, [], [], 2.5)[0] == []
 
 
 def test_that_there_is_no_module_is_said_and_one_may_come(
