@@ -258,9 +258,11 @@ def test_documents_are_lines_and_as_the_schema_has_them(
 
 def test_nothing_is_printed_while_nothing_changes(process: subprocess.Popen[str]) -> None:
     with watching(process.pid) as lines, watching(process.pid, "--json") as documents:
-        outputs = [watch.process.stdout for watch in (lines, documents)]
-        for watch in (lines, documents):
+        both = (lines, documents)
+        for watch in both:
             watch.line()
+        outputs = [watch.process.stdout for watch in both if watch.process.stdout]
+        assert len(outputs) == len(both)
         assert select.select(outputs, [], [], 2.5)[0] == []
 
 
