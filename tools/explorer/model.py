@@ -29,7 +29,19 @@ from patcher.protocols.steps import Body, InstructionPointers, Resume, Steps, St
 from .code import Code
 from .effects import assigned, effect
 from .program import START, End, Program
-from .state import WRITER, Act, Context, Cpu, Flight, Inside, Move, Request, State, Trap
+from .state import (
+    WRITER,
+    Act,
+    Context,
+    Cpu,
+    Flight,
+    Inside,
+    Move,
+    Request,
+    State,
+    Trap,
+    Variables,
+)
 
 UNHANDLED = "it takes an int3 that nobody handles"
 MIXED = "it executes a mix of old and new bytes"
@@ -73,6 +85,7 @@ class Model:
         self._cpus: list[Cpu] = []
         self._numbers: dict[Cpu, int] = {}
         self._after_stores: dict[tuple[int, int, int], int] = {}
+        self._ways: dict[object, list[tuple[Act, Variables, int, str]]] = {}
         self.start = State(self.code.old, (), (self._number(Cpu()),) * (1 + scenario.cpus))
 
     def _number(self, cpu: Cpu) -> int:
@@ -93,12 +106,18 @@ class Model:
     def normal(self, state: State) -> State:
         """Return the state that stands for all that differ in the order of executing CPUs alone."""
         writer, *others = state.cpus
-        return State(state.code, state.variables, (writer, *sorted(others)))
+        cpus = (writer, *sorted(others))
+        return state if cpus == state.cpus else State(state.code, state.variables, cpus)
 
     def end(self, state: State) -> End | None:
         """Return how the protocol has ended, if it has."""
         place = self.protocol.at(self.cpu(state, WRITER).node)
         return place if isinstance(place, End) else None
+
+    def _is_over(self, state: State) -> bool:
+        """Whether the protocol has done all it should."""
+        end = self.end(state)
+        return end is not None and not end.error
 
     def fault(self, state: State) -> str:
         """Say what is wrong, the protocol over and the machine at rest; "" if nothing."""
@@ -123,19 +142,42 @@ class Model:
 
     def moves(self, state: State) -> Iterator[Move]:
         """Yield all that may come next."""
+        is_over = self._is_over(state)
         for number in range(len(state.cpus)):
             cpu = self.cpu(state, number)
-            yield from self._landings(state, number, cpu)
-            if cpu.nmi is not None:
-                yield from self._nmi(state, number, cpu, cpu.nmi)
-                continue
-            if self._takes_nmis:
-                yield self._nmi_arrives(state, number, cpu)
-            if number == WRITER:
+            if cpu.stores:
+                yield from self._landings(state, number, cpu)
+            if number == WRITER and cpu.nmi is None:
+                if self._takes_nmis:
+                    yield self._nmi_arrives(state, number, cpu)
                 yield from self._protocol(state, cpu)
-            elif cpu.request is not Request.STOPPED:
-                yield from self._execution(state, number, cpu)
-                yield from self._serving(state, number, cpu)
+            else:
+                yield from self._alone(state, number, is_over=is_over)
+
+    def _alone(self, state: State, number: int, *, is_over: bool) -> Iterator[Move]:
+        """Let a CPU do what concerns no other; of them it matters whether the protocol is over.
+
+        In most states the CPU is as in some state before, and only others are not.
+        """
+        key = number, state.cpus[number], state.code, state.variables, is_over
+        if key not in self._ways:
+            self._ways[key] = [
+                (move.act, move.state.variables, move.state.cpus[number], move.violation)
+                for move in self._ways_of(state, number, self.cpu(state, number))
+            ]
+        before, behind = state.cpus[:number], state.cpus[number + 1 :]
+        for act, variables, after, violation in self._ways[key]:
+            yield Move(act, State(state.code, variables, (*before, after, *behind)), violation)
+
+    def _ways_of(self, state: State, number: int, cpu: Cpu) -> Iterator[Move]:
+        if cpu.nmi is not None:
+            yield from self._nmi(state, number, cpu, cpu.nmi)
+            return
+        if self._takes_nmis:
+            yield self._nmi_arrives(state, number, cpu)
+        if cpu.request is not Request.STOPPED:
+            yield from self._execution(state, number, cpu)
+            yield from self._serving(state, number, cpu)
 
     def _landings(self, state: State, number: int, cpu: Cpu) -> Iterator[Move]:
         """Let a store become visible to all: any that has no older one to the same place."""
@@ -222,8 +264,7 @@ class Model:
             inside = self.code.inside_after(flight, whole)
             done = whole[: inside.start] if inside else whole
             move = self._executing(state, number, "executes", (site, start, done), inside)
-            end = self.end(state)
-            stale = end and not end.error and self.code.is_old_call(flight, whole)
+            stale = self._is_over(state) and self.code.is_old_call(flight, whole)
             yield move._replace(violation=STALE if stale else "")
         if outcome.traps:
             move = self._executing(state, number, "hits", site, Trap(site, START))

@@ -45,6 +45,7 @@ class Trap(NamedTuple):
 
 Context = Flight | Inside | Trap | None  # None: between two instructions, and in no site
 Place = int | str  # a byte of code by its number, or a variable by its name
+Variables = tuple[tuple[str, Any], ...]
 
 
 class Cpu(NamedTuple):
@@ -68,7 +69,7 @@ class State(NamedTuple):
     """
 
     code: tuple[int, ...]
-    variables: tuple[tuple[str, Any], ...]
+    variables: Variables
     cpus: tuple[int, ...]
 
 
