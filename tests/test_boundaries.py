@@ -163,6 +163,18 @@ def test_of_many_sites_each_is_proven_by_what_is_before_it(tmp_path: Path) -> No
     }
 
 
+def test_a_prologue_in_which_another_function_begins_proves_nothing(tmp_path: Path) -> None:
+    """Neither alone, nor where others like it are proven together: to the other one it is data."""
+    before = ".byte 0x48, 0x81, 0xec, 0x90, 0x90, 0x90, 0xb8    # sub $0xb8909090, %rsp"
+    code = [MANY.format(number=number, before=before) for number in range(9)]
+    code[5] += "    .type inside, @function\n    .set inside, f5 + 3    # nops; mov $imm32, %eax\n"
+    mcount = "    .globl mcount\n    .type mcount, @function\nmcount:\n    ret\n"
+    source = f'.text\n{mcount}{"".join(code)}.section .note.GNU-stack, "", @progbits\n'
+    path = forge(tmp_path, source)
+    first = [site.reason for site in sites_of(path)][::2]
+    assert first == [INSIDE if number == 5 else "" for number in range(9)]
+
+
 # --- forged files ---------------------------------------------------------------------------------
 
 # A constant whose bytes are those of a call of mcount, and one in data that nothing executes.

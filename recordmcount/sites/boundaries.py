@@ -62,14 +62,14 @@ class Boundaries:
             return
         left = [vaddr for vaddr in reversed(vaddrs) if vaddr not in starts]
         for prologue in self._usual:
-            left = _not_behind(prologue, left, starts, start, text)
+            left = _not_behind(prologue, left, near, starts, start, text)
         while left:
             vaddr, known = left.pop(), len(self._usual)
             reason = self._why_not(vaddr, start, text)
             if reason:
                 yield bisect_left(vaddrs, vaddr), reason
             for prologue in self._usual[known:]:
-                left = _not_behind(prologue, left, starts, start, text)
+                left = _not_behind(prologue, left, near, starts, start, text)
 
     def _why_not(self, vaddr: int, start: int, text: bytes) -> str:
         section = self._code.section_at(vaddr)
@@ -143,11 +143,11 @@ def _last(starts: list[int], section: Section | None, vaddr: int) -> int | None:
 
 
 def _not_behind(
-    prologue: bytes, vaddrs: list[int], starts: set[int], start: int, text: bytes
+    prologue: bytes, vaddrs: list[int], near: list[int], starts: set[int], start: int, text: bytes
 ) -> list[int]:
-    """Choose those that do not stand behind a prologue of a function that begins in `starts`.
+    """Choose those that do not stand behind a prologue of the last function before.
 
-    It must be in `text`, the code from `start` on.
+    That must be one of `starts`, which are `near`, ascending, and in `text`, the code from `start`.
     """
     size = len(prologue)
     return [
@@ -156,6 +156,7 @@ def _not_behind(
         if vaddr - size not in starts
         or vaddr - size < start
         or not text.startswith(prologue, vaddr - size - start)
+        or near[bisect_left(near, vaddr) - 1] != vaddr - size
     ]
 
 
