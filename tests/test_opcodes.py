@@ -275,7 +275,22 @@ def test_a_length_is_that_of_a_disassembler_or_unknown(bits: int, mode: int) -> 
     assert unknown * 200 < known
 
 
-PREFIXES = ["", "2e", "3e", "64", "65", "66", "67", "f0", "f2", "f3", "66f2", "f366"]
+PREFIXES = [
+    "",
+    "2e",
+    "3e",
+    "64",
+    "65",
+    "66",
+    "67",
+    "f0",
+    "f2",
+    "f3",
+    "66f2",
+    "f366",
+    "662e",
+    "66662e",
+]
 
 
 @pytest.mark.parametrize(
@@ -296,7 +311,8 @@ def test_what_is_plain_is_an_instruction(prefixes: str, bits: int, mode: int) ->
                 sizes = [size for _, size, _, _ in decoder.disasm_lite(code, 0, 1)]
                 assert x86_length.length(code, 0, bits) in (0, *sizes), code.hex()
                 plain += 1
-    assert (plain > 20_000) is (prefixes not in ("67", "f0", "66f2", "f366"))
+    assert (plain > 20_000) is (prefixes not in ("67", "f0", "66f2", "f366", "662e", "66662e"))
+    assert (plain > 0) is (prefixes not in ("67", "66f2", "f366"))
 
 
 @pytest.mark.parametrize("target", [X86_64, I386], ids=["x86_64", "i386"])
