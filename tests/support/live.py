@@ -92,7 +92,7 @@ def library(folder: Path, name: str, source: str, *flags: str) -> Path:
 
 def compile_and_record(folder: Path, name: str, source: str, *flags: str) -> Path:
     compiled = images.compile_object(folder, name, source, "gcc", "-O1", "-pg", "-mfentry", *flags)
-    done = command.run("recordmcount", *(["--pic"] if "-fPIC" in flags else []), compiled)
+    done = command.call("recordmcount", *(["--pic"] if "-fPIC" in flags else []), compiled)
     assert done == (0, "", ""), done
     return compiled
 
@@ -124,7 +124,7 @@ def refused(verb: str, pid: int, *options: str) -> str:
 
 def count(pid: int, *options: str) -> str:
     """The count of `patcher status` for all modules of a process."""
-    done = command.run("patcher", "status", "-q", "--pid", str(pid), *options)
+    done = command.call("patcher", "status", "-q", "--pid", str(pid), *options)
     first, *_ = done.stdout.splitlines() or [done.stderr]
     return first.partition("): ")[2]
 
