@@ -1,8 +1,8 @@
 """How long instructions are: enough of decoding to find where the next one begins.
 
-It is asked when bytes alone cannot tell an opcode from the middle of an instruction, and so rarely
-that no run but those that switch imports it. (Intel SDM vol. 2, chapter 2 and opcode maps in
-appendix A; VEX, EVEX there; XOP: AMD64 APM vol. 6.)
+It is asked when bytes alone cannot tell an opcode from the middle of an instruction: of objects so
+rarely that few runs import it. (Intel SDM vol. 2, chapter 2 and opcode maps in appendix A; VEX,
+EVEX there; XOP: AMD64 APM vol. 6.)
 """
 
 from .x86 import ENDBR, PREFIXES, REX
@@ -24,8 +24,6 @@ _TWO_BYTES = (  # behind 0f
     "jjjjjjjjjjjjjjjjMMMMMMMMMMMMMMMM...MmM??...MmMMMMMMMMMMMMMmMMMMM"
     "MMmMmmmM........MMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMM"
 )  # fmt: skip
-# Of these opcodes the instruction is told by the reg field of ModRM: which of its values are one.
-_GROUPS = {0x8C: 0x3F, 0x8E: 0x3D, 0xC6: 0x81, 0xC7: 0x81, 0xFE: 0x03, 0xFF: 0x7F}
 _ONLY_32 = frozenset(  # no instructions in 64-bit code
     (0x06, 0x07, 0x0E, 0x16, 0x17, 0x1E, 0x1F, 0x27, 0x2F, 0x37, 0x3F, 0x60, 0x61, 0x82, 0x9A,
      0xCE, 0xD4, 0xD5, 0xD6, 0xEA)
@@ -33,9 +31,11 @@ _ONLY_32 = frozenset(  # no instructions in 64-bit code
 _IN_MAP = {2: "M", 3: "m", 5: "M", 6: "M", 8: "m", 9: "M", 10: "Z"}  # of VEX, EVEX and XOP
 LONGEST = 15
 # Opcodes that with some ModRM or prefixes are no instruction, or one of which decoders differ: not
-# those of memory operands (lea), or with a reg field of 0 (mov). Behind 0f these never are.
+# those of memory operands (lea), or with one of these values in the reg field, a bit each. Behind
+# 0f these never are.
 _OFTEN_NONE = frozenset((0x62, 0x8F, 0xC2, 0xC4, 0xC5, *range(0xD9, 0xE0)))
-_IN_MEMORY, _IF_ZERO = (0x8D, 0xFF), (0xC6, 0xC7)
+_IN_MEMORY = (0x8D, 0xFF)
+_GROUPS = {0x8C: 0x3F, 0x8E: 0x3D, 0xC6: 0x01, 0xC7: 0x01, 0xFE: 0x03, 0xFF: 0x7F}
 _NEVER_NONE = frozenset(
     (0x0B, 0x10, 0x11, 0x1F, 0x28, 0x29, *range(0x40, 0x50), *range(0x80, 0xA0), 0xA2, 0xA3, 0xA4,
      0xA5, 0xAB, 0xAC, 0xAD, 0xAF, 0xB0, 0xB1, 0xB3, 0xB6, 0xB7, 0xBB, 0xBC, 0xBD, 0xBE, 0xBF, 0xC0,
@@ -99,9 +99,8 @@ def is_plain(code: bytes, start: int, bits: int) -> bool:
     if opcode == 0x0F:
         is_never_none = following in _NEVER_NONE and bare not in (b"\xf2", b"\xf3")
         return is_never_none or code.startswith(ENDBR, start)
-    if opcode in _IN_MEMORY:
-        return following < 0xC0
-    return not following & 0x38 if opcode in _IF_ZERO else opcode not in _OFTEN_NONE
+    is_one = _GROUPS.get(opcode, 0xFF) >> (following >> 3 & 7) & 1 and opcode not in _OFTEN_NONE
+    return bool(is_one) and (opcode not in _IN_MEMORY or following < 0xC0)
 
 
 def _may_be_locked(code: bytes, at: int) -> bool:
@@ -152,8 +151,6 @@ def _end(code: bytes, at: int, prefixes: _Prefixes) -> int:
     if opcode == 0x0F:
         return _behind_0f(code, at + 1, prefixes)
     unknown = prefixes.bits == 64 and opcode in _ONLY_32
-    if opcode in _GROUPS:
-        unknown = not _GROUPS[opcode] >> (code[at + 1] >> 3 & 7) & 1
     return _tail(code, at + 1, "?" if unknown else _ONE_BYTE[opcode], prefixes)
 
 
