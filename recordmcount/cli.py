@@ -106,7 +106,8 @@ def _record_all(files: "Sequence[str]", options: Options) -> int:
         out, err, counts, failed = work(number)
         if err and not failed and not any(counts):
             # It has a table, and that may be the work of the process that did not live to tell.
-            err = [f"{files[number]}: warning: a process died over it: what it did is not counted"]
+            what = "a process that had it died: what was done is not counted"
+            err = [f"{files[number]}: warning: {what}"]
         return out, err, counts, failed
 
     progress = None

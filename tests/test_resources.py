@@ -162,7 +162,8 @@ def test_what_a_process_had_that_was_killed_is_done_all_the_same(
     assert out == ""
     lines = err.splitlines()
     known = {
-        f"{name}: warning: a process died over it: what it did is not counted" for name in dying
+        f"{name}: warning: a process that had it died: what was done is not counted"
+        for name in dying
     }
     assert len(lines) == (0 if when == "before" else len(dying))
     assert known.issuperset(lines)
