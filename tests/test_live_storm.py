@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from patcher.errors import ReadError, StateError
+from patcher.errors import ModuleError, ReadError, StateError
+from patcher.process.memory import ProcessMemory
 from patcher.process.mending import CarryOut
 from patcher.process.proc import Proc
 from patcher.process.switch import by_breakpoints, in_a_halt, make
@@ -96,6 +97,33 @@ def test_what_is_told_of_libraries_that_come_and_go_is_of_those_that_are_there(
             told += 1
             assert str(built.program) in {module.file.path for module in modules}
             assert not any(m.where(range(len(m)), State.FOREIGN) for m in modules)
+
+
+@pytest.mark.parametrize("seen", ["once", "always", "and it is gone"])
+def test_what_is_another_build_for_a_moment_has_gone_and_come_again(
+    seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when another library is where it was while we look."""
+    program = str(live.build(tmp_path))
+    with started(program) as process, Target(process.pid, 30) as target:
+        (mappings,) = [each for each in target.files() if each[0].path == program]
+        read, wrong = ProcessMemory.read, [b"other"]
+
+        def other(memory: ProcessMemory, address: int, size: int) -> bytes:
+            if seen == "once":
+                return wrong.pop() if wrong else read(memory, address, size)
+            return b"other"
+
+        monkeypatch.setattr(ProcessMemory, "read", other)
+        if seen == "once":
+            assert [len(each) for each in target.sites(mappings)] == [3]
+        elif seen == "always":
+            with pytest.raises(ModuleError, match="is another build than its file"):
+                list(target.sites(mappings))
+        else:
+            monkeypatch.setattr(ProcessMemory, "mappings", lambda _: [])
+            with pytest.raises(ReadError, match="no longer text"):
+                list(target.sites(mappings))
 
 
 AGAIN = """

@@ -201,15 +201,26 @@ class LoadedFile:
         return number < len(self._relocated) and self._relocated[number] < vaddr + size
 
     def refuse_other(self, memory: ProcessMemory) -> None:
-        """Raise ModuleError if the notes in memory, among them the build-id, are not the file's."""
+        """Raise ModuleError if the notes in memory, among them the build-id, are not the file's.
+
+        Raises ReadError if the file is not mapped any more: then they are those of another.
+        """
         for vaddr, notes in self.obj.once(_notes):
-            try:
-                stands = memory.read(self.address(vaddr), len(notes))
-            except ReadError:
-                stands = b""
-            if stands != notes:
-                what = f"another build than its file, which has {_build_in_words(self.build_id)}"
-                raise ModuleError(self.path, f"what is loaded at {self.bias:#x} is {what}")
+            # It may have gone, and have come again where it was, while we read.
+            if self._stand(memory, vaddr, notes) or self._stand(memory, vaddr, notes):
+                continue
+            what = f"another build than its file, which has {_build_in_words(self.build_id)}"
+            raise ModuleError(self.path, f"what is loaded at {self.bias:#x} is {what}")
+
+    def _stand(self, memory: ProcessMemory, vaddr: int, notes: bytes) -> bool:
+        """Tell whether notes are in memory. Raises ReadError where the file is not any more."""
+        try:
+            if memory.read(self.address(vaddr), len(notes)) == notes:
+                return True
+        except ReadError:
+            pass  # it is told below why
+        self.refuse_gone(memory)
+        return False
 
     def refuse_outside_of_text(
         self, memory: ProcessMemory, starts: Sequence[int], sizes: Sequence[int]

@@ -150,6 +150,7 @@ def uprobe(program: Path, *, is_optimized: bool) -> Iterator[Calls]:
     """
     with Calls(program) as running:
         address = images.symbol(program, "traced")
+        running.measure(1)  # before it answers, the kernel may not have mapped it yet
         content = Path(f"/proc/{running.pid}/maps").read_bytes()
         text = next(each for each in maps.parse(content) if each.range.holds(address))
         counter = _open_uprobe(running.pid, program, address - text.range.start + text.offset)
