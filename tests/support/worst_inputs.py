@@ -275,20 +275,17 @@ def relocations_of_every_word() -> bytes:
                              dynamic((36, at), (35, len(relr))), text=text)  # fmt: skip
 
 
+DESCENDING = [(BASE + 8 * (20_000 - number), 8, 0, BASE) for number in range(20_000)]
+
+
 def descending_relocations_and_many_tables() -> bytes:
-    count = 20_000
-    slots = rela([(BASE + 8 * (count - number), 8, 0, BASE) for number in range(count)])
     tables = [Section(b"__mcount_loc", PROGBITS, ALLOC, bytes(8)) for _ in range(4_000)]
-    more = (Section(b".rela.dyn", PROGBITS, ALLOC, slots), *tables)
-    rough = linked_with_table(b"", *more, dynamic((7, 0), (8, 0)), text=b"\xc3" + bytes(31))
-    at = BASE + rough.index(slots)
-    return linked_with_table(b"", *more, dynamic((7, at), (8, len(slots))),
-                             text=b"\xc3" + bytes(31))  # fmt: skip
+    return with_relocations(DESCENDING, *tables)
 
 
 def relocations_by_as_many_symbols() -> bytes:
     count = 60_000
-    return with_relocations([(BASE + 8 * number, number << 32 | 1, 0) for number in range(count)])
+    return with_relocations([(BASE + 8 * number, 1, number, 0) for number in range(count)])
 
 
 def many_tables_and_a_large_got() -> bytes:
@@ -296,30 +293,29 @@ def many_tables_and_a_large_got() -> bytes:
     tables = [Section(b"__mcount_loc", PROGBITS, ALLOC, bytes(8)) for _ in range(4_000)]
     got = Section(b".got", PROGBITS, ALLOC, bytes(8 * 40_000))
     words = 44_000 + 1_000
-    return with_relocations([(BASE + 8 * at, 8, BASE) for at in range(words)], *tables, got)
-
-
-def with_relocations(rows: Sequence[tuple[int, int, int]], *sections: Section) -> bytes:
-    """With (slot, r_info, r_addend) of dynamic relocations."""
-    slots = b"".join(pack("<QQq", *row) for row in rows)
-
-    def made(at: int) -> bytes:
-        more = (*sections, Section(b".rela.dyn", PROGBITS, ALLOC, slots))
-        end = dynamic((7, at), (8, len(slots)))
-        return linked_with_table(b"", *more, end, text=b"\xc3" + bytes(31))
-
-    return made(BASE + made(0).index(slots))
+    rows = [(BASE + 8 * at, 8, 0, BASE) for at in range(words)]
+    return with_relocations(rows, before=[*tables, got])
 
 
 def descending_relocations_and_many_segments() -> bytes:
-    count = 20_000
     segments = [(PT_LOAD, RX, 0, 0x10000000 + 4096 * number, 8) for number in range(4_000)]
-    slots = rela([(BASE + 8 * (count - number), 8, 0, BASE) for number in range(count)])
-    more = (Section(b".rela.dyn", PROGBITS, ALLOC, slots),)
+    return with_relocations(DESCENDING, more_segments=segments)
+
+
+def with_relocations(
+    rows: Sequence[tuple[int, int, int, int]],
+    *sections: Section,
+    before: Sequence[Section] = (),
+    more_segments: Sequence[tuple[int, ...]] = (),
+) -> bytes:
+    """With these dynamic relocations, as `rela` has them, and sections before and behind them."""
+    slots = rela(rows)
 
     def made(at: int) -> bytes:
-        return linked_with_table(b"", *more, dynamic((7, at), (8, len(slots))),
-                                 text=b"\xc3" + bytes(31), more_segments=segments)  # fmt: skip
+        more = (*before, Section(b".rela.dyn", PROGBITS, ALLOC, slots), *sections)
+        end = dynamic((7, at), (8, len(slots)))
+        text = b"\xc3" + bytes(31)
+        return linked_with_table(b"", *more, end, text=text, more_segments=more_segments)
 
     return made(BASE + made(0).index(slots))
 
