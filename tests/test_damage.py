@@ -25,7 +25,7 @@ from tests.support import images, kernel
 from tests.support.command import ROOT, redirected, run
 from tests.support.compressed import COMPRESSORS
 
-COUNT = int(os.environ.get("MUTANTS", "750"))  # of all files together
+COUNT = int(os.environ.get("MUTANTS", "1500"))  # of all files together
 SECONDS = 10  # of processor time for a mutant: sound files of these sizes take a twentieth
 MEMORY = 1 << 30  # bytes of address space beyond what the interpreter has
 TIMES, MORE = 60, 1 << 16  # characters that may be told of a file; HTML and CSV repeat names

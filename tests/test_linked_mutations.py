@@ -21,7 +21,7 @@ from recordmcount.report.examine import examine
 from recordmcount.sites.state import State
 from tests.support.images import build
 
-COUNT = 50  # of mutants of each file
+COUNT = 100  # of mutants of each file
 # Names and types of the sections of a part; of the first one the headers themselves.
 PARTS = {
     "headers": (),

@@ -47,7 +47,7 @@ def test_some_of_the_sites_lie_in_two_pages(small: Storm) -> None:
 def test_a_killed_patcher_leaves_every_site_whole_and_every_thread_running(small: Storm) -> None:
     seeds = random.Random(2012)
     with started(small.program) as process:
-        for _ in range(15):
+        for _ in range(30):
             with storm.toggling(process.pid) as patcher:
                 time.sleep(seeds.uniform(0, 0.05))
                 patcher.kill()

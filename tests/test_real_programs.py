@@ -30,7 +30,7 @@ CALL = re.compile(r"^ *([0-9a-f]+):\t.*\bcall +[0-9a-f]+ <__fentry__>$", re.MULT
 each_program = pytest.mark.parametrize("name", real_programs.BUILD)
 # How sites are switched, and how often; with breakpoints it takes longer.
 each_method = pytest.mark.parametrize(
-    ("how", "times"), [(in_a_halt, 100), (by_breakpoints, 25)], ids=["halts", "breakpoints"]
+    ("how", "times"), [(in_a_halt, 200), (by_breakpoints, 50)], ids=["halts", "breakpoints"]
 )
 
 Built = Callable[[str], Path]

@@ -11,7 +11,6 @@ from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableIndexSection
 
 from tests.support.elf_builder import (
-    I386,
     STB_LOCAL,
     STB_WEAK,
     STT_FILE,
@@ -265,11 +264,10 @@ def test_sections_with_indices_of_another_symbol_table_stay(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", [X86_64, I386], ids=["x86_64", "i386"])
+@TARGETS
 def test_a_section_beyond_st_shndx_gets_a_symbol_in_the_extended_table(
     target: Target, tmp_path: Path
 ) -> None:
-    """Of x32, symbols are as those of i386, and relocations as those of x86-64."""
     sound = build(
         target,
         [*[Section(".filler")] * 0xFF00, text(".text.far")],

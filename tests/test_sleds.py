@@ -207,7 +207,7 @@ def test_json_is_as_its_schema_has_it(program: Path) -> None:
 # --- threads --------------------------------------------------------------------------------------
 
 THREADS = 16
-TOGGLES = 100
+TOGGLES = 200
 STORM = """
 static volatile int go = 1;
 QUIET static void *call(void *nothing) {
