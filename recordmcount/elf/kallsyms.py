@@ -81,14 +81,14 @@ class KernelFunctions:
     def __init__(self, symbols: Kallsyms) -> None:
         self._symbols = symbols
 
-    def beginnings(self) -> tuple[list[int], list[int]]:
-        """Return the link-time virtual addresses of functions; all are known to be such."""
-        return self.most_beginnings(), []
-
     def most_beginnings(self) -> list[int]:
         """Return the link-time virtual addresses of functions, ascending."""
         columns = zip(self._symbols.vaddrs, self._symbols.types, strict=True)
         return [vaddr for vaddr, letter in columns if letter in RANKS]
+
+    def more_beginnings(self) -> tuple[list[int], list[int]]:
+        """Return no others, and no symbols without a type."""
+        return [], []
 
     def at(self, _section: int, place: int, begins: int = 0) -> tuple[str | None, int]:
         """Find the function at a place: (name, bytes from its start), (None, 0) if none is.

@@ -17,7 +17,7 @@ from . import object as elf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .object import Object
 
@@ -31,8 +31,9 @@ def named(obj: Object, names: Sequence[bytes]) -> Iterator[tuple[bytes, int, int
     size = obj.layout.sym.size
     for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
         section = obj.section(index)
-        strings = elf.name_places(obj.content(section.link), sorted(names, key=len))
-        places = {place.to_bytes(4, "little"): name for place, name in strings.items()}  # st_name
+        strings = obj.content(section.link)
+        found = elf.name_places(strings, _present(strings, names))
+        places = {place.to_bytes(4, "little"): name for place, name in found.items()}  # st_name
         low_bytes = {each[0] for each in places}
         step = elf.CHUNK * size
         for start in range(0, section.size - section.size % size, step):
@@ -46,6 +47,16 @@ def named(obj: Object, names: Sequence[bytes]) -> Iterator[tuple[bytes, int, int
                     yield name, fields[elf.ST_VALUE], fields[elf.ST_INFO], fields[elf.ST_SHNDX]
 
 
+def _present(strings: bytes, names: Iterable[bytes]) -> list[bytes]:
+    """Choose the names that are there, the shortest first; what is not is in no longer one."""
+    there: list[bytes] = []
+    nowhere: list[bytes] = []
+    for name in sorted(names, key=len):
+        if not any(each in name for each in nowhere):
+            (there if name in strings else nowhere).append(name)
+    return there
+
+
 def places(obj: Object, content: bytes, *types: int) -> list[int]:
     """Return st_value of the symbols of these types in a table of these contents, in its order."""
     layout = obj.layout
@@ -54,7 +65,8 @@ def places(obj: Object, content: bytes, *types: int) -> list[int]:
     infos = {binding << 4 | each for binding in _BINDINGS for each in types}
     is_one = bytes([info in infos for info in range(256)])
     chosen = content[layout.sym_info :: size].translate(is_one)
-    found = list(compress(layout.column(content, layout.sym_value, size), chosen))
+    values = layout.words(content)[layout.sym_value // layout.word :: size // layout.word]
+    found = list(compress(values, chosen))  # most of a table are none: they come into no list
     return found if min(found, default=0) >= 0 else [one & layout.highest for one in found]
 
 
@@ -153,27 +165,27 @@ class Functions:
                 if behind is None or behind[_START] != row[_START]:
                     yield section, row[_START], self._name(row)
 
-    def beginnings(self) -> tuple[list[int], list[int]]:
-        """Return st_value of symbols that are functions, and of those without a type.
-
-        Most are in order, so that sorting them takes little; some may be there twice.
-        """
-        obj = self._obj
-        typed, most = [*self.most_beginnings()], self._fullest_table()
-        untyped: list[int] = []
-        for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
-            content = obj.content(index)
-            if index != most:
-                typed += places(obj, content, *_TYPED)
-            untyped += places(obj, content, elf.STT_NOTYPE)
-        return typed, untyped
-
     def most_beginnings(self) -> list[int]:
         """Return st_value of symbols that are functions, ascending, of one table: nearly all."""
         if self._most is None:
             obj, table = self._obj, self._fullest_table()
             self._most = sorted(places(obj, obj.content(table), *_TYPED)) if table else []
         return self._most
+
+    def more_beginnings(self) -> tuple[list[int], list[int]]:
+        """Return st_value of further functions, ascending, and of symbols without a type.
+
+        Functions are those of other tables than most are in; some may be there, too.
+        """
+        obj, most = self._obj, self._fullest_table()
+        typed: list[int] = []
+        untyped: list[int] = []
+        for index in obj.of_type(elf.SHT_SYMTAB, elf.SHT_DYNSYM):
+            content = obj.content(index)
+            if index != most:
+                typed += places(obj, content, *_TYPED)
+            untyped += places(obj, content, elf.STT_NOTYPE)
+        return sorted(typed), sorted(untyped)
 
     def _fullest_table(self) -> int:
         """Return the section index of the table that has nearly all symbols, 0 if there is none."""

@@ -42,7 +42,10 @@ class Boundaries:
         self._obj = code.view.obj
         self._code = code
         self._most = code.most_beginnings()
-        self._known: tuple[list[int], list[int]] | None = None
+        # Where functions begin by type or unwind entry, and by symbols without a type: columns that
+        # ascend, and are made when they are needed.
+        self._typed: list[list[int]] = []
+        self._untyped: list[int] = []
         self._has_frames = False
         self._prologues = {b""}
         self._usual: list[bytes] = []
@@ -73,55 +76,50 @@ class Boundaries:
 
     def _why_not(self, vaddr: int, start: int, text: bytes) -> str:
         section = self._code.section_at(vaddr)
-        origin = _last(self._most, section, vaddr)
-        if origin is not None and self._is_behind_prologue(origin, vaddr, start, text):
+        nearest = _last([self._most], section, vaddr)
+        if self._is_behind_prologue(nearest, vaddr, start, text):
             return ""
-        origin = _last(self._sorted()[1], section, vaddr)
-        if origin is not None and self._leads(section, origin, vaddr, start, text):
+        if not self._typed:
+            self._add_symbols()
+        origin = _last([*self._typed, self._untyped], section, vaddr)
+        if origin != nearest and self._is_behind_prologue(origin, vaddr, start, text):
+            return ""
+        # What nothing shows to be code is not decoded.
+        is_code = self._is_code(section)
+        if is_code and origin is not None and self._sweep.reaches(origin, vaddr):
             return ""
         if not self._has_frames:
             self._add_frames()
             return self._why_not(vaddr, start, text)
-        return NO_START if origin is None or not self._is_code(section) else INSIDE
+        return INSIDE if is_code and origin is not None else NO_START
 
     def _is_code(self, section: Section | None) -> bool:
         """Tell whether a typed symbol or an unwind entry shows that a section is code."""
-        typed = self._sorted()[0]
-        at = bisect_left(typed, section.vaddr) if section else len(typed)
-        return section is not None and at < len(typed) and typed[at] < section.vaddr + section.size
+        if section is None:
+            return False
+        end = section.vaddr + section.size
+        return any(
+            bisect_left(starts, section.vaddr) < bisect_left(starts, end) for starts in self._typed
+        )
 
-    def _sorted(self) -> tuple[list[int], list[int]]:
-        """Return where functions are known to begin: by type or unwind entry, and by any symbol."""
-        if self._known is None:
-            typed, untyped = self._code.beginnings()
-            typed.append(self._obj.layout.ehdr.unpack(self._obj.header)[elf.E_ENTRY])
-            self._known = sorted(typed), sorted([*typed, *untyped])
-        return self._known
+    def _add_symbols(self) -> None:
+        """Learn where functions begin by all symbols, and by the file's header."""
+        typed, self._untyped = self._code.more_beginnings()
+        entry = self._obj.layout.ehdr.unpack(self._obj.header)[elf.E_ENTRY]
+        self._typed = [self._most, typed, [entry]]
 
     def _add_frames(self) -> None:
+        """Learn where functions begin by unwind entries."""
         ranges = self._obj.once(frames.ranges).values()
-        starts = [start for each in ranges for start, _ in each]
-        typed, every = self._sorted()
-        self._known = sorted([*typed, *starts]), sorted([*every, *starts])
+        self._typed.append(sorted([start for each in ranges for start, _ in each]))
         self._has_frames = True
 
-    def _leads(
-        self, section: Section | None, origin: int, vaddr: int, start: int, text: bytes
-    ) -> bool:
-        """Tell whether decoding from `origin` comes by `vaddr`.
-
-        In a section that nothing shows to be code, only by what compilers put before a call.
-        """
-        if self._is_behind_prologue(origin, vaddr, start, text):
-            return True
-        return self._is_code(section) and self._sweep.reaches(origin, vaddr)
-
-    def _is_behind_prologue(self, origin: int, vaddr: int, start: int, text: bytes) -> bool:
-        distance = vaddr - origin
-        if distance > LONGEST_PROLOGUE:
+    def _is_behind_prologue(self, origin: int | None, vaddr: int, start: int, text: bytes) -> bool:
+        """Tell whether what compilers put before a call is all that is between."""
+        if origin is None or vaddr - origin > LONGEST_PROLOGUE:
             return False
         if origin < start:
-            prologue = self._code.some(origin, distance)
+            prologue = self._code.some(origin, vaddr - origin)
         else:
             prologue = text[origin - start : vaddr - start]
         if prologue in self._prologues:
@@ -135,11 +133,13 @@ class Boundaries:
         return True
 
 
-def _last(starts: list[int], section: Section | None, vaddr: int) -> int | None:
-    """Return the last of ascending `starts` up to `vaddr` that is in its section."""
-    number = bisect_right(starts, vaddr) - 1
-    is_there = section is not None and number >= 0 and starts[number] >= section.vaddr
-    return starts[number] if is_there else None
+def _last(columns: Sequence[list[int]], section: Section | None, vaddr: int) -> int | None:
+    """Return the last up to `vaddr` of what ascends in each column, if it is in the section."""
+    if section is None:
+        return None
+    ends = [(starts, bisect_right(starts, vaddr)) for starts in columns]
+    last = max([starts[end - 1] for starts, end in ends if end], default=-1)
+    return last if last >= section.vaddr else None
 
 
 def _not_behind(

@@ -133,13 +133,17 @@ class LinkedCode:
             found = self._functions.at(section.index, vaddr, begins)
         return found
 
-    def beginnings(self) -> tuple[list[int], list[int]]:
-        """Return where functions begin by symbols: by those typed so, and by those without type."""
-        return self._functions.beginnings()
+    def beginnings(self) -> set[int]:
+        """Return where functions begin by symbols that are typed so."""
+        return {*self.most_beginnings(), *self.more_beginnings()[0]}
 
     def most_beginnings(self) -> list[int]:
-        """Return most of those that are typed so, ascending: it takes a fraction of the time."""
+        """Return most of those, ascending: it takes a fraction of the time."""
         return self._functions.most_beginnings()
+
+    def more_beginnings(self) -> tuple[list[int], list[int]]:
+        """Return the others, and where symbols without a type are; both ascend."""
+        return self._functions.more_beginnings()
 
     def unnamed(self, function: str | None) -> str:
         """Tell what is odd about a site in `function`: that a symbol should name it."""

@@ -56,7 +56,7 @@ class Begun:
 
     def __init__(self, obj: Object, sites: LinkedSites) -> None:
         self._sites = sites
-        starts = {*sites.code.beginnings()[0]}
+        starts = sites.code.beginnings()
         view = obj.once(LoadView)
         self.positions = sorted(
             vaddr

@@ -185,7 +185,7 @@ class _Finder:
         self._obj = obj
         self.code = code
         self._in_code = in_code
-        self._begins = {*code.beginnings()[0]}
+        self._begins = code.beginnings()
         self._start, self._piece = 0, b""
 
     def sleds(self, entries: Sequence[int]) -> dict[int, Sled]:

@@ -292,7 +292,7 @@ class _Check:
         """Tell of sites that no symbol names, where functions have one."""
         if not names_locals(self._obj):
             return
-        starts = {*self._image.code.beginnings()[0]}
+        starts = self._image.code.beginnings()
         for number, vaddr in enumerate(sites.vaddrs):
             if vaddr in starts or vaddr - ENDBR_SIZE in starts or vaddr in foreign:
                 continue
