@@ -27,12 +27,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    # Gives, for a folder and a mode, the descriptor of a whole copy of the source, one that has no
+    # name and was made there and so; -1 if there is none.
+    Early = Callable[[str, int], int]
+
 # Seconds after which a temporary that no run has locked is taken for left behind.
 OLD = 3600
 ACL = "system.posix_acl_access"
 CHANGED = "was changed by another program meanwhile"
 # errno values (Linux); the `errno` module is one import more.
 EPERM, ENOENT, EIO, EOPNOTSUPP = 1, 2, 5, 95
+PRIVATE = 0o600  # the mode of what takes over that of another file later
 COPY_SIZE = 1 << 20  # bytes that are copied at once
 
 
@@ -41,13 +46,15 @@ def replace(
     source: int,
     fill: "Callable[[int], object]",
     before: "posix.stat_result | None" = None,
+    early: "Early | None" = None,
 ) -> None:
     """Put what `fill` writes in the place of `path`, the file that is open at `source`.
 
-    `fill` is given the descriptor of an empty file. Mode, owner and attributes stay. A symlink is
-    followed, a hard link is broken. `path` must still be that file, unchanged since `before`, its
-    status when it was read (if None, its status now): nobody else's work is lost, but for what is
-    done between that last look and the rename. Raises OutputError; then the old file stands.
+    `fill` is given the descriptor of an empty file, or of the `early` copy of the source. Mode,
+    owner and attributes stay. A symlink is followed, a hard link is broken. `path` must still be
+    that file, unchanged since `before`, its status when it was read (if None, its status now):
+    nobody else's work is lost, but for what is done between that last look and the rename. Raises
+    OutputError; then the old file stands.
     """
 
     def unchanged() -> bool:
@@ -56,7 +63,10 @@ def replace(
     try:
         seen = before or posix.fstat(source)
         target = _real_name(path, seen)
-        _put(path, target, 0o600, fill, lambda fd: _take_over(source, fd, whole=True), unchanged)
+        _put(
+            path, target, PRIVATE, fill, lambda fd: _take_over(source, fd, whole=True), unchanged,
+            early=early,
+        )  # fmt: skip
     except OSError as error:
         raise OutputError(path, reason(error)) from error
 
@@ -66,6 +76,7 @@ def output(
     source: int,
     fill: "Callable[[int], object]",
     before: "posix.stat_result | None" = None,
+    early: "Early | None" = None,
 ) -> None:
     """Put what `fill` makes of the file open at `source` at `path`, as `cp` would.
 
@@ -81,13 +92,16 @@ def output(
     there = -1
     try:
         seen = before or posix.fstat(source)
-        mode = seen.st_mode & 0o777
+        mode = _mode_of_new(seen)
         with SignalsHeld():  # what is made behind a link must not stay
             target, there = _opened(path, mode)
         if there < 0:
-            _put(path, target, mode, fill, None, unchanged)
+            _put(path, target, mode, fill, None, unchanged, early=early)
         else:
-            _put(path, target, 0o600, fill, lambda fd: _take_over(there, fd), unchanged)
+            _put(
+                path, target, PRIVATE, fill, lambda fd: _take_over(there, fd), unchanged,
+                early=early,
+            )  # fmt: skip
     except OSError as error:
         raise OutputError(path, reason(error)) from error
     finally:
@@ -102,16 +116,19 @@ def _put(
     fill: "Callable[[int], object]",
     finish: "Callable[[int], object] | None",
     unchanged: "Callable[[], bool]",
+    *,
+    early: "Early | None",
 ) -> None:
     """Put a new file at `target`, which is no link: filled, finished, and then seen by others."""
-    folder, slash, _ = target.rpartition("/")
-    temporary = f"{folder}{slash}{TEMPORARY}{posix.urandom(DIGITS // 2).hex()}"
-    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
+    name, slash, _ = target.rpartition("/")
+    folder = name + slash
+    temporary = f"{folder}{TEMPORARY}{posix.urandom(DIGITS // 2).hex()}"
     with SignalsHeld():
-        fd = posix.open(temporary, flags, mode)
+        copy = early(folder, mode) if early else -1
+        fd = _make(temporary, mode) if copy < 0 else _name(copy, temporary, mode)
         try:
             lock(fd)
-            clean(folder + slash, temporaries(folder + slash), posix.fstat(fd))
+            clean(folder, temporaries(folder), posix.fstat(fd))
             fill(fd)
             if finish:
                 finish(fd)
@@ -124,6 +141,22 @@ def _put(
             raise
         finally:
             close(fd)  # and with it the lock: until then the temporary is ours
+
+
+def _make(temporary: str, mode: int) -> int:
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
+    return posix.open(temporary, flags, mode)
+
+
+def _name(copy: int, temporary: str, mode: int) -> int:
+    """Give an early copy its name; where that cannot be (without /proc), make an empty file."""
+    try:
+        # With src_dir_fd Python calls linkat(2), which can follow this link; link(2) would not.
+        posix.link(f"/proc/self/fd/{copy}", temporary, src_dir_fd=copy)
+    except OSError:
+        posix.close(copy)
+        return _make(temporary, mode)
+    return copy
 
 
 # --- what it has of the old one -------------------------------------------------------------------
@@ -193,7 +226,7 @@ def _opened(path: str, mode: int) -> tuple[str, int]:
         if error.errno != ENOENT:
             raise
         is_there = False
-    if not is_there and not _is_link(path):
+    if not is_there and not is_link(path):
         return path, -1
     fd = posix.open(path, FLAGS | posix.O_RDONLY | posix.O_CREAT, mode)
     try:
@@ -207,7 +240,21 @@ def _opened(path: str, mode: int) -> tuple[str, int]:
     return name, fd
 
 
-def _is_link(path: str) -> bool:
+def mode_of_output(path: str, status: posix.stat_result) -> int:
+    """Tell how `output` makes a file at `path` of one with this status, by what is there now."""
+    try:
+        posix.stat(path)
+    except OSError:
+        return _mode_of_new(status)
+    return PRIVATE
+
+
+def _mode_of_new(status: posix.stat_result) -> int:
+    return status.st_mode & 0o777
+
+
+def is_link(path: str) -> bool:
+    """Tell whether a symlink is at `path`."""
     try:
         posix.readlink(path)
     except OSError:  # no link, or not there
@@ -220,7 +267,7 @@ def _real_name(path: str, status: posix.stat_result) -> str:
 
     It is that of the file which the kernel has opened, or OutputError is raised.
     """
-    if not _is_link(path):
+    if not is_link(path):
         return path
     from os.path import realpath  # rarely needed, and slow to import
 

@@ -57,9 +57,12 @@ def rewrite(file: ElfFile, batch: Batch, out: str | None = None) -> None:
 
 
 def _fill(target: int, file: ElfFile, batch: Batch, pieces: list[Piece]) -> None:
-    """Write all pieces to the empty file `target`."""
+    """Write all pieces to `target`, an empty file; to a copy those that change."""
+    is_copy = posix.fstat(target).st_size == file.object.size
     posix.ftruncate(target, file.object.size)  # it may end in a hole
     for piece in pieces:
+        if is_copy and not piece.numbers:
+            continue
         content = file.object.read(piece.offset, piece.size, "the file")
         changed = _changed(content, piece, file.path, batch) if piece.numbers else content
         write_at(target, piece.offset, changed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from patcher.errors import CompareError, NoSiteError
 from patcher.modify import verify
+from recordmcount import mcount_loc
 from recordmcount.elf import object as elf
 from recordmcount.sites import image
 from recordmcount.sites.entries import MODULE
@@ -76,6 +77,12 @@ def read(file: ElfFile, names: Sequence[str]) -> Switchable:
     from .linked import LinkedSwitch
 
     return LinkedSwitch(sites)
+
+
+def begin(file: ElfFile, out: str | None) -> None:
+    """Start to copy a file that has a table, for most of such will be written."""
+    if file.object.named(mcount_loc.NAME) or file.object.named(mcount_loc.RETURNS):
+        file.begin(out)
 
 
 def select(

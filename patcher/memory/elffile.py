@@ -25,6 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .early_copy import EarlyCopy
+
 ADVICE = {
     **filetype.ADVICE_ON_FILES,
     filetype.ARCHIVE: "patch its members before they go in, or what is linked from it",
@@ -70,11 +72,14 @@ class ElfFile(Closing):
         except BaseException:
             posix.close(self.fd)
             raise
+        self._early: EarlyCopy | None = None
         self._texts: dict[Span, bytearray] = {}
         self._changed: set[Span] = set()
 
     def close(self) -> None:
         """Close the file."""
+        if self._early:
+            self._early.close()
         posix.close(self.fd)
         self.object.forget()
 
@@ -122,12 +127,23 @@ class ElfFile(Closing):
         whole = [(0, self.object.size)]
         self.replace(lambda target: replacement.copy(self.fd, target, whole, edits), path)
 
+    def begin(self, path: str | None = None) -> None:
+        """Start to copy the file, which takes its time, for one that `replace` will put there."""
+        from .early_copy import begin  # not needed where nothing is written
+
+        target = self._path if path is None else path
+        self._early = begin(self.fd, self._status, target, is_output=path is not None)
+
     def replace(self, fill: Callable[[int], object], path: str | None = None) -> None:
-        """Replace the file as `commit` does, by what `fill` writes to a descriptor."""
+        """Replace the file as `commit` does, by what `fill` writes to a descriptor.
+
+        It is that of an empty file, or of a copy.
+        """
         target = self._path if path is None else path
         put = replacement.replace if path is None else replacement.output
+        early = self._early.take if self._early else None
         try:
-            put(target, self.fd, fill, self._status)
+            put(target, self.fd, fill, self._status, early)
         except (OutputError, NotRegularError) as error:
             raise WriteError(target, error.what) from error
 

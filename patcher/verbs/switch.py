@@ -33,9 +33,11 @@ def execute(options: PatcherOptions) -> int:
 
 def _switch(options: PatcherOptions, file: ElfFile) -> tuple[bool, Switched | None]:
     """Switch a file; whether that could be told, and what goes into the document."""
-    from patcher.files.switch import plan, read, select, switch, warnings
+    from patcher.files.switch import begin, plan, read, select, switch, warnings
     from recordmcount.sites.state import State
 
+    if not options.dry_run:
+        begin(file, options.output)
     table = read(file, options.symbols)
     selected = select(file.path, table, options.functions, options.notrace, parts=options.parts)
     state = State.NOP if options.verb == "nop" else State.CALL

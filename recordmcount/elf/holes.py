@@ -11,6 +11,11 @@ BLOCK = 512  # bytes that st_blocks counts in
 ENXIO = 6  # errno (Linux); the `errno` module is one import more
 
 
+def has_holes(status: posix.stat_result) -> bool:
+    """Tell whether a file of this status may have holes: nearly none has."""
+    return status.st_blocks * BLOCK < status.st_size
+
+
 def filled(fd: int, start: int, end: int) -> "Iterator[tuple[int, int]]":
     """Yield (start, end) of what is no hole of these bytes of an open file: they are not all 0.
 
@@ -19,8 +24,7 @@ def filled(fd: int, start: int, end: int) -> "Iterator[tuple[int, int]]":
     if end - start < FEW:
         yield start, end
         return
-    status = posix.fstat(fd)
-    if status.st_blocks * BLOCK >= status.st_size:  # as nearly every file
+    if not has_holes(posix.fstat(fd)):
         yield start, end
         return
     while start < end:

@@ -1,0 +1,90 @@
+"""A copy of a file that the kernel makes while it is not yet known what has to change in it.
+
+It has no name (O_TMPFILE): nobody sees it, and nothing stays of it if it is not used, even after a
+SIGKILL. One system call makes it. A thread that needed the interpreter for each piece would wait
+for it, most of the time.
+"""
+
+from __future__ import annotations
+
+import posix
+from _thread import allocate_lock, start_new_thread
+
+from recordmcount.commit import SignalsHeld
+from recordmcount.elf.holes import has_holes
+from recordmcount.replacement import PRIVATE, is_link, mode_of_output
+
+LEAST = 1 << 20  # bytes: a smaller file is copied in the time that a thread takes
+AT_ONCE = 1 << 27  # bytes: who needs the copy no more waits for these
+
+
+def begin(
+    source: int, status: posix.stat_result, path: str, *, is_output: bool
+) -> EarlyCopy | None:
+    """Start to copy the file that is open at `source` and has this status, for one at `path`.
+
+    None where it cannot be, or would not be worth it.
+    """
+    if status.st_size < LEAST or has_holes(status) or is_link(path):
+        return None
+    folder, slash, _ = path.rpartition("/")
+    mode = mode_of_output(path, status) if is_output else PRIVATE
+    try:
+        return EarlyCopy(source, status.st_size, folder + slash, mode)
+    except (OSError, RuntimeError):  # not on this file system, or no thread
+        return None
+
+
+class EarlyCopy:
+    """A copy of the `size` bytes of the file that is open at `source`, made by a thread.
+
+    It is in `folder`, a path that ends in "/" or nothing, and was made with `mode`. Raises OSError
+    or RuntimeError. It has to be closed before the source is.
+    """
+
+    def __init__(self, source: int, size: int, folder: str, mode: int) -> None:
+        self._source = source
+        self._size = size
+        self._place = folder, mode
+        self._copied = 0
+        self._is_wanted = True
+        self._running = allocate_lock()
+        flags = posix.O_TMPFILE | posix.O_WRONLY | posix.O_CLOEXEC
+        self._fd = posix.open(folder or ".", flags, mode)
+        self._running.acquire()
+        try:
+            with SignalsHeld():  # in the thread they stay so: all are for the main thread
+                start_new_thread(self._run, ())
+        except BaseException:
+            posix.close(self._fd)
+            raise
+
+    def take(self, folder: str, mode: int) -> int:
+        """Wait for the copy, and give its descriptor away; -1 if there is none of this place."""
+        with self._running:
+            if self._fd < 0 or self._copied < self._size or self._place != (folder, mode):
+                return -1
+            fd, self._fd = self._fd, -1
+            return fd
+
+    def close(self) -> None:
+        """Let go of the copy, if nobody has taken it."""
+        self._is_wanted = False
+        with self._running:
+            if self._fd >= 0:
+                posix.close(self._fd)
+                self._fd = -1
+
+    def _run(self) -> None:
+        try:
+            while self._is_wanted and self._copied < self._size:
+                at = self._copied
+                size = min(AT_ONCE, self._size - at)
+                copied = posix.copy_file_range(self._source, self._fd, size, at, at)
+                if not copied:  # the file shrank
+                    return
+                self._copied += copied
+        except OSError:  # no room, or two file systems: what comes later will tell
+            pass
+        finally:
+            self._running.release()
