@@ -16,9 +16,9 @@ from setuptools import Extension, setup
 MODULES = """
     record/file record/image_plan record/doubts record/plan record/new_sections
     record/kernel_objects
-    sites/calls
+    sites/calls sites/boundaries
     elf/open elf/object
-    mcount_loc columns budget x86
+    mcount_loc columns budget x86_length x86_functions x86
 """
 ASKED = os.environ.get("RECORDMCOUNT_COMPILED") == "1"
 # pip asks first what is needed, and only then is mypy there.

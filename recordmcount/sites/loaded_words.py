@@ -194,8 +194,9 @@ def _is_run(relocations: DynamicRelocations, slots: range) -> bool:
 def _parted(run: DynamicRelocations) -> tuple[DynamicRelocations, DynamicRelocations]:
     """Part a table behind the relative relocations that it begins with: linkers put them there."""
     count = len(run.infos)
-    others = bytes(map(ne, run.infos, repeat(R_RELATIVE)))
-    at = others.find(1) if any(others) else count
+    if run.infos.count(R_RELATIVE) == count:
+        return run, _cut(run, count, count)
+    at = bytes(map(ne, run.infos, repeat(R_RELATIVE))).find(1)
     return _cut(run, 0, at), _cut(run, at, count)
 
 
@@ -216,6 +217,8 @@ def _between(run: DynamicRelocations, vaddrs: range) -> DynamicRelocations:
 
 def _cut(run: DynamicRelocations, first: int, last: int) -> DynamicRelocations:
     addends = run.addends
+    if not first and last == len(run.slots):
+        return run
     return DynamicRelocations(
         run.slots[first:last], run.infos[first:last], addends and addends[first:last]
     )
