@@ -25,7 +25,7 @@ LAYERS = {
             "x86_object_nops",
             "x86_relocations",
         ],
-        ["x86_code", "x86_passage", "x86_patterns", "x86_stubs"],
+        ["x86_code", "x86_passage", "x86_patterns", "x86_plain", "x86_stubs"],
         ["elf"],
         ["commit", "folders"],
         ["replacement"],

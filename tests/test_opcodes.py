@@ -11,7 +11,7 @@ from pathlib import Path
 import capstone
 import pytest
 
-from recordmcount import x86_length
+from recordmcount import x86_length, x86_plain
 from recordmcount.elf import object as elf
 from recordmcount.sites import calls, opcodes
 from tests.support import command, images
@@ -307,7 +307,7 @@ def test_what_is_plain_is_an_instruction(prefixes: str, bits: int, mode: int) ->
             before = bytes.fromhex(prefixes + rex + escape)
             before += bytes((opcode, modrm + chance.randrange(8)))
             code = before + chance.randbytes(15 - len(before))
-            if x86_length.is_plain(code, 0, bits):
+            if x86_plain.is_plain(code, 0, bits):
                 sizes = [size for _, size, _, _ in decoder.disasm_lite(code, 0, 1)]
                 assert x86_length.length(code, 0, bits) in (0, *sizes), code.hex()
                 plain += 1

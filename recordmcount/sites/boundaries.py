@@ -14,7 +14,8 @@ from recordmcount import x86
 from recordmcount.elf import frames
 from recordmcount.elf import object as elf
 from recordmcount.x86_functions import is_prologue
-from recordmcount.x86_length import is_plain, length
+from recordmcount.x86_length import length
+from recordmcount.x86_plain import is_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
