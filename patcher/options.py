@@ -1,7 +1,8 @@
 """What a person can ask of patcher, and the words that ask it."""
 
+from recordmcount.asked import Values
 from recordmcount.errors import UsageError
-from recordmcount.grammar import LONGEST_NUMBER, Command, Option, Values
+from recordmcount.grammar import LONGEST_NUMBER, Command, Option
 from recordmcount.options import DEMANGLE, HELP, JSON, SCHEMA, SYMBOL, VERSION
 
 VERBS = {

@@ -8,18 +8,15 @@ import posix
 import sys
 
 from . import __version__
+from .asked import Options
 from .console import put, say  # at once: what fails must still be told
 from .elf.open import keep_standard_streams
 from .errors import Error, UsageError
-from .grammar import parse
-from .options import Options, declare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
-
-    from .grammar import Command
 
     # Lines for stdout and for stderr, counts, whether it failed: of one file.
     Answer = tuple[list[str], list[str], tuple[int, ...], bool]
@@ -34,11 +31,10 @@ def main(words: "Sequence[str]") -> int:
     keep_standard_streams()
     if words and words[0] in VERBS:
         return _verb(words[0], words[1:])
-    command, options = declare()
     try:
-        parse(command, words, options)
+        options = _asked(words)
         if options.information:
-            return 0 if _inform(options.information, command) else 1
+            return 0 if _inform(options.information) else 1
         options.check()
         _refuse_verb(options.files[0])
         if len(options.files) > 1 or options.files[0].startswith("@"):
@@ -51,13 +47,25 @@ def main(words: "Sequence[str]") -> int:
         return _record_all(options.files, options)
     except UsageError as error:
         from .help import refuse
+        from .options import declare
 
-        return refuse(command, error)
+        return refuse(declare()[0], error)
     except Error as error:  # a @LIST
         say(2, [str(error)])
     except MemoryError:  # of one file it is told with that file
-        say(2, [f"{command.name}: out of memory"])
+        say(2, ["recordmcount: out of memory"])
     return 1
+
+
+def _asked(words: "Sequence[str]") -> Options:
+    """Tell what these words ask for. Raises UsageError."""
+    if not any(word.startswith("-") for word in words):
+        return Options(files=tuple(words))
+    from .grammar import parse  # a build nearly always names a file, and nothing else
+    from .options import declare
+
+    command, options = declare()
+    return parse(command, words, options)
 
 
 def _verb(name: str, words: "Sequence[str]") -> int:
@@ -141,7 +149,7 @@ def _record_all(files: "Sequence[str]", options: Options) -> int:
     return 0 if good and readable else 1
 
 
-def _inform(what: str, command: "Command") -> bool:
+def _inform(what: str) -> bool:
     """Answer a question about the program; False where nobody can read it."""
     folder = __file__.rpartition("/")[0]
     if what == "version":
@@ -155,5 +163,6 @@ def _inform(what: str, command: "Command") -> bool:
         python: str = getattr(sys, "_base_executable", sys.executable)
         return put(join([python, "-I", "-S", f"{folder}/__main__.py"]))
     from .help import help_of
+    from .options import declare
 
-    return say(1, help_of(command))
+    return say(1, help_of(declare()[0]))

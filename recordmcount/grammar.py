@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import TypeVar
 
+    from .asked import Values
+
     Result = TypeVar("Result", bound="Values")
 
 LONGEST_NUMBER = 9  # digits
@@ -22,8 +24,9 @@ LONGEST_NUMBER = 9  # digits
 class Option:
     """An option: a switch, or with `value`, its name in --help, one that takes a value.
 
-    `names` are its names, `attribute` that of Values. A `repeatable` one collects its values, of a
-    `number` the value must be one of a range. `information` asks for something else than work.
+    `names` are its names, `attribute` that of `asked.Values`. A `repeatable` one collects its
+    values, of a `number` the value must be one of a range. `information` asks for something else
+    than work.
     """
 
     __slots__ = ("names", "help", "attribute", "value", "repeatable", "number", "information")
@@ -83,28 +86,6 @@ class Command:
         self.verbs = verbs
         self.epilog = epilog
         self.passes_on = passes_on
-
-
-class Values:
-    """What the words of a command line ask for, by the attributes of its options.
-
-    A subclass gives each attribute its type, and the value it has if no word gives it another.
-    `information` is the attribute of the option, if there is one, that asks for something else.
-    """
-
-    files: "tuple[str, ...]" = ()
-    output: "str | None" = None
-    information = ""
-
-    def __init__(self, **values: object) -> None:
-        self.__dict__.update(values)
-
-    def check(self) -> None:
-        """Raise UsageError where words make no sense together."""
-        if not self.files:
-            raise UsageError("no files")
-        if self.output and len(self.files) > 1:
-            raise UsageError("-o is for one file")
 
 
 def parse(command: Command, words: "Sequence[str]", values: "Result") -> "Result":
@@ -188,7 +169,7 @@ def _next(name: str, option: Option, rest: "Iterator[str]") -> str:
     return value
 
 
-def _set(values: Values, name: str, option: Option, value: str) -> None:
+def _set(values: "Values", name: str, option: Option, value: str) -> None:
     if not option.value:
         setattr(values, option.attribute, True)
         return

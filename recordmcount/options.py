@@ -1,7 +1,7 @@
-"""What a person can ask of the recorder, and the words that ask it."""
+"""The words that ask something of the recorder; `asked` has what they ask for."""
 
-from .errors import UsageError
-from .grammar import Command, Option, Values
+from .asked import Options
+from .grammar import Command, Option
 
 MOST_JOBS = 4096
 HELP = Option("-h --help", "print this help", information=True)
@@ -34,31 +34,6 @@ SCHEDULER = Option(
     value="ADDRESS",
 )  # fmt: skip
 SCHEMA = Option("--schema", "print the JSON's schema", information=True)
-
-
-class Options(Values):
-    """The recording options; every step may read them and none changes them."""
-
-    warn = False
-    dry_run = False
-    stats = False
-    jobs = 0  # as many as there are processors
-    symbols: "tuple[str, ...]" = ()
-    all_sections = False
-    kernel = False
-    gc_sections = False
-    pic = False
-    image = False
-    alloc = False
-    quiet = False
-
-    def check(self) -> None:
-        """Raise UsageError where words make no sense together."""
-        super().check()
-        if self.alloc and not self.image:
-            raise UsageError("--alloc is for --image")
-        if self.image and (self.gc_sections or self.pic or self.kernel or self.all_sections):
-            raise UsageError("--gc-sections, --pic, --kernel and --all-sections are for objects")
 
 
 def declare() -> tuple[Command, Options]:

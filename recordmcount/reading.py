@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from .asked import Values
 from .errors import UsageError
-from .grammar import Values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

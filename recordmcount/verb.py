@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 
+from .asked import Values
 from .console import put, say
 from .errors import UnreachableError, UsageError
-from .grammar import Command, Values, parse
+from .grammar import Command, parse
 
 # What Python raises where memory ends while it handles that memory has ended.
 NO_MEMORY_LEFT = "error return without exception set"

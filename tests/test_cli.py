@@ -15,8 +15,9 @@ import pytest
 import recordmcount
 from fixtures.build import build as compiled
 from fixtures.manifest import fixtures
+from recordmcount.asked import Options
 from recordmcount.grammar import parse as parse_words
-from recordmcount.options import Options, declare
+from recordmcount.options import declare
 from tests.support.command import ROOT, Finished, run
 from tests.support.elf_builder import X86_64, Section, Symbol, build
 from tests.support.loc_table import table_entries

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from patcher import options as patcher_options
 from patcher.verbs import status, switch
 from recordmcount import options as recorder_options
+from recordmcount.asked import Values
 from recordmcount.diff import command as diff_command
 from recordmcount.errors import UsageError
-from recordmcount.grammar import Command, Option, Values, parse
+from recordmcount.grammar import Command, Option, parse
 from recordmcount.help import WIDTH, help_of, refusal
 from recordmcount.report import command as report_command
 

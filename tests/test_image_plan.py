@@ -10,7 +10,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from recordmcount.options import Options
+from recordmcount.asked import Options
 from recordmcount.record import dynamic, image_plan, program_headers
 from recordmcount.record.file import record
 from tests.support import command, images

@@ -17,6 +17,7 @@ LAYERS = {
     "recordmcount": [
         ["__init__", "errors", "x86", "columns", "packages"],
         [
+            "asked",
             "budget",
             "x86_functions",
             "x86_length",

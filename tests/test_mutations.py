@@ -14,7 +14,7 @@ from struct import Struct
 
 import pytest
 
-from recordmcount.options import Options
+from recordmcount.asked import Options
 from recordmcount.record.file import record
 from tests.support.command import RECORDMCOUNT
 from tests.support.elf_builder import SHT_GROUP, SHT_REL, SHT_RELA, SHT_SYMTAB_SHNDX, Elf

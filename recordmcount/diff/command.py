@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
+from recordmcount.asked import Values
 from recordmcount.console import put, say, spelled
 from recordmcount.errors import UsageError
-from recordmcount.grammar import Command, Values
+from recordmcount.grammar import Command
 from recordmcount.options import HELP, JOBS, JSON, SCHEMA, SYMBOL
 from recordmcount.verb import give
 

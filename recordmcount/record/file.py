@@ -15,9 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from recordmcount.asked import Options
     from recordmcount.elf.archive import Change, Member
     from recordmcount.elf.object import Object
-    from recordmcount.options import Options
 
 # Compilers put the symbols, most relocations and the section headers at the end of an object.
 TAIL = 1 << 15

@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from recordmcount.asked import Options
     from recordmcount.elf.object import Object
-    from recordmcount.options import Options
 
 KERNEL_TABLE = b"__start_mcount_loc"  # vmlinux: its table is in no section of its own
 STRIP_FIRST = (

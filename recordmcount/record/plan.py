@@ -20,8 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from recordmcount.asked import Options
     from recordmcount.elf.object import Object
-    from recordmcount.options import Options
     from recordmcount.sites.calls import Found, SectionSites
 
     from .new_sections import Entries

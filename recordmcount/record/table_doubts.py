@@ -8,8 +8,8 @@ from .plan import Wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from recordmcount.asked import Options
     from recordmcount.elf.object import Object
-    from recordmcount.options import Options
 
 
 def of_table(obj: "Object", options: "Options") -> "list[str]":

@@ -9,10 +9,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 
 from recordmcount import mcount_loc
+from recordmcount.asked import Options
 from recordmcount.columns import having
 from recordmcount.elf import object as elf
 from recordmcount.elf.symbols import Functions, names_locals
-from recordmcount.options import Options
 from recordmcount.record.file import is_tracer
 from recordmcount.record.plan import Wanted, group_of, in_group
 from recordmcount.sites import relocatable

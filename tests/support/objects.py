@@ -11,8 +11,8 @@ from elftools.elf.sections import Symbol as ELFSymbol
 from elftools.elf.sections import SymbolTableSection
 
 from recordmcount import x86
+from recordmcount.asked import Options
 from recordmcount.elf import object as elf
-from recordmcount.options import Options
 from recordmcount.record.file import Result, record
 from recordmcount.sites import calls
 from tests.support.elf_builder import (

@@ -8,7 +8,7 @@ import pytest
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
-from recordmcount.options import Options
+from recordmcount.asked import Options
 from recordmcount.record import image
 from recordmcount.record.file import Result, record
 from tests.support.linked import Image
