@@ -18,7 +18,7 @@ MODULES = """
     record/kernel_objects
     sites/calls sites/boundaries
     elf/open elf/object
-    mcount_loc columns budget x86_plain x86_length x86_functions x86
+    mcount_loc columns x86_plain x86_length x86_functions x86
 """
 ASKED = os.environ.get("RECORDMCOUNT_COMPILED") == "1"
 # pip asks first what is needed, and only then is mypy there.

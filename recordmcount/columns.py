@@ -4,7 +4,7 @@ A table of fixed-size entries is also a set of columns, `table[place::size]`, an
 code can search, pick and compare a column without a loop over the entries.
 """
 
-from _operator import add, itemgetter, lt
+from _operator import itemgetter, lt
 from itertools import accumulate, compress, islice
 
 TYPE_CHECKING = False
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Fewer rows than this are as fast decided one by one.
 FEW = 2
+LINE_FEED = 0x0A
 
 
 def pick(values: "Sequence[Value]", places: "Sequence[int]") -> "Sequence[Value]":
@@ -36,16 +37,27 @@ def is_ascending(values: "Sequence[int]") -> bool:
     return all(map(lt, values, islice(values, 1, None)))
 
 
-def positions(column: bytes, values: "AbstractSet[int]", first: int = 0) -> list[int]:
-    """Find where in `column` one of `values` stands, ascending, counted from `first`."""
-    found: list[int] = []
+def shifted(values: "Sequence[int]", by: int) -> "Sequence[int]":
+    """Subtract `by` from each value; without a copy if that changes none."""
+    if not by:
+        return values
+    if isinstance(values, range):
+        return range(values.start - by, values.stop - by)
+    return [value - by for value in values]
+
+
+def positions(column: bytes, values: "AbstractSet[int]") -> list[int]:
+    """Find where in `column` one of `values` stands, ascending.
+
+    What is looked for becomes the ends of lines: `splitlines` finds all of them at once.
+    """
+    ends = bytearray(256)
     for value in values:
-        gaps = column.split(bytes((value,)))
-        if gaps.pop() != column:
-            found += map(add, accumulate(map(len, gaps)), range(first, first + len(gaps)))
-    if len(values) > 1:
-        found.sort()
-    return found
+        ends[value] = LINE_FEED
+    lines = column.translate(ends).splitlines(keepends=True)
+    if lines and lines[-1][-1] != LINE_FEED:
+        lines.pop()
+    return list(islice(accumulate(map(len, lines), initial=-1), 1, None))
 
 
 def having(column: bytes, value: int) -> "Sequence[int]":

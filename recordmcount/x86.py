@@ -55,13 +55,14 @@ R_X86_64_GOTPCRELX = 41
 FENTRY = "__fentry__"  # what calls it does so at once
 RETURN = "__return__"
 KNOWN_NAMES = ("mcount", "_mcount", FENTRY, ".mcount", "__mcount", RETURN)
-MCOUNT_NAMES = tuple(name for name in KNOWN_NAMES if name != RETURN)
-RETURN_NAME = RETURN.encode()  # as string tables have it
+# As string tables have them.
+MCOUNT_NAMES = tuple([name.encode() for name in KNOWN_NAMES if name != RETURN])
+RETURN_NAME = RETURN.encode()
 
 
 def mcount_names(extra_names: "Sequence[str]" = ()) -> list[bytes]:
     """List the names of mcount as string tables have them, the given further ones last."""
-    return [name.encode("utf-8", "surrogateescape") for name in (*MCOUNT_NAMES, *extra_names)]
+    return [*MCOUNT_NAMES, *[name.encode("utf-8", "surrogateescape") for name in extra_names]]
 
 
 # One instruction each, so that no instruction pointer can ever rest inside the site.

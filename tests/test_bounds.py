@@ -19,7 +19,7 @@ from tests.support.elf_builder import STT_FUNC, X86_64, Symbol, build
 from tests.support.objects import caller, text
 
 MIB = 1 << 20
-# Times the size of the file, and so much more; as recordmcount.budget has it.
+# Times the size of the file, and so much more; as recordmcount.elf.object has it.
 TIMES = 10
 MORE_MEMORY, MORE_WORDS = 64 * MIB, 1 << 16
 # Seconds of processor time: these files take less than one, and what is quadratic takes minutes.

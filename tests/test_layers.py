@@ -18,7 +18,6 @@ LAYERS = {
         ["__init__", "errors", "x86", "columns", "packages"],
         [
             "asked",
-            "budget",
             "x86_functions",
             "x86_length",
             "x86_linked",

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
-from recordmcount.budget import Budget
 from recordmcount.errors import Error, reason
 
 from . import archive, filetype
-from .object import Object
+from .object import Budget, Object
 from .open import open_file, reader
 from .unpack import unpacked
 

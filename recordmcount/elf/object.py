@@ -13,8 +13,7 @@ from _struct import Struct, unpack
 from itertools import pairwise
 from sys import byteorder
 
-from recordmcount.budget import READINGS, Budget
-from recordmcount.columns import Relocations, pick, positions
+from recordmcount.columns import Relocations, pick, positions, shifted
 from recordmcount.errors import FormatError, UnrecognizedError
 from recordmcount.x86 import EM_386, EM_X86_64
 
@@ -58,6 +57,7 @@ SH_LINK: "Final" = 6
 SH_INFO: "Final" = 7
 SH_ADDRALIGN: "Final" = 8
 SH_ENTSIZE: "Final" = 9
+TYPE_AT: "Final" = 4  # offset of sh_type in a section header, in bytes
 # and of a symbol as `Object.raw_symbol` gives it.
 ST_NAME: "Final" = 0
 ST_VALUE: "Final" = 1
@@ -119,8 +119,12 @@ STT_GNU_IFUNC: "Final" = 10
 CHUNK = 16384
 # String tables are searched in pieces of this many bytes.
 STRINGS = 1 << 19
-# From this many things to search for in a table, one pass over it is cheaper than a search each.
-MANY = 16
+# How many times a file's size may be read from it; recording a sound object takes less than four.
+READINGS = 8
+# How many times its size may be told of it, in characters, and what may be told of any file.
+TELLINGS, LEAST = 10, 1 << 16
+# Characters of a row about one site but for its names, and those that one may be spelled by.
+ROW, LONGEST_SPELLING = 170, 6
 # How objects of gcc -flto become one that has its code for good.
 JOIN_LTO = "join the objects with gcc -flto -flinker-output=nolto-rel -r"
 
@@ -211,6 +215,37 @@ class Extent:
 
     def __str__(self) -> str:
         return self.what or f"section {self.section}"
+
+
+class Budget:
+    """What a file may cost, in proportion to its size: what is read of it, and what is told of it.
+
+    A sound file needs far less. A hostile one has sections that overlap, or one long name that is
+    told again and again. Whoever repeats what a file says pays here first. The file `path` has
+    `size` bytes; members of an archive share the archive's budget.
+    """
+
+    __slots__ = ("_path", "_reading", "_telling")
+
+    def __init__(self, path: str, size: int) -> None:
+        self._path = path
+        self._reading = READINGS * size
+        self._telling = TELLINGS * size + LEAST
+
+    def reads(self, size: int) -> bool:
+        """Count bytes that are to be read; False if those are too many."""
+        self._reading -= size
+        return self._reading >= 0
+
+    def tell(self, *texts: str, more: int = 0) -> None:
+        """Count what is to be told: texts, and `more` characters. Raises FormatError."""
+        whole = "".join(texts)  # nearly always plain, and then one look is enough
+        is_plain = whole.isascii() and whole.isprintable()
+        self._telling -= more + (len(whole) if is_plain else sum(map(_spelled, texts)))
+        if self._telling < 0:
+            raise FormatError(
+                self._path, f"more than {TELLINGS} times its size would be told of it"
+            )
 
 
 class Object:
@@ -350,8 +385,11 @@ class Object:
         """Return section `index`; FormatError where there is none."""
         if not 0 <= index < len(self.headers):
             raise FormatError(self.path, f"there is no section {index}")
-        header = self.headers[index]
-        return Section(index, string_at(self._names, header[SH_NAME]), header)
+        return Section(index, self.section_name(index), self.headers[index])
+
+    def section_name(self, index: int) -> str:
+        """Return the name of a section that there is."""
+        return string_at(self._names, self.headers[index][SH_NAME])
 
     def named(self, name: bytes) -> list[int]:
         """Return the indices of all sections of exactly this name."""
@@ -362,7 +400,10 @@ class Object:
 
     def of_type(self, *types: int) -> list[int]:
         """Return the indices of all sections of these types, in file order."""
-        return [index for index, header in enumerate(self.headers) if header[SH_TYPE] in types]
+        # The lowest byte of each sh_type tells them from most others.
+        lowest = self.header_table[TYPE_AT :: self.layout.shdr.size]
+        likely = positions(lowest, {each & 0xFF for each in types})
+        return [index for index in likely if self.headers[index][SH_TYPE] in types]
 
     def content(self, index: int) -> bytes:
         """Return the bytes of section `index` (none for SHT_NOBITS)."""
@@ -692,31 +733,23 @@ class Object:
         Without `pieces`, those in all of it.
         """
         layout = self.layout
-        low_bytes = (
-            {symbol & 0xFF for symbol in symbols} if len(symbols) <= MANY else set(range(256))
-        )
+        low_bytes = {symbol & 0xFF for symbol in symbols}
         entry, offset, size = self._relocation_section(index)
         width = entry.size // layout.word
         step = CHUNK * entry.size
         for start in range(0, size, step) if pieces is None else [step * each for each in pieces]:
             piece = self.read(offset + start, min(step, size - start), "a relocation section")
-            # The column of the symbols' lowest bytes, searched by memchr, gives the candidates.
-            first = start // entry.size
-            column = piece[layout.info_symbol :: entry.size]
-            numbers = (
-                positions(column, low_bytes, first)
-                if len(low_bytes) < len(column)
-                else list(range(first, first + len(column)))
-            )
+            # The column of the symbols' lowest bytes gives the candidates.
+            numbers = positions(piece[layout.info_symbol :: entry.size], low_bytes)
             if not numbers:
                 continue
             words = layout.words(piece)
-            places = [(number - first) * width for number in numbers]
+            first = start // entry.size
             found = Relocations(
-                numbers,
-                pick(words, places),
-                pick(words[1:], places),
-                pick(words[2:], places) if width == 3 else None,
+                shifted(numbers, -first),
+                _picked(words[::width], numbers),
+                _picked(words[1::width], numbers),
+                _picked(words[2::width], numbers) if width == 3 else None,
             )
             found = found.having(
                 {info for info in found.distinct if layout.symbol_of(info) in symbols}
@@ -779,6 +812,12 @@ class Object:
         return entry, offset, size
 
 
+def _picked(words: "Sequence[int]", places: "Sequence[int]") -> "Sequence[int]":
+    """Pick words, as a column that may go to another process: a view of bytes may not."""
+    found = pick(words, places)
+    return found.tolist() if isinstance(found, memoryview) else found
+
+
 def unrecognized(path: str, ident: bytes, what: str, advice: str = "") -> UnrecognizedError:
     """Make the error for a file that begins so. The kernel's tool looks at the encoding first."""
     encoding = ident[5] if len(ident) > 5 else 0
@@ -786,6 +825,11 @@ def unrecognized(path: str, ident: bytes, what: str, advice: str = "") -> Unreco
         return UnrecognizedError(path, what, f"unrecognized ET_REL file {path}", advice)
     compatible = f"unrecognized ELF data encoding {encoding}: {path}"
     return UnrecognizedError(path, what, compatible, advice)
+
+
+def _spelled(text: str) -> int:
+    """Tell how long a text is at most when it is spelled."""
+    return len(text) if text.isascii() and text.isprintable() else LONGEST_SPELLING * len(text)
 
 
 def in_place(content: bytes, field: int) -> int:

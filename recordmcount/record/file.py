@@ -3,7 +3,6 @@
 import posix
 
 from recordmcount import commit, mcount_loc
-from recordmcount.budget import Budget
 from recordmcount.elf import object as elf
 from recordmcount.elf.open import open_file, reader
 from recordmcount.errors import Error, FormatError, RecordError, UnrecognizedError, location, reason
@@ -129,7 +128,7 @@ def _record_archive(
             raise FormatError(path, "a thin archive has no objects in it: -o is not for it")
         return archive.files(path, status.st_size, reader(fd))
     objects: list[str] = []
-    budget = Budget(path, status.st_size)
+    budget = elf.Budget(path, status.st_size)
 
     def change(name: str, member: "Member") -> "Change | None":
         member_path = f"{path}({name})"

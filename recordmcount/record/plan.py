@@ -115,18 +115,18 @@ class Wanted:
         return [*self._lost.values()]
 
     def __contains__(self, section: int) -> bool:
-        text = self._obj.section(section)
-        if not text.flags & elf.SHF_ALLOC:
+        if not self._obj.headers[section][elf.SH_FLAGS] & elf.SHF_ALLOC:
             return False  # never loaded: an entry would name somebody else's memory
-        if self._all or text.name.startswith(_TEXT) or text.name in _TRACED_SECTIONS:
+        name = self._obj.section_name(section)
+        if self._all or name.startswith(_TEXT) or name in _TRACED_SECTIONS:
             return True
         from . import kernel_objects  # rarely needed
 
         if self._of_kernel is None:
             self._of_kernel = kernel_objects.is_of_kernel(self._obj)
-        if self._of_kernel or not kernel_objects.is_named_as_there(text.name):
+        if self._of_kernel or not kernel_objects.is_named_as_there(name):
             return not self._of_kernel
-        self._lost[section] = text.name
+        self._lost[section] = name
         return False
 
 
@@ -234,7 +234,7 @@ def base_symbols(obj: "Object", sections: set[int]) -> dict[int, tuple[int, int]
             break  # all local symbols stand before the others
         if shndx not in wanted or info & 0xF == elf.STT_GNU_IFUNC:
             continue
-        if value <= min(obj.section(shndx).size, obj.size):
+        if value <= min(obj.headers[shndx][elf.SH_SIZE], obj.size):
             bases[shndx] = (index, value)
             wanted.remove(shndx)
     return bases

@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from recordmcount.elf.object import Object
 
+# From this many symbols that move, it is found out first which of them a section names.
+MANY = 16
 # Linked to the symbol table without symbol indices of their own inside.
 _INDIFFERENT = (elf.SHT_LLVM_CALL_GRAPH_PROFILE,)
 
@@ -139,7 +141,7 @@ def _relocations(obj: "Object", index: int, result: Renumbering) -> bytearray | 
     if highest >= result.count:
         raise FormatError(obj.path, f"there is no symbol {highest}")
     moved = result.displaced
-    if len(moved) > elf.MANY:  # then few of them are named in one section
+    if len(moved) > MANY:  # then few of them are named in one section
         moved = moved.intersection(obj.symbols_of_relocations(index))
     if not moved:
         return None

@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import partial
 
 from recordmcount import x86
-from recordmcount.budget import ROW
 from recordmcount.elf import filetype
+from recordmcount.elf.object import ROW
 from recordmcount.sites.evidence import RELOCATION, TABLE
 
 from .names import demangle
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Literal
 
-    from recordmcount.budget import Budget
-    from recordmcount.elf.object import Object
+    from recordmcount.elf.object import Budget, Object
     from recordmcount.sites.site import Site, SiteTable
 
     from .asked import Asked

@@ -10,7 +10,7 @@ from _operator import itemgetter
 from _struct import pack, unpack
 
 from recordmcount import x86
-from recordmcount.columns import is_ascending
+from recordmcount.columns import shifted
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
 
@@ -40,12 +40,8 @@ if TYPE_CHECKING:
 UNPROVEN = "a call, or a part of another instruction"
 CHANGED = "a call behind a prefix that changes it"
 
-# All bytes but those that may be a call's prefixes.
-_NO_PREFIXES = {
-    machine: bytes(range(256)).translate(None, bytes(prefixes))
-    for machine, prefixes in x86.MAY_BE_PREFIXES.items()
-}
-# A piece of code up to this size is read for one piece of relocations; beyond it, all of it.
+# A section up to this size is read as a whole, and of a larger one a piece up to this size for one
+# piece of relocations; where these lie further apart, all of it.
 WINDOW = 1 << 20
 # Below this many bytes of relocations, one process is done before others would have started.
 WORTH_FORKING = 4 << 20
@@ -158,7 +154,8 @@ def find(
     is_large = sum(obj.headers[index][elf.SH_SIZE] for index, _ in pairs) >= WORTH_FORKING
     answers = _in_parallel if is_large and processes != 1 else _one_by_one
     for (search, part), answer in answers(_searches(obj, named, all_off=all_off), pairs, processes):
-        _add(found, part, answer, are_returns=search.are_returns)
+        if answer is not None:
+            _add(found, part, answer, are_returns=search.are_returns)
     _check_unique(obj, found)
     return found
 
@@ -173,7 +170,7 @@ def _searches(obj: "Object", named: "Mapping[int, bytes]", *, all_off: bool) -> 
 
 def _one_by_one(
     searches: "list[_Search]", pairs: list[tuple[int, int]], _: int
-) -> "Iterator[tuple[Work, Answer]]":
+) -> "Iterator[tuple[Work, Answer | None]]":
     for search in searches:
         for part in _parts(search.obj, pairs, 1):
             yield (search, part), search.part(part)
@@ -181,13 +178,13 @@ def _one_by_one(
 
 def _in_parallel(
     searches: "list[_Search]", pairs: list[tuple[int, int]], processes: int
-) -> "Iterator[tuple[Work, Answer]]":
+) -> "Iterator[tuple[Work, Answer | None]]":
     from recordmcount import jobs  # of many objects hardly one is so large
 
     processes = processes or jobs.available()
     work = [(search, part) for search in searches for part in _parts(search.obj, pairs, processes)]
 
-    def one(number: int) -> "Answer":
+    def one(number: int) -> "Answer | None":
         search, part = work[number]
         return search.part(part)
 
@@ -202,7 +199,7 @@ def _check_unique(obj: "Object", found: Found) -> None:
         starts[part.section] = part.starts if known is None else known + part.starts
     doubled = len({place[:2] for place in found.unsupported}) != len(found.unsupported)
     for all_starts in starts.values():
-        doubled |= not is_ascending(all_starts) and len(set(all_starts)) != len(all_starts)
+        doubled |= len(set(all_starts)) != len(all_starts)
     if doubled:
         raise FormatError(obj.path, "two relocations for one call")
 
@@ -227,8 +224,9 @@ def _add(found: Found, part: "Part", answer: "Answer", *, are_returns: bool) -> 
 
 
 def _range(values: "Sequence[int]") -> tuple[int, int]:
-    """Return (least, greatest)."""
-    return (values[0], values[-1]) if is_ascending(values) else (min(values), max(values))
+    """Return (least, greatest); of what ascends already, as it nearly always does, fastest so."""
+    ordered = sorted(values)
+    return ordered[0], ordered[-1]
 
 
 def _parts(obj: "Object", pairs: list[tuple[int, int]], processes: int) -> "list[Part]":
@@ -244,6 +242,12 @@ def _parts(obj: "Object", pairs: list[tuple[int, int]], processes: int) -> "list
     return parts
 
 
+def _bytes_at(text: bytes, places: "Sequence[int]") -> tuple[int, ...]:
+    """Give the bytes at these places; of one alone itemgetter would make no tuple."""
+    found: tuple[int, ...] = itemgetter(*places, places[0])(text)
+    return found[:-1]
+
+
 def text_relocations(obj: "Object") -> list[tuple[int, int]]:
     """Return (relocation section, text section) pairs, in file order."""
     headers, symtab = obj.headers, obj.symtab
@@ -254,8 +258,8 @@ def text_relocations(obj: "Object") -> list[tuple[int, int]]:
         target = header[elf.SH_INFO]
         if target >= len(headers):
             raise FormatError(obj.path, f"relocation section {index} is for no section")
-        text_type, text_flags = headers[target][elf.SH_TYPE], headers[target][elf.SH_FLAGS]
-        if text_type != elf.SHT_PROGBITS or not text_flags & elf.SHF_EXECINSTR:
+        text = headers[target]
+        if not text[elf.SH_FLAGS] & elf.SHF_EXECINSTR or text[elf.SH_TYPE] != elf.SHT_PROGBITS:
             continue
         obj.require_plain(target)
         if header[elf.SH_TYPE] == elf.SHT_CREL:
@@ -285,53 +289,46 @@ class _Search:
         self.are_returns = are_returns
         self.sought = symbols | {0} if all_off else symbols
         self.plain, types = x86.PLAIN_CALL[obj.machine]
-        self.plain_infos = {obj.layout.info(symbol, each) for symbol in symbols for each in types}
-        proving = x86.PROVING_TYPES[obj.machine] & types
-        self.proving_infos = {
-            obj.layout.info(symbol, each) for symbol in symbols for each in proving
+        # By r_info, what is the type of a relocation; none of a call is greater than 255.
+        self.plain_types = {
+            obj.layout.info(symbol, each): each for symbol in symbols for each in types
         }
+        proving = x86.PROVING_TYPES[obj.machine]
+        self.proving_infos = {info for info, each in self.plain_types.items() if each in proving}
         self.idle = x86.IDLE_PREFIXES[obj.machine]
         self._opcodes: Opcodes | None = None
 
-    def part(self, part: "Part") -> "Answer":
-        """Tell what is in one part, in values that can go from process to process."""
+    def part(self, part: "Part") -> "Answer | None":
+        """Tell what is in one part, in values that can go to another process; None: nothing."""
         relocations, target, pieces = part
-        seen = _Seen()
-        code: _Code | None = None
+        seen: _Seen | None = None
         for piece in self.obj.relocations_naming(relocations, self.sought, pieces):
-            code = code or _Code(self.obj, target)
-            off = {info for info in piece.distinct if self.is_off(info)}
-            if off:
-                gone = piece.having(off)
-                if any(off):
-                    code.require(*_range(gone.having(off - {0}).offsets))
-                if 0 in off:  # what names no symbol may be anybody's, and stand anywhere
-                    gone = gone.chosen([0 <= offset < code.size for offset in gone.offsets])
-                columns = gone.numbers, gone.offsets, gone.infos, gone.addends
-                seen.turned_off.append((relocations, target, *columns))
-            if off or 0 in self.sought:
-                piece = piece.having({info for info in piece.distinct - off if self.names(info)})
-            plain = self.plain_calls(code, piece)
+            seen = seen or _Seen(_Code(self.obj, target))
+            if not self.plain_types.keys() >= piece.distinct:
+                piece = self.without_off(part, piece, seen)
+            plain = self.plain_calls(seen.code, piece)
             if plain is not None:
-                seen.add_plain(plain, piece.numbers, self.plain.number, self.types(piece.infos))
+                types = bytes(map(self.plain_types.__getitem__, piece.infos))
+                seen.add_plain(plain, piece.numbers, self.plain.number, types)
             elif piece.numbers:
-                self.decode_each(code, piece, seen)
-        return seen.answer()
+                self.decode_each(seen.code, piece, seen)
+        return seen.answer() if seen else None
 
-    def is_off(self, info: int) -> bool:
-        """Tell whether a relocation with this r_info is R_*_NONE."""
-        return self.obj.layout.type_of(info) == x86.RELOCATION_NONE
-
-    def names(self, info: int) -> bool:
-        """Tell whether a relocation with this r_info names a symbol."""
-        return self.obj.layout.symbol_of(info) != 0
-
-    def types(self, infos: "Sequence[int]") -> bytes:
-        """Give the relocations' types; none of a call is greater than 255."""
-        known = {info: self.obj.layout.type_of(info) for info in set(infos)}
-        if len(known) == 1:
-            return bytes(known.values()) * len(infos)
-        return bytes(map(known.__getitem__, infos))
+    def without_off(self, part: "Part", piece: "Relocations", seen: "_Seen") -> "Relocations":
+        """Put aside the relocations of calls that are off, R_*_NONE; return what is left."""
+        code, layout = seen.code, self.obj.layout
+        off = {info for info in piece.distinct if layout.type_of(info) == x86.RELOCATION_NONE}
+        if off:
+            gone = piece.having(off)
+            if any(off):
+                code.require(*_range(gone.having(off - {0}).offsets))
+            if 0 in off:  # what names no symbol may be anybody's, and stand anywhere
+                gone = gone.chosen([0 <= offset < code.size for offset in gone.offsets])
+            columns = gone.numbers, gone.offsets, gone.infos, gone.addends
+            seen.turned_off.append((*part[:2], *columns))
+        if off or 0 in self.sought:
+            return piece.having({info for info in piece.distinct - off if layout.symbol_of(info)})
+        return piece
 
     def plain_calls(self, code: "_Code", piece: "Relocations") -> list[int] | None:
         """Return section offsets of the instructions if all are plain 5-byte calls, else None.
@@ -339,7 +336,7 @@ class _Search:
         This is the bulk path: whole columns are compared, and nothing is decided site by site.
         """
         form, fields = self.plain, piece.offsets
-        if not fields or not self.plain_infos.issuperset(piece.distinct):
+        if not fields or not self.plain_types.keys() >= piece.distinct:
             return None
         if piece.addends is None or set(piece.addends) != {form.addend}:
             return None
@@ -348,15 +345,12 @@ class _Search:
             return None
         base, text = code.around(low, high)
         starts = [field - 1 for field in fields]
-        places = [start - base for start in starts]
-        # Of one place alone itemgetter makes no tuple.
-        if set(itemgetter(*places, places[0])(text)) != set(form.prefix):
+        if set(_bytes_at(text, shifted(fields, base + 1))) != set(form.prefix):
             return None
         doubtful: Sequence[int] = starts
         if self.proving_infos.issuperset(piece.distinct):
-            places = [place - 1 for place in places]
-            before = bytes(itemgetter(*places, places[0])(text)[:-1])
-            if not before.translate(None, _NO_PREFIXES[self.obj.machine]):
+            before = _bytes_at(text, shifted(starts, base + 1))
+            if x86.MAY_BE_PREFIXES[self.obj.machine].isdisjoint(before):
                 return starts
             doubtful = self.behind_prefixes(starts, before)
         judged, left = self.judge(code, doubtful)
@@ -366,8 +360,7 @@ class _Search:
     def behind_prefixes(self, starts: "Sequence[int]", before: "Sequence[int]") -> list[int]:
         """Choose those of `starts` before which there may be a prefix, by the byte before."""
         prefixes = x86.MAY_BE_PREFIXES[self.obj.machine]
-        pairs = zip(starts, before, strict=True)
-        return [start for start, byte in pairs if byte in prefixes]
+        return [start for start, byte in zip(starts, before, strict=True) if byte in prefixes]
 
     def judge(
         self, code: "_Code", opcodes: "Sequence[int]"
@@ -436,13 +429,15 @@ class _Search:
 
 
 class _Seen:
-    """What was seen of a part so far; the columns are those of SectionSites and Found."""
+    """What was seen of a part so far, in `code`; columns are those of SectionSites and Found."""
 
     __slots__ = (
-        "starts", "entries", "forms", "types", "idle", "references", "unsupported", "turned_off",
+        "code", "starts", "entries", "forms", "types", "idle", "references", "unsupported",
+        "turned_off",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, code: "_Code") -> None:
+        self.code = code
         self.starts: list[int] = []
         self.entries: list[int] = []
         self.forms = bytearray()
@@ -515,7 +510,8 @@ class _Code:
         first = max(0, low - self.MARGIN)
         last = min(self.size, high + self.MARGIN)
         if first <= self._base or last > self._base + len(self._text):
-            if last - first > WINDOW:
+            # Of code that is read from its beginning, offsets are the places in what was read.
+            if self.size <= WINDOW or last - first > WINDOW:
                 first, last = 0, self.size
             text = self._obj.read(self._offset + first, last - first, "a text section")
             self._base, self._text = (first, text) if first else (-1, b"\0" + text)

@@ -18,7 +18,7 @@ from itertools import accumulate, chain, compress, count
 from typing import Literal, NamedTuple
 
 from recordmcount import mcount_loc, x86
-from recordmcount.columns import having, pick
+from recordmcount.columns import having, pick, shifted
 from recordmcount.console import printable
 from recordmcount.elf import object as elf
 from recordmcount.elf.object import Object
@@ -186,11 +186,11 @@ class RelocatableSites:
         """Group the sites of ascending `numbers`."""
         for part, first, end in zip(self.parts, self.firsts, self.firsts[1:], strict=False):
             own = numbers[bisect_left(numbers, first) : bisect_left(numbers, end)]
-            ways = bytes(pick(part.column.ways, _shifted(own, first)))
+            ways = bytes(pick(part.column.ways, shifted(own, first)))
             for way in set(ways):
                 alike = pick(own, having(ways, way))
                 for group in [alike] if way else [[number] for number in alike]:
-                    known, places = self.finding(group[0]).relocation, _shifted(group, first)
+                    known, places = self.finding(group[0]).relocation, shifted(group, first)
                     starts, entries = part.column.starts, part.column.entries
                     yield Group(
                         part.section, known, group, pick(starts, places), pick(entries, places)
@@ -358,13 +358,6 @@ class _Content:
             else:
                 recorded = bytes(map(set(offsets).__contains__, column.starts))
             yield Part(section, column, recorded)
-
-
-def _shifted(numbers: Sequence[int], by: int) -> Sequence[int]:
-    """Return the numbers, each less `by`."""
-    if isinstance(numbers, range):
-        return range(numbers.start - by, numbers.stop - by)
-    return [number - by for number in numbers]
 
 
 def _merged(column: Column, unusual: dict[int, int]) -> Column:

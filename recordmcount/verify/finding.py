@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from recordmcount import x86
-from recordmcount.budget import ROW
+from recordmcount.elf.object import ROW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
