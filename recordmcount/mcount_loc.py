@@ -15,11 +15,9 @@ from . import x86
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Literal
 
     from .elf.object import Object
 
-    Code = Literal["q", "I"]  # of a word, for `struct` and `memoryview`
 NAME = b"__mcount_loc"
 # The table of calls of `__return__`, which is alike: gcc -mrecord-return names it so.
 RETURNS = b"__return_loc"
@@ -45,24 +43,20 @@ def encode(obj: "Object", runs: list[tuple[int, list[int]]]) -> tuple[bytes, byt
     layout, relocation_type, rela = obj.layout, word_relocation(obj), uses_rela(obj)
     words: list[bytes] = []
     relocations: list[bytes] = []
-    code: Code = "q" if layout.is_64 else "I"
+    code = "q" if layout.is_64 else "I"
     at = 0
     for symbols, values in _blocks(runs):
         count = len(values)
         if not layout.is_64:  # negative values too must fit an unsigned format
             values = [value & 0xFFFFFFFF for value in values]
         end = at + count * layout.word
-        offsets = pack(f"<{count}{code}", *range(at, end, layout.word))
-        packed = pack(f"<{count}{code}", *values)
-        infos = b"".join(
-            [
-                layout.info(symbol, relocation_type).to_bytes(layout.word, "little") * number
-                for symbol, number in symbols
-            ]
-        )
-        columns = (offsets, infos, packed) if rela else (offsets, infos)
-        relocations.append(_interleave(code, columns))
-        words.append(bytes(end - at) if rela else packed)
+        infos: list[int] = []
+        for symbol, number in symbols:
+            info = layout.info(symbol, relocation_type)
+            infos += [info - (info >> 63 << 64)] * number  # signed, as what is packed with it
+        columns = (range(at, end, layout.word), infos, values)
+        relocations.append(_interleave(code, columns if rela else columns[:2]))
+        words.append(bytes(end - at) if rela else pack(f"<{count}{code}", *values))
         at = end
     return b"".join(words), b"".join(relocations)
 
@@ -85,9 +79,9 @@ def _blocks(
         yield symbols, values
 
 
-def _interleave(code: "Code", columns: "Sequence[bytes]") -> bytes:
-    """Return rows of words from packed columns of words; `code` tells their size to `struct`."""
-    rows = memoryview(bytearray(len(columns) * len(columns[0]))).cast(code)
+def _interleave(code: str, columns: "Sequence[Sequence[int]]") -> bytes:
+    """Pack columns of words row by row; `code` tells the size of a word to `struct`."""
+    rows = [0] * (len(columns) * len(columns[0]))
     for i, column in enumerate(columns):
-        rows[i :: len(columns)] = memoryview(column).cast(code)
-    return rows.tobytes()
+        rows[i :: len(columns)] = column
+    return pack(f"<{len(rows)}{code}", *rows)

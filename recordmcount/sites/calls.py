@@ -308,8 +308,7 @@ class _Search:
                 piece = self.without_off(part, piece, seen)
             plain = self.plain_calls(seen.code, piece)
             if plain is not None:
-                types = bytes(map(self.plain_types.__getitem__, piece.infos))
-                seen.add_plain(plain, piece.numbers, self.plain.number, types)
+                seen.add_plain(plain, piece.numbers, self.plain.number, self.types(piece))
             elif piece.numbers:
                 self.decode_each(seen.code, piece, seen)
         return seen.answer() if seen else None
@@ -329,6 +328,13 @@ class _Search:
         if off or 0 in self.sought:
             return piece.having({info for info in piece.distinct - off if layout.symbol_of(info)})
         return piece
+
+    def types(self, piece: "Relocations") -> bytes:
+        """Give the types of the relocations of plain calls, of which nearly all have the same."""
+        known = self.plain_types
+        if len(piece.distinct) == 1:
+            return bytes((known[piece.infos[0]],)) * len(piece.infos)
+        return bytes(map(known.__getitem__, piece.infos))
 
     def plain_calls(self, code: "_Code", piece: "Relocations") -> list[int] | None:
         """Return section offsets of the instructions if all are plain 5-byte calls, else None.
@@ -350,7 +356,7 @@ class _Search:
         doubtful: Sequence[int] = starts
         if self.proving_infos.issuperset(piece.distinct):
             before = _bytes_at(text, shifted(starts, base + 1))
-            if x86.MAY_BE_PREFIXES[self.obj.machine].isdisjoint(before):
+            if x86.MAY_BE_PREFIXES[self.obj.machine].isdisjoint(set(before)):
                 return starts
             doubtful = self.behind_prefixes(starts, before)
         judged, left = self.judge(code, doubtful)
