@@ -9,7 +9,7 @@ from itertools import accumulate, compress, islice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from collections.abc import Set as AbstractSet
     from typing import TypeVar
 
@@ -30,6 +30,15 @@ def pick(values: "Sequence[Value]", places: "Sequence[int]") -> "Sequence[Value]
         return [values[place] for place in places]
     picked: tuple[Value, ...] = itemgetter(*places)(values)
     return picked
+
+
+def picked(
+    columns: "Iterable[Sequence[Value]]", places: "Sequence[int]"
+) -> "list[Sequence[Value]]":
+    """Pick the values at these places from each column; always copies, and never views."""
+    if len(places) < 2:  # of one place alone itemgetter makes no tuple
+        return [[column[place] for place in places] for column in columns]
+    return [*map(itemgetter(*places), columns)]
 
 
 def is_ascending(values: "Sequence[int]") -> bool:
@@ -57,7 +66,9 @@ def positions(column: bytes, values: "AbstractSet[int]") -> list[int]:
     lines = column.translate(ends).splitlines(keepends=True)
     if lines and lines[-1][-1] != LINE_FEED:
         lines.pop()
-    return list(islice(accumulate(map(len, lines), initial=-1), 1, None))
+    if not lines:
+        return []
+    return list(accumulate(map(len, lines), initial=-1))[1:]
 
 
 def having(column: bytes, value: int) -> "Sequence[int]":

@@ -13,7 +13,7 @@ from _struct import Struct, unpack
 from itertools import pairwise
 from sys import byteorder
 
-from recordmcount.columns import Relocations, pick, positions, shifted
+from recordmcount.columns import Relocations, pick, picked, positions, shifted
 from recordmcount.errors import FormatError, UnrecognizedError
 from recordmcount.x86 import EM_386, EM_X86_64
 
@@ -744,13 +744,10 @@ class Object:
             if not numbers:
                 continue
             words = layout.words(piece)
+            columns = picked([words[at::width] for at in range(width)], numbers)
+            addends = columns[2] if width == 3 else None
             first = start // entry.size
-            found = Relocations(
-                shifted(numbers, -first),
-                _picked(words[::width], numbers),
-                _picked(words[1::width], numbers),
-                _picked(words[2::width], numbers) if width == 3 else None,
-            )
+            found = Relocations(shifted(numbers, -first), columns[0], columns[1], addends)
             found = found.having(
                 {info for info in found.distinct if layout.symbol_of(info) in symbols}
             )
@@ -810,12 +807,6 @@ class Object:
         if header[SH_FLAGS] & SHF_COMPRESSED:
             self.require_plain(index)
         return entry, offset, size
-
-
-def _picked(words: "Sequence[int]", places: "Sequence[int]") -> "Sequence[int]":
-    """Pick words, as a column that may go to another process: a view of bytes may not."""
-    found = pick(words, places)
-    return found.tolist() if isinstance(found, memoryview) else found
 
 
 def unrecognized(path: str, ident: bytes, what: str, advice: str = "") -> UnrecognizedError:
