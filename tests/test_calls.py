@@ -386,6 +386,14 @@ def test_a_section_may_have_two_relocation_sections(target: Target) -> None:
     assert places_of(contents) == [(1, 0), (1, 6)]
 
 
+@TARGETS
+def test_of_a_section_only_that_has_to_be_in_the_file_which_has_calls(target: Target) -> None:
+    built = build(target, [text(".text", 2, "mcount")], [Symbol("mcount")])
+    for size in (len(built.data), calls.WINDOW, calls.WINDOW + 1):
+        contents = built.patch("sections[.text].sh_size", size)
+        assert places_of(contents) == places_of(built)
+
+
 # --- e8 as a ModRM byte ---------------------------------------------------------------------------
 
 # imul $imm32,%eax,%ebp and sub $imm32,%eax: with a relocation, the bytes of a call from the second.

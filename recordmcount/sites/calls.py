@@ -481,7 +481,7 @@ class _Seen:
 class _Code:
     """A text section's bytes, read where relocations lie and not as a whole."""
 
-    __slots__ = ("_obj", "section", "_offset", "size", "_base", "_text")
+    __slots__ = ("_obj", "section", "_offset", "size", "_is_small", "_base", "_text")
 
     # The longest instruction pair of a call form reaches this far around its relocated field.
     MARGIN = 16
@@ -491,6 +491,8 @@ class _Code:
         self.section = section
         header = obj.headers[section]
         self._offset, self.size = header[elf.SH_OFFSET], header[elf.SH_SIZE]
+        # And all in the file: if not, what there is of it may do.
+        self._is_small = self.size <= WINDOW and self._offset + self.size <= obj.size
         self._base = 0
         self._text = b""
 
@@ -517,7 +519,7 @@ class _Code:
         last = min(self.size, high + self.MARGIN)
         if first <= self._base or last > self._base + len(self._text):
             # Of code that is read from its beginning, offsets are the places in what was read.
-            if self.size <= WINDOW or last - first > WINDOW:
+            if self._is_small or last - first > WINDOW:
                 first, last = 0, self.size
             text = self._obj.read(self._offset + first, last - first, "a text section")
             self._base, self._text = (first, text) if first else (-1, b"\0" + text)
