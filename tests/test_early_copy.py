@@ -8,6 +8,8 @@ import os
 import posix
 import signal
 import stat
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from patcher.memory import early_copy
 from patcher.memory.early_copy import LEAST
 from patcher.memory.elffile import ElfFile
 from recordmcount import replacement
-from recordmcount.commit import write_at
+from recordmcount.commit import SignalsHeld, write_at
 from tests.support.acls import ACCESS, DEFAULT, granting
 from tests.support.command import RECORDMCOUNT, ROOT, call
 from tests.support.images import build
@@ -223,6 +225,15 @@ def no_unnamed_files(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(posix, "open", opened)
 
 
+def no_way_to_ask_for_them(patch: pytest.MonkeyPatch) -> None:
+    """Python was built with an old C library, as uv's was for years."""
+    patch.delattr(posix, "O_TMPFILE")
+
+
+def no_call_that_copies(patch: pytest.MonkeyPatch) -> None:
+    patch.delattr(posix, "copy_file_range")
+
+
 def no_thread(patch: pytest.MonkeyPatch) -> None:
     def start(*_: Any) -> int:
         raise RuntimeError("can't start new thread")
@@ -264,8 +275,8 @@ def another_mode(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "obstacle",
     [
-        no_unnamed_files, no_thread, no_room, an_end_that_comes_early, no_names_for_what_is_open,
-        another_mode,
+        no_unnamed_files, no_way_to_ask_for_them, no_call_that_copies, no_thread, no_room,
+        an_end_that_comes_early, no_names_for_what_is_open, another_mode,
     ],
 )  # fmt: skip
 def test_where_there_is_no_copy_all_is_written_later(
@@ -273,10 +284,20 @@ def test_where_there_is_no_copy_all_is_written_later(
     made: list[bool], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     obstacle(monkeypatch)
+    before_it_is_filled(monkeypatch, lambda _: taking_room.extend(unnamed(program.parent)))
+    taking_room: list[str] = []
     out = program.with_name("out")
     assert nop("-o", out, program) == (0, "", "")
     assert (out.read_bytes(), made, names(program)) == (expected, [False], {"program", "out"})
     assert stat.S_IMODE(out.stat().st_mode) == 0o750 & ~umask()
+    assert not taking_room
+
+
+def unnamed(folder: Path) -> list[str]:
+    """Which files of a folder are open here that have no name."""
+    links = [Path("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd")]
+    files = [os.readlink(link) for link in links if link.is_symlink()]  # one was the listing's own
+    return [file for file in files if file.startswith(f"{folder}/#")]
 
 
 def umask() -> int:
@@ -340,6 +361,31 @@ def test_a_site_that_changed_after_the_plan_leaves_all_as_it_was(
     assert names(program) == {"program"}
 
 
+def test_a_signal_that_raises_leaves_no_thread_with_what_is_closed(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes when the thread has started, and who would close the copy has not got it yet."""
+    copy, begun, ended = posix.copy_file_range, threading.Event(), []
+
+    def slowly(*arguments: Any) -> int:
+        begun.set()
+        time.sleep(0.1)
+        ended.append(copy(*arguments))
+        return ended[-1]
+
+    class Interrupted(SignalsHeld):
+        def __exit__(self, *_: object) -> None:
+            super().__exit__(None, None, None)
+            begun.wait()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(posix, "copy_file_range", slowly)
+    monkeypatch.setattr(early_copy, "SignalsHeld", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        nop(program)
+    assert ended == [program.stat().st_size]
+
+
 @pytest.mark.slow
 def test_killed_at_any_call_it_leaves_the_old_file_or_the_new_one(
     program: Path, expected: bytes
@@ -347,6 +393,8 @@ def test_killed_at_any_call_it_leaves_the_old_file_or_the_new_one(
     """And nothing else but what has had a name already, which the next run removes."""
     old = program.read_bytes()
     command = [*PATCHER, "nop", "-q", "program"]
+    system_calls(command, program.parent)  # leaves compiled files behind: later runs are all alike
+    program.write_bytes(old)
     calls = system_calls(command, program.parent)
     assert program.read_bytes() == expected
     first = next(at for at, each in enumerate(calls) if "O_TMPFILE" in each.text)

@@ -16,6 +16,8 @@ from recordmcount.replacement import PRIVATE, is_link, mode_of_output
 
 LEAST = 1 << 20  # bytes: a smaller file is copied in the time that a thread takes
 AT_ONCE = 1 << 27  # bytes: who needs the copy no more waits for these
+# A Python that was built with an old C library lacks these, whatever it runs with.
+NEEDED = ("O_TMPFILE", "copy_file_range")
 
 
 def begin(
@@ -26,6 +28,8 @@ def begin(
     None where it cannot be, or would not be worth it.
     """
     if status.st_size < LEAST or has_holes(status) or is_link(path):
+        return None
+    if not all(hasattr(posix, each) for each in NEEDED):
         return None
     folder, slash, _ = path.rpartition("/")
     mode = mode_of_output(path, status) if is_output else PRIVATE
@@ -51,21 +55,21 @@ class EarlyCopy:
         self._running = allocate_lock()
         flags = posix.O_TMPFILE | posix.O_WRONLY | posix.O_CLOEXEC
         self._fd = posix.open(folder or ".", flags, mode)
-        self._running.acquire()
         try:
             with SignalsHeld():  # in the thread they stay so: all are for the main thread
-                start_new_thread(self._run, ())
-        except BaseException:
-            posix.close(self._fd)
+                self._start()
+        except BaseException:  # of a signal, too: then the thread has started, and uses them
+            self.close()
             raise
 
     def take(self, folder: str, mode: int) -> int:
         """Wait for the copy, and give its descriptor away; -1 if there is none of this place."""
         with self._running:
-            if self._fd < 0 or self._copied < self._size or self._place != (folder, mode):
-                return -1
-            fd, self._fd = self._fd, -1
-            return fd
+            if self._copied == self._size and self._place == (folder, mode):
+                fd, self._fd = self._fd, -1
+                return fd
+        self.close()  # what is written instead may need its room
+        return -1
 
     def close(self) -> None:
         """Let go of the copy, if nobody has taken it."""
@@ -74,6 +78,14 @@ class EarlyCopy:
             if self._fd >= 0:
                 posix.close(self._fd)
                 self._fd = -1
+
+    def _start(self) -> None:
+        self._running.acquire()
+        try:
+            start_new_thread(self._run, ())
+        except BaseException:
+            self._running.release()
+            raise
 
     def _run(self) -> None:
         try:
