@@ -100,6 +100,11 @@ def test_between_symbols_of_one_place_is_an_empty_table(tmp_path: Path) -> None:
         (0x404000, 0x404004, "__start_mcount_loc: no table of addresses is from 0x404000 to "),
         (0x7000_0000, 0x7000_0008, "what begins at __start_mcount_loc at address 0x70000000, "),
         (0x401000, 1 << 62, "what begins at __start_mcount_loc at address 0x401000, "),
+        (
+            0x401000,
+            0x8000_0000_0040_1008,
+            "what begins at __start_mcount_loc at address 0x401000, ",
+        ),
         (0x401000, 0x401008, "__mcount_loc: entry 0x"),  # code
     ],
 )

@@ -69,7 +69,8 @@ def _find(
             if vaddrs.start % obj.layout.word or vaddrs.stop % obj.layout.word:
                 what = f"no table of addresses is from {vaddrs.start:#x} to {vaddrs.stop:#x}"
                 raise FormatError(obj.path, what, start)
-            content = view.read(vaddrs.start, len(vaddrs), f"what begins at {start}")
+            size = vaddrs.stop - vaddrs.start  # `len` tells no size as large as a symbol may
+            content = view.read(vaddrs.start, size, f"what begins at {start}")
             tables.append(Table(start, vaddrs, content))
     return tables
 
