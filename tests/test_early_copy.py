@@ -126,10 +126,12 @@ def test_an_output_has_what_its_folder_gives_to_new_files(
     program: Path, made: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.setxattr(program.parent, DEFAULT, granting(6, others=4))
+    before = os.umask(0)
     early, late = (program.with_name(name) for name in ("early", "late"))
     assert nop("-o", early, program) == (0, "", "")
     monkeypatch.setattr(early_copy, "LEAST", 1 << 40)
     assert nop("-o", late, program) == (0, "", "")
+    os.umask(before)
     assert made == [True, False]
     assert early.stat().st_mode == late.stat().st_mode
     assert os.getxattr(early, ACCESS) == os.getxattr(late, ACCESS)
@@ -267,6 +269,25 @@ def no_names_for_what_is_open(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(posix, "link", link)
 
 
+def no_umask(patch: pytest.MonkeyPatch) -> None:
+    """Some kernels forget it."""
+    real = posix.open
+
+    def opened(path: str, flags: int, *rest: Any, **named: Any) -> int:
+        fd = real(path, flags, *rest, **named)
+        if flags & posix.O_TMPFILE == posix.O_TMPFILE:
+            posix.fchmod(fd, 0o777)
+        return fd
+
+    patch.setattr(posix, "open", opened)
+
+
+def another_folder(patch: pytest.MonkeyPatch) -> None:
+    """One with the same name, since the copy was begun."""
+    numbers = iter(range(10))
+    patch.setattr(early_copy, "_place", lambda *place: (*place, next(numbers)))
+
+
 def another_mode(patch: pytest.MonkeyPatch) -> None:
     """The output went, or came, since the copy was begun."""
     patch.setattr(early_copy, "mode_of_output", lambda *_: 0o640)
@@ -276,7 +297,7 @@ def another_mode(patch: pytest.MonkeyPatch) -> None:
     "obstacle",
     [
         no_unnamed_files, no_way_to_ask_for_them, no_call_that_copies, no_thread, no_room,
-        an_end_that_comes_early, no_names_for_what_is_open, another_mode,
+        an_end_that_comes_early, no_names_for_what_is_open, no_umask, another_folder, another_mode,
     ],
 )  # fmt: skip
 def test_where_there_is_no_copy_all_is_written_later(

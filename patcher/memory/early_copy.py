@@ -16,6 +16,7 @@ from recordmcount.replacement import PRIVATE, is_link, mode_of_output
 
 LEAST = 1 << 20  # bytes: a smaller file is copied in the time that a thread takes
 AT_ONCE = 1 << 27  # bytes: who needs the copy no more waits for these
+EOPNOTSUPP = 95  # errno (Linux)
 # A Python that was built with an old C library lacks these, whatever it runs with.
 NEEDED = ("O_TMPFILE", "copy_file_range")
 
@@ -49,13 +50,14 @@ class EarlyCopy:
     def __init__(self, source: int, size: int, folder: str, mode: int) -> None:
         self._source = source
         self._size = size
-        self._place = folder, mode
+        self._place = _place(folder, mode)
         self._copied = 0
         self._is_wanted = True
         self._running = allocate_lock()
         flags = posix.O_TMPFILE | posix.O_WRONLY | posix.O_CLOEXEC
         self._fd = posix.open(folder or ".", flags, mode)
         try:
+            _require_umask(self._fd)
             with SignalsHeld():  # in the thread they stay so: all are for the main thread
                 self._start()
         except BaseException:  # of a signal, too: then the thread has started, and uses them
@@ -65,7 +67,7 @@ class EarlyCopy:
     def take(self, folder: str, mode: int) -> int:
         """Wait for the copy, and give its descriptor away; -1 if there is none of this place."""
         with self._running:
-            if self._copied == self._size and self._place == (folder, mode):
+            if self._copied == self._size and self._place == _place(folder, mode):
                 fd, self._fd = self._fd, -1
                 return fd
         self.close()  # what is written instead may need its room
@@ -100,3 +102,21 @@ class EarlyCopy:
             pass
         finally:
             self._running.release()
+
+
+def _place(folder: str, mode: int) -> tuple[str, int, int, int]:
+    """Tell how a file in a folder is made: its default ACL, and its group, may be the folder's."""
+    status = posix.stat(folder or ".")
+    return folder, mode, status.st_dev, status.st_ino
+
+
+def _require_umask(fd: int) -> None:
+    """Raise OSError if a file was made with permissions that the umask takes away.
+
+    Where there are no ACLs, Linux before 6.0 does so with O_TMPFILE (fixed by ac6800e279a2); a
+    default ACL does so too, and rightly, but cannot be told from that.
+    """
+    umask = posix.umask(0o077)
+    posix.umask(umask)
+    if posix.fstat(fd).st_mode & umask:
+        raise OSError(EOPNOTSUPP, "made without the umask")
