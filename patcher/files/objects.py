@@ -7,22 +7,25 @@ was is kept as well (sites.turned_off). What would not come back bit for bit is 
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from _bisect import bisect_left
+from _operator import add
 from itertools import repeat
-from operator import add
 
 from patcher.modify import Batch
 from recordmcount.columns import is_ascending
 from recordmcount.elf import object as elf
-from recordmcount.elf.object import Object
-from recordmcount.sites.relocatable import Group, RelocatableSites
-from recordmcount.sites.site import Site
 from recordmcount.sites.state import State
-from recordmcount.sites.turned_off import Relocation
 
 from .overlaps import overlapped
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from recordmcount.elf.object import Object
+    from recordmcount.sites.relocatable import Group, RelocatableSites
+    from recordmcount.sites.site import Site
+    from recordmcount.sites.turned_off import Relocation
 
 UNKNOWN = "a NOP by another tool, which does not tell the relocation of its call"
 SHARED = "another relocation touches it"
@@ -34,6 +37,7 @@ class ObjectSwitch:
 
     def __init__(self, obj: Object, sites: RelocatableSites) -> None:
         self._obj = obj
+        self._overlapped: set[int] | None = None
         self.sites = sites.only_recorded()
 
     def site(self, number: int) -> Site:
@@ -85,10 +89,12 @@ class ObjectSwitch:
         offsets = [start + step * entry for entry in group.entries]
         changes.add(offsets, group.numbers, *self.sites.turned_relocation(first))
 
-    @cached_property
+    @property
     def _overlaps(self) -> set[int]:
         """The sites that another relocation touches."""
-        return overlapped(self._obj, self.sites)
+        if self._overlapped is None:
+            self._overlapped = overlapped(self._obj, self.sites)
+        return self._overlapped
 
     def _why_not(self, number: int, site: Site) -> str:
         """Tell why the site of this number cannot be switched back and forth; empty if it can."""

@@ -8,32 +8,35 @@ then, and any other section, is looked at one by one.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from _bisect import bisect_left
+from _operator import add, sub
 from itertools import compress
-from operator import add, sub
 
 from recordmcount import columns, x86
 from recordmcount.columns import is_ascending, pick, positions
 from recordmcount.elf import object as elf
-from recordmcount.elf.object import Object
 from recordmcount.sites import calls
-from recordmcount.sites.relocatable import Part, RelocatableSites
 from recordmcount.x86_relocations import WIDE_TYPES, WIDEST_FIELD, field_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from recordmcount.elf.object import Object
+    from recordmcount.sites.relocatable import Part, RelocatableSites
 
 NARROW = 4  # bytes that most relocations fill, and at most if they are not WIDE_TYPES
 
 
 def overlapped(obj: Object, recorded: RelocatableSites) -> set[int]:
     """Return the numbers of the sites that another relocation touches."""
-    relocations: dict[int, list[int]] = defaultdict(list)
+    relocations: dict[int, list[int]] = {}
     for index, text in calls.text_relocations(obj):
-        relocations[text].append(index)
+        relocations.setdefault(text, []).append(index)
     lengths = [0, *(way.form.length for way in recorded.ways)]
     found = set()
     for part, first in zip(recorded.parts, recorded.firsts, strict=False):
-        own = relocations[part.section]
+        own = relocations.get(part.section, [])
         doubtful = _doubtful(obj, part, lengths) if len(own) == 1 else range(len(part.recorded))
         fields = sorted(_fields(obj, own)) if doubtful else []
         for at in doubtful:

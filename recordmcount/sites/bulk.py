@@ -9,26 +9,25 @@ from __future__ import annotations
 
 from _bisect import bisect_left
 from _operator import not_, sub
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from _struct import unpack
 from itertools import compress, repeat
-from struct import unpack
-from typing import NamedTuple
 
 from recordmcount import columns, mcount_loc, x86
 from recordmcount.columns import having, is_ascending, pick
 from recordmcount.elf import object as elf
-from recordmcount.elf.object import Object
-from recordmcount.x86 import CallForm
 from recordmcount.x86_object_nops import object_call, object_nop
 
-from .calls import Found, SectionSites
 from .state import State
-from .turned_off import Callees
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .calls import TurnedOff
+    from collections.abc import Iterator, Sequence
+
+    from recordmcount.elf.object import Object
+    from recordmcount.x86 import CallForm
+
+    from .calls import Found, SectionSites, TurnedOff
+    from .turned_off import Callees
 
 # Code is read in pieces of this many bytes, so that what is compared is still in the cache.
 PIECE = 1 << 18
@@ -36,18 +35,29 @@ PIECE = 1 << 18
 MOST_SYMBOLS = 16
 
 
-class Way(NamedTuple):
+class Way:
     """How many sites stand alike: as `code`, with a relocation that has this `addend`.
 
     It has, or had, this `type` and names, or named, this `symbol`.
     """
 
-    state: State
-    form: CallForm
-    type: int
-    symbol: int
-    code: bytes
-    addend: int
+    __slots__ = ("state", "form", "type", "symbol", "code", "addend")
+
+    def __init__(
+        self,
+        state: State,
+        form: CallForm,
+        relocation_type: int,
+        symbol: int,
+        code: bytes,
+        addend: int,
+    ) -> None:
+        self.state = state
+        self.form = form
+        self.type = relocation_type
+        self.symbol = symbol
+        self.code = code
+        self.addend = addend
 
 
 def ways(obj: Object, callees: Callees) -> list[Way]:
@@ -60,11 +70,12 @@ def ways(obj: Object, callees: Callees) -> list[Way]:
         kept = callees.kept(symbol)
         if kept is None:
             continue
+        addend, name = kept
         for form, each in single:
             call = object_call(form, in_place=in_place)
             calls.append(Way(State.CALL, form, each, symbol, call, form.addend))
-            nop = object_nop(form, each, kept.name)
-            nops.append(Way(State.NOP, form, each, symbol, nop, kept.addend))
+            nop = object_nop(form, each, name)
+            nops.append(Way(State.NOP, form, each, symbol, nop, addend))
     return calls + nops
 
 
@@ -206,7 +217,7 @@ def _alike(types: bytes, symbols: Sequence[int]) -> Iterator[tuple[tuple[int, in
     if symbols.count(symbols[0]) == len(symbols):
         yield from (((each, symbols[0]), having(types, each)) for each in set(types))
         return
-    alike = defaultdict(list)
+    alike: dict[tuple[int, int], list[int]] = {}
     for number, kind in enumerate(zip(types, symbols, strict=True)):
-        alike[kind].append(number)
+        alike.setdefault(kind, []).append(number)
     yield from alike.items()

@@ -11,44 +11,54 @@ of one that is asked for. All others are decided one by one (`single`).
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from _bisect import bisect_left, bisect_right
 from itertools import accumulate, chain, compress, count
-from typing import Literal, NamedTuple
 
 from recordmcount import mcount_loc, x86
 from recordmcount.columns import having, pick, shifted
 from recordmcount.console import printable
 from recordmcount.elf import object as elf
-from recordmcount.elf.object import Object
 from recordmcount.elf.symbols import Functions
-from recordmcount.sites.entries import Entries, entries_of
+from recordmcount.sites.entries import entries_of
 from recordmcount.x86_functions import LONGEST_BEFORE_FENTRY, before_fentry
 from recordmcount.x86_object_nops import object_call
 from recordmcount.x86_relocations import RELOCATION_NAMES
 
 from . import calls, single
 from .bulk import Column, Usual
-from .single import Finding, ObjectCode, Place
-from .site import Site
+from .single import Finding, ObjectCode
 from .state import State, in_state
 from .turned_off import Callees, Relocation
 from .words import UNNAMED
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Literal
+
+    from recordmcount.elf.object import Object
+    from recordmcount.sites.entries import Entries
+
+    from .bulk import Way
+    from .single import Place
+    from .site import Site
+
 LOOSE = "its entry counts from the global symbol {}, which a linker may bind elsewhere"
 
 
-class Part(NamedTuple):
+class Part:
     """The sites of one section: columns of equal length, in ascending order.
 
     `section` is its index and `column` has them; the way of those that are not usual is 0.
     `recorded` tells by a byte each whether a table has an entry for it.
     """
 
-    section: int
-    column: Column
-    recorded: bytes
+    __slots__ = ("section", "column", "recorded")
+
+    def __init__(self, section: int, column: Column, recorded: bytes) -> None:
+        self.section = section
+        self.column = column
+        self.recorded = recorded
 
     def only_recorded(self) -> Part:
         """Return the sites of the section that a table has an entry for."""
@@ -63,30 +73,43 @@ class Part(NamedTuple):
         return Part(self.section, column, bytes(filter(None, self.recorded)))
 
 
-class Group(NamedTuple):
+class Group:
     """Sites of one section that stand alike: columns of equal length, in ascending order.
 
     One that was not proven in bulk is a group of its own. `relocation` is that of the first, None
     if it is not known. `starts` are section offsets, `entries` the numbers of the relocations.
     """
 
-    section: int
-    relocation: Relocation | None
-    numbers: Sequence[int]
-    starts: Sequence[int]
-    entries: Sequence[int]
+    __slots__ = ("section", "relocation", "numbers", "starts", "entries")
+
+    def __init__(
+        self,
+        section: int,
+        relocation: Relocation | None,
+        numbers: Sequence[int],
+        starts: Sequence[int],
+        entries: Sequence[int],
+    ) -> None:
+        self.section = section
+        self.relocation = relocation
+        self.numbers = numbers
+        self.starts = starts
+        self.entries = entries
 
 
-class _Alike(NamedTuple):
-    """What the usual sites of one section that stand in one way have in common; as in Site."""
+class _Alike:
+    """What the usual sites of one section that stand in one `way` have in common; as in Site."""
 
-    code: bytes
-    state: State
-    form: str
-    call: bytes
-    nop: bytes | None
-    relocation: str
-    target: str
+    __slots__ = ("way", "call", "nop", "relocation", "target")
+
+    def __init__(
+        self, way: Way, call: bytes, nop: bytes | None, relocation: str, target: str
+    ) -> None:
+        self.way = way
+        self.call = call
+        self.nop = nop
+        self.relocation = relocation
+        self.target = target
 
 
 class RelocatableSites:
@@ -118,8 +141,11 @@ class RelocatableSites:
         return len(self._ways)
 
     def __getitem__(self, number: int) -> Site:
+        from .site import Site  # slow to import, and of many sites seldom one is looked at
+
         part, at = self._at(number)
-        place = Place(part.section, part.column.starts[at])
+        start = part.column.starts[at]
+        place = part.section, start
         content = self._content
         found, section = content.finding(place, part.column, at), content.code.section(part.section)
         known = found.relocation
@@ -133,8 +159,8 @@ class RelocatableSites:
         if function is None and content.obj.symtab is not None:
             reason = reason or UNNAMED
         return Site(
-            section.name, place.offset, section.offset + place.offset, True, content.obj.machine,
-            function, distance, content.functions.names(place.section, place.offset - distance),
+            section.name, start, section.offset + start, True, content.obj.machine,
+            function, distance, content.functions.names(part.section, start - distance),
             code, found.state, found.form, bool(part.recorded[at]), call,
             code if found.state is State.NOP else nop, reason,
             relocation=names[known.type] if known else "",
@@ -153,7 +179,7 @@ class RelocatableSites:
     def finding(self, number: int) -> Finding:
         """Tell what stands at a site, without the names that a Site has."""
         part, at = self._at(number)
-        return self._content.finding(Place(part.section, part.column.starts[at]), part.column, at)
+        return self._content.finding((part.section, part.column.starts[at]), part.column, at)
 
     def turned(self, relocation: Relocation) -> tuple[bytes, bytes | None]:
         """Return (call, NOP): the bytes in either state of a site with this relocation."""
@@ -171,10 +197,11 @@ class RelocatableSites:
     def names(self, number: int) -> tuple[str, ...]:
         """Give all names of the function that a site is in, the best first."""
         part, at = self._at(number)
-        place, content = Place(part.section, part.column.starts[at]), self._content
+        start, content = part.column.starts[at], self._content
+        place = part.section, start
         known = content.finding(place, part.column, at).relocation
         _, distance = content.function_at(place, known)
-        return content.functions.names(part.section, place.offset - distance)
+        return content.functions.names(part.section, start - distance)
 
     def where(self, numbers: Sequence[int], state: State) -> Sequence[int]:
         """Choose those of ascending `numbers` whose sites are in `state`."""
@@ -213,6 +240,9 @@ class _Maker:
     """
 
     def __init__(self, sites: RelocatableSites, content: _Content, part: Part, first: int) -> None:
+        from .site import Site  # as in RelocatableSites
+
+        self._site = Site
         self._sites = sites
         self._content = content
         self._column = part.column
@@ -234,9 +264,9 @@ class _Maker:
         alike = self._known.get(way)
         if alike is None:
             alike = self._known[way] = content.alike(self._column, number - self._first)
-        return Site(
+        return self._site(
             section.name, start, section.offset + start, True, content.obj.machine,
-            function, distance, names, alike.code, alike.state, alike.form,
+            function, distance, names, alike.way.code, alike.way.state, alike.way.form.name,
             bool(recorded), alike.call, alike.nop,
             relocation=alike.relocation, target=alike.target,
         )  # fmt: skip
@@ -279,7 +309,7 @@ class _Content:
                 is_foreign = finding.state is State.FOREIGN
                 (foreign if is_foreign else self.findings)[place] = finding
         for section, field, what in found.unsupported:
-            foreign[Place(section, field)] = Finding(State.FOREIGN, reason=what)
+            foreign[section, field] = Finding(State.FOREIGN, reason=what)
         self.findings |= foreign
 
     def finding(self, place: Place, column: Column, number: int) -> Finding:
@@ -296,7 +326,7 @@ class _Content:
         name = RELOCATION_NAMES[self.obj.machine][way.type]
         nop = way.code if way.state is State.NOP else nop
         target = self.callees.name(way.symbol)
-        return _Alike(way.code, way.state, way.form.name, call, nop, name, target)
+        return _Alike(way, call, nop, name, target)
 
     def _relocation(self, column: Column, number: int) -> Relocation:
         way = self.usual.ways[column.ways[number] - 1]
@@ -306,14 +336,15 @@ class _Content:
 
     def function_at(self, place: Place, known: Relocation | None) -> tuple[str | None, int]:
         """Find the function of a site as `LinkedCode.function_at` does."""
-        found = self.functions.at(*place, place.offset)
+        section, offset = place
+        found = self.functions.at(section, offset, offset)
         if found[0] is not None:
             return found
         if known is None or not self._calls_fentry(known):
-            return self.functions.at(*place)
-        start = max(0, place.offset - LONGEST_BEFORE_FENTRY)
-        before = self.code.at(Place(place.section, start), place.offset - start)
-        return self.functions.at(*place, place.offset - before_fentry(before))
+            return self.functions.at(section, offset)
+        start = max(0, offset - LONGEST_BEFORE_FENTRY)
+        before = self.code.at((section, start), offset - start)
+        return self.functions.at(section, offset, offset - before_fentry(before))
 
     def _calls_fentry(self, known: Relocation) -> bool:
         """Tell whether a relocation names __fentry__."""
@@ -327,8 +358,9 @@ class _Content:
 
     def _named(self, place: Place) -> Finding | None:
         """Tell what stands at a place, if a relocation or an entry named it so far."""
-        column = self.usual.columns.get(place.section)
-        number = column.find(place.offset) if column else -1
+        section, offset = place
+        column = self.usual.columns.get(section)
+        number = column.find(offset) if column else -1
         if place in self.findings or column is None or number < 0:
             return self.findings.get(place)
         return self.finding(place, column, number)
@@ -339,19 +371,19 @@ class _Content:
             column = self.usual.columns.get(section)
             if column is None or offsets != column.starts:
                 usual = set(column.starts) if column else set()
-                for place in [Place(section, offset) for offset in offsets if offset not in usual]:
+                for place in [(section, offset) for offset in offsets if offset not in usual]:
                     if place not in self.findings:
                         self.findings[place] = single.claimed(place, self.code, self._named)
 
     def parts(self, named: dict[int, list[int]]) -> Iterator[Part]:
         """Return all places by section."""
-        unusual: dict[int, dict[int, int]] = defaultdict(dict)
-        for place, finding in self.findings.items():
+        unusual: dict[int, dict[int, int]] = {}
+        for (section, offset), finding in self.findings.items():
             known = finding.relocation
-            unusual[place.section][place.offset] = known.number if known else 0
+            unusual.setdefault(section, {})[offset] = known.number if known else 0
         for section in sorted({*self.usual.columns, *unusual}):
             usual = self.usual.columns.get(section) or Column(0, [], [], bytearray())
-            column = _merged(usual, unusual[section]) if unusual[section] else usual
+            column = _merged(usual, unusual[section]) if section in unusual else usual
             offsets = named.get(section, [])
             if offsets == column.starts:
                 recorded = bytes((1,)) * len(offsets)

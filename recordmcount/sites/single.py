@@ -5,43 +5,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from struct import unpack
-from typing import NamedTuple
+from _struct import unpack
 
 from recordmcount import x86
 from recordmcount.elf import object as elf
-from recordmcount.elf.object import Object, Section
-from recordmcount.x86 import CallForm
 from recordmcount.x86_object_nops import is_object_nop, object_nops
 
-from .calls import SectionSites
 from .state import State
-from .turned_off import Callees, Kept, Relocation
+from .turned_off import Relocation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .calls import TurnedOff
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from recordmcount.elf.object import Object, Section
+    from recordmcount.x86 import CallForm
+
+    from .calls import SectionSites, TurnedOff
+    from .turned_off import Callees
+
+    # A section's index, and a section offset.
+    Place = tuple[int, int]
+    # What a NOP of object_nop tells: form and type of relocation of its call, and a name.
+    Told = tuple[CallForm, int, int]
 
 _LONGEST_PREFIX = 2
 LOST = "a NOP in the place of a call whose relocation is gone (gold -r drops it)"
 
 
-class Place(NamedTuple):
-    """A section's index, and a section offset."""
+class Finding:
+    """What was found at a place: `length` bytes in a `state`; as in Site."""
 
-    section: int
-    offset: int
+    __slots__ = ("state", "length", "form", "reason", "relocation")
 
-
-class Finding(NamedTuple):
-    """What was found at a place."""
-
-    state: State
-    length: int = 5
-    form: str = ""
-    reason: str = ""
-    relocation: Relocation | None = None
+    def __init__(
+        self,
+        state: State,
+        length: int = 5,
+        form: str = "",
+        reason: str = "",
+        relocation: Relocation | None = None,
+    ) -> None:
+        self.state = state
+        self.length = length
+        self.form = form
+        self.reason = reason
+        self.relocation = relocation
 
 
 def calls(
@@ -55,7 +64,7 @@ def calls(
         known = Relocation(part.relocations, entries[number], form, types, symbols[number])
         why = callees.why_not(known)
         finding = Finding(State.CALL, form.length, form.name, why, known)
-        yield Place(part.section, part.starts[number]), finding
+        yield (part.section, part.starts[number]), finding
 
 
 def turned_off(
@@ -68,19 +77,19 @@ def turned_off(
     section, text, entries, fields, infos, addends = part
     marked = object_nops(obj.machine)
     for number in numbers:
-        around = code.around(Place(text, fields[number]))
+        around = code.around((text, fields[number]))
         symbol = obj.layout.symbol_of(infos[number])
         addend = addends[number] if addends else None
         told = around.told(marked)
         found = told and _marked_nop(told, callees, section, entries[number], symbol, addend)
         if told and found:
-            yield around.start(told.form), found
+            yield around.start(told[0]), found
         else:
             yield from _nop_around(around, code.forms, symbol, addend)
 
 
 def _marked_nop(
-    told: _Told, callees: Callees, section: int, number: int, symbol: int, addend: int | None
+    told: Told, callees: Callees, section: int, number: int, symbol: int, addend: int | None
 ) -> Finding | None:
     """Find what a marked NOP and its relocation tell together, if they fit; REL has no addend."""
     form, relocation_type, name = told
@@ -89,11 +98,11 @@ def _marked_nop(
         if name or addend not in (None, form.addend):
             return None
     else:
-        kept = Kept(addend or 0, name)
+        kept = addend or 0, name
         symbol = callees.find(kept) or 0
         if not symbol:
             return Finding(State.NOP, form.length, form.name, callees.why_not_found(kept))
-    known = Relocation(section, number, form, relocation_type, symbol, names_it)
+    known = Relocation(section, number, form, relocation_type, symbol, names_it=names_it)
     why = callees.why_not(known)
     return Finding(State.NOP, form.length, form.name, why, None if why else known)
 
@@ -115,8 +124,9 @@ def claimed(
     place: Place, code: ObjectCode, finding_at: Callable[[Place], Finding | None]
 ) -> Finding:
     """Find what an entry names where no relocation does: the NOP of -mnop-mcount, or no site."""
+    section, offset = place
     for back in range(1, x86.LONGEST_SITE):
-        around = finding_at(Place(place.section, place.offset - back))
+        around = finding_at((section, offset - back))
         if around and around.state is not State.FOREIGN and around.length > back:
             return Finding(State.FOREIGN, reason=f"{back:#x} into the {around.state}")
     if not code.at(place, 1):
@@ -154,47 +164,45 @@ class ObjectCode:
 
     def at(self, place: Place, length: int) -> bytes:
         """Read up to `length` bytes at a place; fewer, or none, where the section ends."""
-        section = self.section(place.section)
-        length = min(length, section.size - place.offset)
-        if length <= 0 or place.offset < 0 or section.type == elf.SHT_NOBITS:
+        index, offset = place
+        section = self.section(index)
+        length = min(length, section.size - offset)
+        if length <= 0 or offset < 0 or section.type == elf.SHT_NOBITS:
             return b""
-        return self._obj.read(section.offset + place.offset, length, "code")
+        return self._obj.read(section.offset + offset, length, "code")
 
     def around(self, field: Place) -> _Around:
         """Read the bytes on both sides of a relocated field."""
-        start = max(0, field.offset - _LONGEST_PREFIX)
-        before = field.offset - start
-        code = self.at(Place(field.section, start), before + x86.LONGEST_SITE)
+        section, offset = field
+        start = max(0, offset - _LONGEST_PREFIX)
+        before = offset - start
+        code = self.at((section, start), before + x86.LONGEST_SITE)
         return _Around(field, code[:before], code[before:])
 
 
-class _Told(NamedTuple):
-    """What a NOP of object_nop tells: form and type of relocation of its call, and a name."""
-
-    form: CallForm
-    type: int
-    name: int
-
-
-class _Around(NamedTuple):
+class _Around:
     """The bytes of code before and from a relocated field, as far as any site reaches."""
 
-    field: Place
-    before: bytes
-    code: bytes
+    __slots__ = ("field", "before", "code")
+
+    def __init__(self, field: Place, before: bytes, code: bytes) -> None:
+        self.field = field
+        self.before = before
+        self.code = code
 
     def holds(self, site: bytes, prefix: int) -> bool:
         """Tell whether `site` stands there, whose field comes after so many bytes."""
         return self.before.endswith(site[:prefix]) and self.code.startswith(site[prefix:])
 
-    def told(self, marked: Mapping[bytes, tuple[CallForm, int, int]]) -> _Told | None:
+    def told(self, marked: Mapping[bytes, Told]) -> Told | None:
         """Find the NOP of object_nops that stands there."""
         for prefix, length in {(len(form.prefix), form.length) for form, _, _ in marked.values()}:
             found = marked.get(self.before[-prefix:] + self.code[: length - prefix])
             if found and len(found[0].prefix) == prefix:
-                return _Told(*found)
+                return found
         return None
 
     def start(self, form: CallForm) -> Place:
         """Find where the site of this form begins."""
-        return Place(self.field.section, self.field.offset - len(form.prefix))
+        section, offset = self.field
+        return section, offset - len(form.prefix)

@@ -10,20 +10,23 @@ type only. Such relocations still name their symbol.)
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from struct import pack
-from typing import NamedTuple
+from _struct import pack
 
 from recordmcount import mcount_loc, x86
 from recordmcount.console import printable
 from recordmcount.elf import object as elf
-from recordmcount.elf.object import Object
 from recordmcount.x86_object_nops import known_names, name_hash, object_nop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from recordmcount.elf.object import Object
     from recordmcount.x86 import CallForm
+
+    # What tells the symbol of a call that is off: r_addend (0 in REL), and the NOP's number of a
+    # name (0 in RELA).
+    Kept = tuple[int, int]
 
 DOUBLE = "two symbols are named {}: which of them it calls would not be known any more"
 NO_ROOM = "a NOP has no room for the name of {}, which is none of the known ones"
@@ -36,14 +39,7 @@ UNKNOWN = (
 GONE = "a NOP in the place of a call of {}, which is no symbol here any more (strip drops it)"
 
 
-class Kept(NamedTuple):
-    """What tells the symbol of a call that is off: r_addend (0 in REL), and the NOP's `name`."""
-
-    addend: int
-    name: int
-
-
-class Relocation(NamedTuple):
+class Relocation:
     """The relocation of a site: a `form` of call and its relocation's type, now or before.
 
     `section` is the index of its section, `number` its place therein, `symbol` the index of the
@@ -51,12 +47,24 @@ class Relocation(NamedTuple):
     that the addend is still there.
     """
 
-    section: int
-    number: int
-    form: CallForm
-    type: int
-    symbol: int
-    names_it: bool = False
+    __slots__ = ("section", "number", "form", "type", "symbol", "names_it")
+
+    def __init__(
+        self,
+        section: int,
+        number: int,
+        form: CallForm,
+        relocation_type: int,
+        symbol: int,
+        *,
+        names_it: bool = False,
+    ) -> None:
+        self.section = section
+        self.number = number
+        self.form = form
+        self.type = relocation_type
+        self.symbol = symbol
+        self.names_it = names_it
 
 
 class Callees:
@@ -67,18 +75,19 @@ class Callees:
         self._obj = obj
         self._in_addend = mcount_loc.uses_rela(obj)
         self._names = {symbol: _name(obj, symbol) for symbol in self.symbols}
-        often = Counter(map(self._kept, self._names.values()))
-        kept = {symbol: self._kept(name) for symbol, name in self._names.items()}
-        self._by_symbol = {
-            symbol: each for symbol, each in kept.items() if each and often[each] == 1
-        }
-        self._by_kept = {each: symbol for symbol, each in self._by_symbol.items()}
+        alike: dict[Kept, list[int]] = {}
+        for symbol, name in self._names.items():
+            kept = self._kept(name)
+            if kept:
+                alike.setdefault(kept, []).append(symbol)
+        self._by_kept = {kept: those[0] for kept, those in alike.items() if len(those) == 1}
+        self._by_symbol = {symbol: kept for kept, symbol in self._by_kept.items()}
 
     def _kept(self, name: bytes) -> Kept | None:
         if self._in_addend:
-            return Kept(self._signed(name_hash(name)), 0)
+            return self._signed(name_hash(name)), 0
         known = known_names()
-        return Kept(0, 1 + known.index(name)) if name in known else None
+        return (0, 1 + known.index(name)) if name in known else None
 
     def _signed(self, word: int) -> int:
         """Read 32 bits as r_addend does."""
@@ -120,7 +129,7 @@ class Callees:
         """Spell the NOP in the place of a call with this relocation; None if there can be none."""
         if self.why_not(known):
             return None
-        name = 0 if known.names_it else self._by_symbol[known.symbol].name
+        _, name = (0, 0) if known.names_it else self._by_symbol[known.symbol]
         return object_nop(known.form, known.type, name)
 
     def relocation(self, known: Relocation) -> tuple[bytes, bytes]:
@@ -129,7 +138,8 @@ class Callees:
         on = [layout.info(known.symbol, known.type), known.form.addend]
         off = [layout.info(known.symbol, x86.RELOCATION_NONE), known.form.addend]
         if not known.names_it:
-            off = [0, self._by_symbol[known.symbol].addend]
+            addend, _ = self._by_symbol[known.symbol]
+            off = [0, addend]
         code = "<Qq" if layout.is_64 else "<Ii"
         count = 1 if self._obj.section_type(known.section) == elf.SHT_REL else 2
         return pack(code[: 1 + count], *on[:count]), pack(code[: 1 + count], *off[:count])
