@@ -8,7 +8,6 @@ does. Nothing here is imported before it is asked for.
 from _bisect import bisect_right
 
 from recordmcount import x86
-from recordmcount.columns import positions
 from recordmcount.elf import object as elf
 from recordmcount.x86_length import covering
 
@@ -113,8 +112,7 @@ class FunctionStarts:
     def __init__(self, obj: "Object") -> None:
         self._obj = obj
         self._blocks: dict[tuple[int, int], set[int]] = {}
-        # The second and third byte of every st_value.
-        self._columns: tuple[bytes, bytes] | None = None
+        self._middles = b""  # the second and third byte of every st_value
         self._all: dict[int, set[int]] | None = None
         self._sorted: dict[int, list[int]] = {}
 
@@ -151,16 +149,21 @@ class FunctionStarts:
         found = self._blocks[section, number] = set()
         obj, symbols = self._obj, self._obj.symbol_bytes
         size, at, info = obj.layout.sym.size, obj.layout.sym_value, obj.layout.sym_info
-        if self._columns is None:
-            self._columns = symbols[at + 1 :: size], symbols[at + 2 :: size]
-        second, third = self._columns
-        for symbol in positions(second, {number & 0xFF}):
-            is_near = third[symbol] == number >> 8 & 0xFF
-            if is_near and symbols[symbol * size + info] & 0xF in self._FUNCTION:
+        if not self._middles:
+            middles = bytearray(2 * obj.symbol_count)
+            end = obj.symbol_count * size
+            middles[::2], middles[1::2] = symbols[at + 1 : end : size], symbols[at + 2 : end : size]
+            self._middles = bytes(middles)
+        wanted = (number & 0xFFFF).to_bytes(2, "little")
+        place = self._middles.find(wanted)
+        while place >= 0:
+            symbol, is_between_two = divmod(place, 2)
+            if not is_between_two and symbols[symbol * size + info] & 0xF in self._FUNCTION:
                 fields = obj.raw_symbol(symbol)
                 start = fields[elf.ST_VALUE]
                 if fields[elf.ST_SHNDX] == section and start >> 8 == number:
                     found.add(start)
+            place = self._middles.find(wanted, place + 1)
         return found
 
     def _every(self) -> dict[int, set[int]]:
