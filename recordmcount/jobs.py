@@ -242,6 +242,26 @@ def run(
         processes.shutdown()
 
 
+def share(jobs: int, work: "Callable[[int], Any]") -> "list[Any]":
+    """Return [work(0), work(1), ... work(jobs - 1)], of which this process does the first one.
+
+    The others are done in processes meanwhile. That is for shares of one size: who has done its own
+    does no other's. Answers are as in `run`.
+    """
+    processes = Processes(jobs - 1)
+    try:
+        futures = [processes.submit(work, number) for number in range(1, jobs)]
+        answers = [work(0)]
+        for number, future in enumerate(futures, 1):
+            try:
+                answers.append(future.result())
+            except Lost:
+                answers.append(work(number))
+        return answers
+    finally:
+        processes.shutdown()
+
+
 def _groups(count: int, jobs: int) -> "Iterator[range]":
     """Put items together, the last ones less so: all processes shall end at the same time."""
     most = min(1 + count // MANY, MOST_TOGETHER)

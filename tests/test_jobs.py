@@ -255,3 +255,54 @@ def test_the_available_processors_are_those_of_the_process() -> None:
     finally:
         os.sched_setaffinity(0, allowed)
     assert jobs.available() == len(allowed)
+
+
+# --- shares ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 40])
+def test_the_first_share_is_done_here_and_each_other_one_elsewhere(count: int) -> None:
+    first, *others = jobs.share(count, lambda number: (number, os.getpid()))
+    assert first == (0, os.getpid())
+    assert [number for number, _ in others] == [*range(1, count)]
+    assert len({process for _, process in others} | {os.getpid()}) == count
+
+
+def test_shares_are_done_at_the_same_time() -> None:
+    read, write = os.pipe()
+
+    def work(number: int) -> bytes:
+        if number:
+            return os.read(read, 1)  # waits for what is written here
+        os.write(write, b"!")
+        return b""
+
+    assert jobs.share(2, work) == [b"", b"!"]
+    os.close(read)
+    os.close(write)
+
+
+def test_the_share_of_a_process_that_dies_is_done_here() -> None:
+    here = os.getpid()
+
+    def work(number: int) -> int:
+        if number == 1 and os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    assert jobs.share(3, work) == [0, 1, 2]
+
+
+def test_what_fails_in_a_share_fails_here_and_leaves_no_process() -> None:
+    def work(number: int) -> int:
+        if number != 1:
+            raise ValueError(number)
+        time.sleep(0.05)
+        return number
+
+    with pytest.raises(ValueError, match="0"):
+        jobs.share(2, work)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    with pytest.raises(ValueError, match="2"):
+        jobs.share(3, lambda number: work(number) if number else number)

@@ -8,6 +8,7 @@ thousands of sites, nearly all of them the same five bytes, and columns can be c
 
 from _operator import itemgetter
 from _struct import pack, unpack
+from itertools import pairwise
 
 from recordmcount import x86
 from recordmcount.columns import is_ascending, shifted
@@ -184,11 +185,12 @@ def _in_parallel(
     processes = processes or jobs.available()
     work = [(search, part) for search in searches for part in _parts(search.obj, pairs, processes)]
 
-    def one(number: int) -> "Answer | None":
-        search, part = work[number]
-        return search.part(part)
+    def share(number: int) -> "list[Answer | None]":
+        return [search.part(part) for search, part in work[number::processes]]
 
-    yield from zip(work, jobs.run(len(work), processes, one), strict=True)
+    answers = jobs.share(processes, share)
+    for number, each in enumerate(work):
+        yield each, answers[number % processes][number // processes]
 
 
 def _check_unique(obj: "Object", found: Found) -> None:
@@ -231,15 +233,14 @@ def _range(values: "Sequence[int]") -> tuple[int, int]:
 
 
 def _parts(obj: "Object", pairs: list[tuple[int, int]], processes: int) -> "list[Part]":
-    """Tell what there is to search, in order; for several processes cut into pieces."""
+    """Tell what there is to search, in order: of each section as many parts as processes."""
     if processes == 1:
         return [(index, target, None) for index, target in pairs]
     parts: list[Part] = []
     for index, target in pairs:
         pieces = obj.relocation_pieces(index)
-        step = max(1, len(pieces) // (2 * processes))
-        starts = range(0, len(pieces), step)
-        parts += [(index, target, pieces[start : start + step]) for start in starts]
+        ends = [len(pieces) * number // processes for number in range(processes + 1)]
+        parts += [(index, target, pieces[start:end]) for start, end in pairwise(ends)]
     return parts
 
 
