@@ -297,14 +297,24 @@ def test_what_fails_in_a_share_fails_here_and_leaves_no_process(tmp_path: Path) 
     there = tmp_path / "there"
 
     def work(number: int) -> int:
-        if number != 1:
-            raise ValueError(number)
-        there.write_text(str(os.getpid()))
-        time.sleep(0.05)
-        return number
+        if number:
+            there.symlink_to(f"/proc/{os.getpid()}")
+            time.sleep(0.05)
+            return number
+        while not there.is_symlink():
+            time.sleep(0.001)
+        raise ValueError(number)
 
     with pytest.raises(ValueError, match="0"):
         jobs.share(2, work)
-    assert not Path("/proc", there.read_text()).exists()
+    assert not there.exists()
+
+
+def test_what_fails_in_the_share_of_a_process_fails_here() -> None:
+    def work(number: int) -> int:
+        if number == 2:
+            raise ValueError(number)
+        return number
+
     with pytest.raises(ValueError, match="2"):
-        jobs.share(3, lambda number: work(number) if number else number)
+        jobs.share(3, work)
