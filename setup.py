@@ -2,8 +2,8 @@
 
 Without it this does nothing: the project is plain Python, and pyproject.toml says all of it. With
 it mypyc makes extension modules of what records objects, which stand beside the sources and are
-preferred by `import`; `tools/build` makes both builds. Of what reports and switches nothing is
-compiled: its time is spent in loops that Python has in C already, and it was no faster.
+preferred by `import`; `tools/build` makes both builds. Of what reports and switches, what decodes
+is compiled: the others spend their time in loops that Python has in C already, and were no faster.
 """
 
 import os
