@@ -51,6 +51,23 @@ def halfway(call: bytes, nop: bytes, split: int) -> list[bytes]:
     return [code for code in dict.fromkeys((*there, *back)) if code not in (call, nop)]
 
 
+def is_halfway_to_call(code: bytes, old: bytes, prefix: bytes, split: int) -> bool:
+    """Tell whether a writer can have been stopped at `code` between `old` and a call.
+
+    That has this prefix, and may call anything: its operand is not told.
+    """
+    start = len(prefix)
+    middle = max(start, split)
+    others = bytes([byte ^ 0xFF for byte in old])  # for the call's, where the old bytes stand
+    calls = (
+        prefix + code[start:],
+        prefix + code[start:middle] + others[middle:],
+        prefix + others[start:middle] + code[middle:],
+        prefix + others[start:],
+    )
+    return any(code in halfway(old, call, split) for call in calls)
+
+
 def is_halfway(code: bytes, sled: bytes, split: int) -> bool:
     """Tell whether a writer can have been stopped at `code` between a sled's NOPs and a call.
 

@@ -10,9 +10,9 @@ import pytest
 from capstone import x86
 
 from recordmcount.x86 import EM_X86_64
-from recordmcount.x86_code import sled_call
+from recordmcount.x86_code import RELATIVE_CALLS, sled_call
 from recordmcount.x86_nops import nop_ends, parted_nops
-from recordmcount.x86_passage import halfway, is_halfway, passage
+from recordmcount.x86_passage import halfway, is_halfway, is_halfway_to_call, passage
 
 RIP_RELATIVE = "ff 15 f0 2f 00 00"
 SITES = {
@@ -162,3 +162,17 @@ def test_a_call_becomes_another_one_by_way_of_what_is_harmless(split: int) -> No
     way = passage(one, other, split)
     assert way[-1] == other
     assert all(map(is_harmless, way[:-1]))
+
+
+@pytest.mark.parametrize("target", [b"\x11\x22\x33\x44", b"\x00\x00\x00\x00", b"\xf8\x90\x90\x90"])
+@pytest.mark.parametrize(("old", "new", "split"), PAIRS)
+def test_who_was_stopped_before_a_call_of_anything_can_be_told(
+    old: bytes, new: bytes, split: int, target: bytes
+) -> None:
+    prefix = RELATIVE_CALLS.get(len(old))
+    if prefix is None:
+        return
+    for each in (old, new):
+        for code in halfway(each, prefix + target, split):
+            assert is_halfway_to_call(code, each, prefix, split)
+        assert not is_halfway_to_call(each, each, prefix, split)

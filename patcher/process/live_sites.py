@@ -29,7 +29,7 @@ from recordmcount.sites.state import LIVE_STATES, STATES, State
 from recordmcount.x86 import CALL
 from recordmcount.x86_code import INT3, RELATIVE_CALLS, first_instruction, sled_target
 from recordmcount.x86_nops import parted_nops
-from recordmcount.x86_passage import halfway, is_halfway
+from recordmcount.x86_passage import halfway, is_halfway, is_halfway_to_call
 
 from . import regions
 from .loaded_file import LoadedFile
@@ -74,7 +74,8 @@ class LiveSites:
 
     `called` names the function that begins at a run-time address. `halves` are sites that a killed
     patcher left half written. They do nothing, as NOPs. `parted` are sleds with other NOPs than in
-    the file. `traced` are the sites that call what writes events, and the state each had before.
+    the file. `traced` are the sites that call what writes events, or would if they were not left
+    half written, and the state each had before.
     `covered` are foreign: behind the first byte of a breakpoint is such a call.
     """
 
@@ -256,8 +257,14 @@ class LiveSites:
         nops = self.sites.turned(both, State.NOP)
         decided = set()
         states = list(map(self._state, both, calls, nops)) + list(map(self._sled_state, sleds))
+        half = {
+            number: before
+            for number, *codes in zip(both, calls, nops, strict=True)
+            if (before := self._half_before(number, codes, memory)) is not None
+        }
+        self.halves -= half.keys()
         for number, state in zip((*both, *sleds), states, strict=True):
-            if state is not State.FOREIGN:
+            if state is not State.FOREIGN and number not in half:
                 self._column[number] = STATES.index(state)
                 decided.add(number)
                 self.switched.append(number)
@@ -265,7 +272,8 @@ class LiveSites:
         for number in differing:
             if number in decided:
                 continue
-            if (before := self._state_before(number, memory)) is not None:
+            before = half.get(number, self._state_before(number, memory))
+            if before is not None:
                 self.traced[number] = before
                 self._column[number] = LIVE_STATES.index(State.TRACED)
             else:
@@ -317,10 +325,42 @@ class LiveSites:
             code = RELATIVE_CALLS.get(len(code), code)[:1] + code[1:]
         return self._before(number, code, memory)
 
-    def _before(self, number: int, code: bytes, memory: ProcessMemory) -> State | None:
+    def _half_before(
+        self, number: int, codes: Sequence[bytes], memory: ProcessMemory
+    ) -> State | None:
+        """Tell what a site in two pages is to become again that who traced it left half written.
+
+        `codes` are its call and its NOP. None if it is none, or if that cannot be told.
+        """
+        code, prefix = self.codes[number], RELATIVE_CALLS.get(len(self.codes[number]))
+        split = -self.addresses[number] % PAGE
+        if prefix is None or not 0 < split < len(code) or code in codes:
+            return None
+        both = dict(zip((State.CALL, State.NOP), codes, strict=True))
+        states = [
+            state for state, each in both.items() if is_halfway_to_call(code, each, prefix, split)
+        ]
+        if not states or all(each.owner == regions.NOBODY for each in self._all_regions(memory)):
+            return None  # no trace is left: who switched it was stopped
+        if len(states) == 2:  # in most, one of the pages still has the bytes of what it was
+            parts = [part for part in (slice(len(prefix), split), slice(split, None)) if code[part]]
+            states = [
+                state
+                for state, each in both.items()
+                if any(code[part] == each[part] for part in parts)
+            ]
+        if len(states) == 1:
+            return states[0]
+        return self._before(number, prefix + code[len(prefix) :], memory)
+
+    def _all_regions(self, memory: ProcessMemory) -> Sequence[Region]:
+        """Find what traces have mapped, once."""
         if self._regions is None:
             self._regions = regions.find(memory)
-        return regions.state_before(code, self.addresses[number], self._regions)
+        return self._regions
+
+    def _before(self, number: int, code: bytes, memory: ProcessMemory) -> State | None:
+        return regions.state_before(code, self.addresses[number], self._all_regions(memory))
 
     def _is_covered(self, number: int, memory: ProcessMemory) -> bool:
         """Tell whether a breakpoint stands on a call of what writes events."""

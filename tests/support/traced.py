@@ -146,6 +146,15 @@ def trace_all_the_time(pid: int, *, counts: bool) -> int:
         os._exit(1)
 
 
+def kill_while_it_traces(pid: int) -> None:
+    """Have a process of its own trace `pid`, and kill it when all sites are traced."""
+    tracer = os.fork()
+    if not tracer:
+        with tracing(pid):
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(tracer, 0)[1] == signal.SIGKILL
+
+
 def detach_when_let_go(pid: int) -> Left:
     """Bring a process back whose tracer was killed, also if what maps memory for it carries on."""
     deadline = time.monotonic() + TIMEOUT
