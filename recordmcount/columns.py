@@ -26,10 +26,7 @@ def pick(values: "Sequence[Value]", places: "Sequence[int]") -> "Sequence[Value]
         return values
     if isinstance(places, range):
         return values[places.start : places.stop]
-    if len(places) < 2:
-        return [values[place] for place in places]
-    picked: tuple[Value, ...] = itemgetter(*places)(values)
-    return picked
+    return picked([values], places)[0]
 
 
 def picked(

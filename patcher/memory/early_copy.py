@@ -16,7 +16,6 @@ from recordmcount.replacement import PRIVATE, is_link, mode_of_output
 
 LEAST = 1 << 20  # bytes: a smaller file is copied in the time that a thread takes
 AT_ONCE = 1 << 27  # bytes: who needs the copy no more waits for these
-EOPNOTSUPP = 95  # errno (Linux)
 # A Python that was built with an old C library lacks these, whatever it runs with.
 NEEDED = ("O_TMPFILE", "copy_file_range")
 
@@ -119,4 +118,4 @@ def _require_umask(fd: int) -> None:
     umask = posix.umask(0o077)
     posix.umask(umask)
     if posix.fstat(fd).st_mode & umask:
-        raise OSError(EOPNOTSUPP, "made without the umask")
+        raise OSError("made without the umask")

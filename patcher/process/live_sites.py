@@ -75,8 +75,8 @@ class LiveSites:
     `called` names the function that begins at a run-time address. `halves` are sites that a killed
     patcher left half written. They do nothing, as NOPs. `parted` are sleds with other NOPs than in
     the file. `traced` are the sites that call what writes events, or would if they were not left
-    half written, and the state each had before.
-    `covered` are foreign: behind the first byte of a breakpoint is such a call.
+    half written, and the state each had before. `covered` are foreign: behind the first byte of a
+    breakpoint is such a call.
     """
 
     in_object: Literal[False] = False
@@ -256,24 +256,18 @@ class LiveSites:
         calls = self.sites.turned(both, State.CALL)
         nops = self.sites.turned(both, State.NOP)
         decided = set()
-        states = list(map(self._state, both, calls, nops)) + list(map(self._sled_state, sleds))
-        half = {
-            number: before
-            for number, *codes in zip(both, calls, nops, strict=True)
-            if (before := self._half_before(number, codes, memory)) is not None
-        }
-        self.halves -= half.keys()
+        states = list(map(self._state, both, calls, nops, repeat(memory)))
+        states += map(self._sled_state, sleds)
         for number, state in zip((*both, *sleds), states, strict=True):
-            if state is not State.FOREIGN and number not in half:
-                self._column[number] = STATES.index(state)
+            if state is not State.FOREIGN:
+                self._column[number] = LIVE_STATES.index(state)
                 decided.add(number)
                 self.switched.append(number)
         self.switched.sort()
         for number in differing:
             if number in decided:
                 continue
-            before = half.get(number, self._state_before(number, memory))
-            if before is not None:
+            if (before := self._state_before(number, memory)) is not None:
                 self.traced[number] = before
                 self._column[number] = LIVE_STATES.index(State.TRACED)
             else:
@@ -284,12 +278,17 @@ class LiveSites:
         if self.traced:
             self.switched = sorted({*self.switched, *self.traced})
 
-    def _state(self, number: int, call: bytes, nop: bytes) -> State:
+    def _state(self, number: int, call: bytes, nop: bytes, memory: ProcessMemory) -> State:
         code = self.codes[number]
         if code in (call, nop):
             return State.CALL if code == call else State.NOP
         split = -self.addresses[number] % PAGE
-        if 0 < split < len(code) and code in halfway(call, nop, split):
+        if not 0 < split < len(code):
+            return State.FOREIGN
+        if (before := self._half_before(number, call, nop, split, memory)) is not None:
+            self.traced[number] = before
+            return State.TRACED
+        if code in halfway(call, nop, split):
             self.halves.add(number)
             return State.NOP
         return State.FOREIGN
@@ -326,17 +325,17 @@ class LiveSites:
         return self._before(number, code, memory)
 
     def _half_before(
-        self, number: int, codes: Sequence[bytes], memory: ProcessMemory
+        self, number: int, call: bytes, nop: bytes, split: int, memory: ProcessMemory
     ) -> State | None:
-        """Tell what a site in two pages is to become again that who traced it left half written.
+        """Tell what a site is to become again that who traced it left half written.
 
-        `codes` are its call and its NOP. None if it is none, or if that cannot be told.
+        Its first `split` bytes are in one page, the others in the next. None if it is none, or if
+        that cannot be told.
         """
         code, prefix = self.codes[number], RELATIVE_CALLS.get(len(self.codes[number]))
-        split = -self.addresses[number] % PAGE
-        if prefix is None or not 0 < split < len(code) or code in codes:
+        if prefix is None:
             return None
-        both = dict(zip((State.CALL, State.NOP), codes, strict=True))
+        both = {State.CALL: call, State.NOP: nop}
         states = [
             state for state, each in both.items() if is_halfway_to_call(code, each, prefix, split)
         ]

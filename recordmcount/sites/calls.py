@@ -6,12 +6,11 @@ The result holds whole columns per section and not an object per site: a kernel 
 thousands of sites, nearly all of them the same five bytes, and columns can be checked in bulk.
 """
 
-from _operator import itemgetter
 from _struct import pack, unpack
 from itertools import pairwise
 
 from recordmcount import x86
-from recordmcount.columns import is_ascending, shifted
+from recordmcount.columns import is_ascending, picked, shifted
 from recordmcount.elf import object as elf
 from recordmcount.errors import FormatError
 
@@ -244,12 +243,6 @@ def _parts(obj: "Object", pairs: list[tuple[int, int]], processes: int) -> "list
     return parts
 
 
-def _bytes_at(text: bytes, places: "Sequence[int]") -> tuple[int, ...]:
-    """Give the bytes at these places; of one alone itemgetter would make no tuple."""
-    found: tuple[int, ...] = itemgetter(*places, places[0])(text)
-    return found[:-1]
-
-
 def text_relocations(obj: "Object") -> list[tuple[int, int]]:
     """Return (relocation section, text section) pairs, in file order."""
     headers, symtab = obj.headers, obj.symtab
@@ -353,11 +346,11 @@ class _Search:
             return None
         base, text = code.around(low, high)
         starts = [field - 1 for field in fields]
-        if set(_bytes_at(text, shifted(fields, base + 1))) != set(form.prefix):
+        if set(picked([text], shifted(fields, base + 1))[0]) != set(form.prefix):
             return None
         doubtful: Sequence[int] = starts
         if self.proving_infos.issuperset(piece.distinct):
-            before = _bytes_at(text, shifted(starts, base + 1))
+            before = picked([text], shifted(starts, base + 1))[0]
             if x86.MAY_BE_PREFIXES[self.obj.machine].isdisjoint(set(before)):
                 return starts
             doubtful = self.behind_prefixes(starts, before)
