@@ -16,6 +16,7 @@ import pytest
 
 from patcher.process.target import Target
 from patcher.trace.layout import EVENT_SIZE
+from recordmcount.sites.state import State
 from recordmcount.x86_code import RELATIVE_CALLS
 from recordmcount.x86_passage import halfway
 from tests.support import call_storm, storm
@@ -156,31 +157,36 @@ def test_whenever_its_tracer_is_killed_a_process_runs_on_and_can_be_brought_back
         finish(process)
 
 
-def test_a_site_in_two_pages_that_was_left_half_written_is_brought_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", [State.CALL, State.NOP])
+def test_a_site_in_two_pages_that_was_left_half_written_is_brought_back(
+    state: State, tmp_path: Path
+) -> None:
     built = storm.build(tmp_path, 100, threads=4, pause=1000)
     with started(built.program) as process:
+        storm.toggle(process.pid, state)
         before = memory(process.pid).text
         sites = _in_two_pages(process.pid)
         assert sites
-        for at, call in sites:
+        for at, code in sites:
             split = -at % mmap.PAGESIZE
             # The operand does not matter for how many there are.
-            for number in range(len(halfway(call, RELATIVE_CALLS[len(call)] + b"\x7f" * 4, split))):
+            for number in range(len(halfway(code, RELATIVE_CALLS[len(code)] + b"\x7f" * 4, split))):
                 kill_while_it_traces(process.pid)
                 with Path(f"/proc/{process.pid}/mem").open("r+b", buffering=0) as text:
-                    traced = os.pread(text.fileno(), len(call), at)
-                    os.pwrite(text.fileno(), halfway(call, traced, split)[number], at)
+                    traced = os.pread(text.fileno(), len(code), at)
+                    os.pwrite(text.fileno(), halfway(code, traced, split)[number], at)
                 assert detach_when_let_go(process.pid).sites == built.sites
                 assert memory(process.pid).text == before
+        storm.toggle(process.pid, State.CALL)
         finish(process)
 
 
 def _in_two_pages(pid: int) -> list[tuple[int, bytes]]:
-    """The sites of a process that lie in two pages: (run-time address, the call there)."""
+    """The sites of a process that lie in two pages: (run-time address, what stands there)."""
     with Target(pid, 10) as target:
         return [
-            (at, call)
+            (at, code)
             for module in target.settled_modules()
-            for at, call in zip(module.addresses, module.codes, strict=True)
-            if 0 < -at % mmap.PAGESIZE < len(call)
+            for at, code in zip(module.addresses, module.codes, strict=True)
+            if 0 < -at % mmap.PAGESIZE < len(code)
         ]
